@@ -1,0 +1,301 @@
+"""From a configuration to the objects of a run. The last room that sees the configuration."""
+
+import hashlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Float, Int64
+
+import product_mil
+from product_mil.config import Config, StageConfig
+from product_mil.data.categories import Categories, categories_from_ids, read_categories
+from product_mil.data.index import Catalogue, open_catalogue
+from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
+from product_mil.data.sample import ensure_sample
+from product_mil.data.split import drop_images, shared_with, split_products
+from product_mil.errors import UserError
+from product_mil.model.backbones import backbone
+from product_mil.model.classifier import Arrays, Classifier, split_model
+from product_mil.model.pooling import build_head
+from product_mil.model.weights import load_weights
+from product_mil.train.evaluate import metrics_of, score_products
+from product_mil.train.loop import Stage
+from product_mil.train.optim import make_optimizer
+from product_mil.train.state import TrainState, initial_state
+from product_mil.train.step import make_eval_step, make_train_step
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The products of a run, their classes, and what is worth saying of them."""
+
+    train: Products
+    valid: Products
+    categories: Categories
+    class_counts: Int64[np.ndarray, " k"]  # in train
+    fingerprint: str
+    notes: list[str]
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier as its structure and arrays."""
+
+    structure: Any
+    parameters: Arrays
+    statistics: Arrays
+
+
+def check_config(config: Config) -> list[str]:
+    """What is wrong with the names in a configuration, a line each; values are `config.problems`."""
+    found: list[str] = []
+    try:
+        dim = backbone(config.model.backbone).embedding_dim
+    except UserError as error:
+        return [f"config.model.backbone: {error}"]
+    attention = config.model.pooling in ("gated_attention", "transformer", "residual")
+    if attention and dim % config.model.attention_heads:
+        found.append(
+            f"config.model.attention_heads={config.model.attention_heads}: does not divide the "
+            f"{dim} channels of {config.model.backbone}"
+        )
+    devices = jax.device_count()
+    if config.data.shards % devices:
+        found.append(
+            f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
+        )
+    return found
+
+
+def build_data(config: Config) -> RunData:
+    """Index, split and label the products.
+
+    Raises:
+        UserError: files that are missing, no BSON, or hold no labelled product.
+    """
+    data, notes = config.data, []
+    train_spec, categories_path = data.train, data.categories
+    if not train_spec:
+        sample = ensure_sample(data.sample_seed)
+        train_spec, categories_path = str(sample.train), str(sample.categories)
+    catalogue = open_catalogue(train_spec)
+    categories = (
+        read_categories(Path(categories_path))
+        if categories_path
+        else categories_from_ids(np.asarray(catalogue.category_id))
+    )
+    dropped = drop_images(catalogue, data.drop_images_md5) if data.drop_images_md5 else None
+    split = split_products(
+        catalogue,
+        valid_fraction=0.0 if data.valid else data.valid_fraction,
+        seed=config.seed,
+        max_products=data.max_products,
+    )
+    notes += split.notes
+    train_rows, valid_rows, valid_catalogue, valid_dropped = (
+        split.train_rows, split.valid_rows, catalogue, dropped,
+    )
+    fingerprint = catalogue.fingerprint
+    if data.valid:
+        valid_catalogue = open_catalogue(data.valid)
+        valid_rows = np.arange(valid_catalogue.num_products)
+        shared = shared_with(catalogue, train_rows, valid_catalogue, valid_rows)
+        if shared:
+            notes.append(f"{shared} validation products share an image with training")
+        if data.drop_images_md5:
+            valid_dropped = drop_images(valid_catalogue, data.drop_images_md5)
+        fingerprint += valid_catalogue.fingerprint
+    train = _products(catalogue, train_rows, categories, data.max_images, dropped)
+    valid = _products(valid_catalogue, valid_rows, categories, data.max_images, valid_dropped)
+    unlabelled = int((train.labels < 0).sum())
+    imageless = int((train.num_images == 0).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled} training products have no known category: left out")
+    if imageless:
+        notes.append(f"{imageless} training products have no image: left out")
+    train = train.subset((train.labels >= 0) & (train.num_images > 0))
+    if not len(train):
+        raise UserError(
+            f"{train_spec}: no product with an image and a category of "
+            f"{categories_path or 'its own'}; check config.data.categories"
+        )
+    scored = int((valid.labels >= 0).sum())
+    if not scored:
+        raise UserError(
+            f"{data.valid or 'the validation part'}: no product of a known category; check "
+            "config.data.valid and config.data.categories"
+        )
+    if scored < len(valid):
+        notes.append(f"{len(valid) - scored} validation products of unknown category: not scored")
+    return RunData(
+        train=train,
+        valid=valid,
+        categories=categories,
+        class_counts=np.bincount(train.labels, minlength=len(categories.ids)).astype(np.int64),
+        fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:32],
+        notes=notes,
+    )
+
+
+def _products(
+    catalogue: Catalogue,
+    rows: np.ndarray,
+    categories: Categories,
+    max_images: int,
+    dropped: np.ndarray | None,
+) -> Products:
+    labels = categories.class_of(np.asarray(catalogue.category_id)[rows])
+    return Products(catalogue, rows, labels, max_images, dropped)
+
+
+def build_model(config: Config, classes: int) -> tuple[Model, list[str]]:
+    """A classifier with its weights loaded, and lines that say what was loaded.
+
+    Raises:
+        UserError: weights that do not fit, or cannot be had.
+    """
+    settings = config.model
+    spec = backbone(settings.backbone)
+    rngs = nnx.Rngs(config.seed)
+    net = spec.build(rngs=rngs, dtype=jnp.dtype(settings.compute_dtype))
+    head = build_head(
+        settings.pooling,
+        dim=spec.embedding_dim,
+        classes=classes,
+        attention_heads=settings.attention_heads,
+        attention_dim=settings.attention_dim,
+        dropout_rate=settings.dropout,
+        position_embedding=settings.position_embedding,
+        count_embedding=settings.count_embedding,
+        rngs=rngs,
+    )
+    notes = []
+    if settings.weights:
+        loaded = load_weights(net, spec, settings.weights)
+        notes.append(f"{spec.name}: {loaded.n_tensors} tensors from {loaded.path}")
+    return Model(*split_model(Classifier(net, head))), notes
+
+
+def log_prior_of(class_counts: Int64[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+    """Logarithm of the class frequencies in training, with one added to each count."""
+    counts = class_counts.astype(np.float64) + 1
+    return np.log(counts / counts.sum()).astype(np.float32)
+
+
+def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
+    """What travels with the weights of a run: enough to predict without the run's data."""
+    return {
+        "config": config.to_dict(),
+        "categories": data.categories.to_json(),
+        "class_counts": data.class_counts.tolist(),
+        "data_fingerprint": data.fingerprint,
+        "version": product_mil.__version__,
+        "parameters": int(sum(np.prod(leaf.shape) for leaf in model.parameters.values())),
+    }
+
+
+def evaluation_plan(products: Products, shards: int, image_slots: int) -> SequentialPlan:
+    """Every product once, in order."""
+    return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
+
+
+@dataclass(frozen=True)
+class StageData:
+    """Where a stage's batches come from."""
+
+    train_plan: ShuffledPlan
+    valid_plan: Plan
+    source: Callable[[Products, Plan, int], Any]  # of a number of steps
+
+
+def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
+    """Whole epochs, as many as the stage asks for."""
+    epochs = stage.epochs if stage.epochs >= 0 else -(-stage.steps // steps_per_epoch)
+    return epochs * steps_per_epoch
+
+
+def build_stage(
+    config: Config,
+    name: str,
+    earlier: tuple[str, ...],
+    data: RunData,
+    model: Model,
+    mesh: Mesh,
+    record: dict[str, Any],
+) -> tuple[Stage, TrainState]:
+    """A stage and the state that it starts from."""
+    settings: StageConfig = getattr(config, name)
+    shards, image_slots = config.data.shards, settings.images_per_batch // config.data.shards
+    plan = ShuffledPlan(
+        data.train.num_images, shards=shards, image_slots=image_slots, seed=config.seed
+    )
+    valid_plan = evaluation_plan(data.valid, shards, image_slots)
+    num_steps = stage_num_steps(settings, plan.num_steps)
+    epochs = num_steps // plan.num_steps
+    optimizer = make_optimizer(
+        settings.optimizer,
+        learning_rate=settings.learning_rate,
+        num_steps=num_steps,
+        warmup_fraction=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    train_step = make_train_step(
+        model.structure,
+        optimizer,
+        label_smoothing=settings.label_smoothing,
+        batch_statistics=settings.batch_statistics,
+        ema_decay=settings.ema_decay,
+    )
+    eval_step = make_eval_step(model.structure)
+    log_prior = log_prior_of(data.class_counts)
+    threads = config.data.threads or os.cpu_count() or 1
+
+    def source(products: Products, chosen: Plan, steps: int) -> PixelSource:
+        size_px = config.data.image_size_px
+        return PixelSource(products, chosen, image_size_px=size_px, num_steps=steps)
+
+    def train_batches(first_step: int) -> Iterator[Loaded]:
+        return batches(source(data.train, plan, num_steps), first_step=first_step, threads=threads)
+
+    def evaluate(parameters: Arrays, statistics: Arrays) -> dict[str, float]:
+        scores, _ = score_products(
+            len(data.valid),
+            batches(source(data.valid, valid_plan, valid_plan.num_steps), threads=threads),
+            lambda batch: eval_step(parameters, statistics, batch, log_prior),
+            mesh,
+        )
+        return metrics_of(scores, data.valid, data.categories)
+
+    stage = Stage(
+        name=name,
+        earlier=earlier,
+        num_steps=num_steps,
+        # Each epoch; a stage of very many short epochs is looked at about 40 times.
+        evaluate_every_steps=plan.num_steps * -(-epochs // 40),
+        patience_evaluations=settings.patience_evaluations,
+        checkpoint_every_s=config.checkpoint_every_s,
+        train_step=train_step,
+        evaluate=evaluate,
+        batches=train_batches,
+        key=jax.random.fold_in(jax.random.key(config.seed), len(earlier)),
+        mesh=mesh,
+        run_record={**record, "stage": name},
+    )
+    state = initial_state(
+        model.parameters,
+        model.statistics,
+        optimizer,
+        trainable=settings.trainable,
+        with_ema=settings.ema_decay > 0,
+    )
+    return stage, state

@@ -1,0 +1,287 @@
+"""The configuration: declared once, typed, overridable field by field, refused whole if wrong.
+
+Only `build.py`, `main.py` and the files in `configs/` see it; every other room takes plain
+arguments.
+"""
+
+import dataclasses
+import importlib.util
+import json
+import types
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from product_mil.errors import UserError
+
+Pooling = Literal["probabilities", "mean", "max", "gated_attention", "transformer", "residual"]
+
+
+@dataclass(frozen=True)
+class DataConfig:
+    """Which products, how many of their images, and how they are packed."""
+
+    train: str = ""  # BSON file, comma-separated files or a glob; empty: the embedded sample
+    valid: str = ""  # the same; empty: split from train
+    categories: str = ""  # category_names.csv; empty: the ids in train, one level
+    sample_seed: int = 0  # of the embedded sample
+    max_products: int = 0  # a random subset of train for a quick look; 0: all
+    valid_fraction: float = 0.2
+    drop_images_md5: tuple[str, ...] = ()  # placeholders such as "no photo yet"
+    image_size_px: int = 180
+    max_images: int = 4  # of a product; the first ones are used
+    shards: int = 4  # S; a multiple of the devices, the same numbers on any of its divisors
+    threads: int = 0  # of the loader; 0: one a core
+    embedding_cache: bool = True  # embed each distinct image once where the backbone is frozen
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """The backbone and what fuses a product's images."""
+
+    backbone: str = "small_cnn"
+    weights: str = ""  # "imagenet", a Keras .h5, or the directory of an earlier run; empty: random
+    pooling: Pooling = "gated_attention"
+    attention_heads: int = 4
+    attention_dim: int = 128
+    dropout: float = 0.0  # of embeddings, in the head
+    position_embedding: bool = False  # of an image's place within its product
+    count_embedding: bool = False  # of the number of a product's images
+    compute_dtype: Literal["float32", "bfloat16"] = "float32"
+
+
+@dataclass(frozen=True)
+class StageConfig:
+    """One of the two stages; its own optimiser, schedule and directory."""
+
+    epochs: int = 0  # 0 skips the stage; -1: as many whole epochs as reach `steps`
+    steps: int = 0  # only read where epochs is -1
+    images_per_batch: int = 256  # over all devices
+    trainable: Literal["head", "all"] = "all"
+    batch_statistics: bool = False  # normalise by the batch and move the running statistics
+    optimizer: Literal["adamw", "nadamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3  # at the end of the warm-up; a cosine to 0 follows
+    warmup_fraction: float = 0.1  # of the stage's steps
+    weight_decay: float = 1e-4  # of kernels
+    clip_norm: float = 1.0  # of the whole gradient; 0: none
+    label_smoothing: float = 0.0
+    ema_decay: float = 0.0  # evaluate and keep an average of the parameters; 0: none
+    patience_evaluations: int = 0  # stop after so many without a better valid/nll; 0: never
+
+
+@dataclass(frozen=True)
+class Config:
+    """A whole run."""
+
+    name: str = "run"  # of the directory under runs/
+    seed: int = 0
+    checkpoint_every_s: float = 600.0  # besides the one at each evaluation
+    data: DataConfig = field(default_factory=DataConfig)
+    model: ModelConfig = field(default_factory=ModelConfig)
+    head: StageConfig = field(default_factory=lambda: StageConfig(trainable="head"))
+    finetune: StageConfig = field(default_factory=StageConfig)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain form that is written beside a run."""
+        return dataclasses.asdict(self)
+
+
+def flat(config: Config) -> dict[str, Any]:
+    """Every field by its dotted name, `data.train` and so on."""
+    result: dict[str, Any] = {}
+    for outer in dataclasses.fields(config):
+        value = getattr(config, outer.name)
+        if dataclasses.is_dataclass(value):
+            for inner in dataclasses.fields(value):
+                result[f"{outer.name}.{inner.name}"] = getattr(value, inner.name)
+        else:
+            result[outer.name] = value
+    return result
+
+
+def load_config(spec: str) -> Config:
+    """`configs/joint.py` or `configs/joint.py:laptop`: what its `get_config(argument)` returns.
+
+    Raises:
+        UserError: no such file, no `get_config` in it, or an argument that it refuses.
+    """
+    path_text, _, argument = spec.partition(":")
+    path = Path(path_text)
+    if not path.is_file():
+        raise UserError(f"--config={spec}: there is no file {path}; try --config=configs/joint.py")
+    module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
+    if module_spec is None or module_spec.loader is None:
+        raise UserError(f"--config={spec}: {path} is not a Python file")
+    module = importlib.util.module_from_spec(module_spec)
+    module_spec.loader.exec_module(module)
+    if not hasattr(module, "get_config"):
+        raise UserError(f"--config={spec}: {path} defines no get_config(argument)")
+    config = module.get_config(argument)
+    if not isinstance(config, Config):
+        raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, no Config")
+    return config
+
+
+def choose(arguments: dict[str, Config], argument: str) -> Config:
+    """The configuration that a config file offers under `argument`, or one line with the others."""
+    if argument not in arguments:
+        known = ", ".join(f"':{name}'" if name else "none" for name in arguments)
+        raise UserError(f"unknown config argument ':{argument}'; there are {known}")
+    return arguments[argument]
+
+
+def override(config: Config, assignments: Sequence[tuple[str, str]]) -> tuple[Config, list[str]]:
+    """Apply `("data.train", "x.bson")` pairs in order.
+
+    Returns the new configuration and a message for each assignment that is wrong, so that
+    `main` can show all of them at once.
+    """
+    known = flat(config)
+    errors: list[str] = []
+    for name, text in assignments:
+        if name not in known:
+            import difflib
+
+            near = difflib.get_close_matches(name, known, n=3)
+            hint = f"; did you mean {' or '.join('config.' + n for n in near)}?" if near else ""
+            errors.append(f"config.{name}: there is no such field{hint}")
+            continue
+        try:
+            config = _replaced(config, name.split("."), text)
+        except ValueError as error:
+            errors.append(f"config.{name}={text}: {error}")
+    return config, errors
+
+
+def _replaced(node: Any, path: list[str], text: str) -> Any:
+    name, *rest = path
+    if rest:
+        value: Any = _replaced(getattr(node, name), rest, text)
+    else:
+        value = _parse(text, get_type_hints(type(node))[name])
+    return dataclasses.replace(node, **{name: value})
+
+
+def _parse(text: str, kind: Any) -> Any:
+    """`text` as a value of the annotated type, or ValueError with what was expected."""
+    origin = get_origin(kind)
+    if origin is Literal:
+        if text not in get_args(kind):
+            raise ValueError(f"expected one of {', '.join(get_args(kind))}")
+        return text
+    if origin is tuple:
+        inner = get_args(kind)[0]
+        return tuple(_parse(part.strip(), inner) for part in text.split(",") if part.strip())
+    if origin in (Union, types.UnionType):
+        raise ValueError(f"cannot be set on the command line ({kind})")
+    if kind is bool:
+        values = {"true": True, "false": False, "1": True, "0": False}
+        if text.lower() not in values:
+            raise ValueError("expected true or false")
+        return values[text.lower()]
+    if kind in (int, float):
+        try:
+            return kind(text)
+        except ValueError:
+            wanted = "a whole number" if kind is int else "a number"
+            raise ValueError(f"expected {wanted}") from None
+    return text
+
+
+def problems(config: Config) -> list[str]:
+    """Everything that is wrong with the values themselves, a line each."""
+    found: list[str] = []
+
+    def need(condition: bool, name: str, message: str) -> None:
+        if not condition:
+            found.append(f"config.{name}={flat(config)[name]}: {message}")
+
+    data, model = config.data, config.model
+    need(0 < data.valid_fraction < 1, "data.valid_fraction", "must lie between 0 and 1")
+    need(data.shards >= 1, "data.shards", "must be at least 1")
+    need(data.max_images >= 1, "data.max_images", "must be at least 1")
+    need(data.max_products >= 0, "data.max_products", "must not be negative (0: all)")
+    need(32 <= data.image_size_px <= 2048, "data.image_size_px", "must be from 32 to 2048")
+    need(data.threads >= 0, "data.threads", "must not be negative (0: one a core)")
+    need(data.sample_seed >= 0, "data.sample_seed", "must not be negative")
+    need(config.seed >= 0, "seed", "must not be negative")
+    need(0 <= model.dropout < 1, "model.dropout", "must be at least 0 and below 1")
+    need(model.attention_heads >= 1, "model.attention_heads", "must be at least 1")
+    need(model.attention_dim >= 1, "model.attention_dim", "must be at least 1")
+    need(config.checkpoint_every_s > 0, "checkpoint_every_s", "must be above 0")
+    for name, stage in (("head", config.head), ("finetune", config.finetune)):
+        need(stage.epochs >= -1, f"{name}.epochs", "must be -1 (by steps), 0 (skip) or more")
+        need(stage.epochs != -1 or stage.steps > 0, f"{name}.steps", "epochs=-1 needs steps above 0")
+        need(stage.learning_rate > 0, f"{name}.learning_rate", "must be above 0")
+        need(0 <= stage.warmup_fraction < 1, f"{name}.warmup_fraction", "must be in [0, 1)")
+        need(stage.weight_decay >= 0, f"{name}.weight_decay", "must not be negative")
+        need(stage.clip_norm >= 0, f"{name}.clip_norm", "must not be negative (0: none)")
+        need(0 <= stage.label_smoothing < 1, f"{name}.label_smoothing", "must be in [0, 1)")
+        need(0 <= stage.ema_decay < 1, f"{name}.ema_decay", "must be in [0, 1)")
+        need(stage.patience_evaluations >= 0, f"{name}.patience_evaluations", "must be 0 or more")
+        need(
+            not (stage.trainable == "head" and stage.batch_statistics),
+            f"{name}.batch_statistics",
+            "a frozen backbone keeps its statistics; set trainable=all or batch_statistics=false",
+        )
+        slots = stage.images_per_batch // max(data.shards, 1)
+        need(
+            stage.images_per_batch % max(data.shards, 1) == 0 and slots >= data.max_images,
+            f"{name}.images_per_batch",
+            f"must be a multiple of data.shards={data.shards} and hold data.max_images="
+            f"{data.max_images} in each shard",
+        )
+    if config.head.epochs == 0 and config.finetune.epochs == 0:
+        found.append("config.head.epochs=0 and config.finetune.epochs=0: nothing to train")
+    return found
+
+
+def refuse(errors: Sequence[str]) -> None:
+    """One screen with every error, if there is any."""
+    if errors:
+        lines = "\n".join(f"  {error}" for error in errors)
+        raise UserError(f"the configuration has {len(errors)} error(s):\n{lines}")
+
+
+def differences(stored: dict[str, Any], config: Config) -> list[str]:
+    """The fields in which a run's stored configuration differs from `config`, a line each.
+
+    What changes no number (the number of loader threads, how often to save) may differ.
+    """
+    free = {"data.threads", "checkpoint_every_s", "name"}
+    there = flatten_dict(stored)
+    here = flatten_dict(json.loads(json.dumps(config.to_dict())))
+    return [
+        f"config.{key}: the run has {there.get(key)!r}, you ask for {here.get(key)!r}"
+        for key in sorted(there.keys() | here.keys())
+        if key not in free and there.get(key) != here.get(key)
+    ]
+
+
+def flatten_dict(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one with dotted keys."""
+    result: dict[str, Any] = {}
+    for key, value in nested.items():
+        if isinstance(value, dict):
+            result |= flatten_dict(value, f"{prefix}{key}.")
+        else:
+            result[f"{prefix}{key}"] = value
+    return result
+
+
+def config_from_dict(stored: dict[str, Any]) -> Config:
+    """The configuration that a run's directory holds.
+
+    Raises:
+        UserError: fields that this version does not know.
+    """
+    parts: dict[str, Any] = dict(stored)
+    kinds = {"data": DataConfig, "model": ModelConfig, "head": StageConfig, "finetune": StageConfig}
+    try:
+        for key, kind in kinds.items():
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored[key].items()}
+            parts[key] = kind(**values)
+        return Config(**parts)
+    except (TypeError, KeyError) as error:
+        raise UserError(f"the run's config.json is of another version ({error})") from error

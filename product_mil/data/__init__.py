@@ -1,0 +1,1 @@
+"""From BSON files to packed batches of pixels; nothing here uses JAX arrays."""

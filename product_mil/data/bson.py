@@ -1,0 +1,199 @@
+"""One record of a MongoDB dump: where its id, category and pictures lie (bsonspec.org, 1.1).
+
+A hand-written walker rather than pymongo's decoder, because the index needs the byte offsets of
+the pictures, and because it steps over what it does not know without building Python objects.
+"""
+
+import struct
+from collections.abc import Iterator
+from typing import NamedTuple
+
+DOUBLE, STRING, DOCUMENT, ARRAY, BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
+NULL, REGEX = 0x0A, 0x0B
+INT32, INT64 = 0x10, 0x12
+OLD_BINARY = 2  # the binary subtype that repeats its length inside
+
+_FIXED_BYTES = {
+    DOUBLE: 8,
+    0x06: 0,  # undefined
+    0x07: 12,  # object id
+    0x08: 1,  # boolean
+    0x09: 8,  # date
+    NULL: 0,
+    INT32: 4,
+    0x11: 8,  # timestamp
+    INT64: 8,
+    0x13: 16,  # decimal128
+    0x7F: 0,  # max key
+    0xFF: 0,  # min key
+}
+
+# The least value of the length that stands before these, and the bytes that it does not count.
+_SIZED = {
+    STRING: (1, 4),
+    DOCUMENT: (5, 0),
+    ARRAY: (5, 0),
+    BINARY: (0, 5),
+    0x0C: (1, 16),  # database pointer
+    0x0D: (1, 4),  # code
+    0x0E: (1, 4),  # symbol
+    0x0F: (14, 0),  # code with scope
+}
+
+
+class Fault(NamedTuple):
+    """Something in a file that could not be used, and where."""
+
+    offset_bytes: int
+    product_id: int | None
+    reason: str
+
+
+class RecordError(Exception):
+    """A record that cannot be used at all; `fault` says why and where."""
+
+    def __init__(self, offset_bytes: int, product_id: int | None, reason: str):
+        super().__init__(f"byte {offset_bytes}: {reason}")
+        self.fault = Fault(offset_bytes, product_id, reason)
+
+
+class Record(NamedTuple):
+    """A product as it lies in the file."""
+
+    product_id: int
+    category_id: int | None
+    pictures: list[tuple[int, int]]  # offset in the file and length of each, in bytes
+    faults: list[Fault]  # fields that were left out
+
+
+class _BrokenError(Exception):
+    def __init__(self, position: int):
+        self.position = position
+
+
+def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
+    """Find the fields of one record.
+
+    `data` holds exactly the record's bytes and `offset` says where in the file they begin; nothing
+    outside `data` is read, whatever it holds. Of a repeated field the last one counts, as in
+    pymongo. An absent or null category is None; a mistyped one is None and a fault. A mistyped
+    picture is left out, and a fault.
+
+    Raises `RecordError` where the structure is broken or there is no integer `_id`.
+    """
+    data = bytes(data)
+    product_id, category_id, pictures = None, None, None
+    faults: list[tuple[int, str]] = []
+    try:
+        for kind, name, start, stop in _elements(data, 0, len(data)):
+            if name == b"_id":
+                product_id = _integer(data, kind, start)
+            elif name == b"category_id":
+                category_id = _integer(data, kind, start)
+                if category_id is None and kind != NULL:
+                    faults.append((start, "category_id is not an integer"))
+            elif name == b"imgs":
+                if kind == ARRAY:
+                    pictures = _pictures(data, start, stop, faults)
+                else:
+                    pictures = []
+                    faults.append((start, "imgs is not an array"))
+    except _BrokenError as broken:
+        reason = "broken BSON structure"
+        raise RecordError(offset + broken.position, product_id, reason) from None
+    if product_id is None:
+        raise RecordError(offset, None, "no integer _id")
+    if pictures is None:
+        faults.append((0, "no field imgs"))
+    elif not pictures and not faults:
+        faults.append((0, "imgs is empty"))
+    return Record(
+        product_id,
+        category_id,
+        [(offset + start, length) for start, length in pictures or []],
+        [Fault(offset + position, product_id, reason) for position, reason in faults],
+    )
+
+
+def _pictures(
+    data: bytes, start: int, stop: int, faults: list[tuple[int, str]]
+) -> list[tuple[int, int]]:
+    found = []
+    for kind, _, image_start, image_stop in _elements(data, start, stop):
+        picture = None
+        if kind == DOCUMENT:
+            try:
+                for field_kind, name, value, _ in _elements(data, image_start, image_stop):
+                    if name == b"picture":
+                        picture = _binary(data, value) if field_kind == BINARY else None
+            except _BrokenError:  # its neighbours are whole: only this image is lost
+                picture = None
+        if picture is None:
+            faults.append((image_start, "an image without a binary picture"))
+        else:
+            found.append(picture)
+    return found
+
+
+def _elements(data: bytes, start: int, stop: int) -> Iterator[tuple[int, bytes, int, int]]:
+    """Yield (type, name, value start, value stop) for the document that fills start..stop."""
+    last = stop - 1  # the document's closing zero
+    if stop - start < 5 or _int32(data, start, stop) != stop - start or data[last] != 0:
+        raise _BrokenError(start)
+    position = start + 4
+    while position < last:
+        name_stop = _find_zero(data, position + 1, last)
+        value_stop = _value_stop(data, data[position], name_stop + 1, last)
+        if value_stop > last:
+            raise _BrokenError(position)
+        yield data[position], data[position + 1 : name_stop], name_stop + 1, value_stop
+        position = value_stop
+
+
+def _value_stop(data: bytes, kind: int, start: int, last: int) -> int:
+    """Where the value that begins at `start` ends; the caller checks it against `last`."""
+    if kind in _FIXED_BYTES:
+        return start + _FIXED_BYTES[kind]
+    if kind == REGEX:
+        return _find_zero(data, _find_zero(data, start, last) + 1, last) + 1
+    length = _int32(data, start, last)
+    least, around = _SIZED.get(kind, (1 << 31, 0))
+    if length < least:
+        raise _BrokenError(start)
+    return start + length + around
+
+
+def _find_zero(data: bytes, start: int, last: int) -> int:
+    found = data.find(b"\0", start, last)
+    if found < 0:
+        raise _BrokenError(start)
+    return found
+
+
+def _int32(data: bytes, start: int, last: int) -> int:
+    if start + 4 > last:
+        raise _BrokenError(start)
+    return struct.unpack_from("<i", data, start)[0]
+
+
+def _integer(data: bytes, kind: int, start: int) -> int | None:
+    """Read any BSON number that is a 64-bit integer; None for everything else."""
+    if kind == INT32:
+        return struct.unpack_from("<i", data, start)[0]
+    if kind == INT64:
+        return struct.unpack_from("<q", data, start)[0]
+    if kind == DOUBLE:
+        number = struct.unpack_from("<d", data, start)[0]
+        if number.is_integer() and -(2.0**63) <= number < 2.0**63:
+            return int(number)
+    return None
+
+
+def _binary(data: bytes, start: int) -> tuple[int, int] | None:
+    """Position and length of a binary value, whose bounds have been checked."""
+    length, subtype = struct.unpack_from("<iB", data, start)
+    if subtype != OLD_BINARY:
+        return start + 5, length
+    if length >= 4 and struct.unpack_from("<i", data, start + 5)[0] == length - 4:
+        return start + 9, length - 4
+    return None

@@ -1,0 +1,131 @@
+"""The classes and their 3-level tree: all rows of the category file, sorted by category id."""
+
+import csv
+import json
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int32, Int64
+
+from product_mil.data.scan import NO_CATEGORY
+from product_mil.errors import UserError
+
+_HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
+_MAX_LISTED_ERRORS = 10
+
+
+@dataclass(frozen=True, eq=False)
+class Categories:
+    """k classes in the order of their ids, and the group of each at the two upper levels.
+
+    A group at level 2 is a pair of names (level 1, level 2), because names of level 2 recur under
+    several of level 1. Groups are numbered in the order of their names.
+    """
+
+    ids: Int64[np.ndarray, " k"]
+    names: tuple[tuple[str, str, str], ...]
+    level1: Int32[np.ndarray, " k"]
+    level2: Int32[np.ndarray, " k"]
+
+    def levels(self) -> tuple[int, int, int]:
+        """Number of groups at levels 1 and 2, and of classes."""
+        return int(self.level1.max()) + 1, int(self.level2.max()) + 1, len(self.ids)
+
+    def class_of(self, category_ids: Int64[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
+        """Class index of each id; -1 where the id is unknown or `NO_CATEGORY`."""
+        place = np.minimum(np.searchsorted(self.ids, category_ids), len(self.ids) - 1)
+        return np.where(self.ids[place] == category_ids, place, -1).astype(np.int32)
+
+    def to_json(self) -> str:
+        """All of it as text, for checkpoints and prediction files."""
+        return json.dumps({"ids": self.ids.tolist(), "names": self.names}, ensure_ascii=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> "Categories":
+        """The inverse of `to_json`."""
+        fields = json.loads(text)
+        return _categories(zip(fields["ids"], fields["names"], strict=True))
+
+
+def read_categories(path: Path) -> Categories:
+    """Read a CSV with the columns category_id, category_level1, _level2 and _level3, in UTF-8.
+
+    Raises `UserError` that lists what is wrong by line, all at once.
+    """
+    path = Path(path)
+    try:
+        text = path.read_bytes().decode("utf-8-sig")
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
+    rows: dict[int, list[str]] = {}
+    errors: list[str] = []
+    lines: dict[int, int] = {}
+    for line, row in _rows(path, text):
+        number = row[0].strip() if row else ""
+        category_id = int(number) if re.fullmatch(r"-?[0-9]{1,19}", number) else NO_CATEGORY
+        if len(row) < 4:
+            errors.append(f"line {line}: fewer fields than the header names")
+        elif not NO_CATEGORY < category_id < 2**63:
+            errors.append(f"line {line}: category_id {number!r} is not a 64-bit integer")
+        elif category_id in rows:
+            errors.append(f"line {line}: category_id {number} was on line {lines[category_id]}")
+        else:
+            rows[category_id], lines[category_id] = row[1:], line
+    if errors:
+        more = len(errors) - _MAX_LISTED_ERRORS
+        tail = f"; and {more} more" if more > 0 else ""
+        raise UserError(f"{path}: {'; '.join(errors[:_MAX_LISTED_ERRORS])}{tail}")
+    if not rows:
+        raise UserError(f"{path}: no categories; expected lines of {','.join(_HEADER)}")
+    return _categories(rows.items())
+
+
+def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
+    """The distinct ids as classes of a flat tree: each is its own group, named by its id.
+
+    `NO_CATEGORY` is left out. Raises `UserError` where nothing else is there.
+    """
+    distinct = np.unique(ids[ids != NO_CATEGORY]).tolist()
+    if not distinct:
+        raise UserError("no product has a category_id; training needs labelled products")
+    groups = np.arange(len(distinct), dtype=np.int32)
+    names = tuple((name, name, name) for name in map(str, distinct))
+    return Categories(np.array(distinct, np.int64), names, groups, groups)
+
+
+def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
+    """Line number and the four fields in our order, of every line that is not empty."""
+    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    try:
+        header = [name.strip() for name in next(reader, [])]
+        missing = [name for name in _HEADER if name not in header]
+        if missing:
+            raise UserError(
+                f"{path}:1: no column {', '.join(missing)}; the first line names the columns "
+                f"{','.join(_HEADER)}"
+            )
+        columns = [header.index(name) for name in _HEADER]
+        for row in reader:
+            if row:
+                yield reader.line_num, [row[i] for i in columns] if len(row) > max(columns) else []
+    except csv.Error as error:
+        raise UserError(f"{path}:{reader.line_num}: {error}") from None
+
+
+def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:
+    ordered = sorted(rows)
+    names = tuple((a, b, c) for _, (a, b, c) in ordered)
+    group1 = {name: i for i, name in enumerate(sorted({name[:1] for name in names}))}
+    group2 = {name: i for i, name in enumerate(sorted({name[:2] for name in names}))}
+    return Categories(
+        ids=np.array([category_id for category_id, _ in ordered], np.int64),
+        names=names,
+        level1=np.array([group1[name[:1]] for name in names], np.int32),
+        level2=np.array([group2[name[:2]] for name in names], np.int32),
+    )

@@ -1,0 +1,138 @@
+"""Identical images: the products they link, those that two sets share, and placeholders."""
+
+import hashlib
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64, UInt64
+
+from product_mil.data.index import Catalogue
+from product_mil.errors import UserError
+
+MAX_LINKING_PRODUCTS = 20  # an image in more of them says nothing about any (design.md, 12)
+_SMALL_CATALOGUE_IMAGES = 100_000
+
+
+class ImageGroups(NamedTuple):
+    """Images in the order of their content hash, cut into G groups of identical ones."""
+
+    image: Int64[np.ndarray, " M"]  # rows of the images, ascending within a group
+    product: Int32[np.ndarray, " M"]  # row of the product of each
+    start: Int64[np.ndarray, " G"]  # where in these two each group begins
+    num_products: Int64[np.ndarray, " G"]  # distinct products that show the image
+
+
+def group_images(
+    image_hash: UInt64[np.ndarray, "M 2"], product: Int32[np.ndarray, " M"]
+) -> ImageGroups:
+    """Group images by their whole 128-bit hash; `product` is ascending."""
+    image = np.argsort(image_hash[:, 0], kind="stable")
+    high, low = image_hash[image, 0], image_hash[image, 1]
+    new = np.ones(len(image), bool)
+    new[1:] = high[1:] != high[:-1]
+    if np.any(~new[1:] & (low[1:] != low[:-1])):  # equal in 64 bits, yet not the same
+        image = np.lexsort((image_hash[:, 1], image_hash[:, 0]))
+        high, low = image_hash[image, 0], image_hash[image, 1]
+        new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
+    del high, low
+    product = product[image]
+    start = np.flatnonzero(new)
+    new[1:] |= product[1:] != product[:-1]
+    num_products = np.add.reduceat(new, start, dtype=np.int64) if len(start) else start
+    return ImageGroups(image, product, start, num_products)
+
+
+def product_of_images(catalogue: Catalogue) -> Int32[np.ndarray, " M"]:
+    """Row of the product that each image belongs to."""
+    rows = np.arange(catalogue.num_products, dtype=np.int32)
+    return np.repeat(rows, catalogue.num_images)
+
+
+def hashes_of(catalogue: Catalogue) -> UInt64[np.ndarray, "M 2"]:
+    """The content hashes, which the catalogue must have been opened with."""
+    if catalogue.image_hash is None:
+        raise ValueError("open the catalogue with hash_images=True")
+    return catalogue.image_hash
+
+
+def shared_with(
+    catalogue_a: Catalogue,
+    rows_a: Int64[np.ndarray, " a"],
+    catalogue_b: Catalogue,
+    rows_b: Int64[np.ndarray, " b"],
+) -> int:
+    """Number of products of b that show an image which some product of a shows too."""
+    hashes, owners = [], []
+    for catalogue, rows in ((catalogue_a, rows_a), (catalogue_b, rows_b)):
+        wanted = np.zeros(catalogue.num_products, bool)
+        wanted[rows] = True
+        chosen = np.repeat(wanted, catalogue.num_images)
+        hashes.append(hashes_of(catalogue)[chosen])
+        owners.append(product_of_images(catalogue)[chosen])
+    from_a = len(hashes[0])
+    product = np.concatenate([np.full(from_a, -1, np.int32), owners[1]])  # a: one product, -1
+    groups = group_images(np.concatenate(hashes), product)
+    in_a = groups.product[groups.start] == -1 if from_a else np.zeros(len(groups.start), bool)
+    sizes = np.diff(groups.start, append=len(groups.image))
+    shared = np.unique(groups.product[np.repeat(in_a, sizes)])
+    return int((shared >= 0).sum())
+
+
+def drop_images(catalogue: Catalogue, md5_hex: Sequence[str]) -> Bool[np.ndarray, " M"]:
+    """Mark the images whose bytes have one of the given md5 sums, such as placeholders.
+
+    The index has another hash, so one image of each group of identical ones is read from its
+    file, the group in most products first, until every sum is found. In a catalogue of more than
+    100,000 distinct images only those in more than 20 products are looked at.
+
+    Raises `UserError` where a sum is malformed or a file cannot be read.
+    """
+    wanted = {text.strip().lower() for text in md5_hex}
+    for text in wanted:
+        if not re.fullmatch(r"[0-9a-f]{32}", text):
+            raise UserError(f"{text!r} is no md5 sum; give 32 hexadecimal digits")
+    drop = np.zeros(catalogue.num_images_total, bool)
+    groups = group_images(hashes_of(catalogue), product_of_images(catalogue))
+    candidates = np.argsort(-groups.num_products, kind="stable")
+    if len(candidates) > _SMALL_CATALOGUE_IMAGES:
+        candidates = candidates[groups.num_products[candidates] > MAX_LINKING_PRODUCTS]
+    stop = np.append(groups.start[1:], len(groups.image))
+    with _Files(catalogue.paths) as files:
+        for group in candidates.tolist():
+            if not wanted:
+                break
+            images = groups.image[groups.start[group] : stop[group]]
+            file = int(catalogue.file_of_images(images[:1])[0])
+            offset_bytes = int(catalogue.image_offset_bytes[images[0]])
+            length_bytes = int(catalogue.image_length_bytes[images[0]])
+            data = files.read(file, offset_bytes, length_bytes)
+            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+            if md5 in wanted:
+                wanted.remove(md5)
+                drop[images] = True
+    return drop
+
+
+class _Files:
+    def __init__(self, paths: Sequence[Path]):
+        self._paths = paths
+        self._descriptors: dict[int, int] = {}
+
+    def __enter__(self) -> "_Files":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+    def read(self, file: int, offset_bytes: int, length_bytes: int) -> bytes:
+        try:
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY)
+            return os.pread(self._descriptors[file], length_bytes, offset_bytes)
+        except OSError as error:
+            raise UserError(f"cannot read {self._paths[file]}: {error.strerror}") from None

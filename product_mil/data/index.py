@@ -1,0 +1,238 @@
+"""The index of BSON files: one row a product, one row an image, memory-mapped.
+
+One streaming pass writes the columns of a file to `<file>.index/` beside it, or to a cache
+directory where that cannot be written. An index is tied to the file's size, modification time and
+a hash of its head and tail by the name of its directory, appears whole by one rename, and carries
+a hash of each column, so a stale or damaged one is never used and is rebuilt.
+"""
+
+import os
+import shutil
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from glob import glob
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import platformdirs
+import xxhash
+from jaxtyping import Int64
+
+from product_mil.data.bson import Fault
+from product_mil.data.index_store import (
+    DUPLICATE,
+    FORMAT,
+    MAX_LISTED_FAULTS,
+    Columns,
+    Index,
+    build_index,
+    hash_of,
+    later_duplicates,
+    load_index,
+)
+from product_mil.data.scan import NO_CATEGORY
+from product_mil.errors import UserError
+
+__all__ = ["NO_CATEGORY", "Catalogue", "Index", "build_or_load_index", "open_catalogue"]
+
+_EDGE_BYTES = 1 << 20
+
+
+@dataclass(frozen=True, eq=False)
+class Catalogue(Columns):
+    """The columns of one or several files, joined in memory (no copy for one file)."""
+
+    indexes: tuple[Index, ...]
+    fingerprint: str
+    faults: list[tuple[Path, Fault]]
+    fault_counts: dict[str, int]
+    num_bad_records: int
+    unread_bytes: int
+
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files, in the order of the rows."""
+        return tuple(index.path for index in self.indexes)
+
+    def file_of_products(self, rows: Int64[np.ndarray, " r"]) -> Int64[np.ndarray, " r"]:
+        """Which of `paths` holds each product."""
+        ends = np.cumsum([index.num_products for index in self.indexes])
+        return np.searchsorted(ends, rows, side="right")
+
+    def file_of_images(self, images: Int64[np.ndarray, " r"]) -> Int64[np.ndarray, " r"]:
+        """Which of `paths` holds each image."""
+        ends = np.cumsum([index.num_images_total for index in self.indexes])
+        return np.searchsorted(ends, images, side="right")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Travel to other processes as paths, not as gigabytes of columns."""
+        return _reopen, ([(index.path, index.directory) for index in self.indexes],)
+
+
+def open_catalogue(
+    spec: str | Path | Sequence[str | Path],
+    *,
+    hash_images: bool = True,
+    progress: bool = True,
+    cache_dir: Path | None = None,
+) -> Catalogue:
+    """Open one or several BSON files as one catalogue, building what indexes are missing.
+
+    `spec` is a path, a glob (its matches are sorted), several of either joined by commas, or a
+    sequence. Raises `UserError` where a file is missing, named twice or no MongoDB dump.
+    """
+    return _join(
+        [
+            build_or_load_index(
+                path, hash_images=hash_images, progress=progress, cache_dir=cache_dir
+            )
+            for path in _expand(spec)
+        ]
+    )
+
+
+def build_or_load_index(
+    path: Path,
+    *,
+    hash_images: bool = True,
+    progress: bool = True,
+    cache_dir: Path | None = None,
+) -> Index:
+    """Load the index of one file; read the file once and build it where there is none that fits.
+
+    `cache_dir` is where an index goes that cannot lie beside its file; by default
+    $PRODUCT_MIL_CACHE, or the user's cache directory. Raises `UserError` where the file cannot be
+    read, changes meanwhile or holds no product, and where the index can be written nowhere.
+    """
+    path = Path(path)
+    key = f"v{FORMAT}-{_state_of(path)}"
+    keys = [key] if hash_images else [key, key + "-unhashed"]
+    roots = _roots(path, cache_dir)
+    for root in roots:
+        for name in keys:
+            index = load_index(path, root / name)
+            if index is not None:
+                return index
+    for root in roots:
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            draft = Path(tempfile.mkdtemp(prefix="draft-", dir=root))
+        except OSError:
+            continue
+        try:
+            return build_index(
+                path, draft, root / keys[-1], hash_images=hash_images, progress=progress
+            )
+        except OSError as error:
+            raise UserError(
+                f"cannot write the index of {path} to {root}: {error.strerror or error}; free some "
+                "space or point PRODUCT_MIL_CACHE at a directory on another disk"
+            ) from None
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    raise UserError(
+        f"no place to write the index of {path}: tried {' and '.join(map(str, roots))}; "
+        "point PRODUCT_MIL_CACHE at a directory that can be written"
+    )
+
+
+def _expand(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+    paths: list[Path] = []
+    for item in [spec] if isinstance(spec, str | Path) else spec:
+        whole = Path(item).expanduser()
+        parts = [str(whole)] if whole.exists() else str(item).split(",")
+        for part in filter(None, (part.strip() for part in parts)):
+            path = Path(part).expanduser()
+            if path.is_dir():
+                raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
+            found = glob(str(path))  # noqa: PTH207, Path.glob refuses absolute patterns
+            matches = [path] if path.exists() else sorted(map(Path, found))
+            matches = [match for match in matches if match.is_file()]
+            if not matches:
+                raise UserError(f"{path}: no such file; check the path or the pattern")
+            paths += matches
+    if not paths:
+        raise UserError("no BSON file was named")
+    repeated = [path for path, times in Counter(map(Path.resolve, paths)).items() if times > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]} is named more than once; name each file once")
+    return paths
+
+
+def _roots(path: Path, cache_dir: Path | None) -> list[Path]:
+    cache = Path(
+        cache_dir
+        or os.environ.get("PRODUCT_MIL_CACHE")
+        or platformdirs.user_cache_dir("product_mil")
+    )
+    whole_path = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
+    return [path.with_name(path.name + ".index"), cache / "index" / whole_path]
+
+
+def _state_of(path: Path) -> str:
+    """Hash of what changes when a file does, found without reading all of it."""
+    try:
+        with path.open("rb") as file:
+            status = os.fstat(file.fileno())
+            hasher = xxhash.xxh3_128(b"%d %d" % (status.st_size, status.st_mtime_ns))
+            hasher.update(file.read(_EDGE_BYTES))
+            file.seek(max(0, status.st_size - _EDGE_BYTES))
+            hasher.update(file.read(_EDGE_BYTES))
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror}") from None
+    return hasher.hexdigest()
+
+
+def _join(indexes: list[Index]) -> Catalogue:
+    columns = _concatenate(indexes)
+    faults = [(index.path, fault) for index in indexes for fault in index.faults]
+    counts = Counter[str]()
+    for index in indexes:
+        counts.update(index.fault_counts)
+    if len(indexes) > 1:  # a product id may also recur from one file to the next
+        faults = [fault for fault in faults if fault[1].reason != DUPLICATE]
+        repeated = later_duplicates(columns["product_id"])
+        counts[DUPLICATE] = len(repeated)
+        ends = np.cumsum([index.num_products for index in indexes])
+        for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
+            path = indexes[np.searchsorted(ends, row, side="right")].path
+            offset_bytes, product_id = (columns[k][row] for k in ("offset_bytes", "product_id"))
+            faults.append((path, Fault(int(offset_bytes), int(product_id), DUPLICATE)))
+    return Catalogue(
+        **columns,
+        indexes=tuple(indexes),
+        fingerprint=hash_of(index.fingerprint for index in indexes),
+        faults=faults,
+        fault_counts=dict(+counts),
+        num_bad_records=sum(index.num_bad_records for index in indexes),
+        unread_bytes=sum(index.unread_bytes for index in indexes),
+    )
+
+
+def _concatenate(indexes: list[Index]) -> dict[str, Any]:
+    columns: dict[str, Any] = {}
+    for name in (field.name for field in fields(Columns)):
+        parts = [getattr(index, name) for index in indexes]
+        if name == "first_image":
+            before = np.cumsum([0] + [index.num_images_total for index in indexes])
+            parts = [
+                part + shift if shift else part for part, shift in zip(parts, before, strict=False)
+            ]
+        if any(part is None for part in parts):
+            columns[name] = None
+        else:
+            columns[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
+    return columns
+
+
+def _reopen(places: list[tuple[Path, Path]]) -> Catalogue:
+    indexes = []
+    for path, directory in places:
+        index = load_index(path, directory)
+        if index is None:
+            raise UserError(f"the index of {path} vanished from {directory}; start again")
+        indexes.append(index)
+    return _join(indexes)

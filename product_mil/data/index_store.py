@@ -1,0 +1,253 @@
+"""An index on disk: a directory of .npy columns and a description, written in one pass."""
+
+import json
+import os
+import shutil
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import xxhash
+from jaxtyping import Int32, Int64, UInt64
+from tqdm import tqdm
+
+from product_mil.data.bson import Fault
+from product_mil.data.scan import Rows, scan
+from product_mil.errors import UserError
+
+FORMAT = 1  # a new number makes every older index stale
+DUPLICATE = "product id occurs again"
+MAX_LISTED_FAULTS = 10_000  # all are counted
+
+_DAY_S = 86_400
+_DTYPES = {
+    "offset_bytes": "<i8",
+    "length_bytes": "<i4",
+    "product_id": "<i8",
+    "category_id": "<i8",
+    "num_images": "<i4",
+    "first_image": "<i8",
+    "image_offset_bytes": "<i8",
+    "image_length_bytes": "<i4",
+    "image_hash": "<u8",
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Columns:
+    """N products in file order and their M images, each product's images in a row."""
+
+    offset_bytes: Int64[np.ndarray, " N"]  # of the product's record in its file
+    length_bytes: Int32[np.ndarray, " N"]
+    product_id: Int64[np.ndarray, " N"]
+    category_id: Int64[np.ndarray, " N"]  # NO_CATEGORY where there is none
+    num_images: Int32[np.ndarray, " N"]
+    first_image: Int64[np.ndarray, " N"]  # row of the product's first image
+    image_offset_bytes: Int64[np.ndarray, " M"]  # of the image's first byte in its file
+    image_length_bytes: Int32[np.ndarray, " M"]
+    image_hash: UInt64[np.ndarray, "M 2"] | None  # xxh3_128, high half first
+
+    @property
+    def num_products(self) -> int:
+        """Products, those without images included."""
+        return len(self.product_id)
+
+    @property
+    def num_images_total(self) -> int:
+        """Images of all products."""
+        return len(self.image_offset_bytes)
+
+
+@dataclass(frozen=True, eq=False)
+class Index(Columns):
+    """The columns of one file and what could not be read in it."""
+
+    path: Path
+    directory: Path  # where the columns lie
+    fingerprint: str  # hash of all columns, so of the contents as far as they were read
+    faults: list[Fault]  # the first 10,000
+    fault_counts: dict[str, int]  # all of them, by reason
+    num_bad_records: int  # skipped: broken, or without an integer _id
+    unread_bytes: int  # after the last whole record
+
+
+def load_index(path: Path, directory: Path) -> Index | None:
+    """Map the index in `directory` of the file at `path`; None where it is absent or damaged."""
+    try:
+        description = json.loads((directory / "index.json").read_text(encoding="utf-8"))
+        columns: dict[str, Any] = dict.fromkeys(_DTYPES)
+        for name, content_hash in description["columns"].items():
+            column = np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+            if xxhash.xxh3_128_hexdigest(column) != content_hash:
+                return None
+            columns[name] = column
+        return Index(
+            **columns,
+            path=path,
+            directory=directory,
+            fingerprint=hash_of(description["columns"].values()),
+            faults=[Fault(*fault) for fault in description["faults"]],
+            fault_counts=description["fault_counts"],
+            num_bad_records=description["num_bad_records"],
+            unread_bytes=description["unread_bytes"],
+        )
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError):
+        return None  # whatever is wrong with it, it can be built again
+
+
+def build_index(
+    path: Path, draft: Path, directory: Path, *, hash_images: bool, progress: bool
+) -> Index:
+    """Read the file once, write its index to `draft` and rename that to `directory`.
+
+    Memory does not grow with the file, but for one sorted copy of the product ids. Raises
+    `UserError` where the file cannot be read, changes meanwhile or holds no product, and `OSError`
+    where the index cannot be written.
+    """
+    names = [name for name in _DTYPES if hash_images or name != "image_hash"]
+    faults: list[Fault] = []
+    counts: Counter[str] = Counter()
+    num_images = num_bad_records = unread_bytes = 0
+    with ExitStack() as stack:
+        columns = {name: stack.enter_context(_ColumnFile(draft, name)) for name in names}
+        for rows in _read(path, hash_images=hash_images, progress=progress):
+            batch = rows._asdict()
+            batch["first_image"] = num_images + np.cumsum(rows.num_images) - rows.num_images
+            for name, column in columns.items():
+                column.append(batch[name])
+            counts.update(fault.reason for fault in rows.faults)
+            faults += rows.faults[: max(0, MAX_LISTED_FAULTS - len(faults))]
+            num_images += len(rows.image_offset_bytes)
+            num_bad_records += rows.num_bad_records
+            unread_bytes += rows.unread_bytes
+        if not columns["product_id"].num_rows:
+            raise UserError(_why_empty(path, faults))
+    product_id = np.load(draft / "product_id.npy", mmap_mode="r")
+    offset_bytes = np.load(draft / "offset_bytes.npy", mmap_mode="r")
+    repeated = later_duplicates(product_id)
+    counts[DUPLICATE] = len(repeated)
+    faults += [
+        Fault(int(offset_bytes[row]), int(product_id[row]), DUPLICATE)
+        for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))]
+    ]
+    description = {
+        "columns": {name: column.content_hash for name, column in columns.items()},
+        "faults": faults,
+        "fault_counts": +counts,
+        "num_bad_records": num_bad_records,
+        "unread_bytes": unread_bytes,
+    }
+    (draft / "index.json").write_text(json.dumps(description), encoding="utf-8")
+    index = load_index(path, draft)
+    if index is None:
+        raise OSError("what was written reads back differently")
+    _publish(path, draft, directory)
+    return replace(index, directory=directory)
+
+
+def hash_of(hashes: Iterable[str]) -> str:
+    """One hash over several, in their order."""
+    return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
+
+
+def later_duplicates(product_id: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " r"]:
+    """Rows, ascending, whose product id an earlier row has."""
+    if np.all(product_id[1:] > product_id[:-1]):
+        return np.zeros(0, np.int64)
+    order = np.argsort(product_id, kind="stable")
+    ordered = product_id[order]
+    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
+
+
+def _publish(path: Path, draft: Path, directory: Path) -> None:
+    """Move a finished draft into place; another process may have been first."""
+    try:
+        draft.rename(directory)
+    except OSError:
+        if load_index(path, directory) is not None:
+            return
+        shutil.rmtree(directory)  # damaged
+        draft.rename(directory)
+    for other in directory.parent.iterdir():  # older states of the file, drafts of killed builds
+        is_draft = other.name.startswith("draft-")
+        if other != directory and not (is_draft and time.time() - other.stat().st_mtime < _DAY_S):
+            shutil.rmtree(other, ignore_errors=True)
+
+
+class _ColumnFile:
+    """A .npy file that grows by its first axis; numpy's header leaves room for the count."""
+
+    def __init__(self, directory: Path, name: str):
+        self.num_rows = 0
+        self._dtype = np.dtype(_DTYPES[name])
+        self._row_shape = (2,) if name == "image_hash" else ()
+        self._hasher = xxhash.xxh3_128()
+        self._file = (directory / f"{name}.npy").open("wb")
+        self._write_header()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._file.seek(0)
+        self._write_header()
+        self._file.close()
+
+    @property
+    def content_hash(self) -> str:
+        return self._hasher.hexdigest()
+
+    def append(self, rows: np.ndarray) -> None:
+        rows = np.ascontiguousarray(rows, self._dtype)
+        self._file.write(rows.data)
+        self._hasher.update(rows.data)
+        self.num_rows += len(rows)
+
+    def _write_header(self) -> None:
+        shape = (self.num_rows, *self._row_shape)
+        np.lib.format.write_array_header_1_0(
+            self._file, {"descr": self._dtype.str, "fortran_order": False, "shape": shape}
+        )
+
+
+def _read(path: Path, *, hash_images: bool, progress: bool) -> Iterator[Rows]:
+    """The rows of the file, with a progress bar where standard error is a terminal."""
+    num_products = 0
+    try:
+        with path.open("rb", buffering=0) as file:
+            before = os.fstat(file.fileno())
+            bar = tqdm(
+                total=before.st_size,
+                desc=f"indexing {path.name}",
+                unit="B",
+                unit_scale=True,
+                delay=1,
+                disable=None if progress else True,
+            )
+            with bar:
+                for rows in scan(file, before.st_size, hash_images=hash_images):
+                    yield rows
+                    num_products += len(rows.product_id)
+                    bar.set_postfix_str(f"{num_products:,} products", refresh=False)
+                    bar.update(rows.num_bytes)
+            after = os.fstat(file.fileno())
+    except OSError as error:
+        raise UserError(f"cannot read {path}: {error.strerror or error}") from None
+    if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+        raise UserError(f"{path} changed while it was read; run again when nothing writes to it")
+
+
+def _why_empty(path: Path, faults: list[Fault]) -> str:
+    if not path.stat().st_size:
+        return f"{path} is empty; name a BSON file written by mongodump"
+    with path.open("rb") as file:
+        head = file.read(4)
+    if head[:2] == b"\x1f\x8b" or head == b"PK\x03\x04":
+        return f"{path} is compressed; unpack it and name the BSON file inside"
+    first = f" (byte {faults[0].offset_bytes}: {faults[0].reason})" if faults else ""
+    return f"{path} is no BSON dump of MongoDB, or none of products{first}; name the dump itself"

@@ -1,0 +1,206 @@
+"""From a plan to packed batches: pread, decode into the slot, in Grain's threads.
+
+Element i of a source is the whole batch of step i, so the step is the only cursor: there is no
+iterator state to save, and any number of threads gives the same batches.
+"""
+
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Int32, Int64
+
+from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
+from product_mil.data.images import ImageError, decode_into
+from product_mil.data.index import Catalogue
+from product_mil.data.plan import Plan
+
+
+@dataclass(frozen=True)
+class Products:
+    """A selection of a catalogue's products with their class indices."""
+
+    catalogue: Catalogue
+    rows: Int64[np.ndarray, " N"]  # of the catalogue
+    labels: Int32[np.ndarray, " N"]  # class index; -1 where unknown
+    max_images: int  # the first ones of a product are used
+    dropped: Bool[np.ndarray, " M"] | None = field(default=None, repr=False)  # placeholder images
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def num_images(self) -> Int64[np.ndarray, " N"]:
+        """Images of each product that will be read."""
+        counts = np.asarray(self.catalogue.num_images)[self.rows].astype(np.int64)
+        if self.dropped is not None:
+            sums = np.concatenate([[0], np.cumsum(~self.dropped)])
+            first = np.asarray(self.catalogue.first_image)[self.rows]
+            counts = sums[first + counts] - sums[first]
+        return np.minimum(counts, self.max_images)
+
+    def images_of(self, position: int) -> tuple[Int64[np.ndarray, " _"], Int32[np.ndarray, " _"]]:
+        """The images of one product as rows of the image columns, and their `image_index`."""
+        row = self.rows[position]
+        first, count = int(self.catalogue.first_image[row]), int(self.catalogue.num_images[row])
+        indices = np.arange(count, dtype=np.int32)
+        if self.dropped is not None:
+            indices = indices[~self.dropped[first : first + count]]
+        indices = indices[: self.max_images]
+        return first + indices.astype(np.int64), indices
+
+    def subset(self, keep: Bool[np.ndarray, " N"]) -> "Products":
+        """The products where `keep` is true."""
+        return Products(
+            self.catalogue, self.rows[keep], self.labels[keep], self.max_images, self.dropped
+        )
+
+
+class ImageFault(NamedTuple):
+    """A picture that could not be used; it is left out and listed."""
+
+    file: str
+    offset_bytes: int
+    product_id: int
+    image_index: int
+    reason: str
+
+
+class Loaded(NamedTuple):
+    """A batch, and what of it stays on the host."""
+
+    batch: PackedBatch | EmbeddedBatch
+    positions: Int64[np.ndarray, "S p"]  # in `Products`; -1 for padding
+    faults: list[ImageFault]
+
+
+class _Assigned(NamedTuple):
+    """Slots of a step with the images that are to fill them."""
+
+    slots: Slots
+    positions: Int64[np.ndarray, "S p"]
+    image_rows: Int64[np.ndarray, "S n"]  # of the catalogue's image columns; -1 for padding
+
+
+def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
+    """Give the images of step `step` their slots, in the order of the plan."""
+    s, n, p = plan.shards, plan.image_slots, plan.product_slots
+    slots = Slots(
+        segment=np.full((s, n), p, np.int32),
+        position=np.zeros((s, n), np.int32),
+        label=np.full((s, p), -1, np.int32),
+    )
+    positions = np.full((s, p), -1, np.int64)
+    image_rows = np.full((s, n), -1, np.int64)
+    for shard, rows in enumerate(plan.rows(step)):
+        positions[shard, : len(rows)] = rows
+        slots.label[shard, : len(rows)] = products.labels[rows]
+        at = 0
+        for product, position in enumerate(rows):
+            images, indices = products.images_of(int(position))
+            stop = at + len(images)
+            image_rows[shard, at:stop] = images
+            slots.segment[shard, at:stop] = product
+            slots.position[shard, at:stop] = indices
+            at = stop
+    return _Assigned(slots, positions, image_rows)
+
+
+class FileReader:
+    """`os.pread` over the catalogue's files; descriptors are opened on first use by a process."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = list(paths)
+        self._descriptors: dict[int, int] = {}
+
+    def read(self, file: int, offset_bytes: int, length_bytes: int) -> bytes:
+        """Just these bytes.
+
+        Raises:
+            ImageError: the file cannot be read, or it ends before (it shrank since indexed).
+        """
+        try:
+            if file not in self._descriptors:
+                self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY)
+            data = os.pread(self._descriptors[file], length_bytes, offset_bytes)
+        except OSError as error:
+            raise ImageError(f"cannot be read: {error}") from error
+        if len(data) != length_bytes:
+            raise ImageError("the file ends before this picture: it changed since it was indexed")
+        return data
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"_paths": self._paths, "_descriptors": {}}
+
+    def __del__(self) -> None:
+        for descriptor in self._descriptors.values():
+            os.close(descriptor)
+
+
+class PixelSource:
+    """Grain's source of pixel batches: element i is the batch of step i."""
+
+    def __init__(
+        self, products: Products, plan: Plan, *, image_size_px: int, num_steps: int | None = None
+    ) -> None:
+        """`num_steps` is for training over several epochs; by default one pass."""
+        self._products, self._plan = products, plan
+        self._size_px = image_size_px
+        self._num_steps = plan.num_steps if num_steps is None else num_steps
+        self._reader = FileReader(products.catalogue.paths)
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __repr__(self) -> str:
+        return f"PixelSource({len(self._products)} products, {self._num_steps} steps)"
+
+    def __getitem__(self, step: int) -> Loaded:
+        """Decode the batch; a picture that fails leaves its slot as padding, with a fault."""
+        slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
+        images = np.zeros((*image_rows.shape, self._size_px, self._size_px, 3), np.uint8)
+        faults: list[ImageFault] = []
+        catalogue = self._products.catalogue
+        shards, places = np.nonzero(image_rows >= 0)
+        rows = image_rows[shards, places]
+        addresses = zip(
+            shards.tolist(),
+            places.tolist(),
+            catalogue.file_of_images(rows).tolist(),
+            catalogue.image_offset_bytes[rows].tolist(),
+            catalogue.image_length_bytes[rows].tolist(),
+            strict=True,
+        )
+        for shard, slot, file, offset_bytes, length_bytes in addresses:
+            try:
+                data = self._reader.read(file, offset_bytes, length_bytes)
+                decode_into(data, images[shard, slot])
+            except ImageError as error:
+                position = positions[shard, slots.segment[shard, slot]]
+                faults.append(
+                    ImageFault(
+                        file=str(catalogue.paths[file]),
+                        offset_bytes=offset_bytes,
+                        product_id=int(catalogue.product_id[self._products.rows[position]]),
+                        image_index=int(slots.position[shard, slot]),
+                        reason=str(error),
+                    )
+                )
+                slots.segment[shard, slot] = self._plan.product_slots
+        return Loaded(PackedBatch(images, slots), positions, faults)
+
+
+def batches(source: Any, *, first_step: int = 0, threads: int = 0) -> Iterator[Loaded]:
+    """The source's batches from `first_step` on, loaded ahead in threads, in order.
+
+    `threads=0` takes one a core. Decoding releases the GIL.
+    """
+    import grain
+
+    threads = threads or os.cpu_count() or 1
+    options = grain.ReadOptions(num_threads=threads, prefetch_buffer_size=threads + 2)
+    remaining = grain.MapDataset.source(source)[first_step:]
+    return iter(remaining.to_iter_dataset(options))

@@ -1,0 +1,154 @@
+"""Which products fill which slots of which step: integers only, decided before any pixel is read.
+
+A step has S shards of n image slots and p product slots, and a product never crosses a shard.
+Both plans are pure functions of their arguments: `rows(step)` needs no earlier step, so a run
+resumes by starting at step k, whatever the number of threads, hosts or devices.
+"""
+
+import threading
+from collections import OrderedDict
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Int, Int64
+
+
+class Plan(Protocol):
+    """What the loader needs to know of a plan."""
+
+    shards: int
+    image_slots: int  # n, of a shard
+    product_slots: int  # p, of a shard
+    num_steps: int  # of one pass over the products
+
+    def rows(self, step: int) -> list[Int64[np.ndarray, " _"]]:
+        """For each shard, the positions of its products in the array the plan was made from."""
+        ...
+
+
+def _template(counts: Int[np.ndarray, " sizes"], num_bins: int) -> Int64[np.ndarray, "bins sizes"]:
+    """How many products of each size go into each bin, as evenly as can be.
+
+    Larger products are dealt first, each to the emptiest bin; products of one size are dealt by
+    "water filling", a whole size in one NumPy step.
+    """
+    template = np.zeros((num_bins, len(counts)), np.int64)
+    filled = np.zeros(num_bins, np.int64)
+    for size in range(len(counts) - 1, 0, -1):
+        # Bin b takes its j-th product of this size at level filled[b] + j * size; the products
+        # go to the lowest levels, ties to the lower bin.
+        rounds = -(-int(counts[size]) // num_bins) + 1 + int(np.ptp(filled)) // size
+        levels = filled[:, None] + size * np.arange(rounds)[None, :]
+        order = np.argsort(levels, axis=None, kind="stable")[: counts[size]]
+        taken = np.bincount(order // rounds, minlength=num_bins)
+        template[:, size] = taken
+        filled += taken * size
+    return template
+
+
+class ShuffledPlan:
+    """Training: every epoch a new global shuffle with a constant number of steps.
+
+    From the histogram of products by number of images one template of bins is made; each epoch
+    permutes the products within a size, and the bins. Every product appears once an epoch.
+    """
+
+    def __init__(
+        self, num_images: Int[np.ndarray, " N"], *, shards: int, image_slots: int, seed: int
+    ) -> None:
+        """`num_images` is from 1 to `image_slots` for each product.
+
+        Raises:
+            ValueError: no products, or a number of images outside that range.
+        """
+        if len(num_images) == 0:
+            raise ValueError("a plan needs at least one product")
+        if num_images.min() < 1 or num_images.max() > image_slots:
+            raise ValueError(f"products need 1 to {image_slots} images to be packed")
+        self.shards, self.image_slots, self.seed = shards, image_slots, seed
+        counts = np.bincount(num_images)
+        total = int((counts * np.arange(len(counts))).sum())
+        self.num_steps = -(-total // (shards * image_slots))
+        sizes = np.arange(len(counts))
+        while True:
+            template = _template(counts, self.num_steps * shards)
+            if (template @ sizes).max() <= image_slots:
+                break
+            self.num_steps += 1
+        # A multiple of 8 keeps the shapes of nearly equal data sets, so compiled programs, equal.
+        self.product_slots = min(-(-int(template.sum(1).max()) // 8) * 8, image_slots)
+        self._template = template
+        self._starts = np.cumsum(template, axis=0) - template
+        self._by_size = [np.flatnonzero(num_images == size) for size in range(len(counts))]
+        self._epochs: OrderedDict[int, tuple[np.ndarray, list[np.ndarray]]] = OrderedDict()
+        self._lock = threading.Lock()
+
+    def _order(self, epoch: int) -> tuple[np.ndarray, list[np.ndarray]]:
+        """The bins' and products' orders of an epoch; two epochs are kept, for their border."""
+        with self._lock:
+            if epoch not in self._epochs:
+                rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
+                bins = rng.permutation(len(self._template))
+                self._epochs[epoch] = bins, [rng.permutation(rows) for rows in self._by_size]
+                while len(self._epochs) > 2:
+                    self._epochs.popitem(last=False)
+            return self._epochs[epoch]
+
+    def rows(self, step: int) -> list[Int64[np.ndarray, " _"]]:
+        """For each shard of global step `step` (epochs follow each other), its products."""
+        epoch, index = divmod(step, self.num_steps)
+        bins, products = self._order(epoch)
+        return [
+            np.concatenate(
+                [
+                    order[self._starts[b, size] : self._starts[b, size] + self._template[b, size]]
+                    for size, order in enumerate(products)
+                ]
+            )
+            for b in bins[index * self.shards : (index + 1) * self.shards]
+        ]
+
+    def __getstate__(self) -> dict[str, object]:
+        """Locks do not pickle, and permutations are cheap to make again."""
+        return {**self.__dict__, "_lock": None, "_epochs": OrderedDict()}
+
+    def __setstate__(self, state: dict[str, object]) -> None:
+        self.__dict__.update(state)
+        self._lock = threading.Lock()
+
+
+class SequentialPlan:
+    """Evaluation and prediction: every product once, in the order given, packed by next fit.
+
+    Products without images take a product slot and no image slot, so that none is lost.
+    """
+
+    def __init__(self, num_images: Int[np.ndarray, " N"], *, shards: int, image_slots: int) -> None:
+        """`num_images` is from 0 to `image_slots` for each product.
+
+        Raises:
+            ValueError: a number of images outside that range.
+        """
+        if len(num_images) and (num_images.min() < 0 or num_images.max() > image_slots):
+            raise ValueError(f"products need 0 to {image_slots} images to be packed")
+        self.shards, self.image_slots = shards, image_slots
+        ends = np.cumsum(num_images, dtype=np.int64)
+        bounds = [0]
+        while bounds[-1] < len(num_images):
+            start = bounds[-1]
+            used = ends[start - 1] if start else 0
+            stop = int(np.searchsorted(ends, used + image_slots, side="right"))
+            bounds.append(min(stop, start + image_slots))
+        self._bounds = np.asarray(bounds, np.int64)
+        self.num_steps = -(-(len(bounds) - 1) // shards)
+        largest = int(np.diff(self._bounds).max()) if len(bounds) > 1 else 1
+        self.product_slots = min(-(-largest // 8) * 8, image_slots)
+
+    def rows(self, step: int) -> list[Int64[np.ndarray, " _"]]:
+        """For each shard of step `step`, its products; the last step may have empty shards."""
+        last = len(self._bounds) - 1
+        first = step * self.shards
+        return [
+            np.arange(self._bounds[min(b, last)], self._bounds[min(b + 1, last)])
+            for b in range(first, first + self.shards)
+        ]

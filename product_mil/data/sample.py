@@ -1,0 +1,201 @@
+"""The embedded sample: a procedural product catalogue as BSON and category_names.csv.
+
+It has what makes products with several photos worth a joint model: accessories that come with
+products of many categories and are products of their own, and categories that are combinations,
+whose photos show one member each. A single photo is then often ambiguous where the set is not.
+"""
+
+import csv
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import bson
+import numpy as np
+import platformdirs
+import simplejpeg
+
+from product_mil.data import sample_shapes as shapes
+from product_mil.data.sample_render import Studio
+from product_mil.errors import UserError
+
+VERSION = 1  # part of the cache's name: raise it when the same seed gives another catalogue
+IMAGES_SHARES = (0.618, 0.160, 0.077, 0.146)  # of products with 1 .. 4 images, as on Cdiscount
+COMBINATION_SHARE = 0.4  # of the products with several images
+JPEG_QUALITY = 85
+MAX_TURN_DEG = 20
+
+Draw = Callable[[shapes.Style], list[shapes.Part]]
+
+
+@dataclass(frozen=True)
+class Category:
+    """A category: its names, what its products consist of and what may come with them."""
+
+    names: tuple[str, str, str]
+    members: tuple[Draw, ...]  # two for a combination
+    accessories: tuple[Draw, ...]
+
+
+def _categories() -> list[Category]:
+    s = shapes
+    rows: list[tuple[str, str, str, tuple[Draw, ...], tuple[Draw, ...]]] = [
+        ("KITCHEN", "TABLEWARE", "MUG", (s.mug,), (s.gift_box, s.warranty_card)),
+        ("KITCHEN", "TABLEWARE", "SPOON", (s.spoon,), (s.gift_box, s.pouch)),
+        ("KITCHEN", "TABLEWARE", "MUG AND SPOON SET", (s.mug, s.spoon), (s.gift_box,)),
+        ("KITCHEN", "TEA", "TEAPOT", (s.teapot,), (s.gift_box, s.cloth)),
+        ("KITCHEN", "TEA", "TEA SET: POT AND MUG", (s.teapot, s.mug), (s.warranty_card,)),
+        ("KITCHEN", "COOKWARE", "FRYING PAN", (s.frying_pan,), (s.cloth, s.warranty_card)),
+        ("KITCHEN", "COOKWARE", "DRINKING BOTTLE", (s.bottle,), (s.pouch, s.gift_box)),
+        ("HOME", "LIGHTING", "TABLE LAMP", (s.lamp,), (s.cable, s.warranty_card)),
+        ("HOME", "DECORATION", "CLOCK", (s.clock,), (s.batteries, s.gift_box)),
+        ("HOME", "FURNITURE", "CHAIR", (s.chair,), (s.cloth, s.warranty_card)),
+        ("HOME", "FURNITURE", "READING CORNER: CHAIR AND LAMP", (s.chair, s.lamp), (s.cable,)),
+        ("HOME", "DECORATION", "DESK SET: LAMP AND CLOCK", (s.lamp, s.clock), (s.batteries,)),
+        ("HOME", "DECORATION", "GIFT BOX", (s.gift_box,), (s.warranty_card,)),
+        ("HOME", "CARE", "CLEANING CLOTH", (s.cloth,), (s.warranty_card, s.gift_box)),
+        ("ELECTRONICS", "PHONES", "PHONE CASE", (s.phone_case,), (s.cloth, s.gift_box)),
+        ("ELECTRONICS", "PHONES", "CASE AND CABLE KIT", (s.phone_case, s.cable), (s.gift_box,)),
+        ("ELECTRONICS", "PHONES", "CHARGING CABLE", (s.cable,), (s.warranty_card, s.pouch)),
+        ("ELECTRONICS", "PHOTO", "CAMERA", (s.camera,), (s.batteries, s.cloth, s.cable)),
+        ("ELECTRONICS", "PHOTO", "CAMERA AND POUCH KIT", (s.camera, s.pouch), (s.batteries,)),
+        ("ELECTRONICS", "AUDIO", "HEADPHONES", (s.headphones,), (s.cable, s.pouch)),
+        ("ELECTRONICS", "POWER", "BATTERIES", (s.batteries,), (s.warranty_card, s.gift_box)),
+        ("FASHION", "SHOES", "SNEAKERS", (s.sneaker,), (s.gift_box, s.pouch)),
+        ("FASHION", "CLOTHES", "T-SHIRT", (s.t_shirt,), (s.gift_box, s.warranty_card)),
+        ("FASHION", "CLOTHES", "SPORTS OUTFIT: T-SHIRT AND SNEAKERS", (s.t_shirt, s.sneaker), ()),
+        ("FASHION", "ACCESSORIES", "GLASSES", (s.glasses,), (s.cloth, s.pouch)),
+        ("FASHION", "ACCESSORIES", "UMBRELLA", (s.umbrella,), (s.pouch, s.gift_box)),
+        ("FASHION", "ACCESSORIES", "HANDBAG", (s.handbag,), (s.pouch, s.warranty_card)),
+        ("HOBBY", "MUSIC", "GUITAR", (s.guitar,), (s.cloth, s.pouch, s.cable)),
+        ("HOBBY", "MUSIC", "PRACTICE SET: GUITAR AND HEADPHONES", (s.guitar, s.headphones), ()),
+        ("HOBBY", "TOOLS", "HAMMER", (s.hammer,), (s.warranty_card, s.gift_box)),
+        ("HOBBY", "TOOLS", "SAW", (s.saw,), (s.cloth, s.warranty_card)),
+        ("HOBBY", "TOOLS", "TOOL SET: HAMMER AND SAW", (s.hammer, s.saw), (s.gift_box,)),
+        ("HOBBY", "CRAFTS", "SCISSORS", (s.scissors,), (s.pouch, s.warranty_card)),
+    ]
+    return [Category(row[:3], row[3], row[4]) for row in rows]
+
+
+CATEGORIES = _categories()
+# Like Cdiscount's: ten digits, and not in the order of the rows.
+CATEGORY_IDS = [1_000_000_000 + 7919 * (row + 1) % 20_011 for row in range(len(CATEGORIES))]
+
+
+@dataclass(frozen=True)
+class SampleFiles:
+    """Where a catalogue lies."""
+
+    train: Path
+    categories: Path
+
+
+def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
+    """Return the catalogue of `seed`, writing it on first use (about ten seconds).
+
+    It is kept under `cache_dir`, else under the environment's PRODUCT_MIL_CACHE, else in the
+    user's cache directory. Two processes may ask at once. Raises `UserError` where nothing can
+    be written or the seed is negative.
+    """
+    if seed < 0:
+        raise UserError(f"sample seed {seed}: give a whole number from 0")
+    environment = os.environ.get("PRODUCT_MIL_CACHE")
+    root = cache_dir or Path(environment or platformdirs.user_cache_dir("product_mil"))
+    directory = root / f"sample-v{VERSION}-{seed}"
+    if not directory.is_dir():
+        try:
+            _write_whole(directory, seed)
+        except OSError as error:
+            raise UserError(
+                f"{root}: cannot write the sample there ({error.strerror}); "
+                "set PRODUCT_MIL_CACHE to a directory with 30 MB of room"
+            ) from error
+    return SampleFiles(directory / "train.bson", directory / "category_names.csv")
+
+
+def _write_whole(directory: Path, seed: int) -> None:
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
+    try:
+        write_sample(temporary, seed=seed)
+        temporary.rename(directory)
+    except OSError:
+        if not directory.is_dir():  # else another process was faster, with the same bytes
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_sample(directory: Path, *, seed: int, num_products: int = 2000) -> SampleFiles:
+    """Write train.bson and category_names.csv into an existing directory.
+
+    The same arguments give the same bytes.
+    """
+    files = SampleFiles(directory / "train.bson", directory / "category_names.csv")
+    with files.categories.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(["category_id", *(f"category_level{level}" for level in (1, 2, 3))])
+        for category_id, category in zip(CATEGORY_IDS, CATEGORIES, strict=True):
+            writer.writerow([category_id, *category.names])
+    rng = np.random.default_rng(seed)
+    studio = Studio(rng)
+    rows, num_images = draw_products(rng, num_products)
+    product_ids = np.cumsum(rng.integers(1, 12, num_products))
+    with files.train.open("wb") as stream:
+        for product_id, row, count in zip(product_ids, rows, num_images, strict=True):
+            own_rng = np.random.default_rng([seed, int(product_id)])
+            pictures = take_pictures(CATEGORIES[row], int(count), studio, own_rng)
+            record = {
+                "_id": int(product_id),
+                "category_id": CATEGORY_IDS[row],
+                "imgs": [{"picture": picture} for picture in pictures],
+            }
+            stream.write(bson.encode(record))
+    return files
+
+
+def draw_products(
+    rng: np.random.Generator, num_products: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Draw each product's row of `CATEGORIES` and its number of images.
+
+    Numbers of images keep `IMAGES_SHARES`, categories are even given the number. The order is
+    neither random nor sorted, like a shop's dump: neighbours are likely of one category.
+    """
+    bounds = np.round(np.cumsum(IMAGES_SHARES) / sum(IMAGES_SHARES) * num_products)
+    num_images = 1 + np.searchsorted(bounds, np.arange(num_products), side="right")
+    plain = [row for row, category in enumerate(CATEGORIES) if len(category.members) == 1]
+    combined = [row for row, category in enumerate(CATEGORIES) if len(category.members) > 1]
+    is_combined = (num_images > 1) & (rng.random(num_products) < COMBINATION_SHARE)
+    rows = np.empty(num_products, int)
+    for which, choices in ((is_combined, combined), (~is_combined, plain)):
+        rows[which] = np.resize(rng.permutation(choices), which.sum())
+    order = np.argsort(rows + rng.normal(scale=3, size=num_products))
+    return rows[order], num_images[order]
+
+
+def take_pictures(
+    category: Category, num_images: int, studio: Studio, rng: np.random.Generator
+) -> list[bytes]:
+    """Photograph a product as JPEG files, in random order.
+
+    Each member is shown at least once; of the other photos about half show accessories.
+    """
+    style = shapes.Style
+    members = [draw(style(rng)) for draw in category.members]
+    things = list(members)
+    while len(things) < num_images:
+        if category.accessories and rng.random() < 0.55:
+            accessory = category.accessories[rng.integers(len(category.accessories))]
+            things.append(accessory(style(rng)))
+        else:
+            things.append(members[rng.integers(len(members))])
+    return [
+        simplejpeg.encode_jpeg(
+            studio.photograph(things[k], rng, MAX_TURN_DEG), quality=JPEG_QUALITY
+        )
+        for k in rng.permutation(num_images)
+    ]

@@ -1,0 +1,241 @@
+"""One pass over a BSON file: record boundaries, then the fields of many records at once.
+
+mongodump writes the fields of all records of a collection in one layout, so a chunk of records is
+parsed in NumPy lanes, image k of every record together; a record that deviates in any byte of
+that layout goes through `parse_record`. Both ways give the same rows.
+"""
+
+import struct
+from collections.abc import Iterator
+from io import FileIO
+from typing import NamedTuple
+
+import numpy as np
+import xxhash
+from jaxtyping import Int32, Int64, UInt8, UInt64
+
+from product_mil.data.bson import (
+    ARRAY,
+    BINARY,
+    DOCUMENT,
+    INT32,
+    INT64,
+    OLD_BINARY,
+    Fault,
+    RecordError,
+    parse_record,
+)
+
+NO_CATEGORY = int(np.iinfo(np.int64).min)
+MIN_RECORD_BYTES = 5
+MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond
+
+_CHUNK_BYTES = 6 << 20
+_PADDING_BYTES = 128  # lanes gather a little past the record before they know that it is short
+
+
+def _little(text: bytes) -> int:
+    return int.from_bytes(text, "little")
+
+
+_ID, _CATEGORY, _PICTURE = _little(b"_id\0"), _little(b"category"), _little(b"picture\0")
+_IMGS = _little(bytes([ARRAY]) + b"imgs\0")
+
+
+class Rows(NamedTuple):
+    """Products of consecutive records and their images, in file order."""
+
+    offset_bytes: Int64[np.ndarray, " N"]
+    length_bytes: Int32[np.ndarray, " N"]
+    product_id: Int64[np.ndarray, " N"]
+    category_id: Int64[np.ndarray, " N"]
+    num_images: Int32[np.ndarray, " N"]
+    image_offset_bytes: Int64[np.ndarray, " M"]
+    image_length_bytes: Int32[np.ndarray, " M"]
+    image_hash: UInt64[np.ndarray, "M 2"] | None
+    num_bytes: int  # of the file, used up by these rows
+    num_bad_records: int
+    unread_bytes: int  # given up because the chain of record lengths broke
+    faults: list[Fault]
+
+
+def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
+    """Yield the rows of a file of `size_bytes`, a few MiB of it at a time.
+
+    Where the chain of record lengths breaks (an impossible length, or one
+    past the end) the pass ends with a fault that says how many bytes were left unread.
+    """
+    buffer = np.zeros(_CHUNK_BYTES + _PADDING_BYTES, np.uint8)
+    base, filled = 0, 0  # where in the file the buffer begins, and how much of it is filled
+    while True:
+        got = file.readinto(buffer.data[filled:-_PADDING_BYTES])
+        filled += got
+        bounds, wanted = _chain(buffer, filled, size_bytes - base)
+        position = int(bounds[-1])
+        if wanted and got:
+            yield _parse(buffer, bounds, base, hash_images=hash_images)
+        else:
+            break
+        rest = buffer[position:filled].copy()
+        if wanted + _PADDING_BYTES > len(buffer):
+            buffer = np.zeros(wanted + _PADDING_BYTES, np.uint8)
+        buffer[: len(rest)] = rest
+        base, filled = base + position, len(rest)
+    rows = _parse(buffer, bounds, base, hash_images=hash_images)
+    left = size_bytes - base - position
+    if left:
+        fault = Fault(base + position, None, _why_stopped(buffer[position:filled], left))
+        rows = rows._replace(faults=[*rows.faults, fault], unread_bytes=left)
+    yield rows
+
+
+def _chain(
+    buffer: UInt8[np.ndarray, " bytes"], filled: int, left: int
+) -> tuple[Int64[np.ndarray, " bounds"], int]:
+    """Follow the record lengths from the start of the buffer.
+
+    `left` counts the bytes of the file from there. Returns the bounds of the records that lie in
+    the buffer as a whole, and the bytes that the next one takes (0 where there is none).
+    """
+    read_length = struct.Struct("<i").unpack_from
+    view = buffer.data
+    bounds, position = [0], 0
+    while position + 4 <= filled:
+        (length,) = read_length(view, position)
+        stop = position + length
+        if not MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES or stop > left:
+            return np.array(bounds), 0
+        if stop > filled:
+            return np.array(bounds), length
+        bounds.append(stop)
+        position = stop
+    return np.array(bounds), 4 if position + 4 <= left else 0
+
+
+def _why_stopped(rest: UInt8[np.ndarray, " bytes"], left: int) -> str:
+    length = int(rest[:4].view("<i4")[0]) if len(rest) >= 4 else None
+    if length is None or MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES:
+        return f"truncated record; {left} bytes are left unread"
+    return f"impossible record length {length}; {left} bytes are left unread"
+
+
+def _parse(
+    buffer: UInt8[np.ndarray, " bytes"],
+    bounds: Int64[np.ndarray, " bounds"],
+    base: int,
+    *,
+    hash_images: bool,
+) -> Rows:
+    """Rows of the records between `bounds` of the buffer, which begins at byte `base`."""
+    start, stop = bounds[:-1], bounds[1:]
+    product_id, category_id, num_images, lanes = _parse_lanes(buffer, start, stop)
+    usable = np.ones(len(start), bool)
+    walked: list[tuple[int, int]] = []  # position and length of images found by walking
+    faults: list[Fault] = []
+    for row in np.flatnonzero(num_images == 0).tolist():
+        data = buffer.data[start[row] : stop[row]]
+        try:
+            record = parse_record(data, int(start[row]))
+        except RecordError as error:
+            usable[row] = False
+            faults.append(error.fault)
+            continue
+        product_id[row] = record.product_id
+        category_id[row] = NO_CATEGORY if record.category_id is None else record.category_id
+        num_images[row] = -len(record.pictures)  # negative: not from the lanes
+        walked += record.pictures
+        faults += record.faults
+    from_lanes = num_images > 0
+    num_images = np.abs(num_images)
+    first = np.cumsum(num_images) - num_images
+    at = np.zeros(num_images.sum(), np.int64)
+    length = np.zeros(len(at), np.int64)
+    for k, (row, lane_at, lane_length) in enumerate(lanes):
+        chosen = from_lanes[row]
+        place = first[row[chosen]] + k
+        at[place], length[place] = lane_at[chosen], lane_length[chosen]
+    place = np.repeat(~from_lanes, num_images)
+    at[place], length[place] = np.array(walked, np.int64).reshape(-1, 2).T
+    return Rows(
+        offset_bytes=(start + base)[usable],
+        length_bytes=(stop - start).astype(np.int32)[usable],
+        product_id=product_id[usable],
+        category_id=category_id[usable],
+        num_images=num_images.astype(np.int32)[usable],
+        image_offset_bytes=at + base,
+        image_length_bytes=length.astype(np.int32),
+        image_hash=_hash(buffer, at, at + length) if hash_images else None,
+        num_bytes=int(bounds[-1]),
+        num_bad_records=int((~usable).sum()),
+        unread_bytes=0,
+        faults=[fault._replace(offset_bytes=fault.offset_bytes + base) for fault in faults],
+    )
+
+
+def _parse_lanes(
+    buffer: UInt8[np.ndarray, " bytes"],
+    start: Int64[np.ndarray, " N"],
+    stop: Int64[np.ndarray, " N"],
+) -> tuple[
+    Int64[np.ndarray, " N"],
+    Int64[np.ndarray, " N"],
+    Int64[np.ndarray, " N"],
+    list[tuple[np.ndarray, np.ndarray, np.ndarray]],
+]:
+    """Ids, categories and numbers of images of the records in mongodump's usual layout.
+
+    A record in any other layout gets 0 images, and its other values mean nothing. The list has
+    (row, position, length) of image k of every row that looked right as far as that.
+    """
+    u1, i4, u4, i8, u8 = (
+        np.ndarray(len(buffer) - 7, dtype, buffer, strides=(1,))  # element j begins at byte j
+        for dtype in ("u1", "<i4", "<u4", "<i8", "<u8")
+    )
+    kind = u1[start + 4]
+    wide = kind == INT64
+    ok = (wide | (kind == INT32)) & (u4[start + 5] == _ID) & (u1[stop - 1] == 0)
+    product_id = np.where(wide, i8[start + 9], i4[start + 9])
+    at = start + 13 + 4 * wide
+    given = (u8[at + 1] == _CATEGORY) & (u4[at + 9] == _ID)
+    kind = u1[at]
+    wide = given & (kind == INT64)
+    ok &= ~given | wide | (kind == INT32)
+    category_id = np.where(given, np.where(wide, i8[at + 13], i4[at + 13]), NO_CATEGORY)
+    at += np.where(given, 17 + 4 * wide, 0)
+    ok &= (u8[at] & 0xFFFFFFFFFFFF) == _IMGS
+    array_bytes = i4[at + 6]
+    ok &= (array_bytes >= 5) & (at + 6 + array_bytes == stop - 1) & (u1[stop - 2] == 0)
+
+    num_images = np.zeros(len(start), np.int64)
+    row = np.flatnonzero(ok)
+    at, last = at[row] + 10, stop[row] - 2  # `last` is the array's closing zero
+    images = []
+    for k in range(10):  # one-digit names, "0" to "9"
+        name = _little(bytes([DOCUMENT]) + b"%d\0" % k)
+        length = i4[at + 16].astype(np.int64)
+        end = at + 21 + length  # the image document's closing zero
+        right = (u4[at] & 0xFFFFFF) == name
+        right &= (u1[at + 7] == BINARY) & (u8[at + 8] == _PICTURE) & (u1[at + 20] != OLD_BINARY)
+        right &= (length >= 0) & (i4[at + 3] == length + 19) & (end < last)
+        row, at, last, length, end = (x[right] for x in (row, at, last, length, end))
+        images.append((row, at + 21, length))
+        right = u1[end] == 0
+        at = end + 1
+        num_images[row[right & (at == last)]] = k + 1
+        right &= at < last
+        row, at, last = row[right], at[right], last[right]
+        if not len(row):
+            break
+    return product_id, category_id, num_images, images
+
+
+def _hash(
+    buffer: UInt8[np.ndarray, " bytes"],
+    start: Int64[np.ndarray, " M"],
+    stop: Int64[np.ndarray, " M"],
+) -> UInt64[np.ndarray, "M 2"]:
+    """xxh3_128 of each image's bytes, its high half first."""
+    view, digest = buffer.data, xxhash.xxh3_128_digest
+    bounds = zip(start.tolist(), stop.tolist(), strict=True)
+    digests = b"".join([digest(view[a:b]) for a, b in bounds])
+    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)

@@ -1,0 +1,65 @@
+"""Train: `python -m product_mil.main --config=configs/joint.py [--config.field=value ...]`."""
+
+import sys
+from pathlib import Path
+
+from absl import app, flags, logging
+
+from product_mil.config import load_config, override, problems, refuse
+from product_mil.errors import UserError, exit_on_user_error
+
+_CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")
+_WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; default runs/<config name>")
+
+
+def parse_arguments(argv: list[str]) -> list[str]:
+    """absl's flags, with `--config.field=value` kept aside as positional arguments.
+
+    Raises:
+        UserError: unknown flags.
+    """
+    overrides = [arg for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
+    others = [arg for arg in argv if arg not in overrides]
+    try:
+        rest = flags.FLAGS(others)
+    except flags.Error as error:
+        raise UserError(f"{error}; see python -m product_mil.main --help") from error
+    return [rest[0], *overrides, *rest[1:]]
+
+
+def main(argv: list[str]) -> None:
+    """Build the configuration, refuse it if wrong, run it."""
+    with exit_on_user_error():
+        errors: list[str] = []
+        assignments: list[tuple[str, str]] = []
+        for arg in argv[1:]:
+            name, equals, value = arg.lstrip("-").removeprefix("config.").partition("=")
+            if arg.startswith(("--config.", "-config.")) and equals:
+                assignments.append((name, value))
+            else:
+                errors.append(f"{arg}: expected --config.field=value")
+        if _CONFIG.value is None:
+            raise UserError("name a configuration: --config=configs/joint.py")
+        config, wrong = override(load_config(_CONFIG.value), assignments)
+        errors += wrong + problems(config)
+        # JAX starts here, not for a typing error.
+        from product_mil.build import check_config
+        from product_mil.run import run
+
+        refuse(errors + check_config(config))
+        run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
+
+
+def console() -> None:
+    """Run with absl's flags; errors of use are one line."""
+
+    def parse(argv: list[str]) -> list[str]:
+        with exit_on_user_error():
+            return parse_arguments(argv)
+
+    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
+    app.run(main, argv=sys.argv, flags_parser=parse)
+
+
+if __name__ == "__main__":
+    console()

@@ -1,0 +1,226 @@
+"""Convolutions and batch normalisation shared by the backbones (NHWC, kernels H W I O)."""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax import lax
+from jaxtyping import Array, Bool, Float
+
+Pads = tuple[tuple[int, int], ...]  # zeros before and after, for height and width
+Padding = str | Pads
+
+
+def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Clip to [0, 6]; the gradient at both ends is 0, as in Keras."""
+    return jax.nn.relu6(x)
+
+
+class Conv(nnx.Module):
+    """Convolution without bias; a 1x1 kernel runs as a matrix product.
+
+    Kernel `[size, size, in, out]`, Glorot uniform as in Keras.
+    """
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: Padding = "SAME",
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        shape = (kernel_size, kernel_size, in_features, features)
+        self.kernel = nnx.Param(nnx.initializers.glorot_uniform()(rngs.params(), shape))
+        self.stride, self.padding, self.dtype = stride, padding, dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
+        kernel = self.kernel[...].astype(self.dtype)
+        x = x.astype(self.dtype)
+        if kernel.shape[:2] == (1, 1):  # no padding reaches a 1x1 kernel
+            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+        return lax.conv_general_dilated(
+            x,
+            kernel,
+            (self.stride, self.stride),
+            self.padding,
+            dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        )
+
+
+class DepthwiseConv(nnx.Module):
+    """Depthwise convolution without bias, one filter a channel: kernel `[size, size, c]`."""
+
+    def __init__(
+        self,
+        features: int,
+        kernel_size: int,
+        *,
+        stride: int = 1,
+        padding: Padding = "SAME",
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        # Variance 2 / fan-in with the taps of one filter as fan-in.
+        init = nnx.initializers.variance_scaling(
+            2.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=2
+        )
+        self.kernel = nnx.Param(init(rngs.params(), (kernel_size, kernel_size, features)))
+        self.stride, self.padding, self.dtype = stride, padding, dtype
+
+    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        kernel = self.kernel[...].astype(self.dtype)
+        return depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+
+
+class BatchNorm(nnx.BatchNorm):
+    """Batch normalisation over b, h, w; statistics and arithmetic in float32.
+
+    Keras' semantics: `momentum` is the share of the old running value that stays, and the
+    running variance takes the biased variance of the batch.
+    """
+
+    def __init__(
+        self,
+        features: int,
+        *,
+        momentum: float,
+        epsilon: float,
+        dtype: jnp.dtype,
+        use_scale: bool = True,
+        rngs: nnx.Rngs,
+    ):
+        super().__init__(
+            features,
+            momentum=momentum,
+            epsilon=epsilon,
+            dtype=jnp.float32,
+            use_scale=use_scale,
+            # E[x^2] - E[x]^2 loses the variance of channels whose mean is large.
+            use_fast_variance=False,
+            rngs=rngs,
+        )
+        self.output_dtype = dtype
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        use_running_statistics: bool,
+        mask: Bool[Array, "b"] | None = None,
+    ) -> Float[Array, "b h w c"]:
+        """Normalise; with batch statistics, over the images that `mask` marks (None: all)."""
+        mask = None if mask is None else mask[:, None, None, None]
+        y = super().__call__(x, use_running_average=use_running_statistics, mask=mask)
+        return y.astype(self.output_dtype)
+
+
+def depthwise_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c"], stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 c"]:
+    """Depthwise convolution in the form that is fastest on the platform it is compiled for.
+
+    On a CPU, XLA's grouped convolution is 15 to 60 times slower than shifted multiply-adds
+    (benchmarks/depthwise.py). Other platforms take the library form: which is faster on a GPU
+    is not measured yet.
+    """
+    if isinstance(padding, str):
+        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
+    return _depthwise_conv(x, kernel, stride, tuple(padding))
+
+
+def depthwise_conv_lax(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    """Depthwise convolution as XLA's grouped convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        (stride, stride),
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def depthwise_conv_shifted(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    """Depthwise convolution as a sum of shifted, scaled copies of the padded input.
+
+    Sums are float32 whatever the type of `x`.
+    """
+    taps = _taps(x, kernel.shape, stride, pads)
+    total = sum(tap * w for tap, w in zip(taps, _weights(kernel), strict=True))
+    return jnp.asarray(total, x.dtype)
+
+
+def _shifted_gradients(
+    x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
+) -> tuple[Array, Array]:
+    """Gradients of the shifted form; its transpose by autodiff would be nine padded copies."""
+    dy32 = dy.astype(jnp.float32)
+    sums = [(tap * dy32).sum((0, 1, 2)) for tap in _taps(x, kernel.shape, stride, pads)]
+    dkernel = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    # dx convolves dy, spread out by the stride, with the kernel turned by 180 degrees.
+    config = [(0, 0, 0)]
+    for k, (low, _), size, out in zip(
+        kernel.shape[:2], pads, x.shape[1:3], dy.shape[1:3], strict=True
+    ):
+        wide = (out - 1) * stride + 1
+        config.append((k - 1 - low, size + low - wide, stride - 1))
+    config.append((0, 0, 0))
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), config)
+    dx = depthwise_conv_shifted(spread, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
+    return dx.astype(x.dtype), dkernel
+
+
+def _lax_gradients(
+    x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
+) -> tuple[Array, Array]:
+    _, gradients = jax.vjp(partial(depthwise_conv_lax, stride=stride, pads=pads), x, kernel)
+    return gradients(dy)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise_conv(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(depthwise_conv_shifted, stride=stride, pads=pads),
+        default=partial(depthwise_conv_lax, stride=stride, pads=pads),
+    )
+
+
+def _forward(x: Array, kernel: Array, stride: int, pads: Pads):
+    return _depthwise_conv(x, kernel, stride, pads), (x, kernel)
+
+
+def _backward(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array):
+    return lax.platform_dependent(
+        *saved,
+        dy,
+        cpu=partial(_shifted_gradients, stride=stride, pads=pads),
+        default=partial(_lax_gradients, stride=stride, pads=pads),
+    )
+
+
+_depthwise_conv.defvjp(_forward, _backward)
+
+
+def _taps(x: Array, kernel_shape: tuple[int, ...], stride: int, pads: Pads) -> list[Array]:
+    """For each kernel position in row order, the input values that it multiplies, in float32."""
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0))).astype(jnp.float32)
+    spans = [
+        (size - k) // stride * stride + 1
+        for size, k in zip(padded.shape[1:3], kernel_shape, strict=False)
+    ]
+    return [
+        padded[:, i : i + spans[0] : stride, j : j + spans[1] : stride]
+        for i, j in product(range(kernel_shape[0]), range(kernel_shape[1]))
+    ]
+
+
+def _weights(kernel: Array) -> Array:
+    return kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])

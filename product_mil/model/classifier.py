@@ -1,0 +1,99 @@
+"""Backbone and head together, as a module and as the plain arrays that training moves."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
+from product_mil.model.pooling import Head, HeadOutput
+
+Arrays = dict[str, Array]  # leaves by path, such as "backbone/block_1/kernel"
+
+
+class Classifier(nnx.Module):
+    """Pr(Y | x1..xn) for packed products."""
+
+    def __init__(self, backbone: Callable[..., Array], head: Head):
+        self.backbone = backbone
+        self.head = head
+
+    def __call__(
+        self,
+        batch: PackedBatch | EmbeddedBatch,
+        *,
+        use_running_statistics: bool,
+        key: PRNGKeyArray | None,
+    ) -> HeadOutput:
+        """Classify a packed batch; its labels are not read.
+
+        `use_running_statistics=False` normalises by the batch's own statistics, over real slots
+        alone, and moves the running ones. `key` turns dropout on.
+        """
+        embeddings = self.embed(batch, use_running_statistics=use_running_statistics)
+        return self.fuse(embeddings, batch.slots, key)
+
+    def embed(
+        self, batch: PackedBatch | EmbeddedBatch, *, use_running_statistics: bool
+    ) -> Float[Array, "S n d"]:
+        """An embedding for each image slot, 0 for padding."""
+        s, n = batch.slots.segment.shape
+        real = jnp.asarray(batch.slots.segment) < batch.slots.label.shape[1]  # S n
+        if isinstance(batch, EmbeddedBatch):
+            embeddings = jnp.asarray(batch.embeddings)
+        else:
+            pixels = jnp.asarray(batch.images).reshape(s * n, *batch.images.shape[2:])
+            embeddings = self.backbone(
+                pixels, use_running_statistics=use_running_statistics, mask=real.reshape(s * n)
+            ).reshape(s, n, -1)
+        embeddings = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+        # Segments keep padding out of every sum; this keeps it out of 0 x NaN in the gradients.
+        return jnp.where(real[..., None], embeddings, 0)
+
+    def fuse(
+        self, embeddings: Float[Array, "S n d"], slots: Slots, key: PRNGKeyArray | None
+    ) -> HeadOutput:
+        """What the head says of the products that the slots describe."""
+        segment, place = jnp.asarray(slots.segment), jnp.asarray(slots.position)
+        return self.head(embeddings, segment, place, slots.label.shape[1], key)
+
+    def each_alone(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n k"]:
+        """Logits of every image as if it were its product's only one."""
+        s, n, _ = embeddings.shape
+        alone = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (s, n))
+        return self.head(embeddings, alone, jnp.zeros((s, n), jnp.int32), n, None).logits
+
+
+def split_model(model: nnx.Module) -> tuple[Any, Arrays, Arrays]:
+    """A module as its structure, its parameters and its running statistics."""
+    structure, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+    return structure, _flat(parameters), _flat(statistics)
+
+
+def merge_model(structure: Any, parameters: Arrays, statistics: Arrays) -> Any:
+    """The module again; cheap, and meant to be called inside a traced function."""
+    return nnx.merge(structure, _nested(parameters), _nested(statistics))
+
+
+def statistics_of(model: nnx.Module) -> Arrays:
+    """The running statistics as a forward pass left them."""
+    return _flat(nnx.state(model, nnx.BatchStat))
+
+
+def _flat(state: nnx.State) -> Arrays:
+    return {
+        "/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)
+    }
+
+
+def _nested(arrays: Arrays) -> nnx.State:
+    nested: dict[Any, Any] = {}
+    for path, array in arrays.items():
+        *parents, last = (int(part) if part.isdigit() else part for part in path.split("/"))
+        node = nested
+        for parent in parents:
+            node = node.setdefault(parent, {})
+        node[last] = array
+    return nnx.State(nested)

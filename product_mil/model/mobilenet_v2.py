@@ -1,0 +1,129 @@
+"""MobileNetV2 1.0 (Sandler et al. 2018), the same net as keras.applications.MobileNetV2."""
+
+from functools import partial
+
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Bool, Float, UInt8
+
+from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, relu6
+
+
+class InvertedResidual(nnx.Module):
+    """Expand by a 1x1 convolution, filter each channel, project; add the input where it fits."""
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        *,
+        stride: int,
+        expansion: int = 6,
+        dtype: jnp.dtype,
+        rngs: nnx.Rngs,
+    ):
+        conv, norm = partial(Conv, dtype=dtype, rngs=rngs), _norm(dtype, rngs)
+        wide = in_features * expansion
+        self.expand = conv(in_features, wide, 1) if expansion > 1 else None
+        self.expand_norm = norm(wide) if expansion > 1 else None
+        # Keras pads by hand before stride 2 (correct_pad): for a 3x3 kernel that is SAME.
+        self.depthwise = DepthwiseConv(wide, 3, stride=stride, dtype=dtype, rngs=rngs)
+        self.depthwise_norm = norm(wide)
+        self.project = conv(wide, features, 1)
+        self.project_norm = norm(features)
+        self.adds_input = stride == 1 and in_features == features
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w c"],
+        *,
+        use_running_statistics: bool,
+        mask: Bool[Array, "b"] | None,
+    ) -> Float[Array, "b h2 w2 c2"]:
+        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+        y = x
+        if self.expand is not None and self.expand_norm is not None:
+            y = relu6(self.expand_norm(self.expand(y), **mode))
+        y = relu6(self.depthwise_norm(self.depthwise(y), **mode))
+        y = self.project_norm(self.project(y), **mode)
+        return x + y if self.adds_input else y
+
+
+class MobileNetV2(nnx.Module):
+    """Pixels in 0..255 to one embedding of 1280 an image (global average, no top).
+
+    Any image size from 1 px; shapes below are those at 224 px. `dtype` is the type of the
+    arithmetic, parameters and statistics are float32.
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+        block = partial(InvertedResidual, dtype=dtype, rngs=rngs)
+        self.stem = Conv(3, 32, 3, stride=2, dtype=dtype, rngs=rngs)  # 112 112 32
+        self.stem_norm = _norm(dtype, rngs)(32)
+        self.blocks = nnx.List(
+            [
+                block(32, 16, stride=1, expansion=1),  # 112 112 16
+                block(16, 24, stride=2),  # 56 56 24
+                block(24, 24, stride=1),  # 56 56 24
+                block(24, 32, stride=2),  # 28 28 32
+                block(32, 32, stride=1),  # 28 28 32
+                block(32, 32, stride=1),  # 28 28 32
+                block(32, 64, stride=2),  # 14 14 64
+                block(64, 64, stride=1),  # 14 14 64
+                block(64, 64, stride=1),  # 14 14 64
+                block(64, 64, stride=1),  # 14 14 64
+                block(64, 96, stride=1),  # 14 14 96
+                block(96, 96, stride=1),  # 14 14 96
+                block(96, 96, stride=1),  # 14 14 96
+                block(96, 160, stride=2),  # 7 7 160
+                block(160, 160, stride=1),  # 7 7 160
+                block(160, 160, stride=1),  # 7 7 160
+                block(160, 320, stride=1),  # 7 7 320
+            ]
+        )
+        self.last = Conv(320, 1280, 1, dtype=dtype, rngs=rngs)  # 7 7 1280
+        self.last_norm = _norm(dtype, rngs)(1280)
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
+        *,
+        use_running_statistics: bool,
+        mask: Bool[Array, "b"] | None = None,
+    ) -> Float[Array, "b 1280"]:
+        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
+        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+        x = pixels.astype(self.dtype) / 127.5 - 1.0
+        x = relu6(self.stem_norm(self.stem(x), **mode))
+        for block in self.blocks:
+            x = block(x, **mode)
+        x = relu6(self.last_norm(self.last(x), **mode))
+        return x.mean((1, 2))
+
+
+def _norm(dtype: jnp.dtype, rngs: nnx.Rngs):
+    return partial(BatchNorm, momentum=0.999, epsilon=1e-3, dtype=dtype, rngs=rngs)
+
+
+def _block_layers(index: int) -> list[tuple[str, str]]:
+    keras = f"block_{index}_" if index else "expanded_conv_"
+    parts = ["depthwise", "project"] if index == 0 else ["expand", "depthwise", "project"]
+    return [
+        pair
+        for part in parts
+        for pair in (
+            (f"{keras}{part}", f"blocks.{index}.{part}"),
+            (f"{keras}{part}_BN", f"blocks.{index}.{part}_norm"),
+        )
+    ]
+
+
+# Keras' layer name -> the module that takes its tensors.
+KERAS_LAYERS = (
+    ("Conv1", "stem"),
+    ("bn_Conv1", "stem_norm"),
+    *(pair for index in range(17) for pair in _block_layers(index)),
+    ("Conv_1", "last"),
+    ("Conv_1_bn", "last_norm"),
+)

@@ -1,0 +1,317 @@
+"""What fuses the images of a product: the heads that sit on a backbone's embeddings.
+
+A head maps embeddings `[S, n, d]` of packed images to one categorical distribution a product.
+It never learns which backbone made them. `key` turns dropout on; None means inference.
+"""
+
+from typing import ClassVar, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jaxtyping import Array, Float, Int32, PRNGKeyArray
+
+from product_mil.model import segments
+
+# Places and counts from here on share one embedding; Cdiscount's products have at most 4 images.
+MAX_PLACES = 8
+
+
+class HeadOutput(NamedTuple):
+    """What a head says of a packed batch."""
+
+    logits: Float[Array, "S p k"]  # of products; softmax gives the probabilities
+    image_logits: Float[Array, "S n k"] | None  # of single images, where the head has them
+    attention: Float[Array, "S n"]  # share of each image in its product; 0 for padding
+
+
+def dropout(
+    x: Float[Array, "*e d"], rate: float, key: PRNGKeyArray | None
+) -> Float[Array, "*e d"]:
+    """Inverted dropout (Srivastava et al. 2014); the identity without a key."""
+    if key is None or rate == 0:
+        return x
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)
+
+
+class PlaceEmbedding(nnx.Module):
+    """Adds what an image's place in its product, and the number of images, say; starts at 0."""
+
+    def __init__(self, dim: int, *, position: bool, count: bool):
+        zeros = jnp.zeros((MAX_PLACES, dim), jnp.float32)
+        self.position = nnx.Param(zeros) if position else None
+        self.count = nnx.Param(zeros) if count else None
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        p: int,
+    ) -> Float[Array, "S n d"]:
+        """Add the embeddings that are on."""
+        if self.position is not None:
+            x = x + self.position[...][jnp.minimum(place, MAX_PLACES - 1)]
+        if self.count is not None:
+            counts = segments.spread(segments.image_counts(segment, p), segment).astype(jnp.int32)
+            x = x + self.count[...][jnp.clip(counts - 1, 0, MAX_PLACES - 1)]
+        return x
+
+
+def classifier(dim: int, classes: int, rngs: nnx.Rngs) -> nnx.Linear:
+    """The last layer; small random weights, so that training starts near the uniform guess."""
+    return nnx.Linear(dim, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
+
+
+def uniform_attention(segment: Int32[Array, "S n"], p: int) -> Float[Array, "S n"]:
+    """Each image of a product counts the same."""
+    return segments.segment_softmax(jnp.zeros(segment.shape, jnp.float32), segment, p)
+
+
+class ProbabilitiesHead(nnx.Module):
+    """The averaged rival: classify each image, then take the mean of the probabilities."""
+
+    trains_products: ClassVar[bool] = False
+    trains_images: ClassVar[bool] = True
+
+    def __init__(self, dim: int, classes: int, *, dropout_rate: float, rngs: nnx.Rngs):
+        self.dropout_rate = dropout_rate
+        self.classify = classifier(dim, classes, rngs)
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        p: int, key: PRNGKeyArray | None,
+    ) -> HeadOutput:
+        """Product logits are the logarithm of the averaged probabilities."""
+        image_logits = self.classify(dropout(x, self.dropout_rate, key))  # S n k
+        log_probs = jax.nn.log_softmax(image_logits)
+        logits = segments.segment_logmeanexp(log_probs, segment, p)  # S p k
+        return HeadOutput(logits, image_logits, uniform_attention(segment, p))
+
+
+class MeanHead(nnx.Module):
+    """The mean of a product's embeddings, then one linear layer."""
+
+    trains_products: ClassVar[bool] = True
+    trains_images: ClassVar[bool] = False
+
+    def __init__(
+        self, dim: int, classes: int, *, places: PlaceEmbedding, dropout_rate: float,
+        rngs: nnx.Rngs,
+    ):
+        self.dropout_rate = dropout_rate
+        self.places = places
+        self.classify = classifier(dim, classes, rngs)
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        p: int, key: PRNGKeyArray | None,
+    ) -> HeadOutput:
+        """Pool, then classify."""
+        x = self.places(x, segment, place, p)
+        pooled = segments.segment_mean(x, segment, p)  # S p d
+        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
+        return HeadOutput(logits, None, uniform_attention(segment, p))
+
+
+class MaxHead(nnx.Module):
+    """The elementwise maximum of a product's embeddings, then one linear layer."""
+
+    trains_products: ClassVar[bool] = True
+    trains_images: ClassVar[bool] = False
+
+    def __init__(
+        self, dim: int, classes: int, *, places: PlaceEmbedding, dropout_rate: float,
+        rngs: nnx.Rngs,
+    ):
+        self.dropout_rate = dropout_rate
+        self.places = places
+        self.classify = classifier(dim, classes, rngs)
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        p: int, key: PRNGKeyArray | None,
+    ) -> HeadOutput:
+        """Attention is the share of the d maxima that an image supplies."""
+        x = self.places(x, segment, place, p)
+        pooled = segments.segment_max(x, segment, p)  # S p d
+        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
+        supplies = (x == segments.spread(pooled, segment)).astype(jnp.float32).sum(-1)  # S n
+        total = segments.spread(segments.segment_sum(supplies, segment, p), segment)
+        return HeadOutput(logits, None, supplies * (segment < p) / jnp.maximum(total, 1))
+
+
+class GatedAttention(nnx.Module):
+    """Gated attention pooling with several heads (Ilse et al. 2018, equation 9).
+
+    The scoring vectors start at 0, so that pooling starts as the mean.
+    """
+
+    def __init__(self, dim: int, *, attention_dim: int, heads: int, rngs: nnx.Rngs):
+        self.value = nnx.Linear(dim, attention_dim, rngs=rngs)
+        self.gate = nnx.Linear(dim, attention_dim, rngs=rngs)
+        # No bias: softmax subtracts it again.
+        self.score = nnx.Linear(
+            attention_dim, heads, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs
+        )
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
+        """Pool: head j weighs the j-th slice of the embedding. Also the heads' mean attention."""
+        scores = self.score(jnp.tanh(self.value(x)) * jax.nn.sigmoid(self.gate(x)))  # S n heads
+        weights = segments.segment_softmax(scores, segment, p)
+        heads = weights.shape[-1]
+        sliced = x.reshape(*x.shape[:-1], heads, -1) * weights[..., None]  # S n heads d/heads
+        pooled = segments.segment_sum(sliced.reshape(x.shape), segment, p)  # S p d
+        return pooled, weights.mean(-1)
+
+
+class AttentionHead(nnx.Module):
+    """Gated attention over a product's images, then one linear layer."""
+
+    trains_products: ClassVar[bool] = True
+    trains_images: ClassVar[bool] = False
+
+    def __init__(
+        self, dim: int, classes: int, *, places: PlaceEmbedding, attention: GatedAttention,
+        dropout_rate: float, rngs: nnx.Rngs,
+    ):
+        self.dropout_rate = dropout_rate
+        self.places = places
+        self.attention = attention
+        self.classify = classifier(dim, classes, rngs)
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        p: int, key: PRNGKeyArray | None,
+    ) -> HeadOutput:
+        """Pool, then classify."""
+        x = self.places(x, segment, place, p)
+        pooled, attention = self.attention(x, segment, p)
+        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
+        return HeadOutput(logits, None, attention)
+
+
+class TransformerHead(nnx.Module):
+    """Self-attention among the images of a product (one pre-norm block), then gated attention.
+
+    Vaswani et al. 2017; the mask keeps products apart. The block's output starts at 0, so the
+    head starts as the mean.
+    """
+
+    trains_products: ClassVar[bool] = True
+    trains_images: ClassVar[bool] = False
+
+    def __init__(
+        self, dim: int, classes: int, *, places: PlaceEmbedding, attention: GatedAttention,
+        heads: int, attention_dim: int, dropout_rate: float, rngs: nnx.Rngs,
+    ):
+        self.dropout_rate, self.heads = dropout_rate, heads
+        self.places = places
+        self.norm = nnx.LayerNorm(dim, rngs=rngs)
+        self.query_key_value = nnx.Linear(dim, 3 * heads * attention_dim, rngs=rngs)
+        zeros = nnx.initializers.zeros
+        self.project = nnx.Linear(heads * attention_dim, dim, kernel_init=zeros, rngs=rngs)
+        self.attention = attention
+        self.classify = classifier(dim, classes, rngs)
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        p: int, key: PRNGKeyArray | None,
+    ) -> HeadOutput:
+        """Mix, pool, then classify."""
+        x = self.places(x, segment, place, p)
+        mixed = self.query_key_value(self.norm(x))
+        query, keys, value = jnp.split(mixed.reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
+        same = segment[:, :, None] == segment[:, None, :]  # S n n
+        scores = jnp.einsum("Sqhc,Skhc->Shqk", query, keys) / query.shape[-1] ** 0.5
+        weights = jax.nn.softmax(jnp.where(same[:, None], scores, -jnp.inf))  # own image: never empty
+        mixed = jnp.einsum("Shqk,Skhc->Sqhc", weights, value).reshape(*x.shape[:2], -1)
+        x = x + self.project(mixed)  # S n d
+        pooled, attention = self.attention(x, segment, p)
+        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
+        return HeadOutput(logits, None, attention)
+
+
+class ResidualHead(nnx.Module):
+    """The averaged model's image classifier, and a joint correction of its geometric mean.
+
+    The image classifier learns from its own image-level loss exactly as in `ProbabilitiesHead`.
+    The product's logits are the mean of its log-probabilities, with the gradient stopped, plus
+    logits of the attention-pooled embedding, which start at 0. A product with one image gets no
+    correction: there the head is the averaged model.
+    """
+
+    trains_products: ClassVar[bool] = True
+    trains_images: ClassVar[bool] = True
+
+    def __init__(
+        self, dim: int, classes: int, *, places: PlaceEmbedding, attention: GatedAttention,
+        dropout_rate: float, rngs: nnx.Rngs,
+    ):
+        self.dropout_rate = dropout_rate
+        self.classify_image = classifier(dim, classes, rngs)
+        self.places = places
+        self.attention = attention
+        zeros = nnx.initializers.zeros
+        self.correct = nnx.Linear(dim, classes, kernel_init=zeros, rngs=rngs)
+
+    def __call__(
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        p: int, key: PRNGKeyArray | None,
+    ) -> HeadOutput:
+        """Classify each image, then correct their geometric mean."""
+        image_key, product_key = (None, None) if key is None else jax.random.split(key)
+        image_logits = self.classify_image(dropout(x, self.dropout_rate, image_key))  # S n k
+        log_probs = jax.lax.stop_gradient(jax.nn.log_softmax(image_logits))
+        geometric = segments.segment_mean(log_probs, segment, p)  # S p k
+        placed = self.places(x, segment, place, p)
+        pooled, attention = self.attention(placed, segment, p)
+        correction = self.correct(dropout(pooled, self.dropout_rate, product_key))  # S p k
+        several = segments.image_counts(segment, p)[..., None] > 1
+        return HeadOutput(geometric + jnp.where(several, correction, 0), image_logits, attention)
+
+
+Head = ProbabilitiesHead | MeanHead | MaxHead | AttentionHead | TransformerHead | ResidualHead
+
+
+def build_head(
+    pooling: str,
+    *,
+    dim: int,
+    classes: int,
+    attention_heads: int,
+    attention_dim: int,
+    dropout_rate: float,
+    position_embedding: bool,
+    count_embedding: bool,
+    rngs: nnx.Rngs,
+) -> Head:
+    """The head called `pooling`.
+
+    Raises:
+        ValueError: no such pooling, or `attention_heads` does not divide `dim`.
+    """
+    if pooling == "probabilities":
+        return ProbabilitiesHead(dim, classes, dropout_rate=dropout_rate, rngs=rngs)
+    places = PlaceEmbedding(dim, position=position_embedding, count=count_embedding)
+    if pooling == "mean":
+        return MeanHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
+    if pooling == "max":
+        return MaxHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
+    if dim % attention_heads:
+        raise ValueError(f"attention_heads={attention_heads} does not divide the embedding's {dim}")
+    attention = GatedAttention(dim, attention_dim=attention_dim, heads=attention_heads, rngs=rngs)
+    if pooling == "gated_attention":
+        return AttentionHead(
+            dim, classes, places=places, attention=attention, dropout_rate=dropout_rate, rngs=rngs
+        )
+    if pooling == "transformer":
+        return TransformerHead(
+            dim, classes, places=places, attention=attention, heads=attention_heads,
+            attention_dim=attention_dim, dropout_rate=dropout_rate, rngs=rngs,
+        )
+    if pooling == "residual":
+        return ResidualHead(
+            dim, classes, places=places, attention=attention, dropout_rate=dropout_rate, rngs=rngs
+        )
+    raise ValueError(f"unknown pooling {pooling!r}")

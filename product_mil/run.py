@@ -1,0 +1,174 @@
+"""A training run from its first line to its last: both stages, in one directory."""
+
+import json
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from product_mil.build import (
+    Model,
+    RunData,
+    build_data,
+    build_model,
+    build_stage,
+    run_record,
+)
+from product_mil.config import Config, differences
+from product_mil.data.faults import FaultList
+from product_mil.errors import UserError
+from product_mil.train.checkpoint import Checkpoints
+from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
+from product_mil.train.loop import Interrupted, train_stage
+from product_mil.train.mesh import data_mesh, replicate
+from product_mil.train.state import evaluated_parameters
+
+CONFIG_FILE = "config.json"
+STAGES = ("head", "finetune")
+FAULTS_FILE = "bad_records.csv"
+_VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
+
+
+def checkpoint_directory(workdir: Path, stage: str) -> Path:
+    """Where the checkpoints of a stage lie."""
+    return workdir / "checkpoints" / stage
+
+
+def run(config: Config, workdir: Path) -> None:
+    """Train, or go on with, the run in `workdir`.
+
+    Raises:
+        UserError: what the user can put right.
+        SystemExit: status 143 after a request to stop, with everything saved.
+    """
+    started = time.monotonic()
+    _claim(config, workdir)
+    log = RunLog(workdir)
+    data = build_data(config)
+    mesh = data_mesh(config.data.shards)
+    model, notes = build_model(config, len(data.categories.ids))
+    record = run_record(config, data, model)
+    _write_once(workdir, record)
+    log.say(_introduction(config, workdir, data, record))
+    for note in data.notes + notes:
+        log.say(f"  note: {note}")
+    faults = FaultList(workdir / FAULTS_FILE)
+    for catalogue in {id(p.catalogue): p.catalogue for p in (data.train, data.valid)}.values():
+        faults.add_records(catalogue)
+    stages = tuple(name for name in STAGES if getattr(config, name).epochs != 0)
+    try:
+        for number, name in enumerate(stages):
+            stage, state = build_stage(config, name, stages[:number], data, model, mesh, record)
+            with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
+                state = train_stage(stage, replicate(state, mesh), checkpoints, log, faults)
+            model = Model(model.structure, evaluated_parameters(state), state.statistics)
+            log.draw_curves()
+    except Interrupted as interrupted:
+        log.say(f"{interrupted}; the same command goes on from there")
+        sys.exit(143)
+    finally:
+        log.close()
+        summary = faults.write()
+        if summary:
+            log.say(f"  note: {summary}")
+    log.say(_conclusion(log, workdir, time.monotonic() - started))
+
+
+def _claim(config: Config, workdir: Path) -> None:
+    """Make the directory this run's, or refuse one that holds another configuration."""
+    path = workdir / CONFIG_FILE
+    if path.exists():
+        try:
+            stored = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError:
+            raise UserError(f"{path} is damaged; choose another --workdir") from None
+        different = differences(stored, config)
+        if different:
+            lines = "\n".join(f"  {line}" for line in different)
+            raise UserError(
+                f"{workdir} holds a run of another configuration; choose another --workdir, or "
+                f"remove it. What differs:\n{lines}"
+            )
+        return
+    try:
+        workdir.mkdir(parents=True, exist_ok=True)
+        _write(path, config.to_dict())
+    except OSError as error:
+        raise UserError(f"cannot write to {workdir}: {error}; choose another --workdir") from error
+
+
+def _write(path: Path, value: Mapping[str, Any]) -> None:
+    draft = path.with_name(path.name + ".draft")
+    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    draft.replace(path)
+
+
+def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
+    """Note what the run started with; data that changed since is refused."""
+    path = workdir / "run.json"
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        if stored["data_fingerprint"] != record["data_fingerprint"]:
+            raise UserError(
+                f"the data changed since the run in {workdir} began; choose another --workdir"
+            )
+        return
+    environment = {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "devices": [device.device_kind for device in jax.devices()],
+        "git_revision": _git_revision(),
+        **{name: version(name) for name in _VERSIONED},
+    }
+    categories = json.loads(record["categories"])
+    _write(path, {**record, "categories": categories, "environment": environment})
+
+
+def _git_revision() -> str | None:
+    root = Path(__file__).resolve().parent.parent
+    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _introduction(
+    config: Config, workdir: Path, data: RunData, record: Mapping[str, Any]
+) -> str:
+    levels = " / ".join(str(n) for n in data.categories.levels())
+    model_mb = record["parameters"] * 4 / 1e6
+    free_gb = shutil.disk_usage(workdir).free / 1e9
+    source = config.data.train or f"the embedded sample, seed {config.data.sample_seed}"
+    return "\n".join(
+        [
+            f"product_mil {record['version']}: {config.model.pooling} over "
+            f"{config.model.backbone}, {record['parameters'] / 1e6:.2f} M parameters, on "
+            f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)",
+            f"  data: {source}",
+            f"  train {len(data.train)} products, {data.train.num_images.sum()} images; "
+            f"valid {len(data.valid)} products; categories {levels} at levels 1 / 2 / 3",
+            f"  run: {workdir}, up to {model_mb * 8:.0f} MB of checkpoints "
+            f"({free_gb:.0f} GB free)",
+        ]
+    )
+
+
+def _conclusion(log: RunLog, workdir: Path, spent_s: float) -> str:
+    rows = [row for row in log.metrics() if "valid/top1" in row]
+    values = {k.removeprefix("valid/"): v for k, v in rows[-1].items() if k.startswith("valid/")}
+    return "\n".join(
+        [
+            metrics_table(values, f"validation after the last step ({spent_s:.0f} s in all):"),
+            f"learning curves: {workdir / CURVES_FILE}",
+            f"next: python tools/export_predictions.py --workdir {workdir} "
+            "--data test.bson --output submission.csv",
+        ]
+    )

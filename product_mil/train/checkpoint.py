@@ -1,0 +1,166 @@
+"""The checkpoints of one stage: the last and the best, by Orbax.
+
+A checkpoint holds `model` (parameters and statistics), `training` (optimiser, step, sums) and
+`run` (what the weights mean: classes, tree, image size, configuration) apart from each other, so
+that a next stage or a prediction reads the model and its meaning alone.
+"""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jaxtyping import Array
+
+from product_mil.errors import UserError
+from product_mil.train.state import Arrays, TrainState, abstract, evaluated_parameters
+
+BEST_METRIC = "valid/top1"
+
+
+class Checkpoints:
+    """Save and restore under one directory; `close` it, or the last save may be lost."""
+
+    def __init__(self, directory: Path) -> None:
+        from orbax.checkpoint import v1 as ocp
+
+        keep = ocp.training.preservation_policies
+        best = keep.BestN(
+            get_metric_fn=lambda metrics: metrics[BEST_METRIC],
+            n=1,
+            keep_checkpoints_without_metrics=False,
+        )
+        self._directory = directory
+        self._checkpointer = ocp.training.Checkpointer(
+            directory.absolute(),
+            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
+            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),
+            cleanup_tmp_directories=True,
+        )
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for saves under way."""
+        self._checkpointer.close()
+
+    def latest_step(self) -> int | None:
+        """The step of the last complete checkpoint."""
+        latest = self._checkpointer.latest
+        return None if latest is None else latest.step
+
+    def best_step(self) -> int | None:
+        """The step of the checkpoint with the best validation top-1, the latest among equals."""
+        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
+        if not scored:
+            return self.latest_step()
+        return max(scored, key=lambda c: (c.metrics[BEST_METRIC], c.step)).step
+
+    def save(
+        self, state: TrainState, run: Mapping[str, Any], metrics: Mapping[str, float] | None
+    ) -> None:
+        """Write the state of step `state.step`; `metrics` decide which one is the best.
+
+        Raises:
+            UserError: it cannot be written (a full disk, say); the checkpoints before it stay.
+        """
+        step = int(state.step)
+        scores = None if metrics is None else {BEST_METRIC: float(metrics[BEST_METRIC])}
+        parts = {
+            "model": {
+                "parameters": evaluated_parameters(state),
+                "statistics": state.statistics,
+            },
+            "training": {
+                "step": state.step,
+                # With an average kept, `model` holds the average; the raw ones are needed here.
+                "trainable": None if state.ema is None else state.trainable,
+                "optimizer": state.optimizer,
+                "totals": state.totals,
+            },
+            "run": {"json": json.dumps(dict(run))},
+        }
+        try:
+            self._checkpointer.save_checkpointables(step, parts, metrics=scores, overwrite=True)
+        except OSError as error:
+            raise UserError(
+                f"checkpoint of step {step} could not be written to {self._directory}: {error}; "
+                "make room and give the same command again"
+            ) from error
+
+    def restore(self, state: TrainState) -> TrainState | None:
+        """The last checkpoint's state, in the shapes and places of `state`; None without one.
+
+        Raises:
+            UserError: it is of another model.
+        """
+        step = self.latest_step()
+        if step is None:
+            return None
+        shapes = abstract(state)
+        wanted = {
+            "model": {
+                "parameters": evaluated_parameters(shapes),
+                "statistics": shapes.statistics,
+            },
+            "training": {
+                "step": shapes.step,
+                "trainable": None if shapes.ema is None else shapes.trainable,
+                "optimizer": shapes.optimizer,
+                "totals": shapes.totals,
+            },
+        }
+        found = self._load(step, wanted)
+        parameters, training = found["model"]["parameters"], found["training"]
+        chosen = {path: parameters[path] for path in state.trainable}
+        return TrainState(
+            step=training["step"],
+            trainable=chosen if state.ema is None else training["trainable"],
+            frozen={path: parameters[path] for path in state.frozen},
+            statistics=found["model"]["statistics"],
+            optimizer=training["optimizer"],
+            ema=None if state.ema is None else chosen,
+            totals=training["totals"],
+        )
+
+    def restore_model(
+        self, step: int, parameters: Arrays, statistics: Arrays
+    ) -> tuple[Arrays, Arrays]:
+        """Parameters and statistics of a step, in the shapes and places of those given.
+
+        Raises:
+            UserError: the checkpoint is of another model.
+        """
+        wanted = {"parameters": abstract(parameters), "statistics": abstract(statistics)}
+        found = self._load(step, {"model": wanted})["model"]
+        return found["parameters"], found["statistics"]
+
+    def run_record(self, step: int) -> dict[str, Any]:
+        """What the weights of a step mean."""
+        return json.loads(str(self._load(step, {"run": None})["run"]["json"]))
+
+    def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return self._checkpointer.load_checkpointables(step, wanted)
+        except (ValueError, KeyError, OSError) as error:
+            cause = error.__cause__ or error
+            raise UserError(
+                f"checkpoint {step} in {self._directory} cannot be read as this model: {cause}; "
+                "was it made by another configuration?"
+            ) from error
+
+
+def leaf_mismatches(wanted: Mapping[str, Array], found: Mapping[str, Array]) -> list[str]:
+    """Leaves that are missing, unused or of another shape, a line each."""
+    lines = [f"missing: {path}" for path in wanted if path not in found]
+    lines += [f"unused: {path}" for path in found if path not in wanted]
+    lines += [
+        f"{path}: {tuple(found[path].shape)} where the model has {tuple(wanted[path].shape)}"
+        for path in wanted
+        if path in found and found[path].shape != wanted[path].shape
+    ]
+    return lines

@@ -1,0 +1,98 @@
+"""Metrics over products, each counted exactly once, from the scores that the eval step returns."""
+
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Bool, Float, Int
+
+from product_mil.data.categories import Categories
+from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.train.mesh import put_batch
+from product_mil.train.step import Scores
+
+CALIBRATION_BINS = 15  # of equal width, as in Guo et al. 2017
+
+
+class ProductScores(NamedTuple):
+    """`Scores` of N products, in their own order."""
+
+    top1: Int[np.ndarray, " N"]
+    in_top5: Bool[np.ndarray, " N"]
+    confidence: Float[np.ndarray, " N"]
+    log_prob_true: Float[np.ndarray, " N"]
+
+
+def score_products(
+    num_products: int,
+    batches: Iterable[Loaded],
+    eval_step: Callable[..., Scores],
+    mesh: Mesh,
+) -> tuple[ProductScores, list[ImageFault]]:
+    """Run `eval_step(batch)` over all batches and put each product's scores in its place.
+
+    Raises:
+        RuntimeError: a product was scored twice or not at all, which would be a fault of ours.
+    """
+    collected: dict[str, np.ndarray] = {}
+    times = np.zeros(num_products, np.int64)
+    faults: list[ImageFault] = []
+    for loaded in batches:
+        scores = eval_step(put_batch(loaded.batch, mesh))
+        real = loaded.positions >= 0
+        at = loaded.positions[real]
+        times[at] += 1
+        for name, values in zip(Scores._fields, jax.device_get(scores), strict=True):
+            if name not in collected:
+                collected[name] = np.zeros(num_products, values.dtype)
+            collected[name][at] = values[real]
+        faults += loaded.faults
+    if (times != 1).any():
+        raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
+    return ProductScores(**collected), faults
+
+
+def expected_calibration_error(
+    confidence: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"]
+) -> float:
+    """Mean distance between confidence and accuracy over equal bins (Guo et al. 2017)."""
+    bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
+    gaps = np.bincount(bins, weights=confidence - correct, minlength=CALIBRATION_BINS)
+    return float(np.abs(gaps).sum() / max(len(confidence), 1))
+
+
+def metrics_of(
+    scores: ProductScores, products: Products, categories: Categories
+) -> dict[str, float]:
+    """top1, top5, nll, calibration_error, top1_level_1..3 and top1_images_1.. with their counts.
+
+    Products of unknown category are left out (`products` says how many counted); the number of
+    images is the recorded one.
+    """
+    known = products.labels >= 0
+    label = products.labels[known]
+    top1, in_top5, confidence, log_prob = (np.asarray(values)[known] for values in scores)
+    if len(label) == 0:
+        return {"products": 0.0}
+    correct = top1 == label
+    result = {
+        "products": float(len(label)),
+        "top1": float(correct.mean()),
+        "top5": float(in_top5.mean()),
+        "nll": float(-log_prob.astype(np.float64).mean()),
+        "calibration_error": expected_calibration_error(confidence.astype(np.float64), correct),
+        "top1_level_1": float((categories.level1[top1] == categories.level1[label]).mean()),
+        "top1_level_2": float((categories.level2[top1] == categories.level2[label]).mean()),
+        "top1_level_3": float(correct.mean()),
+    }
+    num_images = np.asarray(products.catalogue.num_images)[products.rows][known]
+    for count in np.unique(np.minimum(num_images, products.max_images)):
+        chosen = np.minimum(num_images, products.max_images) == count
+        result[f"top1_images_{count}"] = float(correct[chosen].mean())
+        result[f"products_images_{count}"] = float(chosen.sum())
+    several = num_images > 1
+    if several.any():
+        result["top1_several_images"] = float(correct[several].mean())
+    return result

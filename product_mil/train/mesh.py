@@ -1,0 +1,38 @@
+"""One axis of devices, "data": batches are split over it by shard, everything else is replicated."""
+
+from typing import TypeVar
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from product_mil.errors import UserError
+
+Tree = TypeVar("Tree")
+
+
+def data_mesh(shards: int) -> Mesh:
+    """A mesh over all devices.
+
+    `Mesh` rather than `jax.make_mesh`: the latter's explicit axes refuse segment sums.
+
+    Raises:
+        UserError: the devices do not divide the shards.
+    """
+    devices = jax.devices()
+    if shards % len(devices):
+        raise UserError(
+            f"config.data.shards={shards} does not divide by the {len(devices)} devices; set it to "
+            f"a multiple of {len(devices)}, or hide devices (CUDA_VISIBLE_DEVICES)"
+        )
+    return Mesh(np.asarray(devices), ("data",))
+
+
+def put_batch(batch: Tree, mesh: Mesh) -> Tree:
+    """Send a batch to the devices, each its shards."""
+    return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
+
+
+def replicate(tree: Tree, mesh: Mesh) -> Tree:
+    """A copy on every device."""
+    return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

@@ -1,0 +1,163 @@
+"""The three steps: train, evaluate, predict. Pure functions of state and batch, jitted once."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
+
+from product_mil.batch import EmbeddedBatch, PackedBatch
+from product_mil.model import segments
+from product_mil.model.classifier import Arrays, merge_model, statistics_of
+from product_mil.model.pooling import HeadOutput
+from product_mil.train.losses import image_loss, product_loss
+from product_mil.train.state import TrainState
+
+Batch = PackedBatch | EmbeddedBatch
+
+
+def make_train_step(
+    structure: Any,
+    optimizer: optax.GradientTransformation,
+    *,
+    label_smoothing: float,
+    batch_statistics: bool,
+    ema_decay: float,
+) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Array]]:
+    """A step that differentiates the trainable parameters alone and donates the state.
+
+    It returns the new state and the batch's loss.
+
+    The key is folded with the step, so randomness depends on (seed, step, slot) and nothing else.
+    """
+
+    def loss_of(
+        trainable: Arrays, state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[Array, tuple[Arrays, dict[str, Array]]]:
+        model = merge_model(structure, {**state.frozen, **trainable}, state.statistics)
+        output = model(batch, use_running_statistics=not batch_statistics, key=key)
+        losses = []
+        if model.head.trains_products:
+            losses.append(product_loss(output, batch.slots, label_smoothing))
+        if model.head.trains_images:
+            losses.append(image_loss(output, batch.slots, label_smoothing))
+        loss = sum((part.mean() for part in losses[1:]), losses[0].mean())
+        label = jnp.asarray(batch.slots.label)
+        correct = (output.logits.argmax(-1) == label) & (label >= 0)
+        totals = {
+            "loss": loss,
+            "steps": jnp.ones(()),
+            "correct": correct.sum(),
+            "products": (label >= 0).sum(),
+            "images": (batch.slots.segment < label.shape[1]).sum(),
+        }
+        return loss, (statistics_of(model), totals)
+
+    def train_step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Array]:
+        step_key = jax.random.fold_in(key, state.step)
+        gradient, (statistics, totals) = jax.grad(loss_of, has_aux=True)(
+            state.trainable, state, batch, step_key
+        )
+        updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
+        trainable: Arrays = optax.apply_updates(state.trainable, updates)  # type: ignore[assignment]
+        if batch_statistics:
+            # Statistics over no image at all would be NaN for ever.
+            any_image = totals["images"] > 0
+            statistics = {
+                path: jnp.where(any_image, new, state.statistics[path])
+                for path, new in statistics.items()
+            }
+        else:
+            statistics = state.statistics
+        ema = state.ema
+        if ema is not None:
+            ema = {k: ema_decay * old + (1 - ema_decay) * trainable[k] for k, old in ema.items()}
+        sums = {k: v + totals[k].astype(v.dtype) for k, v in state.totals.items()}
+        stepped = TrainState(
+            state.step + 1, trainable, state.frozen, statistics, optimizer_state, ema, sums
+        )
+        return stepped, totals["loss"]
+
+    return jax.jit(train_step, donate_argnums=0)
+
+
+class Scores(NamedTuple):
+    """What evaluation keeps of each product slot."""
+
+    top1: Int32[Array, "S p"]  # class index
+    in_top5: Bool[Array, "S p"]
+    confidence: Float[Array, "S p"]  # probability of top1
+    log_prob_true: Float[Array, "S p"]
+
+
+def product_log_probs(
+    output: HeadOutput, batch: Batch, log_prior: Float[Array, " k"]
+) -> Float[Array, "S p k"]:
+    """Log-probabilities; products without a readable image get the prior."""
+    counts = segments.image_counts(batch.slots.segment, output.logits.shape[1])
+    return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(output.logits), log_prior)
+
+
+def make_eval_step(
+    structure: Any,
+) -> Callable[[Arrays, Arrays, Batch, Float[Array, " k"]], Scores]:
+    """Score labelled products with running statistics and without dropout; changes nothing."""
+
+    def eval_step(
+        parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
+    ) -> Scores:
+        model = merge_model(structure, parameters, statistics)
+        output = model(batch, use_running_statistics=True, key=None)
+        log_probs = product_log_probs(output, batch, log_prior)
+        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
+        top = jax.lax.top_k(log_probs, min(5, log_probs.shape[-1]))[1]
+        return Scores(
+            top1=top[..., 0],
+            in_top5=(top == label).any(-1),
+            confidence=jnp.exp(log_probs.max(-1)),
+            log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
+        )
+
+    return jax.jit(eval_step)
+
+
+class Predicted(NamedTuple):
+    """What prediction fetches of each product and image slot."""
+
+    top_class: Int32[Array, "S p t"]  # class indices, the most probable first
+    top_probability: Float[Array, "S p t"]
+    log_prob_true: Float[Array, "S p"]  # meaningless where the label is -1
+    attention: Float[Array, "S n"]
+    image_top_class: Int32[Array, "S n"]  # each image's own guess, as if it were alone
+    probabilities: Float[Array, "S p k"] | None
+
+
+def make_predict_step(
+    structure: Any, *, topk: int, keep_all: bool
+) -> Callable[[Arrays, Arrays, Batch, Float[Array, " k"]], Predicted]:
+    """The most probable classes, attention, and each image's own guess.
+
+    `keep_all` also returns the full matrix, which is large: k floats a product.
+    """
+
+    def predict_step(
+        parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
+    ) -> Predicted:
+        model = merge_model(structure, parameters, statistics)
+        embeddings = model.embed(batch, use_running_statistics=True)
+        output = model.fuse(embeddings, batch.slots, None)
+        log_probs = product_log_probs(output, batch, log_prior)
+        values, classes = jax.lax.top_k(log_probs, topk)
+        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
+        return Predicted(
+            top_class=classes,
+            top_probability=jnp.exp(values),
+            log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
+            attention=output.attention,
+            image_top_class=model.each_alone(embeddings).argmax(-1).astype(jnp.int32),
+            probabilities=jnp.exp(log_probs) if keep_all else None,
+        )
+
+    return jax.jit(predict_step)

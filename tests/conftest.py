@@ -1,0 +1,43 @@
+"""Strict tests: fake devices, checked shapes, no silent rank promotion."""
+
+import os
+from pathlib import Path
+
+# Before JAX starts: four devices on any machine.
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=4"
+)
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from jaxtyping import install_import_hook
+
+install_import_hook("product_mil", "beartype.beartype")
+
+import jax
+import pytest
+
+from product_mil.data.sample import SampleFiles, write_sample
+
+jax.config.update("jax_numpy_rank_promotion", "raise")
+
+
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of tests go to one temporary directory, never to the user's."""
+    root = tmp_path_factory.getbasetemp() / "cache"
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(root))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """Real photos and weights beside the checkout, where they are."""
+    path = Path(__file__).resolve().parents[2] / "shared"
+    if not (path / "data").is_dir():
+        pytest.skip(f"needs the real photos in {path}")
+    return path
+
+
+@pytest.fixture(scope="session")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleFiles:
+    """A small embedded catalogue."""
+    return write_sample(tmp_path_factory.mktemp("sample"), seed=0, num_products=120)
