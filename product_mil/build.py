@@ -1,8 +1,10 @@
 """From a configuration to the objects of a run. The last room that sees the configuration."""
 
+import functools
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,23 +17,36 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
 import product_mil
+from product_mil.cache import cache_root
 from product_mil.config import Config, StageConfig
 from product_mil.data.categories import Categories, categories_from_ids, read_categories
+from product_mil.data.faults import FaultList
 from product_mil.data.index import Catalogue, open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
 from product_mil.data.sample import ensure_sample
-from product_mil.data.split import drop_images, shared_with, split_products
+from product_mil.data.duplicates import drop_images, shared_with
+from product_mil.data.embeddings import (
+    EmbeddedSource,
+    EmbeddingStore,
+    fill_store,
+    room_for,
+    store_dtype,
+    used_images,
+)
+from product_mil.data.split import split_products
 from product_mil.errors import UserError
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Arrays, Classifier, split_model
 from product_mil.model.pooling import build_head
 from product_mil.model.weights import load_weights
 from product_mil.train.evaluate import metrics_of, score_products
+from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
+from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import TrainState, initial_state
-from product_mil.train.step import make_eval_step, make_train_step
+from product_mil.train.step import make_embed_step, make_eval_step, make_train_step
 
 
 @dataclass(frozen=True)
@@ -99,8 +114,15 @@ def build_data(config: Config) -> RunData:
         valid_fraction=0.0 if data.valid else data.valid_fraction,
         seed=config.seed,
         max_products=data.max_products,
+        ignored_images=dropped,
     )
-    notes += split.notes
+    if split.num_linked and not data.valid:
+        notes.append(f"{split.num_linked} products share an image: kept on one side of the split")
+    for image, count in zip(split.popular_images[:5], split.popular_num_products[:5], strict=True):
+        notes.append(
+            f"the image at byte {catalogue.image_offset_bytes[image]} is in {count} products; if it "
+            "is a placeholder, name its md5 in config.data.drop_images_md5"
+        )
     train_rows, valid_rows, valid_catalogue, valid_dropped = (
         split.train_rows, split.valid_rows, catalogue, dropped,
     )
@@ -208,13 +230,57 @@ def evaluation_plan(products: Products, shards: int, image_slots: int) -> Sequen
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
-@dataclass(frozen=True)
-class StageData:
-    """Where a stage's batches come from."""
+def cached_embeddings(
+    config: Config,
+    model: Model,
+    selections: Sequence[Products],
+    mesh: Mesh,
+    log: RunLog,
+    faults: FaultList,
+) -> EmbeddingStore | None:
+    """The store that holds what the model's backbone says of all these products' images.
 
-    train_plan: ShuffledPlan
-    valid_plan: Plan
-    source: Callable[[Products, Plan, int], Any]  # of a number of steps
+    None, with a line that says so, where the disk has no room for it.
+    """
+    spec = backbone(config.model.backbone)
+    num_images = sum(len(used_images(products)) for products in selections)
+    dtype = store_dtype(num_images, spec.embedding_dim)
+    key = hashlib.sha256()
+    for arrays in (model.parameters, model.statistics):
+        for path in sorted(arrays):
+            if path.startswith("backbone/"):
+                key.update(path.encode() + np.asarray(arrays[path]).tobytes())
+    name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
+    directory = cache_root() / "embeddings" / f"{name}-{key.hexdigest()[:16]}"
+    needed_bytes, free_bytes = room_for(directory, num_images, spec.embedding_dim, dtype)
+    if needed_bytes > 0.9 * free_bytes:
+        log.say(
+            f"  note: no embedding cache: it needs {needed_bytes / 1e9:.1f} GB, {directory} has "
+            f"{free_bytes / 1e9:.1f} GB free; every epoch embeds all images again"
+        )
+        return None
+    store = EmbeddingStore(directory, dim=spec.embedding_dim, dtype=dtype)
+    embed_step = make_embed_step(model.structure)
+    parameters, statistics = replicate((model.parameters, model.statistics), mesh)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        placed = put_batch(images, mesh)
+        return np.asarray(embed_step(parameters, statistics, placed))
+
+    started = time.monotonic()
+    embedded, unreadable = fill_store(
+        store,
+        selections,
+        embed,
+        image_size_px=config.data.image_size_px,
+        threads=config.data.threads or os.cpu_count() or 1,
+    )
+    faults.add(unreadable)
+    spent_s = time.monotonic() - started
+    log.say(
+        f"  embeddings: {embedded} images embedded in {spent_s:.1f} s, {len(store)} in {directory}"
+    )
+    return store
 
 
 def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
@@ -231,6 +297,8 @@ def build_stage(
     model: Model,
     mesh: Mesh,
     record: dict[str, Any],
+    log: RunLog,
+    faults: FaultList,
 ) -> tuple[Stage, TrainState]:
     """A stage and the state that it starts from."""
     settings: StageConfig = getattr(config, name)
@@ -260,7 +328,18 @@ def build_stage(
     log_prior = log_prior_of(data.class_counts)
     threads = config.data.threads or os.cpu_count() or 1
 
-    def source(products: Products, chosen: Plan, steps: int) -> PixelSource:
+
+    @functools.cache
+    def store() -> EmbeddingStore | None:
+        """Filled at the first batch: a stage that is already complete needs none."""
+        if settings.trainable != "head" or not config.data.embedding_cache:
+            return None
+        return cached_embeddings(config, model, (data.train, data.valid), mesh, log, faults)
+
+    def source(products: Products, chosen: Plan, steps: int) -> PixelSource | EmbeddedSource:
+        filled = store()
+        if filled is not None:
+            return EmbeddedSource(products, chosen, filled, num_steps=steps)
         size_px = config.data.image_size_px
         return PixelSource(products, chosen, image_size_px=size_px, num_steps=steps)
 

@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from absl import app, flags, logging
+from absl import app, flags
 
 from product_mil.config import load_config, override, problems, refuse
 from product_mil.errors import UserError, exit_on_user_error
@@ -45,7 +45,9 @@ def main(argv: list[str]) -> None:
         # JAX starts here, not for a typing error.
         from product_mil.build import check_config
         from product_mil.run import run
+        from product_mil.train.runtime import configure_jax
 
+        configure_jax()
         refuse(errors + check_config(config))
         run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
 
@@ -57,7 +59,6 @@ def console() -> None:
         with exit_on_user_error():
             return parse_arguments(argv)
 
-    logging.set_verbosity(logging.WARNING)  # Orbax tells every step of every save
     app.run(main, argv=sys.argv, flags_parser=parse)
 
 

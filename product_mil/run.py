@@ -65,7 +65,9 @@ def run(config: Config, workdir: Path) -> None:
     stages = tuple(name for name in STAGES if getattr(config, name).epochs != 0)
     try:
         for number, name in enumerate(stages):
-            stage, state = build_stage(config, name, stages[:number], data, model, mesh, record)
+            stage, state = build_stage(
+                config, name, stages[:number], data, model, mesh, record, log, faults
+            )
             with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
                 state = train_stage(stage, replicate(state, mesh), checkpoints, log, faults)
             model = Model(model.structure, evaluated_parameters(state), state.statistics)

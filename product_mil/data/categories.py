@@ -1,6 +1,7 @@
 """The classes and their 3-level tree: all rows of the category file, sorted by category id."""
 
 import csv
+import io
 import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
@@ -22,7 +23,7 @@ class Categories:
     """k classes in the order of their ids, and the group of each at the two upper levels.
 
     A group at level 2 is a pair of names (level 1, level 2), because names of level 2 recur under
-    several of level 1. Groups are numbered in the order of their names.
+    several of level 1. Groups are numbered in the order of their first class.
     """
 
     ids: Int64[np.ndarray, " k"]
@@ -94,14 +95,12 @@ def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
     distinct = np.unique(ids[ids != NO_CATEGORY]).tolist()
     if not distinct:
         raise UserError("no product has a category_id; training needs labelled products")
-    groups = np.arange(len(distinct), dtype=np.int32)
-    names = tuple((name, name, name) for name in map(str, distinct))
-    return Categories(np.array(distinct, np.int64), names, groups, groups)
+    return _categories((number, (str(number),) * 3) for number in distinct)
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     """Line number and the four fields in our order, of every line that is not empty."""
-    reader = csv.reader(text.splitlines(keepends=True), strict=True)
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     try:
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in _HEADER if name not in header]
@@ -121,8 +120,8 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
 def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:
     ordered = sorted(rows)
     names = tuple((a, b, c) for _, (a, b, c) in ordered)
-    group1 = {name: i for i, name in enumerate(sorted({name[:1] for name in names}))}
-    group2 = {name: i for i, name in enumerate(sorted({name[:2] for name in names}))}
+    group1 = {name: i for i, name in enumerate(dict.fromkeys(name[:1] for name in names))}
+    group2 = {name: i for i, name in enumerate(dict.fromkeys(name[:2] for name in names))}
     return Categories(
         ids=np.array([category_id for category_id, _ in ordered], np.int64),
         names=names,

@@ -12,6 +12,7 @@ from PIL import Image, ImageOps
 # 64 megapixels: larger than any product photo, and 200 MB once decoded.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 * 1024 * 1024
+_LEADING = (*range(0xE0, 0xF0), 0xFE)  # JPEG markers: application segments, comments
 
 
 class ImageError(Exception):
@@ -52,9 +53,9 @@ def _decode_jpeg_in_place(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h
 
 
 def _has_exif(data: bytes | memoryview) -> bool:
-    """Whether the JPEG's leading application segments hold EXIF, which may ask for a rotation."""
+    """Whether the JPEG's leading segments hold EXIF, which may ask for a rotation."""
     at = 2
-    while at + 10 <= len(data) and data[at] == 0xFF and 0xE0 <= data[at + 1] <= 0xEF:
+    while at + 10 <= len(data) and data[at] == 0xFF and data[at + 1] in _LEADING:
         if data[at + 1] == 0xE1 and bytes(data[at + 4 : at + 8]) == b"Exif":
             return True
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]

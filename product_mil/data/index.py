@@ -142,8 +142,8 @@ def build_or_load_index(
 def _expand(spec: str | Path | Sequence[str | Path]) -> list[Path]:
     paths: list[Path] = []
     for item in [spec] if isinstance(spec, str | Path) else spec:
-        whole = Path(item).expanduser()
-        parts = [str(whole)] if whole.exists() else str(item).split(",")
+        text = str(item)
+        parts = [text] if text and Path(text).expanduser().exists() else text.split(",")
         for part in filter(None, (part.strip() for part in parts)):
             path = Path(part).expanduser()
             if path.is_dir():

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 import xxhash
@@ -190,7 +190,7 @@ class _ColumnFile:
         self._file = (directory / f"{name}.npy").open("wb")
         self._write_header()
 
-    def __enter__(self) -> Self:
+    def __enter__(self) -> "_ColumnFile":
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -19,6 +19,14 @@ from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
 
 
+class ProductImages(NamedTuple):
+    """Images with the products that own them."""
+
+    owner: Int64[np.ndarray, " m"]  # which of the products asked for
+    row: Int64[np.ndarray, " m"]  # of the catalogue's image columns
+    index: Int64[np.ndarray, " m"]  # `image_index`, from 0 within the product
+
+
 @dataclass(frozen=True)
 class Products:
     """A selection of a catalogue's products with their class indices."""
@@ -42,15 +50,22 @@ class Products:
             counts = sums[first + counts] - sums[first]
         return np.minimum(counts, self.max_images)
 
-    def images_of(self, position: int) -> tuple[Int64[np.ndarray, " _"], Int32[np.ndarray, " _"]]:
-        """The images of one product as rows of the image columns, and their `image_index`."""
-        row = self.rows[position]
-        first, count = int(self.catalogue.first_image[row]), int(self.catalogue.num_images[row])
-        indices = np.arange(count, dtype=np.int32)
+    def images_of(self, positions: Int64[np.ndarray, " q"]) -> "ProductImages":
+        """The images of some of the products, product by product."""
+        first = np.asarray(self.catalogue.first_image[self.rows[positions]])
+        counts = np.asarray(self.catalogue.num_images[self.rows[positions]]).astype(np.int64)
+        starts = np.cumsum(counts) - counts
+        owner = np.repeat(np.arange(len(positions)), counts)
+        index = np.arange(counts.sum()) - starts[owner]
+        row = first[owner] + index
+        place = index
         if self.dropped is not None:
-            indices = indices[~self.dropped[first : first + count]]
-        indices = indices[: self.max_images]
-        return first + indices.astype(np.int64), indices
+            kept = ~self.dropped[row]
+            before = np.cumsum(kept) - kept
+            place = before - before[starts[owner]]
+            owner, index, row, place = owner[kept], index[kept], row[kept], place[kept]
+        chosen = place < self.max_images
+        return ProductImages(owner[chosen], row[chosen], index[chosen])
 
     def subset(self, keep: Bool[np.ndarray, " N"]) -> "Products":
         """The products where `keep` is true."""
@@ -98,14 +113,11 @@ def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
     for shard, rows in enumerate(plan.rows(step)):
         positions[shard, : len(rows)] = rows
         slots.label[shard, : len(rows)] = products.labels[rows]
-        at = 0
-        for product, position in enumerate(rows):
-            images, indices = products.images_of(int(position))
-            stop = at + len(images)
-            image_rows[shard, at:stop] = images
-            slots.segment[shard, at:stop] = product
-            slots.position[shard, at:stop] = indices
-            at = stop
+        images = products.images_of(rows)
+        used = slice(len(images.row))
+        image_rows[shard, used] = images.row
+        slots.segment[shard, used] = images.owner
+        slots.position[shard, used] = images.index
     return _Assigned(slots, positions, image_rows)
 
 

@@ -7,12 +7,13 @@ resumes by starting at step k, whatever the number of threads, hosts or devices.
 
 import threading
 from collections import OrderedDict
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Int, Int64
 
 
+@runtime_checkable
 class Plan(Protocol):
     """What the loader needs to know of a plan."""
 
@@ -74,7 +75,7 @@ class ShuffledPlan:
             template = _template(counts, self.num_steps * shards)
             if (template @ sizes).max() <= image_slots:
                 break
-            self.num_steps += 1
+            self.num_steps += 1 + self.num_steps // 256  # few tries, however badly sizes fill
         # A multiple of 8 keeps the shapes of nearly equal data sets, so compiled programs, equal.
         self.product_slots = min(-(-int(template.sum(1).max()) // 8) * 8, image_slots)
         self._template = template

@@ -26,7 +26,7 @@ VERSION = 1  # part of the cache's name: raise it when the same seed gives anoth
 IMAGES_SHARES = (0.618, 0.160, 0.077, 0.146)  # of products with 1 .. 4 images, as on Cdiscount
 COMBINATION_SHARE = 0.4  # of the products with several images
 JPEG_QUALITY = 85
-MAX_TURN_DEG = 20
+MAX_TURN_DEG = 12
 
 Draw = Callable[[shapes.Style], list[shapes.Part]]
 
@@ -157,9 +157,7 @@ def write_sample(directory: Path, *, seed: int, num_products: int = 2000) -> Sam
     return files
 
 
-def draw_products(
-    rng: np.random.Generator, num_products: int
-) -> tuple[np.ndarray, np.ndarray]:
+def draw_products(rng: np.random.Generator, num_products: int) -> tuple[np.ndarray, np.ndarray]:
     """Draw each product's row of `CATEGORIES` and its number of images.
 
     Numbers of images keep `IMAGES_SHARES`, categories are even given the number. The order is

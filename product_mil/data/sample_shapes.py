@@ -46,7 +46,7 @@ class Style:
 
 def random_colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
     """Draw a product's colour: any hue, at times a neutral one."""
-    saturation = rng.uniform(0.0, 0.08) if rng.random() < 0.2 else rng.uniform(0.4, 0.95)
+    saturation = rng.uniform(0.0, 0.08) if rng.random() < 0.2 else rng.uniform(0.4, 0.9)
     return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.3, 0.98)))
 
 
@@ -119,7 +119,12 @@ def ring(x: float, y: float, r: float, width: float, colour: np.ndarray, squash:
 def mug(s: Style) -> list[Part]:
     h, r = s.vary(0.8), s.vary(0.62)
     belly = (1.0, 0.8, 1.25)[s.pick(3)]  # straight, tapered or bellied
-    profile = [(-h, r), (-h / 3, r * (1 + (belly - 1) * 0.7)), (h / 3, r * belly), (h, r * min(1, belly) * 0.92)]
+    profile = [
+        (-h, r),
+        (-h / 3, r * (1 + (belly - 1) * 0.7)),
+        (h / 3, r * belly),
+        (h, r * min(1, belly) * 0.92),
+    ]
     handle = [(r * 0.85, -h * 0.6), (r + 0.55, -h * 0.6), (r + 0.55, h * 0.5), (r * 0.85, h * 0.5)]
     parts = [
         Part(stroke(smooth(handle, closed=False), 0.17), s.b, "flat"),
@@ -128,7 +133,14 @@ def mug(s: Style) -> list[Part]:
         Part(ellipse(0, -h + 0.01, r * 0.9, r * 0.17), s.dark),
     ]
     if s.pick(2):
-        parts.append(Part(smooth([(0, 0.35), (-0.3, 0), (-0.15, -0.2), (0, -0.05), (0.15, -0.2), (0.3, 0)], 2), s.c))
+        parts.append(
+            Part(
+                smooth(
+                    [(0, 0.35), (-0.3, 0), (-0.15, -0.2), (0, -0.05), (0.15, -0.2), (0.3, 0)], 2
+                ),
+                s.c,
+            )
+        )
     else:
         parts.append(Part(box(-r * 0.98, -0.1, r * 0.98, 0.15), s.c, "round"))
     return parts
@@ -137,7 +149,9 @@ def mug(s: Style) -> list[Part]:
 def spoon(s: Style) -> list[Part]:
     w = s.vary(0.07)
     end = s.vary(0.13, 0.3)
-    handle = smooth([(-w, -0.3), (w, -0.3), (w * 0.7, 0.4), (end, 0.95), (-end, 0.95), (-w * 0.7, 0.4)], 3)
+    handle = smooth(
+        [(-w, -0.3), (w, -0.3), (w * 0.7, 0.4), (end, 0.95), (-end, 0.95), (-w * 0.7, 0.4)], 3
+    )
     bowl = ellipse(0, -0.6, s.vary(0.3), 0.42)
     return [
         Part(handle, s.a, "round"),
@@ -149,8 +163,13 @@ def spoon(s: Style) -> list[Part]:
 
 def teapot(s: Style) -> list[Part]:
     r, h = s.vary(0.62), s.vary(0.5)
-    spout = stroke(smooth([(r * 0.7, 0.3), (r + 0.2, 0.2), (r + 0.2, -0.3), (r + 0.5, -0.42)], closed=False), 0.2)
-    grip = smooth([(-r * 0.7, -0.35), (-r - 0.55, -0.5), (-r - 0.5, 0.4), (-r * 0.7, 0.3)], closed=False)
+    spout = stroke(
+        smooth([(r * 0.7, 0.3), (r + 0.2, 0.2), (r + 0.2, -0.3), (r + 0.5, -0.42)], closed=False),
+        0.2,
+    )
+    grip = smooth(
+        [(-r * 0.7, -0.35), (-r - 0.55, -0.5), (-r - 0.5, 0.4), (-r * 0.7, 0.3)], closed=False
+    )
     if s.pick(2):
         body = Part(ellipse(0, 0.05, r, h), s.a, "ball")
     else:
@@ -167,8 +186,15 @@ def teapot(s: Style) -> list[Part]:
 
 def frying_pan(s: Style) -> list[Part]:
     r = s.vary(0.55, 0.06)
-    handle = smooth([(-0.09, -r + 0.3), (0.09, -r + 0.3), (0.08, 0.5), (0.12, 1.2), (-0.12, 1.2), (-0.08, 0.5)], 2)
-    rim = ellipse(0, -0.45, r, r) if s.pick(2) else smooth([(-r, -0.45 - r), (r, -0.45 - r), (r, -0.45 + r), (-r, -0.45 + r)], 3)
+    handle = smooth(
+        [(-0.09, -r + 0.3), (0.09, -r + 0.3), (0.08, 0.5), (0.12, 1.2), (-0.12, 1.2), (-0.08, 0.5)],
+        2,
+    )
+    rim = (
+        ellipse(0, -0.45, r, r)
+        if s.pick(2)
+        else smooth([(-r, -0.45 - r), (r, -0.45 - r), (r, -0.45 + r), (-r, -0.45 + r)], 3)
+    )
     centre = np.array([0, -0.45])
     return [
         Part(handle, s.b, "round"),
@@ -182,7 +208,13 @@ def frying_pan(s: Style) -> list[Part]:
 def bottle(s: Style) -> list[Part]:
     r, neck = s.vary(0.32), s.vary(0.13)
     shoulder = (-0.25, -0.05, -0.45)[s.pick(3)]
-    profile = [(-0.8, neck), (shoulder - 0.22, neck * 1.1), (shoulder - 0.06, r * 0.8), (shoulder + 0.08, r), (0.95, r)]
+    profile = [
+        (-0.8, neck),
+        (shoulder - 0.22, neck * 1.1),
+        (shoulder - 0.06, r * 0.8),
+        (shoulder + 0.08, r),
+        (0.95, r),
+    ]
     return [
         Part(lathe(profile), s.a, "round"),
         Part(box(-neck * 1.25, -1.0, neck * 1.25, -0.75, 0.04), s.b, "round"),
@@ -197,7 +229,13 @@ def lamp(s: Style) -> list[Part]:
     base = s.vary(0.42)
     stem = [Part(box(-0.05, -0.2, 0.05, 0.85), s.metal, "round")]
     if s.pick(2):
-        stem = [Part(lathe([(-0.1, 0.06), (0.1, 0.1), (0.4, 0.24), (0.7, 0.1), (0.85, 0.1)]), s.b, "round")]
+        stem = [
+            Part(
+                lathe([(-0.1, 0.06), (0.1, 0.1), (0.4, 0.24), (0.7, 0.1), (0.85, 0.1)]),
+                s.b,
+                "round",
+            )
+        ]
     return [
         *stem,
         Part(lathe([(0.82, base * 0.9), (0.92, base)]), s.b, "round"),
@@ -221,17 +259,16 @@ def clock(s: Style) -> list[Part]:
         parts.append(Part(stroke([tuple(out * 0.5), tuple(out * 0.66)], 0.07), s.dark))
     for length, width in ((0.36, 0.1), (0.55, 0.07)):
         t = s.rng.uniform(0, 2 * np.pi)
-        parts.append(Part(stroke([(0, 0), (length * np.sin(t), -length * np.cos(t))], width), s.dark))
+        parts.append(
+            Part(stroke([(0, 0), (length * np.sin(t), -length * np.cos(t))], width), s.dark)
+        )
     return [*parts, Part(ellipse(0, 0, 0.07, 0.07), s.c)]
 
 
 def chair(s: Style) -> list[Part]:
     w, seat = s.vary(0.5), s.vary(0.15)
     template = s.pick(3)
-    leg = [
-        Part(stroke([(x, seat), (x * 1.12, 1.0)], 0.1), s.b)
-        for x in (-w, w, -w * 0.5, w * 0.5)
-    ]
+    leg = [Part(stroke([(x, seat), (x * 1.12, 1.0)], 0.1), s.b) for x in (-w, w, -w * 0.5, w * 0.5)]
     if template == 0:  # slats
         back = [Part(stroke([(x, seat), (x, -1.0)], 0.1), s.b) for x in (-w, w)]
         back += [Part(box(-w, y, w, y + 0.15), s.a) for y in (-0.95, -0.6, -0.25)]
@@ -242,7 +279,10 @@ def chair(s: Style) -> list[Part]:
         leg = [Part(stroke([(0, seat), (0, 0.75)], 0.12), s.metal)]
         leg += [Part(stroke([(0, 0.72), (x, 0.95)], 0.1), s.b) for x in (-w, 0, w)]
         leg += [Part(ellipse(x, 0.98, 0.08, 0.08), s.dark) for x in (-w, 0, w)]
-        back = [Part(stroke([(0, seat), (0, -0.4)], 0.12), s.metal), Part(box(-w * 0.85, -1.0, w * 0.85, -0.2, 0.2), s.a)]
+        back = [
+            Part(stroke([(0, seat), (0, -0.4)], 0.12), s.metal),
+            Part(box(-w * 0.85, -1.0, w * 0.85, -0.2, 0.2), s.a),
+        ]
     return [*leg, *back, Part(box(-w * 1.1, seat - 0.08, w * 1.1, seat + 0.12, 0.08), s.a * 0.8)]
 
 
@@ -267,7 +307,11 @@ def phone_case(s: Style) -> list[Part]:
 def camera(s: Style) -> list[Part]:
     h, x = s.vary(0.55), s.rng.uniform(-0.1, 0.2)
     hump = [(-0.35, -h), (-0.25, -h - 0.25), (0.25, -h - 0.25), (0.35, -h)]
-    top = Part(np.array(hump) + (x, 0), s.a) if s.pick(2) else Part(box(0.45, -h - 0.12, 0.8, -h), s.metal)
+    top = (
+        Part(np.array(hump) + (x, 0), s.a)
+        if s.pick(2)
+        else Part(box(0.45, -h - 0.12, 0.8, -h), s.metal)
+    )
     return [
         top,
         Part(box(-0.85, -h - 0.1, -0.55, -h, 0.03), s.metal),
@@ -286,14 +330,30 @@ def headphones(s: Style) -> list[Part]:
     cup, template = s.vary(0.26), s.pick(2)
     parts = [Part(stroke(band, 0.13), s.a), Part(stroke(band[8:28] * (0.93, 0.9), 0.08), s.b)]
     for x in (-0.72, 0.72):
-        cushion = ellipse(x * 0.86, 0.38, cup * 0.7, 0.42) if template else box(x * 0.86 - 0.18, 0, x * 0.86 + 0.18, 0.78, 0.14)
-        parts += [Part(cushion, s.dark), Part(ellipse(x, 0.38, cup, 0.36), s.a, "ball"), Part(ellipse(x * 1.04, 0.38, cup * 0.5, 0.2), s.c)]
+        cushion = (
+            ellipse(x * 0.86, 0.38, cup * 0.7, 0.42)
+            if template
+            else box(x * 0.86 - 0.18, 0, x * 0.86 + 0.18, 0.78, 0.14)
+        )
+        parts += [
+            Part(cushion, s.dark),
+            Part(ellipse(x, 0.38, cup, 0.36), s.a, "ball"),
+            Part(ellipse(x * 1.04, 0.38, cup * 0.5, 0.2), s.c),
+        ]
     return parts
 
 
 def sneaker(s: Style) -> list[Part]:
     ankle = (-0.55, -0.85)[s.pick(2)]  # low or high
-    upper = [(-1, 0.35), (-0.98, ankle), (-0.35, ankle + 0.02), (-0.1, -0.3), (0.5, -0.05), (1.0, 0.1), (1.02, 0.4)]
+    upper = [
+        (-1, 0.35),
+        (-0.98, ankle),
+        (-0.35, ankle + 0.02),
+        (-0.1, -0.3),
+        (0.5, -0.05),
+        (1.0, 0.1),
+        (1.02, 0.4),
+    ]
     parts = [
         Part(smooth(upper, 2), s.a),
         Part(smooth([(-1, 0.3), (-0.98, -0.1), (-0.6, -0.1), (-0.55, 0.3)], 2), s.b),
@@ -303,18 +363,32 @@ def sneaker(s: Style) -> list[Part]:
         Part(ellipse(-0.65, ankle + 0.02, 0.28, 0.07), s.dark),
         Part(stroke(smooth([(-0.5, 0.25), (-0.2, 0.2), (0.35, -0.05)], closed=False), 0.1), s.c),
     ]
-    parts += [Part(stroke([(x, y - 0.1), (x + 0.2, y + 0.06)], 0.06), np.ones(3)) for x, y in ((-0.3, -0.32), (-0.1, -0.22), (0.1, -0.13))]
+    parts += [
+        Part(stroke([(x, y - 0.1), (x + 0.2, y + 0.06)], 0.06), np.ones(3))
+        for x, y in ((-0.3, -0.32), (-0.1, -0.22), (0.1, -0.13))
+    ]
     return parts
 
 
 def glasses(s: Style) -> list[Part]:
     template = s.pick(3)
-    parts = [Part(stroke([(0.9 * k, -0.15), (1.0 * k, -0.45), (0.8 * k, -0.6)], 0.07), s.a) for k in (-1, 1)]
+    parts = [
+        Part(stroke([(0.9 * k, -0.15), (1.0 * k, -0.45), (0.8 * k, -0.6)], 0.07), s.a)
+        for k in (-1, 1)
+    ]
     tint = s.b * 0.5 + 0.3 if s.pick(2) else s.b * 0.2 + 0.75
     for x in (-0.52, 0.52):
-        rim = (ellipse(x, 0, 0.42, 0.4), box(x - 0.42, -0.28, x + 0.42, 0.28, 0.15), smooth([(x - 0.5, -0.35), (x + 0.5, -0.35), (x + 0.4, 0.35), (x - 0.4, 0.35)], 3))[template]
+        rim = (
+            ellipse(x, 0, 0.42, 0.4),
+            box(x - 0.42, -0.28, x + 0.42, 0.28, 0.15),
+            smooth([(x - 0.5, -0.35), (x + 0.5, -0.35), (x + 0.4, 0.35), (x - 0.4, 0.35)], 3),
+        )[template]
         centre = np.array([x, 0])
-        parts += [Part(rim, s.a), Part((rim - centre) * 0.8 + centre, tint), Part(stroke([(x - 0.15, 0.1), (x + 0.1, -0.15)], 0.05), np.ones(3))]
+        parts += [
+            Part(rim, s.a),
+            Part((rim - centre) * 0.8 + centre, tint),
+            Part(stroke([(x - 0.15, 0.1), (x + 0.1, -0.15)], 0.05), np.ones(3)),
+        ]
     return [*parts, Part(stroke([(-0.14, -0.05), (0, -0.12), (0.14, -0.05)], 0.09), s.a)]
 
 
@@ -330,7 +404,13 @@ def umbrella(s: Style) -> list[Part]:
     ]
     panels = s.pick(2)
     for k, x in enumerate((-0.6, -0.2, 0.2, 0.6)):
-        edge = np.stack([x * np.sin(np.linspace(0, np.pi / 2, 9)), -depth * np.cos(np.linspace(0, np.pi / 2, 9))], 1)
+        edge = np.stack(
+            [
+                x * np.sin(np.linspace(0, np.pi / 2, 9)),
+                -depth * np.cos(np.linspace(0, np.pi / 2, 9)),
+            ],
+            1,
+        )
         if panels and k % 2 == 0:
             other = edge * ((x + 0.4) / x, 1)
             parts.append(Part(np.concatenate([edge, other[::-1]]), s.c))
@@ -341,10 +421,34 @@ def umbrella(s: Style) -> list[Part]:
 
 def guitar(s: Style) -> list[Part]:
     if s.pick(2):  # acoustic
-        body = smooth([(-0.3, -0.25), (0.3, -0.25), (0.28, 0.15), (0.5, 0.4), (0.45, 0.95), (-0.45, 0.95), (-0.5, 0.4), (-0.28, 0.15)], 3)
+        body = smooth(
+            [
+                (-0.3, -0.25),
+                (0.3, -0.25),
+                (0.28, 0.15),
+                (0.5, 0.4),
+                (0.45, 0.95),
+                (-0.45, 0.95),
+                (-0.5, 0.4),
+                (-0.28, 0.15),
+            ],
+            3,
+        )
         middle = [Part(ellipse(0, 0.25, 0.14, 0.14), s.dark)]
     else:  # electric
-        body = smooth([(-0.1, 0.0), (-0.5, -0.3), (-0.35, 0.2), (-0.5, 0.9), (0.5, 0.9), (0.32, 0.3), (0.45, -0.15), (0.1, 0.05)], 2)
+        body = smooth(
+            [
+                (-0.1, 0.0),
+                (-0.5, -0.3),
+                (-0.35, 0.2),
+                (-0.5, 0.9),
+                (0.5, 0.9),
+                (0.32, 0.3),
+                (0.45, -0.15),
+                (0.1, 0.05),
+            ],
+            2,
+        )
         middle = [Part(box(-0.16, y, 0.16, y + 0.08), s.dark) for y in (0.2, 0.4)]
     return [
         Part(body, s.a, "ball"),
@@ -360,10 +464,23 @@ def hammer(s: Style) -> list[Part]:
     grip = [Part(box(-0.1, 0.25, 0.1, 1.0, 0.08), s.b, "round")]
     head = [Part(box(-0.2, -0.95, 0.2, -0.62), s.metal * 0.9)]
     if s.pick(2):  # claw
-        head += [Part(smooth([(-0.1, -0.95), (-0.45, -0.92), (-0.75, -0.55), (-0.4, -0.7), (-0.1, -0.65)], 2), s.metal)]
-        head += [Part(box(0.15, -0.92, 0.4, -0.66), s.metal), Part(box(0.38, -1.0, 0.55, -0.58, 0.04), s.metal)]
+        head += [
+            Part(
+                smooth(
+                    [(-0.1, -0.95), (-0.45, -0.92), (-0.75, -0.55), (-0.4, -0.7), (-0.1, -0.65)], 2
+                ),
+                s.metal,
+            )
+        ]
+        head += [
+            Part(box(0.15, -0.92, 0.4, -0.66), s.metal),
+            Part(box(0.38, -1.0, 0.55, -0.58, 0.04), s.metal),
+        ]
     else:  # sledge
-        head = [Part(box(-0.55, -1.0, 0.55, -0.55, 0.06), s.c), Part(box(-0.3, -1.0, 0.3, -0.55), s.c * 0.8)]
+        head = [
+            Part(box(-0.55, -1.0, 0.55, -0.55, 0.06), s.c),
+            Part(box(-0.3, -1.0, 0.3, -0.55), s.c * 0.8),
+        ]
     return [Part(box(-0.08, -0.8, 0.08, 0.9), s.a, "round"), *grip, *head]
 
 
@@ -372,10 +489,16 @@ def saw(s: Style) -> list[Part]:
     x = np.linspace(1.2, -0.45, 23)
     y = 0.28 + np.where(np.arange(23) % 2, 0.09, 0.0)
     blade = np.concatenate([[(-0.45, -0.3), (1.2, depth - 0.1)], np.stack([x, y], 1)])
-    handle = smooth([(-1, -0.35), (-0.35, -0.4), (-0.3, 0.0), (-0.45, 0.4), (-1, 0.5), (-0.85, 0.05)], 2)
+    handle = smooth(
+        [(-1, -0.35), (-0.35, -0.4), (-0.3, 0.0), (-0.45, 0.4), (-1, 0.5), (-0.85, 0.05)], 2
+    )
     return [
         Part(blade, s.metal),
-        Part(handle, s.a, hole=smooth([(-0.75, -0.12), (-0.5, -0.15), (-0.52, 0.2), (-0.72, 0.25)], 2)),
+        Part(
+            handle,
+            s.a,
+            hole=smooth([(-0.75, -0.12), (-0.5, -0.15), (-0.52, 0.2), (-0.72, 0.25)], 2),
+        ),
         *(Part(ellipse(-0.4, y, 0.04, 0.04), s.b) for y in (-0.22, 0.12)),
     ]
 
@@ -384,7 +507,12 @@ def scissors(s: Style) -> list[Part]:
     spread, r = s.rng.uniform(0.12, 0.4), s.vary(0.24)
     parts = []
     for k in (-1, 1):
-        blade = [(0.06 * k, 0.12), (-0.09 * k, 0.1), (-spread * k - 0.02 * k, -1.0), (-spread * k * 0.3 + 0.1 * k, -0.2)]
+        blade = [
+            (0.06 * k, 0.12),
+            (-0.09 * k, 0.1),
+            (-spread * k - 0.02 * k, -1.0),
+            (-spread * k * 0.3 + 0.1 * k, -0.2),
+        ]
         parts.append(Part(np.array(blade), s.metal * (0.9 + 0.1 * k)))
         parts.append(Part(stroke([(-0.03 * k, -0.05), (k * (spread + 0.05), 0.45)], 0.13), s.a))
         parts.append(ring(k * (spread + 0.14), 0.68, r, 0.1, s.a, 1.25))
@@ -393,7 +521,14 @@ def scissors(s: Style) -> list[Part]:
 
 def t_shirt(s: Style) -> list[Part]:
     w, sleeve = s.vary(0.55, 0.08), (0.35, 0.6)[s.pick(2)]
-    right = [(0.2, -0.85), (w, -0.75), (1.0, sleeve - 0.5), (0.78, sleeve - 0.28), (w, -0.3), (w * 1.02, 0.9)]
+    right = [
+        (0.2, -0.85),
+        (w, -0.75),
+        (1.0, sleeve - 0.5),
+        (0.78, sleeve - 0.28),
+        (w, -0.3),
+        (w * 1.02, 0.9),
+    ]
     outline = np.array(right + [(-x, y) for x, y in reversed(right)])
     parts = [Part(outline, s.a), Part(ellipse(0, -0.85, 0.22, 0.16), s.b * 0.6)]
     match s.pick(3):
@@ -412,10 +547,21 @@ def handbag(s: Style) -> list[Part]:
     body = smooth([(-top, -0.25), (top, -0.25), (low, 0.85), (-low, 0.85)], 1)
     parts = [Part(stroke(grip, 0.1), s.b), Part(body, s.a, "round")]
     if s.pick(2):
-        parts.append(Part(smooth([(-top, -0.25), (top, -0.25), (top * 0.9, 0.25), (0, 0.45), (-top * 0.9, 0.25)], 1), s.a * 0.75))
+        parts.append(
+            Part(
+                smooth(
+                    [(-top, -0.25), (top, -0.25), (top * 0.9, 0.25), (0, 0.45), (-top * 0.9, 0.25)],
+                    1,
+                ),
+                s.a * 0.75,
+            )
+        )
         parts.append(Part(box(-0.09, 0.28, 0.09, 0.5, 0.03), s.metal))
     else:
-        parts += [Part(box(-low * 0.75, 0.15, low * 0.75, 0.7, 0.08), s.c), Part(box(-top * 0.9, -0.2, top * 0.9, -0.12), s.metal)]
+        parts += [
+            Part(box(-low * 0.75, 0.15, low * 0.75, 0.7, 0.08), s.c),
+            Part(box(-top * 0.9, -0.2, top * 0.9, -0.12), s.metal),
+        ]
     return parts
 
 
@@ -426,12 +572,22 @@ def cloth(s: Style) -> list[Part]:
     side = np.stack([t, -zig], 1)
     sides = [side, np.stack([zig, t], 1), np.stack([-t, zig], 1), np.stack([-zig, -t], 1)]
     outline = np.concatenate(sides)
-    weave = [Part(stroke([(-0.85, y), (0.85, y + s.rng.uniform(-0.05, 0.05))], 0.035), s.a * 0.82) for y in (-0.6, -0.3, 0, 0.3, 0.6)]
-    weave += [Part(stroke([(x, -0.85), (x, 0.85)], 0.035), s.a * 0.82) for x in (-0.6, -0.3, 0, 0.3, 0.6)]
+    weave = [
+        Part(stroke([(-0.85, y), (0.85, y + s.rng.uniform(-0.05, 0.05))], 0.035), s.a * 0.82)
+        for y in (-0.6, -0.3, 0, 0.3, 0.6)
+    ]
+    weave += [
+        Part(stroke([(x, -0.85), (x, 0.85)], 0.035), s.a * 0.82) for x in (-0.6, -0.3, 0, 0.3, 0.6)
+    ]
     if s.pick(2):  # a corner folded over
         cut = outline[outline.sum(1) < 0.9]
         fold = np.array([(0.96, -0.06), (-0.06, 0.96), (0.05, 0.05)])
-        return [Part(cut, s.a), *(p for p in weave if p.outline.sum(1).max() < 0.9), *weave[:3], Part(fold, s.a * 0.6 + 0.2)]
+        return [
+            Part(cut, s.a),
+            *(p for p in weave if p.outline.sum(1).max() < 0.9),
+            *weave[:3],
+            Part(fold, s.a * 0.6 + 0.2),
+        ]
     return [Part(outline, s.a), *weave]
 
 
@@ -479,7 +635,9 @@ def gift_box(s: Style) -> list[Part]:
     ]
     for k in (-1, 1):
         loop = smooth([(0, -h - 0.1), (0.5 * k, -h - 0.5), (0.6 * k, -h - 0.1)], 2)
-        parts.append(Part(loop, s.b, hole=(loop - (0.32 * k, -h - 0.22)) * 0.4 + (0.32 * k, -h - 0.22)))
+        parts.append(
+            Part(loop, s.b, hole=(loop - (0.32 * k, -h - 0.22)) * 0.4 + (0.32 * k, -h - 0.22))
+        )
     return [*parts, Part(box(-0.12, -h - 0.22, 0.12, -h - 0.04, 0.05), s.b * 0.8)]
 
 
@@ -487,19 +645,32 @@ def warranty_card(s: Style) -> list[Part]:
     paper = s.a * 0.15 + 0.82
     parts = [Part(box(-1, -0.65, 1, 0.65, 0.06), paper), Part(box(-1, -0.65, 1, -0.38, 0.04), s.a)]
     for k, y in enumerate((-0.2, 0.0, 0.2, 0.4)):
-        parts.append(Part(box(-0.85, y, s.rng.uniform(0.0, 0.35) - 0.1 * k, y + 0.07), s.dark * 0.5 + 0.2))
-    return [*parts, Part(ellipse(0.62, 0.15, 0.24, 0.24, 0, 360, 17), s.b), Part(ellipse(0.62, 0.15, 0.15, 0.15), paper)]
+        parts.append(
+            Part(box(-0.85, y, s.rng.uniform(0.0, 0.35) - 0.1 * k, y + 0.07), s.dark * 0.5 + 0.2)
+        )
+    return [
+        *parts,
+        Part(ellipse(0.62, 0.15, 0.24, 0.24, 0, 360, 17), s.b),
+        Part(ellipse(0.62, 0.15, 0.15, 0.15), paper),
+    ]
 
 
 def pouch(s: Style) -> list[Part]:
     w = s.vary(0.75)
-    body = smooth([(-0.3, -0.45), (0.3, -0.45), (w, 0.2), (w * 0.95, 0.9), (-w * 0.95, 0.9), (-w, 0.2)], 2)
-    frill = smooth([(-0.3, -0.5), (-0.55, -1.0), (-0.15, -0.85), (0.1, -1.0), (0.5, -0.9), (0.3, -0.5)], 1)
+    body = smooth(
+        [(-0.3, -0.45), (0.3, -0.45), (w, 0.2), (w * 0.95, 0.9), (-w * 0.95, 0.9), (-w, 0.2)], 2
+    )
+    frill = smooth(
+        [(-0.3, -0.5), (-0.55, -1.0), (-0.15, -0.85), (0.1, -1.0), (0.5, -0.9), (0.3, -0.5)], 1
+    )
     return [
         Part(frill, s.a * 0.8),
         Part(body, s.a, "ball"),
         *(Part(stroke([(0, -0.45), (x, 0.3)], 0.03), s.a * 0.7) for x in (-0.4, -0.15, 0.15, 0.4)),
         Part(box(-0.34, -0.56, 0.34, -0.42, 0.06), s.b),
-        *(Part(stroke([(k * 0.3, -0.48), (k * 0.55, -0.3), (k * 0.65, 0.1)], 0.05), s.b) for k in (-1, 1)),
+        *(
+            Part(stroke([(k * 0.3, -0.48), (k * 0.55, -0.3), (k * 0.65, 0.1)], 0.05), s.b)
+            for k in (-1, 1)
+        ),
         *(Part(ellipse(k * 0.66, 0.14, 0.07, 0.09), s.c) for k in (-1, 1)),
     ]

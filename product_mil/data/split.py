@@ -109,27 +109,32 @@ def _choose(
     seed: int,
 ) -> Bool[np.ndarray, " n"]:
     """Mark up to `target` products for validation, in whole components."""
-    order = np.lexsort((key, component))
-    first = order[np.searchsorted(component[order], np.arange(component.max(initial=-1) + 1))]
+    # Number the components by their least key, which breaks every tie below.
+    order = np.argsort(key, kind="stable")
+    earliest = np.empty(component.max(initial=-1) + 1, np.int64)
+    earliest[component[order[::-1]]] = np.arange(len(order))[::-1]  # the last write stays
+    head = order[np.sort(earliest)]  # the product with the least key, of each component
+    number = np.empty(len(head), np.int64)
+    number[component[head]] = np.arange(len(head))
+    component = number[component]
     size = np.bincount(component)
-    # A component counts under the category of its product with the least key, and within that it
-    # stands where its score in 0..1 says: taking the lowest scores takes from all evenly.
-    of_category = np.lexsort((key[first], category[first]))
-    ordered = category[first][of_category]
+
+    # A component counts under the category of its head, and within that it stands where its
+    # score in 0..1 says: taking the lowest scores takes from all categories evenly.
+    of_category = np.argsort(category[head], kind="stable")
+    ordered = category[head][of_category]
     start = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
     num_components = np.diff(start, append=len(ordered))
     before = np.cumsum(size[of_category]) - size[of_category]
-    total = np.add.reduceat(size[of_category], start) if len(start) else start
+    total = np.diff(before[start], append=len(order))
     offset = (_keyed_hash(ordered[start], seed, purpose=2) >> np.uint64(11)) * 2.0**-53
+    before -= np.repeat(before[start], num_components)
+    share = before + np.repeat(offset, num_components) * size[of_category]
     score = np.empty(len(size))
-    score[of_category] = (
-        before
-        - np.repeat(before[start], num_components)
-        + np.repeat(offset, num_components) * size[of_category]
-    ) / np.repeat(total, num_components)
+    score[of_category] = share / np.repeat(total, num_components)
     allowed = np.empty(len(size), bool)
     allowed[of_category] = np.repeat(num_components > 1, num_components)
-    in_order = np.lexsort((key[first], score))
+    in_order = np.argsort(score, kind="stable")
     while True:
         candidates = in_order[allowed[in_order]]
         chosen = np.zeros(len(size), bool)

@@ -8,10 +8,11 @@ from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int32, PRNGKeyArray
 
-from product_mil.model import segments
+from product_mil.model import initializers, segments
 
 # Places and counts from here on share one embedding; Cdiscount's products have at most 4 images.
 MAX_PLACES = 8
@@ -39,9 +40,9 @@ class PlaceEmbedding(nnx.Module):
     """Adds what an image's place in its product, and the number of images, say; starts at 0."""
 
     def __init__(self, dim: int, *, position: bool, count: bool):
-        zeros = jnp.zeros((MAX_PLACES, dim), jnp.float32)
-        self.position = nnx.Param(zeros) if position else None
-        self.count = nnx.Param(zeros) if count else None
+        zeros = np.zeros((MAX_PLACES, dim), np.float32)
+        self.position = nnx.Param(jnp.asarray(zeros)) if position else None
+        self.count = nnx.Param(jnp.asarray(zeros)) if count else None
 
     def __call__(
         self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
@@ -56,9 +57,17 @@ class PlaceEmbedding(nnx.Module):
         return x
 
 
+def linear(
+    dim_in: int, dim_out: int, kernel_init: initializers.Initializer, rngs: nnx.Rngs
+) -> nnx.Linear:
+    """A linear layer whose bias starts at 0."""
+    zeros = initializers.zeros
+    return nnx.Linear(dim_in, dim_out, kernel_init=kernel_init, bias_init=zeros, rngs=rngs)
+
+
 def classifier(dim: int, classes: int, rngs: nnx.Rngs) -> nnx.Linear:
     """The last layer; small random weights, so that training starts near the uniform guess."""
-    return nnx.Linear(dim, classes, kernel_init=nnx.initializers.normal(0.01), rngs=rngs)
+    return linear(dim, classes, initializers.normal(0.01), rngs)
 
 
 def uniform_attention(segment: Int32[Array, "S n"], p: int) -> Float[Array, "S n"]:
@@ -146,11 +155,11 @@ class GatedAttention(nnx.Module):
     """
 
     def __init__(self, dim: int, *, attention_dim: int, heads: int, rngs: nnx.Rngs):
-        self.value = nnx.Linear(dim, attention_dim, rngs=rngs)
-        self.gate = nnx.Linear(dim, attention_dim, rngs=rngs)
+        self.value = linear(dim, attention_dim, initializers.lecun_normal, rngs)
+        self.gate = linear(dim, attention_dim, initializers.lecun_normal, rngs)
         # No bias: softmax subtracts it again.
         self.score = nnx.Linear(
-            attention_dim, heads, use_bias=False, kernel_init=nnx.initializers.zeros, rngs=rngs
+            attention_dim, heads, use_bias=False, kernel_init=initializers.zeros, rngs=rngs
         )
 
     def __call__(
@@ -207,10 +216,12 @@ class TransformerHead(nnx.Module):
     ):
         self.dropout_rate, self.heads = dropout_rate, heads
         self.places = places
-        self.norm = nnx.LayerNorm(dim, rngs=rngs)
-        self.query_key_value = nnx.Linear(dim, 3 * heads * attention_dim, rngs=rngs)
-        zeros = nnx.initializers.zeros
-        self.project = nnx.Linear(heads * attention_dim, dim, kernel_init=zeros, rngs=rngs)
+        self.norm = nnx.LayerNorm(
+            dim, scale_init=initializers.ones, bias_init=initializers.zeros, rngs=rngs
+        )
+        width = heads * attention_dim
+        self.query_key_value = linear(dim, 3 * width, initializers.lecun_normal, rngs)
+        self.project = linear(width, dim, initializers.zeros, rngs)
         self.attention = attention
         self.classify = classifier(dim, classes, rngs)
 
@@ -252,8 +263,7 @@ class ResidualHead(nnx.Module):
         self.classify_image = classifier(dim, classes, rngs)
         self.places = places
         self.attention = attention
-        zeros = nnx.initializers.zeros
-        self.correct = nnx.Linear(dim, classes, kernel_init=zeros, rngs=rngs)
+        self.correct = linear(dim, classes, initializers.zeros, rngs)
 
     def __call__(
         self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],

@@ -8,6 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Num
 
+from product_mil.model.initializers import he_normal, ones, zeros
+
 INPUT_SIZE_PX = 60  # a third of Cdiscount's 180: enough to tell shapes, a ninth of the work
 
 
@@ -55,10 +57,18 @@ class ConvBlock(nnx.Module):
     def __init__(self, dim_in: int, dim_out: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         # No bias: the normalisation that follows would subtract it again.
         self.kernel = nnx.Param(
-            nnx.initializers.he_normal(in_axis=(0, 1, 2))(rngs.params(), (3, 3, dim_in, dim_out))
+            he_normal(rngs.params(), (3, 3, dim_in, dim_out))
         )
         # Momentum 0.9: a run has only a few hundred steps for its running statistics to settle.
-        self.norm = nnx.BatchNorm(dim_out, momentum=0.9, epsilon=1e-3, dtype=dtype, rngs=rngs)
+        self.norm = nnx.BatchNorm(
+            dim_out,
+            momentum=0.9,
+            epsilon=1e-3,
+            dtype=dtype,
+            scale_init=ones,
+            bias_init=zeros,
+            rngs=rngs,
+        )
 
     def __call__(
         self,

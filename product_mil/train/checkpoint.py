@@ -1,11 +1,10 @@
 """The checkpoints of one stage: the last and the best, by Orbax.
 
-A checkpoint holds `model` (parameters and statistics), `training` (optimiser, step, sums) and
-`run` (what the weights mean: classes, tree, image size, configuration) apart from each other, so
-that a next stage or a prediction reads the model and its meaning alone.
+A checkpoint holds `model` (parameters and statistics) and `training` (optimiser, step, sums)
+apart from each other, so that a next stage or a prediction reads the model alone, and as metadata
+the record of the run: what the weights mean (classes, tree, configuration).
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,8 @@ BEST_METRIC = "valid/top1"
 class Checkpoints:
     """Save and restore under one directory; `close` it, or the last save may be lost."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, *, read_only: bool = False) -> None:
+        """`read_only` leaves a directory alone in which another process may be saving."""
         from orbax.checkpoint import v1 as ocp
 
         keep = ocp.training.preservation_policies
@@ -35,7 +35,7 @@ class Checkpoints:
             directory.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),
-            cleanup_tmp_directories=True,
+            cleanup_tmp_directories=not read_only,
         )
 
     def __enter__(self) -> "Checkpoints":
@@ -82,10 +82,11 @@ class Checkpoints:
                 "optimizer": state.optimizer,
                 "totals": state.totals,
             },
-            "run": {"json": json.dumps(dict(run))},
         }
         try:
-            self._checkpointer.save_checkpointables(step, parts, metrics=scores, overwrite=True)
+            self._checkpointer.save_checkpointables(
+                step, parts, metrics=scores, custom_metadata=dict(run), overwrite=True
+            )
         except OSError as error:
             raise UserError(
                 f"checkpoint of step {step} could not be written to {self._directory}: {error}; "
@@ -141,7 +142,7 @@ class Checkpoints:
 
     def run_record(self, step: int) -> dict[str, Any]:
         """What the weights of a step mean."""
-        return json.loads(str(self._load(step, {"run": None})["run"]["json"]))
+        return dict(self._checkpointer.checkpointables_metadata(step).custom_metadata or {})
 
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         try:

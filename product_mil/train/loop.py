@@ -59,13 +59,15 @@ def train_stage(
     restored = checkpoints.restore(state)
     state = state if restored is None else restored
     step = int(state.step)
+    if step >= stage.num_steps or _out_of_patience(stage, log, step):
+        log.say(f"{stage.name}: complete, {step} steps")
+        return state
     log.cut((*stage.earlier, stage.name), step)
     if restored is not None:
-        log.say(f"{stage.name}: resumed at step {step} of {stage.num_steps}")
-    if step >= stage.num_steps or _out_of_patience(stage, log):
-        return state
+        log.say(f"{stage.name}: goes on at step {step} of {stage.num_steps}")
     losses: deque[Any] = deque()
-    saved_at = started = time.monotonic()
+    saved_at = time.monotonic()
+    started: float | None = None  # at the end of the first step: compiling is no throughput
     waited_s, images_before = 0.0, 0.0
     batches = stage.batches(step)
     with (
@@ -87,6 +89,10 @@ def train_stage(
             if len(losses) > STEPS_IN_FLIGHT:
                 _check_finite(losses.popleft(), stage.name, step - STEPS_IN_FLIGHT)
             bar.update()
+            if started is None:
+                images_before = float(jax.device_get(state.totals["images"]))
+                log.say(f"{stage.name}: first step after {time.monotonic() - saved_at:.1f} s")
+                started, waited_s = time.monotonic(), 0.0
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
                 while losses:
                     _check_finite(losses.popleft(), stage.name, step - len(losses))
@@ -102,7 +108,7 @@ def train_stage(
                 checkpoints.save(state, stage.run_record, values)
                 saved_at = started = time.monotonic()
                 waited_s, images_before = 0.0, 0.0
-                if _out_of_patience(stage, log):
+                if _out_of_patience(stage, log, step):
                     log.say(f"{stage.name}: stopped early, valid/nll no longer falls")
                     break
             elif stop() or time.monotonic() - saved_at > stage.checkpoint_every_s:
@@ -137,14 +143,15 @@ def _line(stage: Stage, step: int, values: Mapping[str, float]) -> str:
     return " | ".join(parts)
 
 
-def _out_of_patience(stage: Stage, log: RunLog) -> bool:
-    """Whether the last evaluations of this stage brought no better likelihood.
+def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:
+    """Whether the last evaluations up to `step` brought no better likelihood.
 
     Read from metrics.jsonl, which was cut to the checkpoint: a resumed run decides the same.
     """
     if not stage.patience_evaluations:
         return False
-    losses = [row["valid/nll"] for row in log.metrics() if row["stage"] == stage.name]
+    rows = [row for row in log.metrics() if row["stage"] == stage.name and row["step"] <= step]
+    losses = [row["valid/nll"] for row in rows]
     return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= (
         stage.patience_evaluations
     )

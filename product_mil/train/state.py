@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 
@@ -50,7 +51,7 @@ def partition(parameters: Arrays, trainable: str) -> tuple[Arrays, Arrays]:
 
 def zero_totals() -> dict[str, Array]:
     """Sums at the beginning of an epoch."""
-    return {name: jnp.zeros((), jnp.float32) for name in TOTALS}
+    return {name: jnp.asarray(np.zeros((), np.float32)) for name in TOTALS}
 
 
 def initial_state(
@@ -63,16 +64,20 @@ def initial_state(
 ) -> TrainState:
     """The state before the first step; leaves are copies, since steps donate them."""
     chosen, frozen = partition(parameters, trainable)
-    copy = lambda tree: jax.tree.map(jnp.array, tree)  # noqa: E731
     return TrainState(
-        step=jnp.zeros((), jnp.int32),
-        trainable=copy(chosen),
-        frozen=copy(frozen),
-        statistics=copy(statistics),
-        optimizer=optimizer.init(chosen),
-        ema=copy(chosen) if with_ema else None,
+        step=jnp.asarray(np.zeros((), np.int32)),
+        trainable=_copy(chosen),
+        frozen=_copy(frozen),
+        statistics=_copy(statistics),
+        optimizer=jax.jit(optimizer.init)(chosen),
+        ema=_copy(chosen) if with_ema else None,
         totals=zero_totals(),
     )
+
+
+def _copy(arrays: Arrays) -> Arrays:
+    """Copies made by NumPy: JAX would compile a program for each shape."""
+    return {path: jnp.array(np.array(value)) for path, value in arrays.items()}
 
 
 def evaluated_parameters(state: TrainState) -> Arrays:

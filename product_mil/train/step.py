@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.model import segments
@@ -161,3 +161,18 @@ def make_predict_step(
         )
 
     return jax.jit(predict_step)
+
+
+def make_embed_step(
+    structure: Any,
+) -> Callable[[Arrays, Arrays, UInt8[Array, "b h w 3"]], Float[Array, "b d"]]:
+    """The backbone alone, with running statistics: what a frozen stage may keep of its images."""
+
+    def embed_step(
+        parameters: Arrays, statistics: Arrays, images: UInt8[Array, "b h w 3"]
+    ) -> Float[Array, "b d"]:
+        model = merge_model(structure, parameters, statistics)
+        embeddings = model.backbone(images, use_running_statistics=True)
+        return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+
+    return jax.jit(embed_step)

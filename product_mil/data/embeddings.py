@@ -1,0 +1,265 @@
+"""What a frozen backbone says of each distinct image, computed once and kept on disk.
+
+A store belongs to one backbone with its weights, one image size and one number format, and is
+keyed by the content of images: runs, variants, seeds and exports share it. It is a directory of
+parts, each written whole, so a run that is killed while it embeds loses a part at most.
+"""
+
+import shutil
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64, UInt8, UInt64
+from tqdm import tqdm
+
+from product_mil.batch import EmbeddedBatch
+from product_mil.data.images import ImageError, decode_into
+from product_mil.data.index import Catalogue
+from product_mil.data.loader import (
+    FileReader,
+    ImageFault,
+    Loaded,
+    Products,
+    assign_slots,
+    batches,
+)
+from product_mil.data.plan import Plan
+
+BATCH_IMAGES = 64  # of one forward pass, always: sums in other shapes round differently
+PART_IMAGES = 64 * BATCH_IMAGES
+FLOAT32_BYTES = 4_000_000_000  # stores expected to be larger hold float16
+
+Embed = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b d"]]
+
+
+def store_dtype(num_images: int, dim: int) -> str:
+    """float32, or float16 where so many embeddings would be large."""
+    return "float32" if num_images * dim * 4 <= FLOAT32_BYTES else "float16"
+
+
+def _keys(hashes: UInt64[np.ndarray, "m 2"]) -> np.ndarray:
+    """128-bit hashes as values that sort and compare whole."""
+    pairs = np.ascontiguousarray(hashes, ">u8")
+    return pairs.view("S16").reshape(-1) if pairs.size else np.zeros(0, "S16")
+
+
+class EmbeddingStore:
+    """The parts of one store, as one sorted table."""
+
+    def __init__(self, directory: Path, *, dim: int, dtype: str) -> None:
+        self.directory, self.dim, self.dtype = directory, dim, np.dtype(dtype)
+        self.reload()
+
+    def reload(self) -> None:
+        """Map the parts that are there now; one that is damaged is left out, and made again."""
+        self._parts: list[np.ndarray] = []
+        keys, parts, rows = [], [], []
+        for path in sorted(self.directory.glob("part-*")):
+            try:
+                hashes = np.load(path / "hash.npy")
+                values = np.load(path / "embedding.npy", mmap_mode="r")
+            except (OSError, ValueError, EOFError):
+                continue
+            if values.shape != (len(hashes), self.dim) or values.dtype != self.dtype:
+                continue
+            keys.append(_keys(hashes))
+            parts.append(np.full(len(hashes), len(self._parts)))
+            rows.append(np.arange(len(hashes)))
+            self._parts.append(values)
+        all_keys = np.concatenate(keys) if keys else np.zeros(0, "S16")
+        self._keys, first = np.unique(all_keys, return_index=True)
+        self._part = np.concatenate(parts)[first] if keys else np.zeros(0, np.int64)
+        self._row = np.concatenate(rows)[first] if keys else np.zeros(0, np.int64)
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def find(self, hashes: UInt64[np.ndarray, "m 2"]) -> Int64[np.ndarray, " m"]:
+        """Place of each image in the store; -1 where it is not there."""
+        if not len(self._keys):
+            return np.full(len(hashes), -1, np.int64)
+        keys = _keys(hashes)
+        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
+        return np.where(self._keys[place] == keys, place, -1).astype(np.int64)
+
+    def take(self, places: Int64[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
+        """The embeddings at `places`, in float32."""
+        result = np.empty((len(places), self.dim), np.float32)
+        part, row = self._part[places], self._row[places]
+        for number in np.unique(part):
+            chosen = part == number
+            result[chosen] = self._parts[number][row[chosen]]
+        return result
+
+    def add(self, hashes: UInt64[np.ndarray, "m 2"], embeddings: Float[np.ndarray, "m d"]) -> None:
+        """Write a part, whole; `reload` shows it."""
+        self.directory.mkdir(parents=True, exist_ok=True)
+        name = uuid.uuid4().hex
+        draft = self.directory / f"draft-{name}"
+        draft.mkdir()
+        try:
+            np.save(draft / "hash.npy", hashes)
+            np.save(draft / "embedding.npy", embeddings.astype(self.dtype))
+            draft.rename(self.directory / f"part-{name}")
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+
+
+class _ImageBatch(NamedTuple):
+    images: UInt8[np.ndarray, "b h w 3"]
+    readable: Bool[np.ndarray, " b"]
+    faults: list[ImageFault]
+
+
+class ImageSource:
+    """Grain's source of single images in fixed batches: element i is the i-th batch."""
+
+    def __init__(
+        self, catalogue: Catalogue, image_rows: Int64[np.ndarray, " m"], *, image_size_px: int
+    ) -> None:
+        """`image_rows` are rows of the catalogue's image columns."""
+        self._catalogue, self._rows, self._size_px = catalogue, image_rows, image_size_px
+        self._reader = FileReader(catalogue.paths)
+
+    def __len__(self) -> int:
+        return -(-len(self._rows) // BATCH_IMAGES)
+
+    def __repr__(self) -> str:
+        return f"ImageSource({len(self._rows)} images)"
+
+    def __getitem__(self, index: int) -> _ImageBatch:
+        """Decode a batch; the last one is filled up with black."""
+        rows = self._rows[int(index) * BATCH_IMAGES : (int(index) + 1) * BATCH_IMAGES]
+        images = np.zeros((BATCH_IMAGES, self._size_px, self._size_px, 3), np.uint8)
+        readable = np.ones(len(rows), bool)
+        faults: list[ImageFault] = []
+        catalogue = self._catalogue
+        files = catalogue.file_of_images(rows)
+        for k, row in enumerate(rows.tolist()):
+            offset_bytes = int(catalogue.image_offset_bytes[row])
+            try:
+                length_bytes = int(catalogue.image_length_bytes[row])
+                data = self._reader.read(int(files[k]), offset_bytes, length_bytes)
+                decode_into(data, images[k])
+            except ImageError as error:
+                readable[k] = False
+                # Products without images share `first_image` with the product after them.
+                product = int(np.searchsorted(catalogue.first_image, row, side="right")) - 1
+                faults.append(
+                    ImageFault(
+                        file=str(catalogue.paths[int(files[k])]),
+                        offset_bytes=offset_bytes,
+                        product_id=int(catalogue.product_id[product]),
+                        image_index=row - int(catalogue.first_image[product]),
+                        reason=str(error),
+                    )
+                )
+        return _ImageBatch(images, readable, faults)
+
+
+def embed_images(
+    catalogue: Catalogue,
+    image_rows: Int64[np.ndarray, " m"],
+    embed: Embed,
+    *,
+    image_size_px: int,
+    threads: int,
+) -> Iterator[tuple[Int64[np.ndarray, " b"], Float[np.ndarray, "b d"], list[ImageFault]]]:
+    """Rows and embeddings of the readable images among `image_rows`, batch by batch, in order."""
+    source = ImageSource(catalogue, image_rows, image_size_px=image_size_px)
+    with tqdm(total=len(image_rows), desc="embedding", unit="image", disable=None) as bar:
+        for number, batch in enumerate(batches(source, threads=threads)):
+            rows = image_rows[number * BATCH_IMAGES : (number + 1) * BATCH_IMAGES]
+            values = embed(batch.images)[: len(rows)]
+            yield rows[batch.readable], values[batch.readable], batch.faults
+            bar.update(len(rows))
+
+
+def used_images(products: Products) -> Int64[np.ndarray, " m"]:
+    """Rows of all images that the products' batches will hold, in file order."""
+    return np.sort(products.images_of(np.arange(len(products))).row)
+
+
+def fill_store(
+    store: EmbeddingStore,
+    selections: Sequence[Products],
+    embed: Embed,
+    *,
+    image_size_px: int,
+    threads: int,
+) -> tuple[int, list[ImageFault]]:
+    """Embed every distinct image of the products that the store does not hold yet.
+
+    Returns the number of images embedded, and the ones that could not be read.
+    """
+    embedded, faults = 0, []
+    for products in selections:
+        catalogue, rows = products.catalogue, used_images(products)
+        hashes = _hashes(catalogue, rows)
+        missing = store.find(hashes) < 0
+        _, first = np.unique(_keys(hashes[missing]), return_index=True)
+        rows = rows[missing][np.sort(first)]
+        waiting: list[tuple[np.ndarray, np.ndarray]] = []
+        found = embed_images(catalogue, rows, embed, image_size_px=image_size_px, threads=threads)
+        for done, values, bad in found:
+            faults += bad
+            waiting.append((_hashes(catalogue, done), values))
+            embedded += len(done)
+            if sum(len(value) for _, value in waiting) >= PART_IMAGES:
+                _write_part(store, waiting)
+        _write_part(store, waiting)
+        store.reload()
+    return embedded, faults
+
+
+def _write_part(store: EmbeddingStore, waiting: list[tuple[np.ndarray, np.ndarray]]) -> None:
+    if any(len(values) for _, values in waiting):
+        hashes, values = (np.concatenate(part) for part in zip(*waiting, strict=True))
+        store.add(hashes, values)
+    waiting.clear()
+
+
+def _hashes(catalogue: Catalogue, rows: np.ndarray) -> UInt64[np.ndarray, "m 2"]:
+    if catalogue.image_hash is None:
+        raise ValueError("the catalogue was opened without hashes")
+    return np.asarray(catalogue.image_hash)[rows]
+
+
+class EmbeddedSource:
+    """Grain's source of batches from a store: the plan and the slots of `PixelSource`."""
+
+    def __init__(
+        self, products: Products, plan: Plan, store: EmbeddingStore, *, num_steps: int
+    ) -> None:
+        """The store has been filled; images that it lacks are unreadable and become padding."""
+        self._products, self._plan, self._store = products, plan, store
+        self._num_steps = num_steps
+        rows = used_images(products)
+        self._place = np.full(products.catalogue.num_images_total, -1, np.int64)
+        self._place[rows] = store.find(_hashes(products.catalogue, rows))
+
+    def __len__(self) -> int:
+        return self._num_steps
+
+    def __repr__(self) -> str:
+        return f"EmbeddedSource({len(self._products)} products, {self._num_steps} steps)"
+
+    def __getitem__(self, step: int) -> Loaded:
+        """Gather the batch of a step."""
+        slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
+        places = np.where(image_rows >= 0, self._place[image_rows], -1)
+        slots.segment[places < 0] = self._plan.product_slots
+        embeddings = np.zeros((*places.shape, self._store.dim), np.float32)
+        embeddings[places >= 0] = self._store.take(places[places >= 0])
+        return Loaded(EmbeddedBatch(embeddings, slots), positions, [])
+
+
+def room_for(directory: Path, num_images: int, dim: int, dtype: str) -> tuple[int, int]:
+    """Bytes that so many embeddings take, and bytes free where the store lies."""
+    there: Any = directory
+    while not there.exists():
+        there = there.parent
+    return num_images * dim * np.dtype(dtype).itemsize, shutil.disk_usage(there).free

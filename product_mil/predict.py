@@ -1,0 +1,83 @@
+"""From packed batches to blocks of predictions: every product once, in the order given."""
+
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from product_mil.data.index import NO_CATEGORY
+from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.predictions import PredictionBlock
+from product_mil.train.mesh import put_batch
+from product_mil.train.step import Predicted
+
+BATCHES_IN_FLIGHT = 2  # the host runs this far ahead of the devices
+
+
+def predict_products(
+    products: Products,
+    batches: Iterable[Loaded],
+    predict_step: Callable[..., Predicted],
+    mesh: Mesh,
+) -> Iterator[tuple[PredictionBlock, list[ImageFault]]]:
+    """Run `predict_step(batch)` over batches of a `SequentialPlan`; a block for each batch.
+
+    Yields blocks of consecutive products with the pictures that could not be read. Memory does
+    not grow with the number of products.
+
+    Raises:
+        RuntimeError: a product came twice, late or not at all, which would be a fault of ours.
+    """
+    waiting: deque[tuple[Loaded, Predicted]] = deque()
+    done = 0
+
+    def next_block() -> tuple[PredictionBlock, list[ImageFault]]:
+        nonlocal done
+        loaded, predicted = waiting.popleft()
+        at = loaded.positions[loaded.positions >= 0]
+        if not np.array_equal(at, np.arange(done, done + len(at))):
+            raise RuntimeError(f"products after {done} are not predicted once and in order")
+        done += len(at)
+        return _block(products, loaded, jax.device_get(predicted)), loaded.faults
+
+    for loaded in batches:
+        predicted = predict_step(put_batch(loaded.batch, mesh))
+        jax.tree.map(lambda leaf: leaf.copy_to_host_async(), predicted)
+        waiting.append((loaded, predicted))
+        if len(waiting) > BATCHES_IN_FLIGHT:
+            yield next_block()
+    while waiting:
+        yield next_block()
+    if done != len(products):
+        raise RuntimeError(f"{len(products) - done} of {len(products)} products not predicted")
+
+
+def _block(products: Products, loaded: Loaded, predicted: Predicted) -> PredictionBlock:
+    """What the device said of a batch, with what the catalogue knows; no padding."""
+    slots, is_product = loaded.batch.slots, loaded.positions >= 0
+    positions = loaded.positions[is_product]
+    rows = products.rows[positions]
+    category_id = np.asarray(products.catalogue.category_id[rows])
+    is_image = slots.segment < slots.label.shape[1]
+    # Products are numbered through the shards, images lie in the order of their products.
+    first = np.cumsum(is_product.sum(1)) - is_product.sum(1)
+    owner = (first[:, None] + slots.segment)[is_image]
+    probabilities = predicted.probabilities
+    return PredictionBlock(
+        product_id=np.asarray(products.catalogue.product_id[rows]),
+        category_id=category_id,
+        has_category=category_id != NO_CATEGORY,
+        log_prob_true=np.where(
+            products.labels[positions] >= 0, predicted.log_prob_true[is_product], np.float32(np.nan)
+        ),
+        num_images=np.asarray(products.catalogue.num_images[rows]),
+        num_readable_images=np.bincount(owner, minlength=len(rows)).astype(np.int32),
+        top_class=predicted.top_class[is_product],
+        top_probability=predicted.top_probability[is_product],
+        image_index=slots.position[is_image],
+        attention=predicted.attention[is_image],
+        image_top_class=predicted.image_top_class[is_image],
+        probabilities=None if probabilities is None else probabilities[is_product],
+    )

@@ -1,0 +1,345 @@
+"""Prediction files: the submission, the most probable classes as Parquet, the whole matrix.
+
+Category ids, never class indices, leave the process, and every file with probabilities says which
+classes and which run they come from. A writer takes blocks of consecutive products and writes to
+a draft beside its file; `written_whole` renames all drafts at the end, or removes them.
+"""
+
+import gzip
+import json
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Bool, Float32, Int32, Int64
+
+from product_mil.errors import UserError
+
+FORMAT = "1"
+ROWS_PER_GROUP = 32_768  # of the Parquet file; what is held in memory before it is written
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionBlock:
+    """Predictions of b consecutive products, in file order, and of their m readable images."""
+
+    product_id: Int64[np.ndarray, " b"]
+    category_id: Int64[np.ndarray, " b"]  # the true one; read only where `has_category`
+    has_category: Bool[np.ndarray, " b"]
+    log_prob_true: Float32[np.ndarray, " b"]  # NaN where the true category is not a class
+    num_images: Int32[np.ndarray, " b"]  # in the record
+    num_readable_images: Int32[np.ndarray, " b"]  # of those used; 0: the prior is predicted
+    top_class: Int32[np.ndarray, "b t"]  # class indices, the most probable first
+    top_probability: Float32[np.ndarray, "b t"]
+    image_index: Int32[np.ndarray, " m"]  # within the product, product after product
+    attention: Float32[np.ndarray, " m"]  # sums to 1 over a product's images
+    image_top_class: Int32[np.ndarray, " m"]  # each image's own guess, as if it were alone
+    probabilities: Float32[np.ndarray, "b k"] | None
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+
+class Writer(Protocol):
+    """What takes blocks in file order; `drafts` pairs each draft with its final place."""
+
+    drafts: list[tuple[Path, Path]]
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block."""
+        ...
+
+    def close(self) -> None:
+        """Finish the drafts; nothing may be written afterwards."""
+        ...
+
+
+@contextmanager
+def written_whole(writers: list[Writer]) -> Iterator[None]:
+    """Give all files their names when the body ends well; otherwise leave nothing behind.
+
+    `writers` may still be empty: the body may add to it.
+
+    Raises:
+        UserError: a file cannot be written (a full disk, say).
+    """
+    try:
+        yield
+        for writer in writers:
+            writer.close()
+        for writer in writers:
+            for draft, path in writer.drafts:
+                draft.replace(path)
+    except OSError as error:
+        names = ", ".join(str(path) for writer in writers for _, path in writer.drafts[:1])
+        raise UserError(f"cannot write {names}: {error}; make room and start again") from error
+    finally:
+        for writer in writers:
+            with suppress(OSError, ValueError):
+                writer.close()
+            for draft, _ in writer.drafts:
+                draft.unlink(missing_ok=True)
+
+
+def check_output(path: Path, *, directory: bool = False) -> None:
+    """Refuse an output that cannot be made, before any work.
+
+    Raises:
+        UserError: the directory around it is missing, or a file is where a directory should go
+            or the other way round.
+    """
+    if not path.parent.is_dir():
+        raise UserError(f"{path}: there is no directory {path.parent}; make it first")
+    if directory and path.exists() and not path.is_dir():
+        raise UserError(f"{path} is a file: name a directory")
+    if not directory and path.is_dir():
+        raise UserError(f"{path} is a directory: name a file")
+
+
+def _draft_of(path: Path) -> Path:
+    return path.with_name(path.name + ".draft")
+
+
+class SubmissionWriter:
+    """`_id,category_id`, a row a product; compressed where the name ends in .gz."""
+
+    def __init__(self, path: Path, class_ids: Int64[np.ndarray, " k"]) -> None:
+        """Raises `UserError` where the file cannot be made."""
+        self.drafts = [(_draft_of(path), path)]
+        self._class_ids = class_ids
+        self._file = _open(_draft_of(path))
+        # No name and time in the header: the same predictions give the same bytes.
+        self._stream = (
+            gzip.GzipFile("", "wb", 6, self._file, mtime=0) if path.suffix == ".gz" else self._file
+        )
+        self._stream.write(b"_id,category_id\n")
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block."""
+        guesses = self._class_ids[block.top_class[:, 0]]
+        rows = map("{},{}\n".format, block.product_id.tolist(), guesses.tolist())
+        self._stream.write("".join(rows).encode())
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._stream.close()
+        self._file.close()
+
+
+class ParquetWriter:
+    """The top t classes of each product with what is left over, and its images' attention."""
+
+    def __init__(
+        self, path: Path, class_ids: Int64[np.ndarray, " k"], *, topk: int,
+        categories_json: str, run: Mapping[str, Any],
+    ) -> None:
+        """`categories_json` and `run` travel in the file's metadata; see `PredictionFile`.
+
+        Raises:
+            UserError: the file cannot be made.
+        """
+        self.drafts = [(_draft_of(path), path)]
+        self._class_ids = class_ids
+        self._schema = _schema(topk).with_metadata(
+            {
+                "product_mil.format": FORMAT,
+                "product_mil.categories": categories_json,
+                "product_mil.run": json.dumps(dict(run), ensure_ascii=False),
+            }
+        )
+        self._file = _open(_draft_of(path))
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows_waiting = 0
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block."""
+        self._waiting.append(_record_batch(block, self._class_ids, self._schema))
+        self._rows_waiting += len(block)
+        if self._rows_waiting >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._waiting, self._schema)
+        self._waiting, self._rows_waiting = [], 0
+        self._writer.write_table(table, row_group_size=2 * ROWS_PER_GROUP)
+
+    def close(self) -> None:
+        """Finish the file."""
+        if self._waiting:
+            self._flush()
+        self._writer.close()
+        self._file.close()
+
+
+def _schema(topk: int) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("product_id", pa.int64(), nullable=False),
+            ("category_id", pa.int64()),  # the true one, where the record has one
+            ("log_prob_true", pa.float32()),  # null where the true category is not a class
+            pa.field("num_images", pa.int32(), nullable=False),
+            pa.field("num_readable_images", pa.int32(), nullable=False),
+            ("top_category_id", pa.list_(pa.int64(), topk)),
+            ("top_probability", pa.list_(pa.float32(), topk)),
+            pa.field("remaining_probability", pa.float32(), nullable=False),
+            ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these two:
+            ("image_attention", pa.list_(pa.float32())),
+            ("image_category_id", pa.list_(pa.int64())),
+        ]
+    )
+
+
+def _record_batch(
+    block: PredictionBlock, class_ids: Int64[np.ndarray, " k"], schema: pa.Schema
+) -> pa.RecordBatch:
+    topk = block.top_class.shape[1]
+    offsets = np.concatenate([[0], np.cumsum(block.num_readable_images)]).astype(np.int32)
+    kept = block.top_probability.sum(1, dtype=np.float64)
+
+    def of_images(values: np.ndarray) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+    def of_top(values: np.ndarray) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), topk)
+
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(block.product_id),
+            pa.array(block.category_id, mask=~block.has_category),
+            pa.array(block.log_prob_true, mask=np.isnan(block.log_prob_true)),
+            pa.array(block.num_images),
+            pa.array(block.num_readable_images),
+            of_top(class_ids[block.top_class]),
+            of_top(block.top_probability),
+            pa.array(np.clip(1 - kept, 0, 1).astype(np.float32)),
+            of_images(block.image_index),
+            of_images(block.attention),
+            of_images(class_ids[block.image_top_class]),
+        ],
+        schema=schema,
+    )
+
+
+class MatrixWriter:
+    """All probabilities as `.npy` files: float32 `[N, k]`, ids `[N]` and category ids `[k]`.
+
+    Written as a stream, so that a full disk is an error and not a SIGBUS; to be read with
+    `np.load(..., mmap_mode="r")`.
+    """
+
+    def __init__(
+        self, path: Path, class_ids: Int64[np.ndarray, " k"], num_products: int, *,
+        categories_json: str, run: Mapping[str, Any],
+    ) -> None:
+        """Raises `UserError` where the disk has no room or the files cannot be made."""
+        matrix, ids, columns, about = matrix_files(path)
+        if matrix.parent == path:
+            path.mkdir(exist_ok=True)
+        needed_bytes = num_products * (len(class_ids) * 4 + 8)
+        free_bytes = shutil.disk_usage(matrix.parent).free
+        if needed_bytes > free_bytes:
+            raise UserError(
+                f"{matrix}: {num_products} x {len(class_ids)} probabilities need "
+                f"{needed_bytes / 1e9:.1f} GB, the disk has {free_bytes / 1e9:.1f} GB free; use "
+                "--probabilities, which keeps the most probable ones"
+            )
+        self.drafts = [(_draft_of(file), file) for file in (ids, columns, about, matrix)]
+        self._files = []
+        for file, shape, kind in (
+            (matrix, (num_products, len(class_ids)), "<f4"),
+            (ids, (num_products,), "<i8"),
+            (columns, class_ids.shape, "<i8"),
+        ):
+            stream = _open(_draft_of(file))
+            header = {"descr": kind, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            self._files.append(stream)
+        self._files[2].write(class_ids.astype("<i8").tobytes())
+        _draft_of(about).write_text(
+            json.dumps(
+                {"format": FORMAT, "categories": json.loads(categories_json), "run": dict(run)},
+                ensure_ascii=False,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block; it must have come with its probabilities."""
+        assert block.probabilities is not None
+        self._files[0].write(block.probabilities.astype("<f4", copy=False).tobytes())
+        self._files[1].write(block.product_id.astype("<i8").tobytes())
+
+    def close(self) -> None:
+        """Finish the files."""
+        for file in self._files:
+            file.close()
+
+
+def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
+    """Where `MatrixWriter` puts matrix, product ids, category ids and what they come from.
+
+    `path` is a directory, or the matrix file itself if it ends in .npy; the others then share
+    its stem.
+    """
+    if path.suffix == ".npy":
+        others = (f"{path.stem}.{name}" for name in ("ids.npy", "category_ids.npy", "about.json"))
+        ids, columns, about = (path.with_name(name) for name in others)
+        return path, ids, columns, about
+    names = ("probabilities.npy", "ids.npy", "category_ids.npy", "about.json")
+    matrix, ids, columns, about = (path / name for name in names)
+    return matrix, ids, columns, about
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionFile:
+    """What `ParquetWriter` wrote: rows in file order, and what the ids mean."""
+
+    path: Path
+    table: pa.Table
+    categories_json: str  # ids and names of all k classes
+    run: dict[str, Any]  # configuration, checkpoint and fingerprints
+
+    def column(self, name: str) -> np.ndarray:
+        """A column `[N]` or, of the top classes, `[N, t]`; numbers that are absent become NaN."""
+        column = self.table.column(name).combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            return column.flatten().to_numpy().reshape(len(column), -1)
+        return column.to_numpy(zero_copy_only=False)
+
+
+def read_predictions(path: Path) -> PredictionFile:
+    """Read a file that `ParquetWriter` wrote.
+
+    Raises:
+        UserError: it is absent, damaged or another kind of file.
+    """
+    try:
+        table = pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read predictions from {path}: {error}") from None
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"product_mil.format") != FORMAT.encode():
+        raise UserError(
+            f"{path} was not written by this version's tools/export_predictions.py --probabilities"
+        )
+    return PredictionFile(
+        path,
+        table,
+        metadata[b"product_mil.categories"].decode(),
+        json.loads(metadata[b"product_mil.run"]),
+    )
+
+
+def _open(path: Path) -> Any:
+    try:
+        return path.open("wb")
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error

@@ -1,0 +1,156 @@
+"""A trained run opened for use: its newest weights, what they mean, and batches for them.
+
+Nothing is written, so a run may be opened while another process trains in it.
+"""
+
+import dataclasses
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int64
+
+from product_mil.build import Model, build_model, evaluation_plan, log_prior_of
+from product_mil.config import Config, config_from_dict
+from product_mil.data.categories import Categories
+from product_mil.data.duplicates import drop_images
+from product_mil.data.index import open_catalogue
+from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.errors import UserError
+from product_mil.run import STAGES, checkpoint_directory
+from product_mil.train.checkpoint import Checkpoints
+from product_mil.train.mesh import data_mesh, replicate
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """A model on its devices, and what its outputs mean."""
+
+    workdir: Path
+    stage: str
+    step: int  # of the stage, at the checkpoint
+    config: Config
+    categories: Categories
+    class_counts: Int64[np.ndarray, " k"]  # in training
+    model: Model
+    mesh: Mesh
+    record: dict[str, Any]  # as the checkpoint holds it
+
+    @property
+    def log_prior(self) -> Float[np.ndarray, " k"]:
+        """What is predicted of a product without a readable image."""
+        return log_prior_of(self.class_counts)
+
+    @property
+    def summary(self) -> str:
+        """One line for people."""
+        model = self.config.model
+        return (
+            f"{self.workdir}: {model.pooling} over {model.backbone}, {len(self.categories.ids)} "
+            f"categories, checkpoint at step {self.step} of stage {self.stage}, on "
+            f"{self.mesh.size} {self.mesh.devices.flat[0].device_kind} device(s)"
+        )
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """What tells this checkpoint from any other, for files made with it; plain JSON."""
+        return {
+            "workdir": str(self.workdir.resolve()),
+            "stage": self.stage,
+            "step": self.step,
+            "config": self.config.to_dict(),
+            "data_fingerprint": self.record["data_fingerprint"],
+            "version": self.record["version"],
+        }
+
+    def products(self, spec: str) -> Products:
+        """The products of BSON files, with images chosen and labels numbered as in training.
+
+        Raises:
+            UserError: files that are missing or hold no product.
+        """
+        catalogue = open_catalogue(spec)
+        md5 = self.config.data.drop_images_md5
+        return Products(
+            catalogue,
+            rows=np.arange(catalogue.num_products),
+            labels=self.categories.class_of(np.asarray(catalogue.category_id)),
+            max_images=self.config.data.max_images,
+            dropped=drop_images(catalogue, md5) if md5 else None,
+        )
+
+    def batches(self, products: Products, images_per_batch: int) -> Iterator[Loaded]:
+        """Every product once, in order, in batches of about this many images over all devices."""
+        image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
+        plan = evaluation_plan(products, self.mesh.size, image_slots)
+        source = PixelSource(products, plan, image_size_px=self.config.data.image_size_px)
+        return batches(source, threads=self.config.data.threads or os.cpu_count() or 1)
+
+
+def open_run(
+    workdir: Path, checkpoint: Literal["last", "best"] = "last", mesh: Mesh | None = None
+) -> TrainedRun:
+    """Load a checkpoint of the last stage that has one, onto all devices or those of `mesh`.
+
+    Files that the run began with (data, pretrained weights) are not needed.
+
+    Raises:
+        UserError: no run in `workdir`, no checkpoint yet, or one of another version.
+    """
+    if not workdir.is_dir():
+        raise UserError(f"{workdir}: no such directory; --workdir names the directory of a run")
+    mesh = data_mesh(jax.device_count()) if mesh is None else mesh
+    tried = None
+    while True:
+        stage, step = _newest(workdir, checkpoint)
+        try:
+            return _load(workdir, stage, step, mesh)
+        except Exception:
+            # A run that trains meanwhile removes old checkpoints once it has a newer one.
+            if tried == (stage, step):
+                raise
+            tried = stage, step
+
+
+def _newest(workdir: Path, checkpoint: str) -> tuple[str, int]:
+    for stage in reversed(STAGES):
+        directory = checkpoint_directory(workdir, stage)
+        if directory.is_dir():
+            with Checkpoints(directory, read_only=True) as found:
+                step = found.latest_step() if checkpoint == "last" else found.best_step()
+            if step is not None:
+                return stage, step
+    raise UserError(
+        f"{workdir} holds no checkpoint: give the directory of a run that finished an epoch"
+    )
+
+
+def _load(workdir: Path, stage: str, step: int, mesh: Mesh) -> TrainedRun:
+    with Checkpoints(checkpoint_directory(workdir, stage), read_only=True) as found:
+        record = found.run_record(step)
+        if "config" not in record:
+            raise UserError(f"checkpoint {step} of {workdir} was written by another version")
+        config = config_from_dict(record["config"])
+        categories = Categories.from_json(record["categories"])
+        # The pretrained file may be gone, and its values are all replaced.
+        untrained = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
+        model, _ = build_model(untrained, len(categories.ids))
+        parameters, statistics = found.restore_model(
+            step, replicate(model.parameters, mesh), replicate(model.statistics, mesh)
+        )
+    return TrainedRun(
+        workdir=workdir,
+        stage=stage,
+        step=step,
+        config=config,
+        categories=categories,
+        class_counts=np.asarray(record["class_counts"], np.int64),
+        model=Model(model.structure, parameters, statistics),
+        mesh=mesh,
+        record=record,
+    )

@@ -1,0 +1,118 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from product_mil.data.categories import Categories, categories_from_ids, read_categories
+from product_mil.data.index import NO_CATEGORY
+from product_mil.errors import UserError
+
+HEADER = "category_id,category_level1,category_level2,category_level3\n"
+TREE = HEADER + (
+    "30,TOYS,OTHER,KITES\n"
+    "10,BOOKS,OTHER,ATLASES\n"
+    '20,TOYS,BALLS,"BALLS, BIG"\n'
+    "-5,TOYS,OTHER,YO-YOS\n"
+)
+
+
+def read(tmp_path: Path, text: str, encoding: str = "utf-8") -> Categories:
+    path = tmp_path / "names.csv"
+    path.write_bytes(text.encode(encoding))
+    return read_categories(path)
+
+
+def assert_is_tree(categories: Categories) -> None:
+    assert categories.ids.tolist() == [-5, 10, 20, 30]
+    assert categories.names[2] == ("TOYS", "BALLS", "BALLS, BIG")
+    assert categories.level1.tolist() == [0, 1, 0, 0]
+    # BOOKS/OTHER and TOYS/OTHER share a name and are two groups.
+    assert categories.level2.tolist() == [0, 1, 2, 0]
+    assert categories.levels() == (2, 3, 4)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_reads_the_tree(tmp_path: Path, encoding: str, newline: str) -> None:
+    assert_is_tree(read(tmp_path, TREE.replace("\n", newline), encoding))
+
+
+def test_columns_come_in_any_order_and_others_are_left(tmp_path: Path) -> None:
+    rows = [line.split(",", 3) for line in TREE.splitlines()]
+    text = "".join(f"{c3},extra,{number},{c2},{c1}\n\n" for number, c1, c2, c3 in rows)
+    assert_is_tree(read(tmp_path, text))
+
+
+def test_travels_as_json(tmp_path: Path) -> None:
+    text = read(tmp_path, TREE.replace("KITES", "CERFS-VOLANTS é")).to_json()
+    categories = Categories.from_json(text)
+    assert_is_tree(categories)
+    assert categories.names[3][2] == "CERFS-VOLANTS é"
+    assert categories.to_json() == text
+
+
+def test_class_of_an_id(tmp_path: Path) -> None:
+    ids = np.array([30, -5, 11, 99, NO_CATEGORY, 10, 20])
+    classes = read(tmp_path, TREE).class_of(ids)
+    assert classes.dtype == np.int32
+    assert classes.tolist() == [3, 0, -1, -1, -1, 1, 2]
+
+
+def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+    text = HEADER + f"7,A,B,C\nx,A,B,C\n7,A,B,D\n8,A\n9.0,A,B,C\n{2**63},A,B,C\n1_0,A,B,C\n"
+    with pytest.raises(UserError) as error:
+        read(tmp_path, text)
+    message = str(error.value)
+    assert "\n" not in message
+    for part in (
+        "names.csv",
+        "line 3: category_id 'x' is not a 64-bit integer",
+        "line 4: category_id 7 was on line 2",
+        "line 5: fewer fields",
+        "line 6: category_id '9.0'",
+        f"line 7: category_id '{2**63}'",
+        "line 8: category_id '1_0'",
+    ):
+        assert part in message
+
+
+def test_a_flood_of_errors_is_cut(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"line 11: .*; and 15 more$"):
+        read(tmp_path, HEADER + "x,A,B,C\n" * 25)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"category_id,category_level1\n1,A\n", "1: no column category_level2, category_level3"),
+        (b"", "1: no column category_id"),
+        (HEADER.encode(), "no categories"),
+        (HEADER.encode() + b"1,A,B,C\n2,A,B,\xe9\n", "3: not UTF-8"),
+        (HEADER.encode() + b'1,A,B,"C\n', "2: "),
+    ],
+)
+def test_an_unreadable_file_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "names.csv"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        read_categories(path)
+    with pytest.raises(UserError, match="cannot read"):
+        read_categories(tmp_path / "none.csv")
+
+
+def test_without_a_file_the_ids_are_the_classes() -> None:
+    categories = categories_from_ids(np.array([10, NO_CATEGORY, 9, 10]))
+    assert categories.ids.tolist() == [9, 10]
+    assert categories.names == (("9", "9", "9"), ("10", "10", "10"))
+    assert categories.level1.tolist() == categories.level2.tolist() == [0, 1]
+    assert Categories.from_json(categories.to_json()).level1.tolist() == [0, 1]
+    with pytest.raises(UserError, match="no product has a category_id"):
+        categories_from_ids(np.array([NO_CATEGORY]))
+
+
+def test_the_tree_of_cdiscount(shared: Path) -> None:
+    categories = read_categories(shared / "data" / "cdiscount" / "category_names.csv")
+    # 483 distinct names at level 2; three recur under a second level 1.
+    assert len({names[1] for names in categories.names}) == 483
+    assert categories.levels() == (49, 486, 5270)
+    assert np.all(np.diff(categories.ids) > 0)

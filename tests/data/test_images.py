@@ -1,0 +1,218 @@
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+import simplejpeg
+from PIL import Image
+
+from product_mil.data.images import ImageError, decode_into
+
+SIZE_PX = 48
+
+
+def photo(height: int = SIZE_PX, width: int = SIZE_PX, seed: int = 0) -> np.ndarray:
+    """Smooth colours with an edge, so that a rotation or a swapped channel shows."""
+    rng = np.random.default_rng(seed)
+    y, x = np.mgrid[0:height, 0:width]
+    rgb = np.stack([x * 255 / width, y * 255 / height, 255 * (x > y)], -1)
+    return np.clip(rgb + rng.normal(0, 3, rgb.shape), 0, 255).astype(np.uint8)
+
+
+def encoded(image: Image.Image | np.ndarray, kind: str = "JPEG", **options: object) -> bytes:
+    image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def decoded(data: bytes, size_px: int = SIZE_PX) -> np.ndarray:
+    pixels = np.full((size_px, size_px, 3), 77, np.uint8)
+    decode_into(data, pixels)
+    return pixels
+
+
+def by_pillow(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+@pytest.mark.parametrize("options", [
+    {"quality": 75},
+    {"quality": 95, "subsampling": 0},
+    {"quality": 30, "subsampling": 2},
+    {"quality": 85, "progressive": True, "optimize": True},
+])
+def test_jpeg_is_bit_equal_to_pillow(options: dict) -> None:
+    for seed in range(5):
+        data = encoded(photo(seed=seed), **options)
+        np.testing.assert_array_equal(decoded(data), by_pillow(data))
+
+
+def test_sample_jpegs_are_bit_equal_to_pillow() -> None:
+    data = simplejpeg.encode_jpeg(photo(180, 180), quality=85)
+    np.testing.assert_array_equal(decoded(data, 180), by_pillow(data))
+
+
+def test_grey_jpeg() -> None:
+    data = encoded(Image.fromarray(photo()).convert("L"))
+    np.testing.assert_array_equal(decoded(data), by_pillow(data))
+
+
+def test_cmyk_jpeg() -> None:
+    data = encoded(Image.fromarray(photo()).convert("CMYK"), quality=95)
+    np.testing.assert_array_equal(decoded(data), by_pillow(data))
+    assert np.abs(decoded(data).astype(int) - photo()).mean() < 6
+
+
+def test_lossless_kinds_keep_their_pixels() -> None:
+    for kind in ("PNG", "BMP", "TIFF"):
+        np.testing.assert_array_equal(decoded(encoded(photo(), kind)), photo())
+
+
+def test_gif_first_frame() -> None:
+    frames = [Image.fromarray(photo(seed=s)).quantize(32) for s in (0, 9)]
+    data = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    np.testing.assert_array_equal(decoded(data), np.asarray(frames[0].convert("RGB")))
+
+
+def test_transparency_lies_on_white() -> None:
+    rgba = np.dstack([photo(), np.zeros((SIZE_PX, SIZE_PX), np.uint8)])
+    rgba[:8, :, 3] = 255
+    pixels = decoded(encoded(rgba, "PNG"))
+    np.testing.assert_array_equal(pixels[:8], photo()[:8])
+    assert (pixels[8:] == 255).all()
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    ramp = np.tile(np.linspace(0, 65535, SIZE_PX).astype(np.uint16), (SIZE_PX, 1))
+    pixels = decoded(encoded(Image.fromarray(ramp), "PNG"))
+    np.testing.assert_allclose(pixels[0, :, 0], np.linspace(0, 255, SIZE_PX), atol=1)
+    assert (pixels == pixels[..., :1]).all()
+
+
+def test_one_bit_image() -> None:
+    bits = Image.fromarray(photo()).convert("1")
+    np.testing.assert_array_equal(decoded(encoded(bits, "PNG")), np.asarray(bits.convert("RGB")))
+
+
+def test_other_sizes_are_resized() -> None:
+    for kind, size in (("JPEG", (96, 96)), ("PNG", (30, 70)), ("JPEG", (200, 20))):
+        data = encoded(photo(*size), kind)
+        wanted = Image.open(io.BytesIO(data)).convert("RGB")
+        wanted = wanted.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
+        np.testing.assert_array_equal(decoded(data), np.asarray(wanted))
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_exif_rotation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(photo(), exif=exif, quality=95)
+    upright = by_pillow(data)  # as stored: Pillow does not turn by itself
+    turned = {
+        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
+        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, -1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright),
+    }[orientation]
+    np.testing.assert_array_equal(decoded(data), turned)
+
+
+def test_exif_after_a_comment_still_turns() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    data = encoded(photo(), exif=exif, quality=95)
+    at = data.index(b"\xff\xe1")
+    comment = b"\xff\xfe" + struct.pack(">H", 7) + b"hello"
+    np.testing.assert_array_equal(decoded(data[:at] + comment + data[at:]), decoded(data))
+
+
+def test_plain_jpeg_is_decoded_in_place() -> None:
+    pixels = np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8)
+    data = encoded(photo())
+    decode_into(data, pixels[1])
+    np.testing.assert_array_equal(pixels[1], by_pillow(data))
+    assert not pixels[0].any()
+    assert not pixels[2].any()
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
+def test_truncated(kind: str) -> None:
+    data = encoded(photo(), kind)
+    for stop in (1, 2, 10, len(data) // 2, len(data) - 100):
+        with pytest.raises(ImageError):
+            decoded(data[:stop])
+
+
+@pytest.mark.parametrize("data", [b"", b"\xff", b"\xff\xd8", b"no picture at all", bytes(1000)])
+def test_no_picture(data: bytes) -> None:
+    with pytest.raises(ImageError):
+        decoded(data)
+
+
+def bomb(width: int, height: int) -> bytes:
+    """A PNG of a few kilobytes that claims to be huge."""
+    def chunk(name: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    body = zlib.compress(bytes(1000))
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("size", [(8001, 8000), (12_000, 12_000), (60_000, 60_000)])
+def test_pixel_bombs_are_refused_before_decoding(
+    size: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def never(*_: object) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", never)
+    with pytest.raises(ImageError, match=r"pixels"):
+        decoded(bomb(*size))
+
+
+def test_jpeg_bomb_is_refused() -> None:
+    data = bytearray(encoded(photo()))
+    at = data.index(b"\xff\xc0")
+    struct.pack_into(">HH", data, at + 5, 65_000, 65_000)
+    with pytest.raises(ImageError, match="pixels"):
+        decoded(bytes(data))
+
+
+def test_fuzz_raises_nothing_else() -> None:
+    """Bit flips, cuts and noise in every kind of file: pixels or ImageError."""
+    rng = np.random.default_rng(0)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    seeds = [
+        encoded(photo()),
+        encoded(photo(), exif=exif),
+        encoded(photo(), progressive=True),
+        encoded(Image.fromarray(photo()).convert("CMYK")),
+        encoded(photo(), "PNG"),
+        encoded(photo(), "GIF"),
+        encoded(photo(), "BMP"),
+        encoded(photo(), "TIFF"),
+        encoded(photo(), "WEBP"),
+    ]
+    outcomes = {True: 0, False: 0}
+    for trial in range(1200):
+        data = bytearray(seeds[trial % len(seeds)])
+        for _ in range(rng.integers(1, 12)):
+            # Half of the damage in the first bytes, where the headers are.
+            limit = len(data) if rng.random() < 0.5 else min(len(data), 200)
+            data[rng.integers(limit)] = rng.integers(256)
+        if rng.random() < 0.2:
+            del data[rng.integers(1, len(data)) :]
+        try:
+            decoded(bytes(data))
+            outcomes[True] += 1
+        except ImageError as error:
+            assert "\n" not in str(error)
+            outcomes[False] += 1
+    for _ in range(300):
+        try:
+            decoded(b"\xff\xd8\xff" + rng.bytes(int(rng.integers(200))))
+        except ImageError:
+            outcomes[False] += 1
+    assert min(outcomes.values()) > 100

@@ -1,0 +1,407 @@
+import json
+import os
+import pickle
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import bson
+import numpy as np
+import pytest
+import xxhash
+from bson import Int64
+
+from product_mil.data import index_store, scan
+from product_mil.data.bson import Fault
+from product_mil.data.index import NO_CATEGORY, Catalogue, build_or_load_index, open_catalogue
+from product_mil.errors import UserError
+
+Product = dict[str, object]
+
+
+def product(number: int, *pictures: bytes, **fields: object) -> Product:
+    return {"_id": number, **fields, "imgs": [{"picture": picture} for picture in pictures]}
+
+
+def write(path: Path, *products: Product) -> Path:
+    path.write_bytes(b"".join(map(bson.encode, products)))
+    return path
+
+
+def random_products(seed: int, count: int) -> list[Product]:
+    """Mostly in mongodump's layout, some with other types, orders and fields."""
+    rng = random.Random(seed)
+    products = []
+    for i in range(count):
+        pictures = [
+            rng.randbytes(rng.randrange(60)) for _ in range(rng.choice([1, 1, 2, 3, 4, 11]))
+        ]
+        fields = product(i * 3, *pictures, category_id=rng.randrange(9))
+        odd = rng.randrange(12)
+        if odd == 0:
+            fields["_id"] = float(i * 3)
+        elif odd == 1:
+            fields["category_id"] = Int64(2**40)
+            fields["_id"] = Int64(i * 3)
+        elif odd == 2:
+            fields = dict(reversed(fields.items()))
+        elif odd == 3:
+            fields["note"] = {"imgs": [1, 2]}
+        elif odd == 4:
+            del fields["category_id"]
+        elif odd == 5:
+            fields["imgs"] = [{"w": 1, "picture": picture} for picture in pictures]
+        products.append(fields)
+    return products
+
+
+def read(path: Path) -> list[scan.Rows]:
+    with path.open("rb", buffering=0) as file:
+        return list(scan.scan(file, path.stat().st_size, hash_images=True))
+
+
+def pictures_of(catalogue: Catalogue, row: int) -> list[bytes]:
+    data = catalogue.paths[int(catalogue.file_of_products(np.array([row]))[0])].read_bytes()
+    first = int(catalogue.first_image[row])
+    images = range(first, first + int(catalogue.num_images[row]))
+    at, length = catalogue.image_offset_bytes, catalogue.image_length_bytes
+    return [data[at[image] : at[image] + length[image]] for image in images]
+
+
+def assert_holds(catalogue: Catalogue, products: list[Product]) -> None:
+    assert catalogue.product_id.tolist() == [int(p["_id"]) for p in products]  # pyright: ignore[reportArgumentType]
+    assert catalogue.category_id.tolist() == [p.get("category_id", NO_CATEGORY) for p in products]
+    everything = []
+    for row, fields in enumerate(products):
+        pictures = [image["picture"] for image in fields["imgs"]]  # pyright: ignore[reportGeneralTypeIssues]
+        assert pictures_of(catalogue, row) == pictures
+        everything += pictures
+    assert catalogue.num_images_total == len(everything)
+    assert catalogue.image_hash is not None
+    for (high, low), picture in zip(catalogue.image_hash.tolist(), everything, strict=True):
+        assert high << 64 | low == xxhash.xxh3_128_intdigest(picture)
+
+
+def test_holds_what_pymongo_reads(tmp_path: Path) -> None:
+    products = random_products(0, 300)
+    catalogue = open_catalogue(write(tmp_path / "a.bson", *products))
+    assert_holds(catalogue, products)
+    assert catalogue.faults == []
+    data = (tmp_path / "a.bson").read_bytes()
+    for at, length, fields in zip(
+        catalogue.offset_bytes, catalogue.length_bytes, products, strict=True
+    ):
+        assert bson.decode(data[at : at + length]) == fields
+
+
+def test_most_records_take_the_lanes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    walked = []
+    parse_record = scan.parse_record
+    monkeypatch.setattr(scan, "parse_record", lambda *a: walked.append(a) or parse_record(*a))
+    products = [product(i, b"x", b"yy", category_id=i) for i in range(50)]
+    products += [product(99, b"z"), product(Int64(100), b"", category_id=Int64(7))]
+    assert_holds(open_catalogue(write(tmp_path / "a.bson", *products)), products)
+    assert walked == []
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_lanes_equal_the_walker_whatever_the_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, seed: int
+) -> None:
+    rng = random.Random(seed)
+    records = [bytearray(bson.encode(p)) for p in random_products(seed, 600)]
+    for record in records:
+        if rng.random() < 0.8:  # any byte but the record's own length
+            record[rng.randrange(4, len(record))] = rng.choice([0, 1, 3, 4, 5, 16, 18, 200])
+    path = tmp_path / "a.bson"
+    path.write_bytes(b"".join(records))
+    fast = read(path)
+    monkeypatch.setattr(
+        scan,
+        "_parse_lanes",
+        lambda buffer, start, stop: (*(np.zeros(len(start), np.int64) for _ in range(3)), []),
+    )
+    slow = read(path)
+    assert sum(rows.num_bad_records for rows in slow) > 50
+    for a, b in zip(fast, slow, strict=True):
+        for name in scan.Rows._fields:
+            np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+@pytest.mark.parametrize("chunk_bytes", [1, 50, 333, 5000])
+def test_chunks_leave_no_trace(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, chunk_bytes: int
+) -> None:
+    products = [*random_products(1, 40), product(7000, b"q" * 4000, b"r")]
+    path = write(tmp_path / "a.bson", *products)
+    whole = open_catalogue(path, cache_dir=tmp_path)
+    monkeypatch.setattr(scan, "_CHUNK_BYTES", chunk_bytes)
+    again = open_catalogue(write(tmp_path / "b.bson", *products))
+    assert_holds(again, products)
+    assert again.fingerprint == whole.fingerprint
+
+
+def test_a_truncation_at_any_byte_keeps_the_whole_records(tmp_path: Path) -> None:
+    records = [bson.encode(product(i, b"ab", b"c" * i, category_id=i)) for i in range(3)]
+    ends = np.cumsum([0] + [len(record) for record in records])
+    data = b"".join(records)
+    path = tmp_path / "a.bson"
+    for length in range(len(data) + 1):
+        path.write_bytes(data[:length])
+        whole = int((ends <= length).sum()) - 1
+        (rows,) = read(path)
+        assert rows.product_id.tolist() == list(range(whole))
+        left = length - int(ends[whole])
+        assert rows.unread_bytes == left
+        reason = f"truncated record; {left} bytes are left unread"
+        assert rows.faults == ([Fault(int(ends[whole]), None, reason)] if left else [])
+    path.write_bytes(data[:-1])
+    catalogue = open_catalogue(path)
+    assert catalogue.product_id.tolist() == [0, 1]
+    assert catalogue.unread_bytes == len(records[2]) - 1
+    assert catalogue.faults[0][0] == path
+
+
+@pytest.mark.parametrize("length", [-1, 0, 4, 2**31 - 1, 65 << 20])
+def test_an_impossible_length_ends_the_reading(tmp_path: Path, length: int) -> None:
+    good = bson.encode(product(1, b"a"))
+    bad = length.to_bytes(4, "little", signed=True) + b"x" * 100
+    (tmp_path / "a.bson").write_bytes(good + bad)
+    catalogue = open_catalogue(tmp_path / "a.bson")
+    assert catalogue.product_id.tolist() == [1]
+    reason = f"impossible record length {length}; 104 bytes are left unread"
+    assert catalogue.faults[0][1] == Fault(len(good), None, reason)
+    assert catalogue.unread_bytes == 104
+
+
+def test_reading_goes_on_after_a_broken_record(tmp_path: Path) -> None:
+    records = [bytearray(bson.encode(product(i, b"abc", category_id=4))) for i in range(3)]
+    records[1][-1] = 7
+    (tmp_path / "a.bson").write_bytes(b"".join(records))
+    catalogue = open_catalogue(tmp_path / "a.bson")
+    assert catalogue.product_id.tolist() == [0, 2]
+    assert pictures_of(catalogue, 1) == [b"abc"]
+    assert catalogue.num_bad_records == 1
+    assert catalogue.fault_counts == {"broken BSON structure": 1}
+    assert catalogue.faults[0][1].offset_bytes == len(records[0])
+
+
+def test_products_without_images_and_repeated_ids_are_kept_and_listed(tmp_path: Path) -> None:
+    first = write(tmp_path / "a.bson", product(1, b"a"), product(2), product(1, b"b"))
+    second = write(tmp_path / "b.bson", product(2, b"c"), product(3, b"d"))
+    catalogue = open_catalogue([first, second])
+    assert catalogue.product_id.tolist() == [1, 2, 1, 2, 3]
+    assert catalogue.num_images.tolist() == [1, 0, 1, 1, 1]
+    assert catalogue.first_image.tolist() == [0, 1, 1, 2, 3]
+    assert catalogue.fault_counts == {"imgs is empty": 1, "product id occurs again": 2}
+    assert [(path.name, fault.product_id) for path, fault in catalogue.faults] == [
+        ("a.bson", 2),
+        ("a.bson", 1),
+        ("b.bson", 2),
+    ]
+
+
+def test_a_file_without_any_image_can_be_opened(tmp_path: Path) -> None:
+    catalogue = open_catalogue(write(tmp_path / "a.bson", product(1), product(2)))
+    assert catalogue.num_images_total == 0
+    assert catalogue.image_hash is not None
+    assert catalogue.image_hash.shape == (0, 2)
+
+
+def test_files_are_joined_in_the_order_given_and_globs_sorted(tmp_path: Path) -> None:
+    parts = [random_products(seed, 30) for seed in range(3)]
+    paths = [write(tmp_path / f"{n}.bson", *part) for n, part in zip("cab", parts, strict=True)]
+    for spec, order in (
+        (paths, [0, 1, 2]),
+        (f"{paths[2]},{paths[0]}", [2, 0]),
+        (str(tmp_path / "*.bson"), [1, 2, 0]),
+        (f"{paths[0]},{tmp_path}/[ab].bson", [0, 1, 2]),
+    ):
+        catalogue = open_catalogue(spec)
+        assert catalogue.paths == tuple(paths[i] for i in order)
+        assert_holds(catalogue, [p for i in order for p in parts[i]])
+        images = catalogue.first_image[catalogue.num_images > 0]
+        np.testing.assert_array_equal(
+            catalogue.file_of_images(images),
+            catalogue.file_of_products(np.flatnonzero(catalogue.num_images > 0)),
+        )
+
+
+def test_a_path_with_a_comma_or_brackets_is_a_path(tmp_path: Path) -> None:
+    path = write(tmp_path / "a,b[1].bson", product(1, b"x"))
+    assert open_catalogue(str(path)).paths == (path,)
+
+
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    for spec, message in (
+        (tmp_path / "none.bson", "none.bson: no such file"),
+        (str(tmp_path / "*.dump"), r"\*.dump: no such file"),
+        (tmp_path, "is a directory"),
+        ([path, path], "named more than once"),
+        ("", "no BSON file was named"),
+    ):
+        with pytest.raises(UserError, match=message):
+            open_catalogue(spec)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (b"", "is empty"),
+        (b"\x1f\x8b\x08\x00 and so on", "is compressed"),
+        (b"PK\x03\x04 and so on", "is compressed"),
+        (b"\xff\xd8\xff\xe0 a JPEG file", "no BSON dump of MongoDB"),
+        (bson.encode({"_id": "text"}), "no integer _id"),
+    ],
+)
+def test_a_file_that_is_no_dump_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+    path = tmp_path / "a.bson"
+    path.write_bytes(data)
+    with pytest.raises(UserError, match=message):
+        open_catalogue(path)
+    assert list((tmp_path / "a.bson.index").iterdir()) == []
+
+
+def test_an_index_is_used_until_the_file_changes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    builds = []
+    build = index_store._read
+    monkeypatch.setattr(index_store, "_read", lambda *a, **k: builds.append(a) or build(*a, **k))
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    first = build_or_load_index(path)
+    assert build_or_load_index(path).fingerprint == first.fingerprint
+    assert len(builds) == 1
+    write(path, product(2, b"x"))
+    changed = build_or_load_index(path)
+    assert changed.product_id.tolist() == [2]
+    assert changed.fingerprint != first.fingerprint
+    os.utime(path, ns=(1, 1))
+    assert build_or_load_index(path).fingerprint == changed.fingerprint  # the same contents
+    assert len(builds) == 3
+    assert len(list((tmp_path / "a.bson.index").iterdir())) == 1  # the stale ones are gone
+
+
+def test_an_index_with_hashes_serves_without_but_not_the_other_way(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    assert build_or_load_index(path, hash_images=False).image_hash is None
+    assert build_or_load_index(path).image_hash is not None
+    assert build_or_load_index(path, hash_images=False).image_hash is not None
+
+
+@pytest.mark.parametrize("name", ["product_id.npy", "image_hash.npy", "index.json"])
+def test_a_damaged_index_is_rebuilt(tmp_path: Path, name: str) -> None:
+    products = random_products(0, 20)
+    path = write(tmp_path / "a.bson", *products)
+    directory = build_or_load_index(path).directory
+    whole = (directory / name).read_bytes()
+    for damaged in (whole[:-1], whole[:20], b"", whole[:-3] + b"\xff\xff\xff", None):
+        (directory / name).unlink()
+        if damaged is not None:
+            (directory / name).write_bytes(damaged)
+        assert_holds(open_catalogue(path), products)
+        assert (directory / name).read_bytes() == whole
+
+
+def test_an_index_of_another_format_is_not_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    old = build_or_load_index(path).directory
+    monkeypatch.setattr("product_mil.data.index.FORMAT", 2)
+    assert build_or_load_index(path).directory != old
+    assert not old.exists()
+
+
+def test_where_the_place_beside_the_file_is_read_only_the_cache_is_used(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    (tmp_path / "a.bson.index").write_text("a file, so that no directory can be made here")
+    cache = tmp_path / "cache"
+    index = build_or_load_index(path, cache_dir=cache)
+    assert cache in index.directory.parents
+    assert build_or_load_index(path, cache_dir=cache).directory == index.directory
+    (tmp_path / "blocked").write_text("")
+    with pytest.raises(UserError, match="PRODUCT_MIL_CACHE"):
+        build_or_load_index(path, cache_dir=tmp_path / "blocked")
+
+
+def test_a_full_disk_is_told_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    monkeypatch.setattr(index_store._ColumnFile, "append", full)
+    with pytest.raises(UserError, match="No space left on device"):
+        build_or_load_index(path)
+    assert list((tmp_path / "a.bson.index").iterdir()) == []
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    real = index_store.scan
+
+    def growing(*args: object, **kwargs: object) -> object:
+        yield from real(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+        with path.open("ab") as file:
+            file.write(b"more")
+
+    monkeypatch.setattr(index_store, "scan", growing)
+    with pytest.raises(UserError, match="changed while it was read"):
+        build_or_load_index(path)
+
+
+def test_processes_that_build_at_once_agree(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson", *random_products(0, 2000))
+    program = (
+        "import sys; from pathlib import Path;"
+        "from product_mil.data.index import build_or_load_index as b;"
+        "print(b(Path(sys.argv[1])).fingerprint)"
+    )
+    command = [sys.executable, "-c", program, str(path)]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
+    told = {process.communicate(timeout=60)[0] for process in running}
+    assert [process.returncode for process in running] == [0, 0, 0]
+    assert told == {build_or_load_index(path).fingerprint + "\n"}
+    assert len(list((tmp_path / "a.bson.index").iterdir())) == 1
+
+
+def test_a_catalogue_travels_as_paths(tmp_path: Path) -> None:
+    products = random_products(0, 500)
+    catalogue = open_catalogue(write(tmp_path / "a.bson", *products))
+    data = pickle.dumps(catalogue)
+    assert len(data) < 2000
+    assert_holds(pickle.loads(data), products)
+
+
+def test_one_file_is_mapped_not_copied(tmp_path: Path) -> None:
+    catalogue = open_catalogue(write(tmp_path / "a.bson", product(1, b"x")))
+    assert catalogue.product_id is catalogue.indexes[0].product_id
+    assert isinstance(catalogue.product_id.base, np.memmap)
+    assert not catalogue.product_id.flags.writeable
+
+
+def test_faults_are_all_counted_but_not_all_listed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_store, "MAX_LISTED_FAULTS", 3)
+    catalogue = open_catalogue(write(tmp_path / "a.bson", *(product(1) for _ in range(9))))
+    assert catalogue.fault_counts == {"imgs is empty": 9, "product id occurs again": 8}
+    assert len(catalogue.faults) == 3
+
+
+def test_the_description_is_plain_json(tmp_path: Path) -> None:
+    index = build_or_load_index(write(tmp_path / "a.bson", product(5), product(6, b"x")))
+    description = json.loads((index.directory / "index.json").read_text())
+    assert description["faults"] == [[0, 5, "imgs is empty"]]
+
+
+def test_real_photos(shared: Path) -> None:
+    path = shared / "data" / "grocery" / "val.bson"
+    with path.open("rb") as file:
+        assert_holds(open_catalogue(path), list(bson.decode_file_iter(file)))

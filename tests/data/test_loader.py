@@ -1,0 +1,239 @@
+import io
+import os
+import pickle
+from pathlib import Path
+
+import bson
+import numpy as np
+import pytest
+from PIL import Image
+
+from product_mil.data.faults import FaultList
+from product_mil.data.index import open_catalogue
+from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.data.plan import SequentialPlan, ShuffledPlan
+
+SIZE_PX = 32
+COUNTS = np.random.default_rng(0).integers(1, 5, 40)
+
+
+def picture(product: int, index: int) -> bytes:
+    """A JPEG of one colour and a stripe, that tells whose image it is."""
+    pixels = np.full((SIZE_PX, SIZE_PX, 3), (product * 6 % 256, 60 * index, 90), np.uint8)
+    pixels[product % SIZE_PX] = 255
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def pixels_of(data: bytes) -> np.ndarray:
+    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
+
+
+def product_id(product: int) -> int:
+    return 1000 + 7 * product
+
+
+def write(path: Path, damaged: dict[tuple[int, int], bytes] | None = None) -> Path:
+    """Products 0.. with COUNTS images; `damaged` replaces pictures."""
+    with path.open("wb") as file:
+        for product, count in enumerate(COUNTS.tolist()):
+            pictures = [
+                (damaged or {}).get((product, index), picture(product, index))
+                for index in range(count)
+            ]
+            record = {
+                "_id": product_id(product),
+                "category_id": product % 5,
+                "imgs": [{"picture": data} for data in pictures],
+            }
+            file.write(bson.encode(record))
+    return path
+
+
+def products_of(path: Path, max_images: int = 4, dropped: np.ndarray | None = None) -> Products:
+    catalogue = open_catalogue(path, progress=False)
+    rows = np.random.default_rng(1).permutation(catalogue.num_products)
+    labels = (np.asarray(catalogue.category_id)[rows]).astype(np.int32)
+    return Products(catalogue, rows, labels, max_images, dropped)
+
+
+def source_of(products: Products, steps: int = 12) -> PixelSource:
+    plan = ShuffledPlan(products.num_images, shards=2, image_slots=8, seed=0)
+    return PixelSource(products, plan, image_size_px=SIZE_PX, num_steps=steps)
+
+
+def contents(products: Products, loaded: Loaded) -> dict[tuple[int, int], np.ndarray]:
+    """Pixels by (product, image index), and everything about the slots checked on the way."""
+    images, slots = loaded.batch.images, loaded.batch.slots
+    shards, n = slots.segment.shape
+    p = slots.label.shape[1]
+    found: dict[tuple[int, int], np.ndarray] = {}
+    for s in range(shards):
+        for j in range(n):
+            segment = slots.segment[s, j]
+            if segment == p:
+                continue
+            row = products.rows[loaded.positions[s, segment]]
+            product = (int(products.catalogue.product_id[row]) - 1000) // 7
+            assert slots.label[s, segment] == product % 5
+            key = (product, int(slots.position[s, j]))
+            assert key not in found
+            found[key] = images[s, j]
+    assert ((loaded.positions >= 0) == (slots.label >= 0)).all()
+    return found
+
+
+def test_pixels_sit_with_their_product(tmp_path: Path) -> None:
+    products = products_of(write(tmp_path / "train.bson"))
+    source = source_of(products)
+    steps = source._plan.num_steps
+    seen: dict[tuple[int, int], np.ndarray] = {}
+    for step in range(steps):
+        loaded = source[step]
+        assert loaded.faults == []
+        seen |= contents(products, loaded)
+    assert set(seen) == {(i, j) for i, count in enumerate(COUNTS) for j in range(count)}
+    for (product, index), pixels in seen.items():
+        np.testing.assert_array_equal(pixels, pixels_of(picture(product, index)))
+
+
+def test_two_files_are_one_catalogue(tmp_path: Path) -> None:
+    write(tmp_path / "a.bson")
+    extra = [{"_id": 5, "category_id": 1, "imgs": [{"picture": picture(3, 1)}]}]
+    (tmp_path / "b.bson").write_bytes(b"".join(map(bson.encode, extra)))
+    catalogue = open_catalogue(f"{tmp_path}/a.bson,{tmp_path}/b.bson", progress=False)
+    products = Products(catalogue, np.asarray([len(COUNTS)]), np.asarray([1], np.int32), 4)
+    plan = SequentialPlan(products.num_images, shards=1, image_slots=4)
+    loaded = PixelSource(products, plan, image_size_px=SIZE_PX)[0]
+    np.testing.assert_array_equal(loaded.batch.images[0, 0], pixels_of(picture(3, 1)))
+
+
+def test_corrupt_image_becomes_padding_and_a_fault(tmp_path: Path) -> None:
+    several = int(np.flatnonzero(COUNTS == 3)[0])
+    single = int(np.flatnonzero(COUNTS == 1)[0])
+    damaged = {(several, 1): picture(several, 1)[:200], (single, 0): b""}
+    path = write(tmp_path / "train.bson", damaged)
+    products = products_of(path)
+    plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
+    loads = list(batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2))
+    seen: dict[tuple[int, int], np.ndarray] = {}
+    for loaded in loads:
+        seen |= contents(products, loaded)
+    wanted = {(i, j) for i, count in enumerate(COUNTS) for j in range(count)}
+    assert set(seen) == wanted - {(several, 1), (single, 0)}
+    assert np.sort(np.concatenate([x.positions[x.positions >= 0] for x in loads])).tolist() == list(
+        range(len(COUNTS))
+    )
+    faults = [fault for loaded in loads for fault in loaded.faults]
+    assert {(f.product_id, f.image_index) for f in faults} == {
+        (product_id(several), 1),
+        (product_id(single), 0),
+    }
+    data = path.read_bytes()
+    by_product = {fault.product_id: fault for fault in faults}
+    damaged_at = by_product[product_id(several)].offset_bytes
+    assert data[damaged_at : damaged_at + 200] == damaged[several, 1]
+    assert "no bytes" in by_product[product_id(single)].reason
+    listed = FaultList(tmp_path / "bad.csv")
+    listed.add(faults)
+    listed.add(faults)
+    assert listed.write() is not None
+    assert len((tmp_path / "bad.csv").read_text().splitlines()) == 3
+    assert len(FaultList(tmp_path / "bad.csv")) == 2
+
+
+def assert_equal(a: Loaded, b: Loaded) -> None:
+    for x, y in zip((*a.batch.slots, a.batch.images, a.positions),
+                    (*b.batch.slots, b.batch.images, b.positions), strict=True):
+        np.testing.assert_array_equal(x, y)
+
+
+def test_resuming_and_threads_give_the_same_batches(tmp_path: Path) -> None:
+    products = products_of(write(tmp_path / "train.bson"))
+    steps = 3 * ShuffledPlan(products.num_images, shards=2, image_slots=8, seed=0).num_steps
+    whole = list(batches(source_of(products, steps), threads=1))
+    assert len(whole) == steps
+    for threads in (2, 5, 0):
+        rest = list(batches(source_of(products, steps), threads=threads))
+        for a, b in zip(whole, rest, strict=True):
+            assert_equal(a, b)
+    for first in range(0, steps, 3):
+        rest = list(batches(source_of(products, steps), first_step=first, threads=3))
+        for a, b in zip(whole[first:], rest, strict=True):
+            assert_equal(a, b)
+
+
+def test_source_pickles(tmp_path: Path) -> None:
+    products = products_of(write(tmp_path / "train.bson"))
+    source = source_of(products)
+    first = source[0]
+    assert_equal(pickle.loads(pickle.dumps(source))[0], first)
+
+
+@pytest.mark.parametrize("max_images", [1, 2, 3])
+def test_max_images_takes_the_first(tmp_path: Path, max_images: int) -> None:
+    products = products_of(write(tmp_path / "train.bson"), max_images)
+    np.testing.assert_array_equal(
+        products.num_images, np.minimum(COUNTS, max_images)[products.rows]
+    )
+    plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
+    seen: set[tuple[int, int]] = set()
+    for loaded in batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2):
+        seen |= set(contents(products, loaded))
+    assert seen == {(i, j) for i, c in enumerate(COUNTS) for j in range(min(c, max_images))}
+
+
+def test_dropped_images_leave_their_place_to_the_next(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.bson")
+    catalogue = open_catalogue(path, progress=False)
+    dropped = np.random.default_rng(3).random(int(COUNTS.sum())) < 0.4
+    first = np.asarray(catalogue.first_image)
+    wanted = {
+        (i, j)
+        for i, count in enumerate(COUNTS)
+        for j in [j for j in range(count) if not dropped[first[i] + j]][:2]
+    }
+    products = products_of(path, 2, dropped)
+    kept = np.bincount([i for i, _ in wanted], minlength=len(COUNTS))
+    np.testing.assert_array_equal(products.num_images, kept[products.rows])
+    plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
+    seen: dict[tuple[int, int], np.ndarray] = {}
+    for loaded in batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2):
+        seen |= contents(products, loaded)
+    assert set(seen) == wanted
+    for (product, index), pixels in seen.items():
+        np.testing.assert_array_equal(pixels, pixels_of(picture(product, index)))
+
+
+def test_subset_keeps_products_whole(tmp_path: Path) -> None:
+    products = products_of(write(tmp_path / "train.bson"))
+    part = products.subset(products.labels == 2)
+    assert (part.labels == 2).all()
+    np.testing.assert_array_equal(part.rows, products.rows[products.labels == 2])
+
+
+def test_shrinking_file_is_a_fault_of_each_lost_image(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.bson")
+    products = products_of(path)
+    cut = int(products.catalogue.image_offset_bytes[len(products.catalogue.image_offset_bytes) // 2])
+    os.truncate(path, cut)
+    plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
+    loads = list(batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2))
+    faults = [fault for loaded in loads for fault in loaded.faults]
+    assert len(faults) == (np.asarray(products.catalogue.image_offset_bytes) >= cut).sum()
+    assert all("changed since it was indexed" in fault.reason for fault in faults)
+    seen: set[tuple[int, int]] = set()
+    for loaded in loads:
+        seen |= set(contents(products, loaded))
+    assert len(seen) == COUNTS.sum() - len(faults)
+
+
+def test_vanished_file_is_a_fault(tmp_path: Path) -> None:
+    path = write(tmp_path / "train.bson")
+    products = products_of(path)
+    path.unlink()
+    loaded = source_of(products)[0]
+    assert len(loaded.faults) > 0
+    assert (loaded.batch.slots.segment == loaded.batch.slots.label.shape[1]).all()
+    assert "cannot be read" in loaded.faults[0].reason

@@ -1,0 +1,138 @@
+import hashlib
+import pickle
+
+import numpy as np
+import pytest
+
+from product_mil.data.plan import SequentialPlan, ShuffledPlan
+
+CDISCOUNT_SHARES = (0.618, 0.160, 0.077, 0.145)
+
+
+def cdiscount(num_products: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).choice([1, 2, 3, 4], num_products, p=CDISCOUNT_SHARES)
+
+
+def check_epoch(plan: ShuffledPlan | SequentialPlan, num_images: np.ndarray, first: int) -> None:
+    """Each product once, whole, within the slots of its shard."""
+    seen = []
+    for step in range(first, first + plan.num_steps):
+        shards = plan.rows(step)
+        assert len(shards) == plan.shards
+        for rows in shards:
+            assert num_images[rows].sum() <= plan.image_slots
+            assert len(rows) <= plan.product_slots
+            seen.append(rows)
+    np.testing.assert_array_equal(np.sort(np.concatenate(seen)), np.arange(len(num_images)))
+
+
+def test_every_product_once_each_epoch_and_orders_differ() -> None:
+    num_images = cdiscount(3000)
+    plan = ShuffledPlan(num_images, shards=4, image_slots=32, seed=3)
+    for epoch in range(3):
+        check_epoch(plan, num_images, epoch * plan.num_steps)
+    flat = [np.concatenate(plan.rows(epoch * plan.num_steps)) for epoch in range(2)]
+    assert not np.array_equal(*flat)
+
+
+def test_cdiscount_fills_its_slots() -> None:
+    num_images = cdiscount(50_000)
+    plan = ShuffledPlan(num_images, shards=8, image_slots=256, seed=0)
+    assert num_images.sum() / (plan.num_steps * 8 * 256) >= 0.99
+    check_epoch(plan, num_images, 0)
+
+
+def test_shuffle_is_global() -> None:
+    """The first step draws from all over the file, and neighbours part."""
+    num_images = cdiscount(20_000)
+    plan = ShuffledPlan(num_images, shards=2, image_slots=128, seed=0)
+    rows = np.concatenate(plan.rows(0))
+    assert np.histogram(rows, bins=4, range=(0, 20_000))[0].min() > len(rows) / 8
+
+
+def test_pure_function_of_seed_and_step() -> None:
+    num_images = cdiscount(500)
+    plan = ShuffledPlan(num_images, shards=2, image_slots=16, seed=5)
+    steps = list(range(4 * plan.num_steps))
+    forwards = {step: plan.rows(step) for step in steps}
+    again = ShuffledPlan(num_images, shards=2, image_slots=16, seed=5)
+    for step in np.random.default_rng(0).permutation(steps):
+        for a, b in zip(forwards[step], again.rows(int(step)), strict=True):
+            np.testing.assert_array_equal(a, b)
+    other = ShuffledPlan(num_images, shards=2, image_slots=16, seed=6)
+    assert any(not np.array_equal(a, b) for a, b in zip(plan.rows(0), other.rows(0), strict=True))
+
+
+def test_pinned_rows() -> None:
+    """May change with a note in the changelog only: runs under way would resume differently."""
+    num_images = np.tile([1, 1, 1, 2, 4, 3, 1, 2], 50)
+    plan = ShuffledPlan(num_images, shards=2, image_slots=16, seed=11)
+    hasher = hashlib.sha256()
+    for step in range(2 * plan.num_steps):
+        for rows in plan.rows(step):
+            hasher.update(len(rows).to_bytes(4, "little") + rows.astype("<i8").tobytes())
+    assert hasher.hexdigest()[:16] == "1f18ecfcaa2a0ac9"
+
+
+def test_pickles() -> None:
+    num_images = cdiscount(300)
+    plan = ShuffledPlan(num_images, shards=2, image_slots=16, seed=5)
+    before = plan.rows(7)
+    copy = pickle.loads(pickle.dumps(plan))
+    for a, b in zip(before, copy.rows(7), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+@pytest.mark.parametrize(
+    ("num_images", "shards", "image_slots"),
+    [
+        ([1], 4, 4),
+        ([4], 2, 4),
+        ([4] * 9, 2, 4),
+        ([3] * 101, 4, 4),  # nothing fills the last slot
+        ([2] * 64, 4, 8),
+        ([4, 1, 4, 1, 4, 1, 4], 1, 5),
+        ([1] * 1000, 1, 256),
+        ([4] * 30 + [1], 2, 7),
+    ],
+)
+def test_edges(num_images: list[int], shards: int, image_slots: int) -> None:
+    counts = np.asarray(num_images)
+    shuffled = ShuffledPlan(counts, shards=shards, image_slots=image_slots, seed=0)
+    check_epoch(shuffled, counts, 0)
+    check_epoch(shuffled, counts, shuffled.num_steps)
+    check_epoch(SequentialPlan(counts, shards=shards, image_slots=image_slots), counts, 0)
+
+
+def test_many_products_that_fill_badly_are_planned_fast() -> None:
+    plan = ShuffledPlan(np.full(40_000, 3), shards=4, image_slots=4, seed=0)
+    assert 10_000 <= plan.num_steps <= 10_100
+
+
+@pytest.mark.parametrize("wrong", [[], [0, 1], [5, 1]])
+def test_refuses_what_cannot_be_packed(wrong: list[int]) -> None:
+    with pytest.raises(ValueError, match="product"):
+        ShuffledPlan(np.asarray(wrong, np.int64), shards=1, image_slots=4, seed=0)
+
+
+def test_sequential_keeps_order_and_products_without_images() -> None:
+    counts = np.random.default_rng(1).integers(0, 5, 777)
+    plan = SequentialPlan(counts, shards=3, image_slots=12)
+    rows = np.concatenate([rows for s in range(plan.num_steps) for rows in plan.rows(s)])
+    np.testing.assert_array_equal(rows, np.arange(777))
+    check_epoch(plan, counts, 0)
+
+
+def test_sequential_of_products_without_any_image() -> None:
+    plan = SequentialPlan(np.zeros(100, np.int64), shards=2, image_slots=8)
+    check_epoch(plan, np.zeros(100, np.int64), 0)
+    assert plan.product_slots == 8
+
+
+def test_sequential_of_nothing() -> None:
+    assert SequentialPlan(np.zeros(0, np.int64), shards=2, image_slots=8).num_steps == 0
+
+
+def test_sequential_refuses_too_many_images() -> None:
+    with pytest.raises(ValueError, match="0 to 4"):
+        SequentialPlan(np.asarray([1, 5]), shards=1, image_slots=4)

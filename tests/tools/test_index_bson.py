@@ -1,0 +1,103 @@
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import bson
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*args: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "tools" / "index_bson.py"), *map(str, args)]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+
+
+def write(path: Path) -> Path:
+    pictures = [[b"a", b"b"], [b"a"], [b"c"], []]
+    records = [
+        bson.encode({"_id": i, "category_id": 5 + i % 2, "imgs": [{"picture": p} for p in shown]})
+        for i, shown in enumerate(pictures)
+    ]
+    path.write_bytes(b"".join(records) + b"\x40\0\0\0cut")
+    return path
+
+
+def test_json(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson")
+    done = run(path, "--json")
+    assert (done.returncode, done.stderr) == (0, "")
+    summary = json.loads(done.stdout)
+    fingerprint = summary.pop("fingerprint")
+    assert len(fingerprint) == 32
+    size = path.stat().st_size
+    cut = "truncated record; 7 bytes are left unread"
+    empty_at = len(bson.encode({"_id": 0, "category_id": 5, "imgs": []}))
+    where = {"file": str(path)}
+    assert summary == {
+        "files": [str(path)],
+        "products": 4,
+        "images": 4,
+        "image_bytes": 4,
+        "products_by_num_images": {"0": 1, "1": 2, "2": 1},
+        "categories": 2,
+        "products_without_category": 0,
+        "bad_records": 0,
+        "unread_bytes": 7,
+        "faults": {"imgs is empty": 1, cut: 1},
+        "first_faults": [
+            where
+            | {"offset_bytes": size - 7 - empty_at, "product_id": 3, "reason": "imgs is empty"},
+            where | {"offset_bytes": size - 7, "product_id": None, "reason": cut},
+        ],
+        "distinct_images": 3,
+        "identical_images": 1,
+        "images_in_most_products": 2,
+    }
+    assert json.loads(run(path, "--json").stdout) == summary | {"fingerprint": fingerprint}
+
+
+def test_table(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson")
+    done = run(path, "--no_hash")
+    assert done.returncode == 0
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for line in (
+        "products 4",
+        "with 0 images 1 (25.0%)",
+        "with 1 image 2 (50.0%)",
+        "categories 2",
+        "images 4 (0.0 MB)",
+        "bad records 0",
+        "unread bytes 7",
+        "imgs is empty 1",
+    ):
+        assert line in lines
+    assert not any(line.startswith("distinct") for line in lines)
+    assert lines[-1] == (
+        f"! {path}, byte {path.stat().st_size - 7}: truncated record; 7 bytes are left unread"
+    )
+
+
+def test_errors_take_one_line(tmp_path: Path) -> None:
+    (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 and so on")
+    for name, message in (("none.bson", "no such file"), ("photo.jpg", "no BSON dump")):
+        done = run(tmp_path / name)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert done.stderr.startswith("error: ")
+        assert message in done.stderr
+        assert done.stderr.count("\n") == 1
+
+
+def test_it_starts_without_jax_or_grain() -> None:
+    program = (
+        f"import sys, runpy; runpy.run_path({str(ROOT / 'tools' / 'index_bson.py')!r});"
+        "print([m for m in ('jax', 'grain', 'flax') if m in sys.modules])"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, env=environment, check=True
+    )
+    assert done.stdout == "[]\n"

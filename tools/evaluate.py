@@ -1,0 +1,97 @@
+"""Measure a trained run on any labelled BSON files, as training measures its validation part.
+
+    python tools/evaluate.py --workdir runs/joint --data labelled.bson [--json]
+"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tqdm import tqdm
+
+from product_mil.data.loader import Loaded
+from product_mil.errors import UserError, exit_on_user_error
+
+if TYPE_CHECKING:
+    from product_mil.trained import TrainedRun
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, open the run, score, print."""
+    parser = argparse.ArgumentParser(
+        description="Measure a trained run on labelled BSON files."
+    )
+    parser.add_argument("--workdir", type=Path, required=True, help="directory of a trained run")
+    parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    parser.add_argument("--json", action="store_true", help="print one JSON object alone")
+    args = parser.parse_args(argv)
+    with exit_on_user_error():
+        if args.images_per_batch < 1:
+            raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
+        # JAX starts here, not for a typing error.
+        from product_mil.train.log import metrics_table
+        from product_mil.trained import open_run
+
+        run = open_run(args.workdir, args.checkpoint)
+        if not args.json:
+            print(run.summary, flush=True)
+        metrics, remarks = evaluate(run, args.data, args.images_per_batch)
+        if args.json:
+            print(json.dumps({**metrics, "remarks": remarks}, indent=1))
+        else:
+            print("\n".join([metrics_table(metrics, f"{args.data}:"), *remarks]))
+
+
+def evaluate(
+    run: "TrainedRun", spec: str, images_per_batch: int
+) -> tuple[dict[str, float], list[str]]:
+    """Metrics of `train.evaluate.metrics_of`, and what is worth saying of the data.
+
+    Raises:
+        UserError: files that cannot be read, or without a product of the run's categories.
+    """
+    from product_mil.train.evaluate import metrics_of, score_products
+    from product_mil.train.step import make_eval_step
+
+    products = run.products(spec)
+    unknown = int((products.labels < 0).sum())
+    if unknown == len(products):
+        raise UserError(
+            f"{spec}: none of its {unknown} products has a category of {run.workdir}; evaluation "
+            "needs labelled products of the run's categories"
+        )
+    step, model, log_prior = make_eval_step(run.model.structure), run.model, run.log_prior
+    scores, faults = score_products(
+        len(products),
+        _watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
+        lambda batch: step(model.parameters, model.statistics, batch, log_prior),
+        run.mesh,
+    )
+    remarks = []
+    if unknown:
+        remarks.append(f"{unknown} products of unknown category: not scored")
+    if faults:
+        first = faults[0]
+        remarks.append(
+            f"{len(faults)} images could not be read, the first at byte {first.offset_bytes} of "
+            f"{first.file} (product {first.product_id}): {first.reason}"
+        )
+    if products.catalogue.num_bad_records:
+        remarks.append(f"{products.catalogue.num_bad_records} broken records: not scored")
+    return metrics_of(scores, products, run.categories), remarks
+
+
+def _watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
+    """The same batches under a progress bar."""
+    with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
+        for loaded in batches:
+            yield loaded
+            bar.update(int((loaded.batch.slots.segment < loaded.batch.slots.label.shape[1]).sum()))
+
+
+if __name__ == "__main__":
+    main()
