@@ -201,7 +201,7 @@ def build_model(config: Config, classes: int) -> tuple[Model, list[str]]:
         rngs=rngs,
     )
     notes = []
-    if settings.weights:
+    if settings.weights and not Path(settings.weights).is_dir():  # a directory: a warm start
         loaded = load_weights(net, spec, settings.weights)
         notes.append(f"{spec.name}: {loaded.n_tensors} tensors from {loaded.path}")
     return Model(*split_model(Classifier(net, head))), notes

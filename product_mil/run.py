@@ -54,6 +54,11 @@ def run(config: Config, workdir: Path) -> None:
     data = build_data(config)
     mesh = data_mesh(config.data.shards)
     model, notes = build_model(config, len(data.categories.ids))
+    if Path(config.model.weights).is_dir() and config.model.weights:
+        from product_mil.warm_start import warm_start
+
+        earlier_run = Path(config.model.weights)
+        model, notes = warm_start(model, config.model.backbone, data.categories, earlier_run)
     record = run_record(config, data, model)
     _write_once(workdir, record)
     log.say(_introduction(config, workdir, data, record))

@@ -17,6 +17,9 @@ from product_mil.model import initializers, segments
 # Places and counts from here on share one embedding; Cdiscount's products have at most 4 images.
 MAX_PLACES = 8
 
+# The layers of heads whose last axis is the classes.
+CLASS_LAYERS = ("classify", "classify_image", "correct")
+
 
 class HeadOutput(NamedTuple):
     """What a head says of a packed batch."""

@@ -42,9 +42,13 @@ def head_model(name: str, *, shaken: bool = True, **options: object) -> Classifi
         structure, parameters, statistics = split_model(model)
         rng = np.random.default_rng(7)
         for path, leaf in parameters.items():
-            parameters[path] = leaf + rng.normal(0, 0.5, leaf.shape).astype(np.float32)
+            noise = rng.normal(0, 0.5, leaf.shape).astype(np.float32)
+            parameters[path] = jnp.asarray(np.asarray(leaf) + noise)
         model = merge_model(structure, parameters, statistics)
     return model
+
+
+split = functools.cache(split_model)  # by identity: change a model before its first run
 
 
 def run(
@@ -55,7 +59,7 @@ def run(
     label: np.ndarray = LABEL,
     key: jax.Array | None = None,
 ) -> HeadOutput:
-    structure, *arrays = split_model(model)
+    structure, *arrays = split(model)
     return forward(structure, arrays, EmbeddedBatch(x, Slots(segment, place, label)), key)
 
 
@@ -68,20 +72,26 @@ def log_probs(output: HeadOutput) -> np.ndarray:
     return np.asarray(jax.nn.log_softmax(output.logits))
 
 
-def gradients(model: Classifier, x: np.ndarray, **slots: np.ndarray) -> dict:
+def gradients(model: Classifier, x: np.ndarray, segment: np.ndarray = SEGMENT) -> dict:
     """Of all parameters, and of the embeddings, of a sum over everything that comes out."""
-    structure, parameters, statistics = split_model(model)
-    real = slots.get("segment", SEGMENT) < P
+    structure, parameters, statistics = split(model)
+    batch = EmbeddedBatch(jnp.asarray(x), Slots(segment, PLACE, LABEL))
+    of_parameters, of_batch = _gradients(structure, statistics, parameters, batch)
+    return {**of_parameters, "x": of_batch.embeddings}
 
-    def scalar(parameters: dict, x: jax.Array) -> jax.Array:
-        output = run(merge_model(structure, parameters, statistics), x, **slots)
+
+@functools.partial(jax.jit, static_argnums=0)
+def _gradients(structure: Any, statistics: Any, parameters: Any, batch: Any) -> Any:
+    def scalar(parameters: dict, batch: EmbeddedBatch) -> jax.Array:
+        model = merge_model(structure, parameters, statistics)
+        output = model(batch, use_running_statistics=True, key=None)
         total = (jax.nn.log_softmax(output.logits)[..., 0] ** 2).sum()
         if output.image_logits is not None:
-            total += (jnp.where(real[..., None], output.image_logits, 0) ** 2).sum()
+            real = batch.slots.segment[..., None] < P
+            total += (jnp.where(real, output.image_logits, 0) ** 2).sum()
         return total
 
-    of_parameters, of_x = jax.jit(jax.grad(scalar, argnums=(0, 1)))(parameters, jnp.asarray(x))
-    return {**of_parameters, "x": of_x}
+    return jax.grad(scalar, argnums=(0, 1), allow_int=True)(parameters, batch)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -194,8 +204,8 @@ def test_gated_attention_by_hand() -> None:
     value, gate = head.attention.value, head.attention.gate
     own = SEGMENT[0] == 1
     x = X[0][own]
-    hidden = np.tanh(x @ value.kernel[...] + value.bias[...])
-    hidden = hidden / (1 + np.exp(-(x @ gate.kernel[...] + gate.bias[...])))
+    affine = lambda layer: x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])  # noqa: E731
+    hidden = np.tanh(affine(value)) / (1 + np.exp(-affine(gate)))
     scores = hidden @ np.asarray(head.attention.score.kernel[...])
     weights = np.exp(scores) / np.exp(scores).sum(0)  # images heads
     pooled = np.concatenate([(weights[:, [j]] * x[:, j * 4 : j * 4 + 4]).sum(0) for j in range(2)])
@@ -278,7 +288,7 @@ def test_places_start_silent_then_matter(name: str, option: str) -> None:
     np.testing.assert_allclose(silent.logits, plain.logits, atol=1e-6)
     model = head_model(name, **{option: True})
     if option == "position_embedding":
-        other = run(model, place=np.where(SEGMENT == 1, 2 - PLACE, PLACE).astype(np.int32))
+        other = run(model, place=np.where(SEGMENT == 1, PLACE + 1, PLACE).astype(np.int32))
     else:
         segment = SEGMENT.copy()
         segment[0, 3] = P  # product 1 loses an image that equals another
@@ -305,8 +315,8 @@ def test_dropout(name: str) -> None:
     assert np.abs(run(model, key=KEY).logits - run(model, key=other).logits)[0, :3].max() > 1e-2
     np.testing.assert_array_equal(run(plain, key=KEY).logits, run(plain).logits)
     if name in ("mean", "max"):
-        many = np.mean([run(model, key=jax.random.key(s)).logits for s in range(300)], axis=0)
-        np.testing.assert_allclose(many, run(plain).logits, atol=0.35)
+        many = np.mean([run(model, key=jax.random.key(s)).logits for s in range(200)], axis=0)
+        np.testing.assert_allclose(many, run(plain).logits, atol=0.4)
 
 
 @pytest.mark.parametrize("name", NAMES)

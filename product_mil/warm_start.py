@@ -1,0 +1,59 @@
+"""Begin from one's own earlier run, also when its categories were others."""
+
+from pathlib import Path
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+
+from product_mil.build import Model
+from product_mil.data.categories import Categories
+from product_mil.errors import UserError
+from product_mil.model.pooling import CLASS_LAYERS
+from product_mil.trained import open_run
+
+
+def warm_start(
+    model: Model, backbone: str, categories: Categories, workdir: Path
+) -> tuple[Model, list[str]]:
+    """The model with every leaf of the run in `workdir` that it can use, and lines that say so.
+
+    The backbone is taken whole. Of the layers that score categories, the columns of categories
+    that both know are taken by id, the rest stay new; so do leaves that the earlier head lacks.
+
+    Raises:
+        UserError: no run there, or one with another backbone.
+    """
+    source = open_run(workdir)
+    if source.config.model.backbone != backbone:
+        raise UserError(
+            f"config.model.weights={workdir}: that run has the backbone "
+            f"{source.config.model.backbone}, this one {backbone}"
+        )
+    theirs = source.categories.class_of(categories.ids)  # -1: new
+    known = theirs >= 0
+    parameters: dict[str, Array] = {}
+    new: list[str] = []
+    for path, value in model.parameters.items():
+        found = source.model.parameters.get(path)
+        if found is None:
+            new.append(path)
+            parameters[path] = value
+        elif path.startswith("head/") and path.split("/")[1] in CLASS_LAYERS:
+            columns = np.array(value)
+            columns[..., known] = np.asarray(found)[..., theirs[known]]
+            parameters[path] = jnp.asarray(columns)
+        elif found.shape == value.shape:
+            parameters[path] = jnp.asarray(np.asarray(found))
+        else:
+            new.append(path)
+            parameters[path] = value
+    statistics = {
+        path: jnp.asarray(np.asarray(value)) for path, value in source.model.statistics.items()
+    }
+    notes = [
+        f"warm start from {source.summary}: {known.sum()} of {len(known)} categories known there"
+    ]
+    if new:
+        notes.append(f"  new leaves: {', '.join(new)}")
+    return Model(model.structure, parameters, statistics), notes
