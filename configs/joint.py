@@ -1,9 +1,9 @@
 """Pr(Y | x1..xn): all photos of a product, fused by attention.
 
-    python -m product_mil.main --config=configs/joint.py             # embedded sample, 2 CPU cores
-    python -m product_mil.main --config=configs/joint.py:laptop      # your data, ImageNet weights
-    python -m product_mil.main --config=configs/joint.py:cdiscount   # the paper's recipe, 4 GPUs
-    python -m product_mil.main --config=configs/joint.py:smoke       # seconds: for tests
+python -m product_mil.main --config=configs/joint.py             # embedded sample, 2 CPU cores
+python -m product_mil.main --config=configs/joint.py:laptop      # your data, ImageNet weights
+python -m product_mil.main --config=configs/joint.py:cdiscount   # the paper's recipe, 4 GPUs
+python -m product_mil.main --config=configs/joint.py:smoke       # seconds: for tests
 """
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig, choose

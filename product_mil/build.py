@@ -27,6 +27,7 @@ from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
 from product_mil.data.sample import ensure_sample
 from product_mil.data.duplicates import drop_images, shared_with
 from product_mil.data.embeddings import (
+    Embed,
     EmbeddedSource,
     EmbeddingStore,
     fill_store,
@@ -124,7 +125,10 @@ def build_data(config: Config) -> RunData:
             "is a placeholder, name its md5 in config.data.drop_images_md5"
         )
     train_rows, valid_rows, valid_catalogue, valid_dropped = (
-        split.train_rows, split.valid_rows, catalogue, dropped,
+        split.train_rows,
+        split.valid_rows,
+        catalogue,
+        dropped,
     )
     fingerprint = catalogue.fingerprint
     if data.valid:
@@ -230,6 +234,17 @@ def evaluation_plan(products: Products, shards: int, image_slots: int) -> Sequen
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
+def embed_function(model: Model, mesh: Mesh) -> Embed:
+    """The model's backbone as a function from images to embeddings, over the devices."""
+    embed_step = make_embed_step(model.structure)
+    parameters, statistics = replicate((model.parameters, model.statistics), mesh)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        return np.asarray(embed_step(parameters, statistics, put_batch(images, mesh)))
+
+    return embed
+
+
 def cached_embeddings(
     config: Config,
     model: Model,
@@ -260,18 +275,11 @@ def cached_embeddings(
         )
         return None
     store = EmbeddingStore(directory, dim=spec.embedding_dim, dtype=dtype)
-    embed_step = make_embed_step(model.structure)
-    parameters, statistics = replicate((model.parameters, model.statistics), mesh)
-
-    def embed(images: np.ndarray) -> np.ndarray:
-        placed = put_batch(images, mesh)
-        return np.asarray(embed_step(parameters, statistics, placed))
-
     started = time.monotonic()
     embedded, unreadable = fill_store(
         store,
         selections,
-        embed,
+        embed_function(model, mesh),
         image_size_px=config.data.image_size_px,
         threads=config.data.threads or os.cpu_count() or 1,
     )
@@ -327,7 +335,6 @@ def build_stage(
     eval_step = make_eval_step(model.structure)
     log_prior = log_prior_of(data.class_counts)
     threads = config.data.threads or os.cpu_count() or 1
-
 
     @functools.cache
     def store() -> EmbeddingStore | None:

@@ -212,7 +212,9 @@ def problems(config: Config) -> list[str]:
     need(config.checkpoint_every_s > 0, "checkpoint_every_s", "must be above 0")
     for name, stage in (("head", config.head), ("finetune", config.finetune)):
         need(stage.epochs >= -1, f"{name}.epochs", "must be -1 (by steps), 0 (skip) or more")
-        need(stage.epochs != -1 or stage.steps > 0, f"{name}.steps", "epochs=-1 needs steps above 0")
+        need(
+            stage.epochs != -1 or stage.steps > 0, f"{name}.steps", "epochs=-1 needs steps above 0"
+        )
         need(stage.learning_rate > 0, f"{name}.learning_rate", "must be above 0")
         need(0 <= stage.warmup_fraction < 1, f"{name}.warmup_fraction", "must be in [0, 1)")
         need(stage.weight_decay >= 0, f"{name}.weight_decay", "must not be negative")

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pyarrow as pa
@@ -46,6 +46,7 @@ class PredictionBlock:
         return len(self.product_id)
 
 
+@runtime_checkable
 class Writer(Protocol):
     """What takes blocks in file order; `drafts` pairs each draft with its final place."""
 
@@ -128,16 +129,23 @@ class SubmissionWriter:
 
     def close(self) -> None:
         """Finish the file."""
-        self._stream.close()
-        self._file.close()
+        try:
+            self._stream.close()
+        finally:
+            self._file.close()
 
 
 class ParquetWriter:
     """The top t classes of each product with what is left over, and its images' attention."""
 
     def __init__(
-        self, path: Path, class_ids: Int64[np.ndarray, " k"], *, topk: int,
-        categories_json: str, run: Mapping[str, Any],
+        self,
+        path: Path,
+        class_ids: Int64[np.ndarray, " k"],
+        *,
+        topk: int,
+        categories_json: str,
+        run: Mapping[str, Any],
     ) -> None:
         """`categories_json` and `run` travel in the file's metadata; see `PredictionFile`.
 
@@ -172,10 +180,12 @@ class ParquetWriter:
 
     def close(self) -> None:
         """Finish the file."""
-        if self._waiting:
-            self._flush()
-        self._writer.close()
-        self._file.close()
+        try:
+            if self._waiting:
+                self._flush()
+            self._writer.close()
+        finally:
+            self._file.close()
 
 
 def _schema(topk: int) -> pa.Schema:
@@ -235,8 +245,13 @@ class MatrixWriter:
     """
 
     def __init__(
-        self, path: Path, class_ids: Int64[np.ndarray, " k"], num_products: int, *,
-        categories_json: str, run: Mapping[str, Any],
+        self,
+        path: Path,
+        class_ids: Int64[np.ndarray, " k"],
+        num_products: int,
+        *,
+        categories_json: str,
+        run: Mapping[str, Any],
     ) -> None:
         """Raises `UserError` where the disk has no room or the files cannot be made."""
         matrix, ids, columns, about = matrix_files(path)

@@ -147,9 +147,7 @@ def _git_revision() -> str | None:
         return None
 
 
-def _introduction(
-    config: Config, workdir: Path, data: RunData, record: Mapping[str, Any]
-) -> str:
+def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[str, Any]) -> str:
     levels = " / ".join(str(n) for n in data.categories.levels())
     model_mb = record["parameters"] * 4 / 1e6
     free_gb = shutil.disk_usage(workdir).free / 1e9
@@ -162,8 +160,7 @@ def _introduction(
             f"  data: {source}",
             f"  train {len(data.train)} products, {data.train.num_images.sum()} images; "
             f"valid {len(data.valid)} products; categories {levels} at levels 1 / 2 / 3",
-            f"  run: {workdir}, up to {model_mb * 8:.0f} MB of checkpoints "
-            f"({free_gb:.0f} GB free)",
+            f"  run: {workdir}, up to {model_mb * 8:.0f} MB of checkpoints ({free_gb:.0f} GB free)",
         ]
     )
 

@@ -1,6 +1,7 @@
 """Strict tests: fake devices, checked shapes, no silent rank promotion."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 # Before JAX starts: four devices on any machine.
@@ -41,3 +42,26 @@ def shared() -> Path:
 def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleFiles:
     """A small embedded catalogue."""
     return write_sample(tmp_path_factory.mktemp("sample"), seed=0, num_products=120)
+
+
+@pytest.fixture(scope="session")
+def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The directory of a tiny finished run on `sample`, both stages."""
+    from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+    from product_mil.run import run
+
+    stage = StageConfig(epochs=2, images_per_batch=32, learning_rate=3e-3)
+    config = Config(
+        data=DataConfig(
+            train=str(sample.train),
+            categories=str(sample.categories),
+            image_size_px=48,
+            embedding_cache=False,
+        ),
+        model=ModelConfig(backbone="small_cnn", pooling="gated_attention"),
+        head=replace(stage, epochs=1, trainable="head"),
+        finetune=replace(stage, batch_statistics=True),
+    )
+    workdir = tmp_path_factory.mktemp("run")
+    run(config, workdir)
+    return workdir

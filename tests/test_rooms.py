@@ -34,7 +34,9 @@ def imported(path: Path) -> set[str]:
 
 
 def room(path: Path) -> str:
-    parts = path.relative_to(PACKAGE).with_suffix("").parts if PACKAGE in path.parents else ("tools",)
+    parts = (
+        path.relative_to(PACKAGE).with_suffix("").parts if PACKAGE in path.parents else ("tools",)
+    )
     return parts[0]
 
 

@@ -1,6 +1,6 @@
 """Measure a trained run on any labelled BSON files, as training measures its validation part.
 
-    python tools/evaluate.py --workdir runs/joint --data labelled.bson [--json]
+python tools/evaluate.py --workdir runs/joint --data labelled.bson [--json]
 """
 
 import argparse
@@ -20,9 +20,7 @@ if TYPE_CHECKING:
 
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the run, score, print."""
-    parser = argparse.ArgumentParser(
-        description="Measure a trained run on labelled BSON files."
-    )
+    parser = argparse.ArgumentParser(description="Measure a trained run on labelled BSON files.")
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a trained run")
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")

@@ -90,7 +90,8 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
     Raises:
         UserError: data that cannot be read, or outputs that cannot be written.
     """
-    print(f"{run.summary}\nwriting {', '.join(map(str, _outputs(args)))}", flush=True)
+    named = filter(None, (args.output, args.probabilities, args.all_probabilities))
+    print(f"{run.summary}\nwriting {', '.join(map(str, named))}", flush=True)
     products = run.products(args.data)
     data = {path.resolve() for path in products.catalogue.paths}
     for path in _outputs(args):

@@ -30,7 +30,8 @@ NO_CATEGORY = int(np.iinfo(np.int64).min)
 MIN_RECORD_BYTES = 5
 MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond
 
-_CHUNK_BYTES = 6 << 20
+_CHUNK_BYTES = 6 << 20  # parsed together
+_PIECE_BYTES = 512 << 10  # read together: record lengths are followed while they are in cache
 _PADDING_BYTES = 128  # lanes gather a little past the record before they know that it is short
 
 
@@ -62,26 +63,30 @@ class Rows(NamedTuple):
 def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
     """Yield the rows of a file of `size_bytes`, a few MiB of it at a time.
 
-    Where the chain of record lengths breaks (an impossible length, or one
-    past the end) the pass ends with a fault that says how many bytes were left unread.
+    Where the chain of record lengths breaks (an impossible length, or one past the end) the pass
+    ends with a fault that says how many bytes were left unread.
     """
     buffer = np.zeros(_CHUNK_BYTES + _PADDING_BYTES, np.uint8)
     base, filled = 0, 0  # where in the file the buffer begins, and how much of it is filled
+    bounds = [0]  # of the records that lie in the buffer as a whole
     while True:
-        got = file.readinto(buffer.data[filled:-_PADDING_BYTES])
+        room = buffer.data[filled:-_PADDING_BYTES]
+        got = file.readinto(room[:_PIECE_BYTES])
         filled += got
-        bounds, wanted = _chain(buffer, filled, size_bytes - base)
-        position = int(bounds[-1])
-        if wanted and got:
-            yield _parse(buffer, bounds, base, hash_images=hash_images)
-        else:
+        wanted = _chain(buffer, bounds, filled, size_bytes - base)
+        if not wanted or not got:
             break
+        if got < len(room):
+            continue
+        yield _parse(buffer, np.array(bounds), base, hash_images=hash_images)
+        position = bounds[-1]
         rest = buffer[position:filled].copy()
         if wanted + _PADDING_BYTES > len(buffer):
             buffer = np.zeros(wanted + _PADDING_BYTES, np.uint8)
         buffer[: len(rest)] = rest
-        base, filled = base + position, len(rest)
-    rows = _parse(buffer, bounds, base, hash_images=hash_images)
+        base, filled, bounds = base + position, len(rest), [0]
+    rows = _parse(buffer, np.array(bounds), base, hash_images=hash_images)
+    position = bounds[-1]
     left = size_bytes - base - position
     if left:
         fault = Fault(base + position, None, _why_stopped(buffer[position:filled], left))
@@ -89,27 +94,24 @@ def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
     yield rows
 
 
-def _chain(
-    buffer: UInt8[np.ndarray, " bytes"], filled: int, left: int
-) -> tuple[Int64[np.ndarray, " bounds"], int]:
-    """Follow the record lengths from the start of the buffer.
+def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, left: int) -> int:
+    """Follow the record lengths from the last of `bounds`, and add to them.
 
-    `left` counts the bytes of the file from there. Returns the bounds of the records that lie in
-    the buffer as a whole, and the bytes that the next one takes (0 where there is none).
+    `left` counts the bytes of the file from the buffer's start. Returns the bytes that the next
+    record takes, of which not all are in the buffer; 0 where there is no next record.
     """
-    read_length = struct.Struct("<i").unpack_from
-    view = buffer.data
-    bounds, position = [0], 0
+    read_length, view = struct.Struct("<i").unpack_from, buffer.data
+    position = bounds[-1]
     while position + 4 <= filled:
         (length,) = read_length(view, position)
         stop = position + length
         if not MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES or stop > left:
-            return np.array(bounds), 0
+            return 0
         if stop > filled:
-            return np.array(bounds), length
+            return length
         bounds.append(stop)
         position = stop
-    return np.array(bounds), 4 if position + 4 <= left else 0
+    return 4 if position + 4 <= left else 0
 
 
 def _why_stopped(rest: UInt8[np.ndarray, " bytes"], left: int) -> str:

@@ -159,10 +159,8 @@ def depthwise_conv_shifted(x: Array, kernel: Array, stride: int, pads: Pads) -> 
 def _shifted_gradients(
     x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
 ) -> tuple[Array, Array]:
-    """Gradients of the shifted form; its transpose by autodiff would be nine padded copies."""
-    dy32 = dy.astype(jnp.float32)
-    sums = [(tap * dy32).sum((0, 1, 2)) for tap in _taps(x, kernel.shape, stride, pads)]
-    dkernel = jnp.stack(sums).reshape(kernel.shape).astype(kernel.dtype)
+    """Gradients of the shifted form, written out: autodiff's are several times slower."""
+    dkernel = _kernel_gradient(x, kernel.shape, dy, stride, pads).astype(kernel.dtype)
     # dx convolves dy, spread out by the stride, with the kernel turned by 180 degrees.
     config = [(0, 0, 0)]
     for k, (low, _), size, out in zip(
@@ -174,6 +172,30 @@ def _shifted_gradients(
     spread = lax.pad(dy, jnp.zeros((), dy.dtype), config)
     dx = depthwise_conv_shifted(spread, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
     return dx.astype(x.dtype), dkernel
+
+
+def _kernel_gradient(
+    x: Array, kernel_shape: tuple[int, ...], dy: Array, stride: int, pads: Pads
+) -> Array:
+    """Sum over images and places of input times `dy`, for each tap and channel, in float32.
+
+    Row by row with one running sum a tap: what a row needs stays in the processor's cache. Nine
+    reductions over whole tensors took 10 to 20 times as long.
+    """
+    height, width, _ = kernel_shape
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    rows, columns = dy.shape[1:3]
+    span = (columns - 1) * stride + 1
+
+    def add_row(row: Array, sums: list[Array]) -> list[Array]:
+        dy_row = lax.dynamic_index_in_dim(dy, row, 1, keepdims=False).astype(jnp.float32)
+        x_rows = lax.dynamic_slice_in_dim(padded, row * stride, height, 1).astype(jnp.float32)
+        taps = [x_rows[:, i, j : j + span : stride] for i in range(height) for j in range(width)]
+        return [total + tap * dy_row for total, tap in zip(sums, taps, strict=True)]
+
+    zero = jnp.zeros((dy.shape[0], columns, dy.shape[3]), jnp.float32)
+    sums = lax.fori_loop(0, rows, add_row, [zero] * (height * width))
+    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel_shape)
 
 
 def _lax_gradients(

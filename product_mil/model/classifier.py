@@ -83,9 +83,7 @@ def statistics_of(model: nnx.Module) -> Arrays:
 
 
 def _flat(state: nnx.State) -> Arrays:
-    return {
-        "/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)
-    }
+    return {"/".join(map(str, path)): variable[...] for path, variable in nnx.to_flat_state(state)}
 
 
 def _nested(arrays: Arrays) -> nnx.State:

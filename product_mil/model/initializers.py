@@ -31,16 +31,12 @@ def _fan_in(shape: Sequence[int]) -> int:
     return math.prod(shape[:-1])
 
 
-def he_normal(
-    key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
-) -> Array:
+def he_normal(key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
     """Variance 2 / fan-in, for layers before a ReLU (He et al. 2015); the last axis is the output."""
     return normal(math.sqrt(2 / _fan_in(shape)))(key, shape, dtype)
 
 
-def lecun_normal(
-    key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32
-) -> Array:
+def lecun_normal(key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
     """Variance 1 / fan-in (LeCun et al. 1998); the last axis is the output."""
     return normal(math.sqrt(1 / _fan_in(shape)))(key, shape, dtype)
 

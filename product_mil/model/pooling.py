@@ -29,9 +29,7 @@ class HeadOutput(NamedTuple):
     attention: Float[Array, "S n"]  # share of each image in its product; 0 for padding
 
 
-def dropout(
-    x: Float[Array, "*e d"], rate: float, key: PRNGKeyArray | None
-) -> Float[Array, "*e d"]:
+def dropout(x: Float[Array, "*e d"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*e d"]:
     """Inverted dropout (Srivastava et al. 2014); the identity without a key."""
     if key is None or rate == 0:
         return x
@@ -48,7 +46,10 @@ class PlaceEmbedding(nnx.Module):
         self.count = nnx.Param(jnp.asarray(zeros)) if count else None
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
         p: int,
     ) -> Float[Array, "S n d"]:
         """Add the embeddings that are on."""
@@ -89,8 +90,12 @@ class ProbabilitiesHead(nnx.Module):
         self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
-        p: int, key: PRNGKeyArray | None,
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
+        p: int,
+        key: PRNGKeyArray | None,
     ) -> HeadOutput:
         """Product logits are the logarithm of the averaged probabilities."""
         image_logits = self.classify(dropout(x, self.dropout_rate, key))  # S n k
@@ -106,7 +111,12 @@ class MeanHead(nnx.Module):
     trains_images: ClassVar[bool] = False
 
     def __init__(
-        self, dim: int, classes: int, *, places: PlaceEmbedding, dropout_rate: float,
+        self,
+        dim: int,
+        classes: int,
+        *,
+        places: PlaceEmbedding,
+        dropout_rate: float,
         rngs: nnx.Rngs,
     ):
         self.dropout_rate = dropout_rate
@@ -114,8 +124,12 @@ class MeanHead(nnx.Module):
         self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
-        p: int, key: PRNGKeyArray | None,
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
+        p: int,
+        key: PRNGKeyArray | None,
     ) -> HeadOutput:
         """Pool, then classify."""
         x = self.places(x, segment, place, p)
@@ -131,7 +145,12 @@ class MaxHead(nnx.Module):
     trains_images: ClassVar[bool] = False
 
     def __init__(
-        self, dim: int, classes: int, *, places: PlaceEmbedding, dropout_rate: float,
+        self,
+        dim: int,
+        classes: int,
+        *,
+        places: PlaceEmbedding,
+        dropout_rate: float,
         rngs: nnx.Rngs,
     ):
         self.dropout_rate = dropout_rate
@@ -139,8 +158,12 @@ class MaxHead(nnx.Module):
         self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
-        p: int, key: PRNGKeyArray | None,
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
+        p: int,
+        key: PRNGKeyArray | None,
     ) -> HeadOutput:
         """Attention is the share of the d maxima that an image supplies."""
         x = self.places(x, segment, place, p)
@@ -184,8 +207,14 @@ class AttentionHead(nnx.Module):
     trains_images: ClassVar[bool] = False
 
     def __init__(
-        self, dim: int, classes: int, *, places: PlaceEmbedding, attention: GatedAttention,
-        dropout_rate: float, rngs: nnx.Rngs,
+        self,
+        dim: int,
+        classes: int,
+        *,
+        places: PlaceEmbedding,
+        attention: GatedAttention,
+        dropout_rate: float,
+        rngs: nnx.Rngs,
     ):
         self.dropout_rate = dropout_rate
         self.places = places
@@ -193,8 +222,12 @@ class AttentionHead(nnx.Module):
         self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
-        p: int, key: PRNGKeyArray | None,
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
+        p: int,
+        key: PRNGKeyArray | None,
     ) -> HeadOutput:
         """Pool, then classify."""
         x = self.places(x, segment, place, p)
@@ -214,8 +247,16 @@ class TransformerHead(nnx.Module):
     trains_images: ClassVar[bool] = False
 
     def __init__(
-        self, dim: int, classes: int, *, places: PlaceEmbedding, attention: GatedAttention,
-        heads: int, attention_dim: int, dropout_rate: float, rngs: nnx.Rngs,
+        self,
+        dim: int,
+        classes: int,
+        *,
+        places: PlaceEmbedding,
+        attention: GatedAttention,
+        heads: int,
+        attention_dim: int,
+        dropout_rate: float,
+        rngs: nnx.Rngs,
     ):
         self.dropout_rate, self.heads = dropout_rate, heads
         self.places = places
@@ -229,8 +270,12 @@ class TransformerHead(nnx.Module):
         self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
-        p: int, key: PRNGKeyArray | None,
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
+        p: int,
+        key: PRNGKeyArray | None,
     ) -> HeadOutput:
         """Mix, pool, then classify."""
         x = self.places(x, segment, place, p)
@@ -238,7 +283,9 @@ class TransformerHead(nnx.Module):
         query, keys, value = jnp.split(mixed.reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
         same = segment[:, :, None] == segment[:, None, :]  # S n n
         scores = jnp.einsum("Sqhc,Skhc->Shqk", query, keys) / query.shape[-1] ** 0.5
-        weights = jax.nn.softmax(jnp.where(same[:, None], scores, -jnp.inf))  # own image: never empty
+        weights = jax.nn.softmax(
+            jnp.where(same[:, None], scores, -jnp.inf)
+        )  # own image: never empty
         mixed = jnp.einsum("Shqk,Skhc->Sqhc", weights, value).reshape(*x.shape[:2], -1)
         x = x + self.project(mixed)  # S n d
         pooled, attention = self.attention(x, segment, p)
@@ -259,8 +306,14 @@ class ResidualHead(nnx.Module):
     trains_images: ClassVar[bool] = True
 
     def __init__(
-        self, dim: int, classes: int, *, places: PlaceEmbedding, attention: GatedAttention,
-        dropout_rate: float, rngs: nnx.Rngs,
+        self,
+        dim: int,
+        classes: int,
+        *,
+        places: PlaceEmbedding,
+        attention: GatedAttention,
+        dropout_rate: float,
+        rngs: nnx.Rngs,
     ):
         self.dropout_rate = dropout_rate
         self.classify_image = classifier(dim, classes, rngs)
@@ -269,8 +322,12 @@ class ResidualHead(nnx.Module):
         self.correct = linear(dim, classes, initializers.zeros, rngs)
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], place: Int32[Array, "S n"],
-        p: int, key: PRNGKeyArray | None,
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
+        p: int,
+        key: PRNGKeyArray | None,
     ) -> HeadOutput:
         """Classify each image, then correct their geometric mean."""
         image_key, product_key = (None, None) if key is None else jax.random.split(key)
@@ -320,8 +377,14 @@ def build_head(
         )
     if pooling == "transformer":
         return TransformerHead(
-            dim, classes, places=places, attention=attention, heads=attention_heads,
-            attention_dim=attention_dim, dropout_rate=dropout_rate, rngs=rngs,
+            dim,
+            classes,
+            places=places,
+            attention=attention,
+            heads=attention_heads,
+            attention_dim=attention_dim,
+            dropout_rate=dropout_rate,
+            rngs=rngs,
         )
     if pooling == "residual":
         return ResidualHead(

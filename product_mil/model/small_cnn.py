@@ -56,9 +56,7 @@ class ConvBlock(nnx.Module):
 
     def __init__(self, dim_in: int, dim_out: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
         # No bias: the normalisation that follows would subtract it again.
-        self.kernel = nnx.Param(
-            he_normal(rngs.params(), (3, 3, dim_in, dim_out))
-        )
+        self.kernel = nnx.Param(he_normal(rngs.params(), (3, 3, dim_in, dim_out)))
         # Momentum 0.9: a run has only a few hundred steps for its running statistics to settle.
         self.norm = nnx.BatchNorm(
             dim_out,

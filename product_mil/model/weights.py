@@ -195,9 +195,7 @@ def _matched_values(
     faults = {"missing": missing, "unused": ["/".join(key) for key in unused]}
     faults["misshapen"] = misshapen
     if any(faults.values()):
-        told = "; ".join(
-            f"{len(of)} {kind}: {', '.join(of)}" for kind, of in faults.items() if of
-        )
+        told = "; ".join(f"{len(of)} {kind}: {', '.join(of)}" for kind, of in faults.items() if of)
         raise UserError(f"{path}: not the weights of {spec.name}; {told}")
     values = [(variable, data[()].reshape(variable.shape)) for variable, data in pairs]
     return values, top

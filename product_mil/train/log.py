@@ -120,5 +120,3 @@ def metrics_table(values: Mapping[str, float], title: str) -> str:
         of = f"   of {count:.0f} products" if name.startswith("top1_images_") and count else ""
         lines.append(f"  {name:<22}{text}{of}")
     return "\n".join(lines)
-
-

@@ -87,6 +87,4 @@ def evaluated_parameters(state: TrainState) -> Arrays:
 
 def abstract(tree: Any) -> Any:
     """Shapes and types of a state, with where its leaves live, for restoring into."""
-    return jax.tree.map(
-        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree
-    )
+    return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

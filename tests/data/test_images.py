@@ -37,12 +37,15 @@ def by_pillow(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
 
-@pytest.mark.parametrize("options", [
-    {"quality": 75},
-    {"quality": 95, "subsampling": 0},
-    {"quality": 30, "subsampling": 2},
-    {"quality": 85, "progressive": True, "optimize": True},
-])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"quality": 75},
+        {"quality": 95, "subsampling": 0},
+        {"quality": 30, "subsampling": 2},
+        {"quality": 85, "progressive": True, "optimize": True},
+    ],
+)
 def test_jpeg_is_bit_equal_to_pillow(options: dict) -> None:
     for seed in range(5):
         data = encoded(photo(seed=seed), **options)
@@ -111,9 +114,14 @@ def test_exif_rotation(orientation: int) -> None:
     data = encoded(photo(), exif=exif, quality=95)
     upright = by_pillow(data)  # as stored: Pillow does not turn by itself
     turned = {
-        1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1],
-        5: upright.transpose(1, 0, 2), 6: np.rot90(upright, -1),
-        7: np.rot90(upright, 2).transpose(1, 0, 2), 8: np.rot90(upright),
+        1: upright,
+        2: upright[:, ::-1],
+        3: upright[::-1, ::-1],
+        4: upright[::-1],
+        5: upright.transpose(1, 0, 2),
+        6: np.rot90(upright, -1),
+        7: np.rot90(upright, 2).transpose(1, 0, 2),
+        8: np.rot90(upright),
     }[orientation]
     np.testing.assert_array_equal(decoded(data), turned)
 
@@ -152,11 +160,17 @@ def test_no_picture(data: bytes) -> None:
 
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few kilobytes that claims to be huge."""
+
     def chunk(name: bytes, body: bytes) -> bytes:
-        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        return (
+            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        )
+
     header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
     body = zlib.compress(bytes(1000))
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
+    )
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (12_000, 12_000), (60_000, 60_000)])

@@ -144,8 +144,11 @@ def test_corrupt_image_becomes_padding_and_a_fault(tmp_path: Path) -> None:
 
 
 def assert_equal(a: Loaded, b: Loaded) -> None:
-    for x, y in zip((*a.batch.slots, a.batch.images, a.positions),
-                    (*b.batch.slots, b.batch.images, b.positions), strict=True):
+    for x, y in zip(
+        (*a.batch.slots, a.batch.images, a.positions),
+        (*b.batch.slots, b.batch.images, b.positions),
+        strict=True,
+    ):
         np.testing.assert_array_equal(x, y)
 
 
@@ -216,7 +219,9 @@ def test_subset_keeps_products_whole(tmp_path: Path) -> None:
 def test_shrinking_file_is_a_fault_of_each_lost_image(tmp_path: Path) -> None:
     path = write(tmp_path / "train.bson")
     products = products_of(path)
-    cut = int(products.catalogue.image_offset_bytes[len(products.catalogue.image_offset_bytes) // 2])
+    cut = int(
+        products.catalogue.image_offset_bytes[len(products.catalogue.image_offset_bytes) // 2]
+    )
     os.truncate(path, cut)
     plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
     loads = list(batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2))

@@ -34,8 +34,15 @@ class NoBackbone(nnx.Module):
 def head_model(name: str, *, shaken: bool = True, **options: object) -> Classifier:
     """A head whose parameters are all away from their starting points."""
     settings: dict = {
-        "dim": D, "classes": K, "attention_heads": 2, "attention_dim": 4, "dropout_rate": 0.0,
-        "position_embedding": False, "count_embedding": False, "rngs": nnx.Rngs(0), **options,
+        "dim": D,
+        "classes": K,
+        "attention_heads": 2,
+        "attention_dim": 4,
+        "dropout_rate": 0.0,
+        "position_embedding": False,
+        "count_embedding": False,
+        "rngs": nnx.Rngs(0),
+        **options,
     }
     model = Classifier(NoBackbone(), build_head(name, **settings))
     if shaken:
@@ -231,7 +238,11 @@ def test_transformer_mixes_within_a_product_by_hand() -> None:
         weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
         rows.append(weights @ value[:, j])
     project = head.project
-    x = x + np.concatenate(rows, 1) @ np.asarray(project.kernel[...]) + np.asarray(project.bias[...])
+    x = (
+        x
+        + np.concatenate(rows, 1) @ np.asarray(project.kernel[...])
+        + np.asarray(project.bias[...])
+    )
     alone = head_model("gated_attention")
     alone.head.attention, alone.head.classify = head.attention, head.classify
     padded = X.copy()

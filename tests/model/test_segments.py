@@ -72,8 +72,6 @@ def test_all_padding_is_finite_with_zero_gradient() -> None:
         segments.segment_softmax,
         segments.segment_logmeanexp,
     ):
-        value, gradient = jax.value_and_grad(lambda x, f=function: f(x, empty, P).sum())(
-            X
-        )
+        value, gradient = jax.value_and_grad(lambda x, f=function: f(x, empty, P).sum())(X)
         assert value == 0
         np.testing.assert_array_equal(gradient, 0)

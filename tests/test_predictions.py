@@ -1,0 +1,195 @@
+import csv
+import gzip
+import json
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from product_mil import predictions
+from product_mil.errors import UserError
+from product_mil.predictions import (
+    MatrixWriter,
+    ParquetWriter,
+    PredictionBlock,
+    SubmissionWriter,
+    Writer,
+    check_output,
+    read_predictions,
+    written_whole,
+)
+
+CLASS_IDS = np.array([7, 2**40, 2**62], np.int64)
+CATEGORIES = json.dumps({"ids": CLASS_IDS.tolist(), "names": [["a", "b", "é"]] * 3})
+RUN = {"step": 3}
+
+# Two images, none, one; the second product has no category, the third one that is no class.
+BLOCK = PredictionBlock(
+    product_id=np.array([-5, 2**50, 3], np.int64),
+    category_id=np.array([7, -(2**63), 8], np.int64),
+    has_category=np.array([True, False, True]),
+    log_prob_true=np.array([np.log(0.5), np.nan, np.nan], np.float32),
+    num_images=np.array([3, 0, 1], np.int32),
+    num_readable_images=np.array([2, 0, 1], np.int32),
+    top_class=np.array([[0, 2], [1, 0], [2, 1]], np.int32),
+    top_probability=np.array([[0.5, 0.3], [0.4, 0.3], [1.0, 0.0]], np.float32),
+    image_index=np.array([0, 2, 0], np.int32),
+    attention=np.array([0.25, 0.75, 1], np.float32),
+    image_top_class=np.array([2, 0, 1], np.int32),
+    probabilities=np.array([[0.5, 0.2, 0.3], [0.3, 0.4, 0.3], [0, 0, 1]], np.float32),
+)
+
+
+def block_of(product_id: int) -> PredictionBlock:
+    one = {name: value[:1] for name, value in vars(BLOCK).items() if name != "product_id"}
+    images = {name: vars(BLOCK)[name][:2] for name in ("image_index", "attention")}
+    images["image_top_class"] = BLOCK.image_top_class[:2]
+    return PredictionBlock(**{**one, **images, "product_id": np.array([product_id], np.int64)})
+
+
+def write(writers: list[Writer], *blocks: PredictionBlock) -> None:
+    with written_whole(writers):
+        for block in blocks:
+            for writer in writers:
+                writer.write(block)
+
+
+@pytest.mark.parametrize("name", ["s.csv", "s.csv.gz"])
+def test_submission(tmp_path: Path, name: str) -> None:
+    path = tmp_path / name
+    write([SubmissionWriter(path, CLASS_IDS)], BLOCK, block_of(9))
+    data = path.read_bytes()
+    text = (gzip.decompress(data) if name.endswith(".gz") else data).decode()
+    assert text == f"_id,category_id\n-5,7\n{2**50},{2**40}\n3,{2**62}\n9,7\n"
+    write([SubmissionWriter(path, CLASS_IDS)], BLOCK, block_of(9))
+    assert path.read_bytes() == data
+    assert [p.name for p in tmp_path.iterdir()] == [name]
+
+
+def test_parquet(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    write([ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)], BLOCK)
+    assert pq.read_table(path).drop_columns("log_prob_true").to_pylist() == [
+        {
+            "product_id": -5, "category_id": 7, "num_images": 3, "num_readable_images": 2,
+            "top_category_id": [7, 2**62], "top_probability": pytest.approx([0.5, 0.3]),
+            "remaining_probability": pytest.approx(0.2), "image_index": [0, 2],
+            "image_attention": [0.25, 0.75], "image_category_id": [2**62, 7],
+        },
+        {
+            "product_id": 2**50, "category_id": None, "num_images": 0, "num_readable_images": 0,
+            "top_category_id": [2**40, 7], "top_probability": pytest.approx([0.4, 0.3]),
+            "remaining_probability": pytest.approx(0.3), "image_index": [],
+            "image_attention": [], "image_category_id": [],
+        },
+        {
+            "product_id": 3, "category_id": 8, "num_images": 1, "num_readable_images": 1,
+            "top_category_id": [2**62, 2**40], "top_probability": [1, 0],
+            "remaining_probability": 0, "image_index": [0],
+            "image_attention": [1], "image_category_id": [2**40],
+        },
+    ]  # fmt: skip
+    found = read_predictions(path)
+    assert (found.categories_json, found.run) == (CATEGORIES, RUN)
+    np.testing.assert_array_equal(
+        found.column("top_category_id"), [[7, 2**62], [2**40, 7], [2**62, 2**40]]
+    )
+    assert found.column("top_category_id").dtype == np.int64
+    np.testing.assert_array_equal(found.column("log_prob_true"), BLOCK.log_prob_true)
+    assert found.table.column("log_prob_true").null_count == 2
+    np.testing.assert_array_equal(found.column("product_id"), BLOCK.product_id)
+
+
+def test_parquet_in_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(predictions, "ROWS_PER_GROUP", 4)
+    path = tmp_path / "p.parquet"
+    writer = ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)
+    write([writer], *map(block_of, range(10)))
+    assert pq.ParquetFile(path).num_row_groups == 3
+    np.testing.assert_array_equal(read_predictions(path).column("product_id"), np.arange(10))
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ("m", ["m/probabilities.npy", "m/ids.npy", "m/category_ids.npy", "m/about.json"]),
+        ("a.npy", ["a.npy", "a.ids.npy", "a.category_ids.npy", "a.about.json"]),
+    ],
+)
+def test_matrix(tmp_path: Path, given: str, names: list[str]) -> None:
+    writer = MatrixWriter(tmp_path / given, CLASS_IDS, 4, categories_json=CATEGORIES, run=RUN)
+    write([writer], BLOCK, block_of(9))
+    matrix, ids, columns = (np.load(tmp_path / name, mmap_mode="r") for name in names[:3])
+    assert BLOCK.probabilities is not None
+    np.testing.assert_array_equal(
+        matrix, np.concatenate([BLOCK.probabilities, BLOCK.probabilities[:1]])
+    )
+    assert matrix.dtype == np.float32
+    np.testing.assert_array_equal(ids, [-5, 2**50, 3, 9])
+    np.testing.assert_array_equal(columns, CLASS_IDS)
+    about = json.loads((tmp_path / names[3]).read_text(encoding="utf-8"))
+    assert about == {"format": "1", "categories": json.loads(CATEGORIES), "run": RUN}
+    found = {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()}
+    assert found == set(names)
+
+
+def test_matrix_needs_room(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"need 180143985\.1 GB, the disk has"):
+        MatrixWriter(tmp_path / "m", CLASS_IDS, 2**53, categories_json=CATEGORIES, run=RUN)
+
+
+def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
+    path = tmp_path / "s.csv"
+    path.write_text("earlier")
+    writers: list[Writer] = [
+        SubmissionWriter(path, CLASS_IDS),
+        ParquetWriter(tmp_path / "p", CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN),
+        MatrixWriter(tmp_path / "m.npy", CLASS_IDS, 3, categories_json=CATEGORIES, run=RUN),
+    ]
+    with pytest.raises(KeyboardInterrupt), written_whole(writers):
+        writers[0].write(BLOCK)
+        raise KeyboardInterrupt
+    assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
+    assert path.read_text() == "earlier"
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_full_disk_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "s.csv.draft").symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"cannot write .*s\.csv: .*No space left"):
+        write([SubmissionWriter(tmp_path / "s.csv", CLASS_IDS)], BLOCK)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_draft_of_a_killed_export_is_written_over(tmp_path: Path) -> None:
+    (tmp_path / "s.csv.draft").write_text("half a line of a killed export, and a good deal more")
+    write([SubmissionWriter(tmp_path / "s.csv", CLASS_IDS)], BLOCK)
+    with (tmp_path / "s.csv").open(newline="") as file:
+        assert len(list(csv.reader(file))) == 4
+    assert not (tmp_path / "s.csv.draft").exists()
+
+
+def test_outputs_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="there is no directory"):
+        check_output(tmp_path / "absent" / "s.csv")
+    with pytest.raises(UserError, match="is a directory: name a file"):
+        check_output(tmp_path)
+    with pytest.raises(UserError, match="is a file: name a directory"):
+        check_output(tmp_path / "file", directory=True)
+    check_output(tmp_path / "file")
+    check_output(tmp_path / "new", directory=True)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.parquet"
+    with pytest.raises(UserError, match="cannot read predictions"):
+        read_predictions(path)
+    path.write_text("no Parquet")
+    with pytest.raises(UserError, match="cannot read predictions"):
+        read_predictions(path)
+    pq.write_table(pa.table({"a": [1]}), path)
+    with pytest.raises(UserError, match="was not written by"):
+        read_predictions(path)

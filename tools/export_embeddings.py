@@ -1,0 +1,111 @@
+"""Embed every image of BSON files with a pretrained backbone, in inference mode.
+
+    python tools/export_embeddings.py --backbone mobilenet_v2 --weights imagenet \
+        --data products.bson --output emb.npz
+
+The .npz holds `product_id` [N], `image_index` [N] and `embedding` [N, d] (float32), a row for
+each readable image in file order; the others are counted and listed beside it.
+"""
+
+import argparse
+import os
+import tempfile
+import zipfile
+from pathlib import Path
+
+import numpy as np
+
+from product_mil.build import Model, build_model, embed_function
+from product_mil.config import Config, DataConfig, ModelConfig
+from product_mil.data.embeddings import BATCH_IMAGES, embed_images
+from product_mil.data.faults import FaultList
+from product_mil.data.index import Catalogue, open_catalogue
+from product_mil.errors import UserError, exit_on_user_error
+from product_mil.model.backbones import backbone
+from product_mil.train.mesh import data_mesh
+from product_mil.train.runtime import configure_jax
+
+
+def export(
+    catalogue: Catalogue, model: Model, dim: int, *, image_size_px: int, output: Path
+) -> FaultList:
+    """Write the .npz whole, or not at all; embeddings pass through a file, not through memory."""
+    total = catalogue.num_images_total
+    owner = np.repeat(np.arange(catalogue.num_products), catalogue.num_images)
+    faults = FaultList(output.with_name(output.name + ".bad_records.csv"))
+    faults.add_records(catalogue)
+    embed = embed_function(model, data_mesh(BATCH_IMAGES))
+    rows, at = np.zeros(total, np.int64), 0
+    with tempfile.TemporaryDirectory(dir=output.parent, prefix=".embeddings-") as directory:
+        path = Path(directory) / "embedding.npy"
+        values = np.lib.format.open_memmap(path, "w+", np.float32, (max(total, 1), dim))
+        for done, found, bad in embed_images(
+            catalogue,
+            np.arange(total),
+            embed,
+            image_size_px=image_size_px,
+            threads=os.cpu_count() or 1,
+        ):
+            rows[at : at + len(done)] = done
+            values[at : at + len(done)] = found
+            at += len(done)
+            faults.add(bad)
+        rows = rows[:at]
+        columns = {
+            "product_id": np.asarray(catalogue.product_id)[owner[rows]],
+            "image_index": (rows - np.asarray(catalogue.first_image)[owner[rows]]).astype(np.int32),
+            "embedding": values[:at],
+        }
+        draft = Path(directory) / "draft.npz"
+        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+            for name, column in columns.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
+                    np.lib.format.write_array(file, column, allow_pickle=False)
+        draft.replace(output)
+    return faults
+
+
+def main() -> None:
+    """Parse, embed, say what was done."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--backbone", required=True, help="such as mobilenet_v2")
+    parser.add_argument("--weights", required=True, help="'imagenet' or a Keras .h5 file")
+    parser.add_argument("--data", required=True, help="BSON file, comma-separated files or a glob")
+    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--image_size_px", type=int, default=180)
+    arguments = parser.parse_args()
+    with exit_on_user_error():
+        output: Path = arguments.output
+        if not output.parent.is_dir():
+            raise UserError(f"{output.parent} is no directory; make it first")
+        configure_jax()
+        config = Config(
+            data=DataConfig(image_size_px=arguments.image_size_px),
+            model=ModelConfig(
+                backbone=arguments.backbone, weights=arguments.weights, pooling="probabilities"
+            ),
+        )
+        spec = backbone(arguments.backbone)
+        if not Path(arguments.weights).is_file() and arguments.weights != "imagenet":
+            raise UserError(f"--weights {arguments.weights}: no such file; or say imagenet")
+        model, notes = build_model(config, classes=1)
+        catalogue = open_catalogue(arguments.data)
+        for note in notes:
+            print(note)
+        faults = export(
+            catalogue,
+            model,
+            spec.embedding_dim,
+            image_size_px=arguments.image_size_px,
+            output=output,
+        )
+        summary = faults.write()
+        print(f"{catalogue.num_images_total} images of {catalogue.num_products} products: {output}")
+        if summary:
+            print(summary)
+
+
+if __name__ == "__main__":
+    main()
