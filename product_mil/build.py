@@ -20,11 +20,6 @@ import product_mil
 from product_mil.cache import cache_root
 from product_mil.config import Config, StageConfig
 from product_mil.data.categories import Categories, categories_from_ids, read_categories
-from product_mil.data.faults import FaultList
-from product_mil.data.index import Catalogue, open_catalogue
-from product_mil.data.loader import Loaded, PixelSource, Products, batches
-from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
-from product_mil.data.sample import ensure_sample
 from product_mil.data.duplicates import drop_images, shared_with
 from product_mil.data.embeddings import (
     Embed,
@@ -35,6 +30,11 @@ from product_mil.data.embeddings import (
     store_dtype,
     used_images,
 )
+from product_mil.data.faults import FaultList
+from product_mil.data.index import Catalogue, open_catalogue
+from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
+from product_mil.data.sample import ensure_sample
 from product_mil.data.split import split_products
 from product_mil.errors import UserError
 from product_mil.model.backbones import backbone
@@ -72,7 +72,7 @@ class Model:
 
 
 def check_config(config: Config) -> list[str]:
-    """What is wrong with the names in a configuration, a line each; values are `config.problems`."""
+    """What is wrong with a configuration's names, a line each; values are `config.problems`."""
     found: list[str] = []
     try:
         dim = backbone(config.model.backbone).embedding_dim
@@ -119,10 +119,11 @@ def build_data(config: Config) -> RunData:
     )
     if split.num_linked and not data.valid:
         notes.append(f"{split.num_linked} products share an image: kept on one side of the split")
-    for image, count in zip(split.popular_images[:5], split.popular_num_products[:5], strict=True):
+    popular = zip(split.popular_images.tolist(), split.popular_num_products, strict=True)
+    for image, count in list(popular)[:5]:
         notes.append(
-            f"the image at byte {catalogue.image_offset_bytes[image]} is in {count} products; if it "
-            "is a placeholder, name its md5 in config.data.drop_images_md5"
+            f"the image at byte {catalogue.image_offset_bytes[image]} is in {count} products; if "
+            "it is a placeholder, name its md5 in config.data.drop_images_md5"
         )
     train_rows, valid_rows, valid_catalogue, valid_dropped = (
         split.train_rows,

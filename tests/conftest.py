@@ -46,11 +46,11 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleFiles:
 
 @pytest.fixture(scope="session")
 def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The directory of a tiny finished run on `sample`, both stages."""
+    """The directory of a tiny finished run on `sample`; one stage, for speed."""
     from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
     from product_mil.run import run
 
-    stage = StageConfig(epochs=2, images_per_batch=32, learning_rate=3e-3)
+    stage = StageConfig(epochs=2, images_per_batch=32, batch_statistics=True, learning_rate=3e-3)
     config = Config(
         data=DataConfig(
             train=str(sample.train),
@@ -59,8 +59,8 @@ def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Pa
             embedding_cache=False,
         ),
         model=ModelConfig(backbone="small_cnn", pooling="gated_attention"),
-        head=replace(stage, epochs=1, trainable="head"),
-        finetune=replace(stage, batch_statistics=True),
+        head=replace(stage, epochs=0, trainable="head", batch_statistics=False),
+        finetune=stage,
     )
     workdir = tmp_path_factory.mktemp("run")
     run(config, workdir)

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -41,11 +42,15 @@ def records_of(path: Path) -> list[dict[str, Any]]:
     return bson.decode_all(path.read_bytes())
 
 
+@lru_cache  # one compilation a shape
+def step_of(structure: Any) -> Any:
+    return make_predict_step(structure, topk=3, keep_all=True)
+
+
 def blocks_of(
     run: TrainedRun, products: Products, batches: Iterable[Loaded]
 ) -> list[tuple[PredictionBlock, list[ImageFault]]]:
-    step = make_predict_step(run.model.structure, topk=3, keep_all=True)
-    model, log_prior = run.model, run.log_prior
+    model, log_prior, step = run.model, run.log_prior, step_of(run.model.structure)
 
     def predict_step(batch: Any) -> Any:
         return step(model.parameters, model.statistics, batch, log_prior)
@@ -178,10 +183,9 @@ def test_opening_writes_nothing(trained: Path, tmp_path: Path) -> None:
     """Also no draft of a writer at work is removed."""
     workdir = tmp_path / "run"
     shutil.copytree(trained, workdir)
-    for stage in ("head", "finetune"):
-        draft = checkpoint_directory(workdir, stage) / "99.orbax-checkpoint-tmp"
-        draft.mkdir()
-        (draft / "half").write_text("half")
+    draft = checkpoint_directory(workdir, "finetune") / "99.orbax-checkpoint-tmp"
+    draft.mkdir()
+    (draft / "half").write_text("half")
     before = snapshot(workdir)
     run = open_run(workdir)
     assert snapshot(workdir) == before
@@ -210,13 +214,18 @@ def test_the_weights_are_those_of_the_checkpoint(trained: Path, opened: TrainedR
 
 def test_the_last_stage_with_a_checkpoint(trained: Path, tmp_path: Path) -> None:
     workdir = tmp_path / "run"
-    shutil.copytree(trained, workdir)
-    shutil.rmtree(checkpoint_directory(workdir, "finetune"))
+    head, finetune = (checkpoint_directory(workdir, stage) for stage in ("head", "finetune"))
+    shutil.copytree(checkpoint_directory(trained, "finetune"), head)
     assert open_run(workdir).stage == "head"
-    assert not checkpoint_directory(workdir, "finetune").exists()
-    shutil.rmtree(checkpoint_directory(workdir, "head"))
+    shutil.copytree(head, finetune)
+    assert open_run(workdir).stage == "finetune"
+    for path in finetune.iterdir():  # a stage that has begun and saved nothing yet
+        shutil.rmtree(path)
+    assert open_run(workdir).stage == "head"
+    shutil.rmtree(head)
     with pytest.raises(UserError, match="holds no checkpoint"):
         open_run(workdir)
+    assert not head.exists()
     with pytest.raises(UserError, match="no such directory"):
         open_run(tmp_path / "absent")
     assert not (tmp_path / "absent").exists()

@@ -125,7 +125,7 @@ class ImageSource:
         self._reader = FileReader(catalogue.paths)
 
     def __len__(self) -> int:
-        return -(-len(self._rows) // BATCH_IMAGES)
+        return (len(self._rows) + BATCH_IMAGES - 1) // BATCH_IMAGES
 
     def __repr__(self) -> str:
         return f"ImageSource({len(self._rows)} images)"

@@ -2,7 +2,6 @@
 
 import io
 import struct
-import warnings
 
 import numpy as np
 import simplejpeg
@@ -65,20 +64,15 @@ def _has_exif(data: bytes | memoryview) -> bool:
 def _decode_any(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     height, width = pixels.shape[:2]
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns of what is checked or raised below
-            image = Image.open(io.BytesIO(data))
-            if image.width * image.height > MAX_PIXELS:
-                raise ImageError(
-                    f"the picture is {image.width}x{image.height}, more than {MAX_PIXELS} pixels"
-                )
-            image = ImageOps.exif_transpose(_eight_bit(image))
-            if "A" in image.getbands() or "transparency" in image.info:
-                rgba = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-            image = image.convert("RGB")
-            if image.size != (width, height):
-                image = image.resize((width, height), Image.Resampling.BICUBIC)
+        image = Image.open(io.BytesIO(data))
+        _check_pixels(image)
+        image = ImageOps.exif_transpose(_eight_bit(image))
+        if "A" in image.getbands() or "transparency" in image.info:
+            rgba = image.convert("RGBA")
+            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+        image = image.convert("RGB")
+        if image.size != (width, height):
+            image = image.resize((width, height), Image.Resampling.BICUBIC)
     except ImageError:
         raise
     except Exception as error:
@@ -86,6 +80,13 @@ def _decode_any(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
         # zlib.error, ...); a bad picture never stops a run.
         raise ImageError(f"not a readable picture: {error}".replace("\n", " ")[:200]) from error
     pixels[...] = np.asarray(image)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """Refuse a pixel bomb; only the header has been read."""
+    if image.width * image.height > MAX_PIXELS:
+        size = f"{image.width}x{image.height}"
+        raise ImageError(f"the picture is {size}, more than {MAX_PIXELS} pixels")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:

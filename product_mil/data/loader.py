@@ -19,7 +19,8 @@ from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
 
 
-class ProductImages(NamedTuple):
+@dataclass(frozen=True)
+class ProductImages:
     """Images with the products that own them."""
 
     owner: Int64[np.ndarray, " m"]  # which of the products asked for
@@ -205,8 +206,8 @@ class PixelSource:
         return Loaded(PackedBatch(images, slots), positions, faults)
 
 
-def batches(source: Any, *, first_step: int = 0, threads: int = 0) -> Iterator[Loaded]:
-    """The source's batches from `first_step` on, loaded ahead in threads, in order.
+def batches(source: Any, *, first_step: int = 0, threads: int = 0) -> Iterator[Any]:
+    """The source's elements from `first_step` on, loaded ahead in threads, in order.
 
     `threads=0` takes one a core. Decoding releases the GIL.
     """

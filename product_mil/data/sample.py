@@ -6,7 +6,6 @@ whose photos show one member each. A single photo is then often ambiguous where 
 """
 
 import csv
-import os
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -15,20 +14,52 @@ from pathlib import Path
 
 import bson
 import numpy as np
-import platformdirs
 import simplejpeg
 
-from product_mil.data import sample_shapes as shapes
+from product_mil.cache import cache_root
+from product_mil.data.sample_accessories import (
+    batteries,
+    cable,
+    cloth,
+    gift_box,
+    pouch,
+    warranty_card,
+)
+from product_mil.data.sample_gear import (
+    camera,
+    glasses,
+    guitar,
+    hammer,
+    handbag,
+    headphones,
+    phone_case,
+    saw,
+    scissors,
+    sneaker,
+    t_shirt,
+    umbrella,
+)
+from product_mil.data.sample_home import (
+    bottle,
+    chair,
+    clock,
+    frying_pan,
+    lamp,
+    mug,
+    spoon,
+    teapot,
+)
 from product_mil.data.sample_render import Studio
+from product_mil.data.sample_shapes import Part, Style
 from product_mil.errors import UserError
 
 VERSION = 1  # part of the cache's name: raise it when the same seed gives another catalogue
 IMAGES_SHARES = (0.618, 0.160, 0.077, 0.146)  # of products with 1 .. 4 images, as on Cdiscount
 COMBINATION_SHARE = 0.4  # of the products with several images
 JPEG_QUALITY = 85
-MAX_TURN_DEG = 12
+MAX_TURN_DEG = 10.0
 
-Draw = Callable[[shapes.Style], list[shapes.Part]]
+Draw = Callable[[Style], list[Part]]
 
 
 @dataclass(frozen=True)
@@ -41,41 +72,40 @@ class Category:
 
 
 def _categories() -> list[Category]:
-    s = shapes
     rows: list[tuple[str, str, str, tuple[Draw, ...], tuple[Draw, ...]]] = [
-        ("KITCHEN", "TABLEWARE", "MUG", (s.mug,), (s.gift_box, s.warranty_card)),
-        ("KITCHEN", "TABLEWARE", "SPOON", (s.spoon,), (s.gift_box, s.pouch)),
-        ("KITCHEN", "TABLEWARE", "MUG AND SPOON SET", (s.mug, s.spoon), (s.gift_box,)),
-        ("KITCHEN", "TEA", "TEAPOT", (s.teapot,), (s.gift_box, s.cloth)),
-        ("KITCHEN", "TEA", "TEA SET: POT AND MUG", (s.teapot, s.mug), (s.warranty_card,)),
-        ("KITCHEN", "COOKWARE", "FRYING PAN", (s.frying_pan,), (s.cloth, s.warranty_card)),
-        ("KITCHEN", "COOKWARE", "DRINKING BOTTLE", (s.bottle,), (s.pouch, s.gift_box)),
-        ("HOME", "LIGHTING", "TABLE LAMP", (s.lamp,), (s.cable, s.warranty_card)),
-        ("HOME", "DECORATION", "CLOCK", (s.clock,), (s.batteries, s.gift_box)),
-        ("HOME", "FURNITURE", "CHAIR", (s.chair,), (s.cloth, s.warranty_card)),
-        ("HOME", "FURNITURE", "READING CORNER: CHAIR AND LAMP", (s.chair, s.lamp), (s.cable,)),
-        ("HOME", "DECORATION", "DESK SET: LAMP AND CLOCK", (s.lamp, s.clock), (s.batteries,)),
-        ("HOME", "DECORATION", "GIFT BOX", (s.gift_box,), (s.warranty_card,)),
-        ("HOME", "CARE", "CLEANING CLOTH", (s.cloth,), (s.warranty_card, s.gift_box)),
-        ("ELECTRONICS", "PHONES", "PHONE CASE", (s.phone_case,), (s.cloth, s.gift_box)),
-        ("ELECTRONICS", "PHONES", "CASE AND CABLE KIT", (s.phone_case, s.cable), (s.gift_box,)),
-        ("ELECTRONICS", "PHONES", "CHARGING CABLE", (s.cable,), (s.warranty_card, s.pouch)),
-        ("ELECTRONICS", "PHOTO", "CAMERA", (s.camera,), (s.batteries, s.cloth, s.cable)),
-        ("ELECTRONICS", "PHOTO", "CAMERA AND POUCH KIT", (s.camera, s.pouch), (s.batteries,)),
-        ("ELECTRONICS", "AUDIO", "HEADPHONES", (s.headphones,), (s.cable, s.pouch)),
-        ("ELECTRONICS", "POWER", "BATTERIES", (s.batteries,), (s.warranty_card, s.gift_box)),
-        ("FASHION", "SHOES", "SNEAKERS", (s.sneaker,), (s.gift_box, s.pouch)),
-        ("FASHION", "CLOTHES", "T-SHIRT", (s.t_shirt,), (s.gift_box, s.warranty_card)),
-        ("FASHION", "CLOTHES", "SPORTS OUTFIT: T-SHIRT AND SNEAKERS", (s.t_shirt, s.sneaker), ()),
-        ("FASHION", "ACCESSORIES", "GLASSES", (s.glasses,), (s.cloth, s.pouch)),
-        ("FASHION", "ACCESSORIES", "UMBRELLA", (s.umbrella,), (s.pouch, s.gift_box)),
-        ("FASHION", "ACCESSORIES", "HANDBAG", (s.handbag,), (s.pouch, s.warranty_card)),
-        ("HOBBY", "MUSIC", "GUITAR", (s.guitar,), (s.cloth, s.pouch, s.cable)),
-        ("HOBBY", "MUSIC", "PRACTICE SET: GUITAR AND HEADPHONES", (s.guitar, s.headphones), ()),
-        ("HOBBY", "TOOLS", "HAMMER", (s.hammer,), (s.warranty_card, s.gift_box)),
-        ("HOBBY", "TOOLS", "SAW", (s.saw,), (s.cloth, s.warranty_card)),
-        ("HOBBY", "TOOLS", "TOOL SET: HAMMER AND SAW", (s.hammer, s.saw), (s.gift_box,)),
-        ("HOBBY", "CRAFTS", "SCISSORS", (s.scissors,), (s.pouch, s.warranty_card)),
+        ("KITCHEN", "TABLEWARE", "MUG", (mug,), (gift_box, warranty_card)),
+        ("KITCHEN", "TABLEWARE", "SPOON", (spoon,), (gift_box, pouch)),
+        ("KITCHEN", "TABLEWARE", "MUG AND SPOON SET", (mug, spoon), (gift_box,)),
+        ("KITCHEN", "TEA", "TEAPOT", (teapot,), (gift_box, cloth)),
+        ("KITCHEN", "TEA", "TEA SET: POT AND MUG", (teapot, mug), (warranty_card,)),
+        ("KITCHEN", "COOKWARE", "FRYING PAN", (frying_pan,), (cloth, warranty_card)),
+        ("KITCHEN", "COOKWARE", "DRINKING BOTTLE", (bottle,), (pouch, gift_box)),
+        ("HOME", "LIGHTING", "TABLE LAMP", (lamp,), (cable, warranty_card)),
+        ("HOME", "DECORATION", "CLOCK", (clock,), (batteries, gift_box)),
+        ("HOME", "FURNITURE", "CHAIR", (chair,), (cloth, warranty_card)),
+        ("HOME", "FURNITURE", "READING CORNER: CHAIR AND LAMP", (chair, lamp), (cable,)),
+        ("HOME", "DECORATION", "DESK SET: LAMP AND CLOCK", (lamp, clock), (batteries,)),
+        ("HOME", "DECORATION", "GIFT BOX", (gift_box,), (warranty_card,)),
+        ("HOME", "CARE", "CLEANING CLOTH", (cloth,), (warranty_card, gift_box)),
+        ("ELECTRONICS", "PHONES", "PHONE CASE", (phone_case,), (cloth, gift_box)),
+        ("ELECTRONICS", "PHONES", "CASE AND CABLE KIT", (phone_case, cable), (gift_box,)),
+        ("ELECTRONICS", "PHONES", "CHARGING CABLE", (cable,), (warranty_card, pouch)),
+        ("ELECTRONICS", "PHOTO", "CAMERA", (camera,), (batteries, cloth, cable)),
+        ("ELECTRONICS", "PHOTO", "CAMERA AND POUCH KIT", (camera, pouch), (batteries,)),
+        ("ELECTRONICS", "AUDIO", "HEADPHONES", (headphones,), (cable, pouch)),
+        ("ELECTRONICS", "POWER", "BATTERIES", (batteries,), (warranty_card, gift_box)),
+        ("FASHION", "SHOES", "SNEAKERS", (sneaker,), (gift_box, pouch)),
+        ("FASHION", "CLOTHES", "T-SHIRT", (t_shirt,), (gift_box, warranty_card)),
+        ("FASHION", "CLOTHES", "SPORTS OUTFIT: T-SHIRT AND SNEAKERS", (t_shirt, sneaker), ()),
+        ("FASHION", "ACCESSORIES", "GLASSES", (glasses,), (cloth, pouch)),
+        ("FASHION", "ACCESSORIES", "UMBRELLA", (umbrella,), (pouch, gift_box)),
+        ("FASHION", "ACCESSORIES", "HANDBAG", (handbag,), (pouch, warranty_card)),
+        ("HOBBY", "MUSIC", "GUITAR", (guitar,), (cloth, pouch, cable)),
+        ("HOBBY", "MUSIC", "PRACTICE SET: GUITAR AND HEADPHONES", (guitar, headphones), ()),
+        ("HOBBY", "TOOLS", "HAMMER", (hammer,), (warranty_card, gift_box)),
+        ("HOBBY", "TOOLS", "SAW", (saw,), (cloth, warranty_card)),
+        ("HOBBY", "TOOLS", "TOOL SET: HAMMER AND SAW", (hammer, saw), (gift_box,)),
+        ("HOBBY", "CRAFTS", "SCISSORS", (scissors,), (pouch, warranty_card)),
     ]
     return [Category(row[:3], row[3], row[4]) for row in rows]
 
@@ -96,14 +126,12 @@ class SampleFiles:
 def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
     """Return the catalogue of `seed`, writing it on first use (about ten seconds).
 
-    It is kept under `cache_dir`, else under the environment's PRODUCT_MIL_CACHE, else in the
-    user's cache directory. Two processes may ask at once. Raises `UserError` where nothing can
-    be written or the seed is negative.
+    It is kept under `cache_dir`, by default `cache_root()`. Two processes may ask at once.
+    Raises `UserError` where nothing can be written or the seed is negative.
     """
     if seed < 0:
         raise UserError(f"sample seed {seed}: give a whole number from 0")
-    environment = os.environ.get("PRODUCT_MIL_CACHE")
-    root = cache_dir or Path(environment or platformdirs.user_cache_dir("product_mil"))
+    root = cache_dir or cache_root()
     directory = root / f"sample-v{VERSION}-{seed}"
     if not directory.is_dir():
         try:
@@ -182,13 +210,12 @@ def take_pictures(
 
     Each member is shown at least once; of the other photos about half show accessories.
     """
-    style = shapes.Style
-    members = [draw(style(rng)) for draw in category.members]
+    members = [draw(Style(rng)) for draw in category.members]
     things = list(members)
     while len(things) < num_images:
         if category.accessories and rng.random() < 0.55:
             accessory = category.accessories[rng.integers(len(category.accessories))]
-            things.append(accessory(style(rng)))
+            things.append(accessory(Style(rng)))
         else:
             things.append(members[rng.integers(len(members))])
     return [

@@ -27,12 +27,8 @@ def phone_case(s: Style) -> list[Part]:
 def camera(s: Style) -> list[Part]:
     """With a viewfinder hump or a dial."""
     h, x = s.vary(0.55), s.rng.uniform(-0.1, 0.2)
-    hump = [(-0.35, -h), (-0.25, -h - 0.25), (0.25, -h - 0.25), (0.35, -h)]
-    top = (
-        Part(np.array(hump) + (x, 0), s.a)
-        if s.pick(2)
-        else Part(box(0.45, -h - 0.12, 0.8, -h), s.metal)
-    )
+    hump = np.array([(x - 0.35, -h), (x - 0.25, -h - 0.25), (x + 0.25, -h - 0.25), (x + 0.35, -h)])
+    top = Part(hump, s.a) if s.pick(2) else Part(box(0.45, -h - 0.12, 0.8, -h), s.metal)
     return [
         top,
         Part(box(-0.85, -h - 0.1, -0.55, -h, 0.03), s.metal),
@@ -48,9 +44,9 @@ def camera(s: Style) -> list[Part]:
 
 def headphones(s: Style) -> list[Part]:
     """With round or square cushions."""
-    band = ellipse(0, 0.2, s.vary(0.72, 0.08), 1.0, 180, 360)
+    band = ellipse(0, 0.2, s.vary(0.72, 0.08), 1.0, (180, 360))
     cup, template = s.vary(0.26), s.pick(2)
-    parts = [Part(stroke(band, 0.13), s.a), Part(stroke(band[8:28] * (0.93, 0.9), 0.08), s.b)]
+    parts = [Part(stroke(band, 0.13), s.a), Part(stroke(band[9:27] * (0.93, 0.9), 0.08), s.b)]
     for x in (-0.72, 0.72):
         cushion = (
             ellipse(x * 0.86, 0.38, cup * 0.7, 0.42)
@@ -244,6 +240,8 @@ def scissors(s: Style) -> list[Part]:
         ]
         parts.append(Part(np.array(blade), s.metal * (0.9 + 0.1 * k)))
         parts.append(Part(stroke([(-0.03 * k, -0.05), (k * (spread + 0.05), 0.45)], 0.13), s.a))
+        eye = np.array([k * (spread + 0.14), 0.68])
+        rim = ellipse(*eye, r, r * 1.25)
         parts.append(Part(rim, s.a, hole=(rim - eye) * 0.62 + eye))
     return [*parts, Part(ellipse(0, 0, 0.06, 0.06), s.c)]
 
@@ -274,7 +272,7 @@ def t_shirt(s: Style) -> list[Part]:
 def handbag(s: Style) -> list[Part]:
     """With a flap or a pocket."""
     top, low = s.vary(0.65), s.vary(0.9, 0.08)
-    grip = ellipse(0, -0.2, s.vary(0.42), 0.75, 180, 360)
+    grip = ellipse(0, -0.2, s.vary(0.42), 0.75, (180, 360))
     body = smooth([(-top, -0.25), (top, -0.25), (low, 0.85), (-low, 0.85)], 1)
     parts = [Part(stroke(grip, 0.1), s.b), Part(body, s.a, "round")]
     if s.pick(2):

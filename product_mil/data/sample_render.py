@@ -46,7 +46,7 @@ class Studio:
         return self.noise[y : y + PHOTO_SIZE_PX, x : x + PHOTO_SIZE_PX]
 
     def background(self, rng: np.random.Generator, body: Float[np.ndarray, "3"]) -> Photo:
-        """Lay out a plain, graded, textured or shelf-like background that `body` stands out from."""
+        """Lay out a plain, graded, textured or shelf-like background for a thing of one colour."""
         near, far = (backdrop_colour(rng, body) for _ in range(2))
         size = PHOTO_SIZE_PX
         photo = np.empty((size, size, 3), np.float32)
@@ -80,7 +80,7 @@ def backdrop_colour(
     rng: np.random.Generator, body: Float[np.ndarray, "3"]
 ) -> Float[np.ndarray, "3"]:
     """Draw a background colour, mostly pale: of three, the one that `body` stands out from most."""
-    strengths = rng.uniform(0.3, 0.6, 3) if rng.random() < 0.15 else rng.uniform(0, 0.2, 3)
+    strengths = rng.uniform(0.2, 0.5, 3) if rng.random() < 0.15 else rng.uniform(0, 0.15, 3)
     colours = [1 - strength * (1 - random_colour(rng)) for strength in strengths]
     return max(colours, key=lambda colour: float(np.abs(colour - body).sum()))
 
@@ -89,16 +89,15 @@ def random_view(thing: list[Part], rng: np.random.Generator, max_turn_deg: float
     """Draw a view that has all of the thing in the picture."""
     turn = np.radians(rng.uniform(-max_turn_deg, max_turn_deg))
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-    mirror = rng.choice([-1.0, 1.0])
-    linear = turned @ np.diag([mirror * rng.uniform(0.85, 1.1), 1.0])
+    linear = turned @ np.diag([rng.uniform(0.85, 1.1), 1.0])
     tilt = rng.uniform(-0.1, 0.1, 2)
     view = np.array([[*linear[0], 0], [*linear[1], 0], [*tilt, 1]])
     points = np.concatenate([project(view, part.outline) for part in thing])
     low, high = points.min(0), points.max(0)
-    size = rng.uniform(0.72, 0.94) * PHOTO_SIZE_PX
+    size = rng.uniform(0.78, 0.95) * PHOTO_SIZE_PX
     scale = size / (high - low).max()
     slack = PHOTO_SIZE_PX * 0.97 - scale * (high - low)
-    corner = slack * (0.5 + rng.uniform(-0.4, 0.4, 2)) + 0.015 * PHOTO_SIZE_PX
+    corner = slack * (0.5 + rng.uniform(-0.25, 0.25, 2)) + 0.015 * PHOTO_SIZE_PX
     fit = np.array([[scale, 0, 0], [0, scale, 0], [0, 0, 1]])
     fit[:2, 2] = corner - scale * low
     return fit @ view
@@ -139,7 +138,7 @@ def paint(photo: Photo, part: Part, outline: Outline, view: View, light: float) 
         draw.polygon(((hole - (x0, y0)) * OVERSAMPLING).ravel().tolist(), fill=0)
     alpha = np.asarray(mask.reduce(OVERSAMPLING), np.float32)[..., None]
     alpha *= 1 / 255
-    change = part.colour.astype(np.float32) * shading(part, view, light, x0, y0, x1, y1)
+    change = part.colour.astype(np.float32) * shading(part, view, light, (x0, y0, x1, y1))
     region = photo[y0:y1, x0:x1]
     change -= region
     change *= alpha
@@ -147,12 +146,13 @@ def paint(photo: Photo, part: Part, outline: Outline, view: View, light: float) 
 
 
 def shading(
-    part: Part, view: View, light: float, x0: int, y0: int, x1: int, y1: int
+    part: Part, view: View, light: float, bounds_px: tuple[int, int, int, int]
 ) -> Float[np.ndarray, "h w 1"]:
     """Brightness of the pixels of a part's bounding box, as its finish takes the light.
 
     Across the part, u (and v down it) run from -1 to 1; perspective is left out.
     """
+    x0, y0, x1, y1 = bounds_px
     low, high = part.outline.min(0), part.outline.max(0)
     (cx, cy), (half_x, half_y) = ((low + high) / 2).tolist(), ((high - low) / 2 + 1e-6).tolist()
     (a, b, tx), (c, d, ty), (px, py, pz) = view.tolist()

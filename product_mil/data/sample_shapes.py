@@ -32,8 +32,10 @@ class Style:
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
-        self.a, self.b, self.c = (random_colour(rng) for _ in range(3))
-        self.metal = np.full(3, rng.uniform(0.45, 0.85)) * rng.uniform(0.92, 1.08, 3)
+        self.a, self.c = random_colour(rng), random_colour(rng)
+        # The second colour is often a tone of the first, as on most products.
+        self.b = self.a * rng.uniform(0.6, 0.9) if rng.random() < 0.6 else random_colour(rng)
+        self.metal = np.full(3, rng.uniform(0.4, 0.65)) * rng.uniform(0.92, 1.08, 3)
         self.dark = self.a * 0.25
 
     def pick(self, count: int) -> int:
@@ -46,9 +48,9 @@ class Style:
 
 
 def random_colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
-    """Draw a product's colour: any hue, at times a neutral one."""
+    """Draw a product's colour: any hue, at times a neutral one; seldom as light as a backdrop."""
     saturation = rng.uniform(0.0, 0.08) if rng.random() < 0.2 else rng.uniform(0.4, 0.9)
-    return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.3, 0.98)))
+    return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.3, 0.8)))
 
 
 # Outlines -----------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ def _fan_in(shape: Sequence[int]) -> int:
 
 
 def he_normal(key: PRNGKeyArray, shape: Sequence[int], dtype: DTypeLike = jnp.float32) -> Array:
-    """Variance 2 / fan-in, for layers before a ReLU (He et al. 2015); the last axis is the output."""
+    """Variance 2 / fan-in, for a ReLU's input (He et al. 2015); the last axis is the output."""
     return normal(math.sqrt(2 / _fan_in(shape)))(key, shape, dtype)
 
 

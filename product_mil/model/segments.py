@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float, Int32, Num
 
 
 def _reduce(
@@ -46,7 +46,7 @@ def segment_max(
     return jnp.where(jnp.isfinite(largest), largest, 0)
 
 
-def spread(x: Float[Array, "S p *e"], segment: Int32[Array, "S n"]) -> Float[Array, "S n *e"]:
+def spread(x: Num[Array, "S p *e"], segment: Int32[Array, "S n"]) -> Num[Array, "S n *e"]:
     """Give each image its product's value; padding images get 0."""
 
     def one_shard(xs: Array, ids: Array) -> Array:

@@ -31,7 +31,9 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         self._directory = directory
-        self._checkpointer = ocp.training.Checkpointer(
+        # Any: Orbax annotates less than it takes.
+        checkpointer: Any = ocp.training.Checkpointer
+        self._checkpointer = checkpointer(
             directory.absolute(),
             save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
             preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),

@@ -1,7 +1,6 @@
 """What a run leaves for people: a log, metrics.jsonl, TensorBoard events, learning curves."""
 
 import json
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -60,7 +59,7 @@ class RunLog:
         path = self._workdir / METRICS_FILE
         draft = path.with_suffix(".draft")
         draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        os.replace(draft, path)
+        draft.replace(path)
 
     def _writer(self, stage: str, step: int) -> Any:
         if stage not in self._tensorboard:
@@ -104,7 +103,7 @@ class RunLog:
             axis.legend(fontsize=8)
         draft = self._workdir / f"draft-{CURVES_FILE}"
         figure.savefig(draft, dpi=120)
-        os.replace(draft, self._workdir / CURVES_FILE)
+        draft.replace(self._workdir / CURVES_FILE)
 
 
 def metrics_table(values: Mapping[str, float], title: str) -> str:

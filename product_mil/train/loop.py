@@ -65,69 +65,108 @@ def train_stage(
     log.cut((*stage.earlier, stage.name), step)
     if restored is not None:
         log.say(f"{stage.name}: goes on at step {step} of {stage.num_steps}")
-    losses: deque[Any] = deque()
-    saved_at = time.monotonic()
-    started: float | None = None  # at the end of the first step: compiling is no throughput
-    waited_s, images_before = 0.0, 0.0
+    pace = _Pace(stage.name, step)
     batches = stage.batches(step)
-    with (
-        _stop_requests() as stop,
-        tqdm(
-            total=stage.num_steps, initial=step, desc=stage.name, unit="step", disable=None
-        ) as bar,
-    ):
+    bar = tqdm(total=stage.num_steps, initial=step, desc=stage.name, unit="step", disable=None)
+    with _stop_requests() as stop, bar:
         while step < stage.num_steps:
-            before = time.monotonic()
-            loaded = next(batches)
-            waited_s += time.monotonic() - before
+            with pace.waiting():
+                loaded = next(batches)
             faults.add(loaded.faults)
             batch = put_batch(loaded.batch, stage.mesh)
             with jax.transfer_guard("disallow"):
                 state, loss = stage.train_step(state, batch, stage.key)
             step += 1
-            losses.append(loss)
-            if len(losses) > STEPS_IN_FLIGHT:
-                _check_finite(losses.popleft(), stage.name, step - STEPS_IN_FLIGHT)
+            pace.stepped(loss, state)
             bar.update()
-            if started is None:
-                images_before = float(jax.device_get(state.totals["images"]))
-                log.say(f"{stage.name}: first step after {time.monotonic() - saved_at:.1f} s")
-                started, waited_s = time.monotonic(), 0.0
+            if pace.compiled_in_s is not None:
+                log.say(f"{stage.name}: first step after {pace.compiled_in_s:.1f} s")
+                pace.compiled_in_s = None
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
-                while losses:
-                    _check_finite(losses.popleft(), stage.name, step - len(losses))
-                totals = jax.device_get(state.totals)
-                spent_s = time.monotonic() - started
-                values = _train_metrics(totals, float(totals["images"]) - images_before, spent_s)
-                values["train/wait_share"] = waited_s / max(spent_s, 1e-9)
+                pace.drain()
+                values = pace.metrics(state)
                 found = stage.evaluate(evaluated_parameters(state), state.statistics)
                 values |= {f"valid/{name}": value for name, value in found.items()}
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values))
                 state = state._replace(totals=jax.device_put(zero_totals(), state.step.sharding))
                 checkpoints.save(state, stage.run_record, values)
-                saved_at = started = time.monotonic()
-                waited_s, images_before = 0.0, 0.0
+                pace.restart()
                 if _out_of_patience(stage, log, step):
                     log.say(f"{stage.name}: stopped early, valid/nll no longer falls")
                     break
-            elif stop() or time.monotonic() - saved_at > stage.checkpoint_every_s:
-                while losses:
-                    _check_finite(losses.popleft(), stage.name, step - len(losses))
+            elif stop() or pace.since_save_s() > stage.checkpoint_every_s:
+                pace.drain()
                 checkpoints.save(state, stage.run_record, None)
-                saved_at = time.monotonic()
+                pace.saved_at = time.monotonic()
             if stop():
                 raise Interrupted(f"stopped at step {step} of stage {stage.name}")
     return state
 
 
-def _train_metrics(totals: Mapping[str, Any], images: float, spent_s: float) -> dict[str, float]:
-    products = max(float(totals["products"]), 1)
-    return {
-        "train/loss": float(totals["loss"]) / max(float(totals["steps"]), 1),
-        "train/top1": float(totals["correct"]) / products,
-        "train/images_per_s": images / max(spent_s, 1e-9),
-    }
+class _Pace:
+    """How fast a stage goes, and how far the host runs ahead of the devices."""
+
+    def __init__(self, stage: str, step: int) -> None:
+        self._stage, self._step = stage, step
+        self._losses: deque[Any] = deque()
+        self._started: float | None = None  # after the first step: compiling is no throughput
+        self._waited_s = 0.0
+        self._images_before = 0.0
+        self.saved_at = time.monotonic()
+        self.compiled_in_s: float | None = None
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Count the time inside as waiting for data."""
+        before = time.monotonic()
+        yield
+        self._waited_s += time.monotonic() - before
+
+    def stepped(self, loss: Any, state: TrainState) -> None:
+        """Note a step; block on the one before the last two."""
+        self._step += 1
+        self._losses.append(loss)
+        if self._started is None:
+            self._images_before = float(jax.device_get(state.totals["images"]))
+            self.compiled_in_s = time.monotonic() - self.saved_at
+            self._started, self._waited_s = time.monotonic(), 0.0
+        if len(self._losses) > STEPS_IN_FLIGHT:
+            self._check_oldest()
+
+    def drain(self) -> None:
+        """Wait for all steps under way."""
+        while self._losses:
+            self._check_oldest()
+
+    def _check_oldest(self) -> None:
+        value = float(jax.device_get(self._losses.popleft()))
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {self._step - len(self._losses)} of stage "
+                f"{self._stage}: lower config.{self._stage}.learning_rate, or set "
+                f"config.{self._stage}.clip_norm, in a new --workdir"
+            )
+
+    def since_save_s(self) -> float:
+        """Seconds since the last checkpoint."""
+        return time.monotonic() - self.saved_at
+
+    def metrics(self, state: TrainState) -> dict[str, float]:
+        """Means since the last evaluation, and the rate; the rest of the clock keeps running."""
+        totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
+        spent_s = max(time.monotonic() - (self._started or self.saved_at), 1e-9)
+        return {
+            "train/loss": totals["loss"] / max(totals["steps"], 1),
+            "train/top1": totals["correct"] / max(totals["products"], 1),
+            "train/images_per_s": (totals["images"] - self._images_before) / spent_s,
+            "train/wait_share": self._waited_s / spent_s,
+        }
+
+    def restart(self) -> None:
+        """Begin to measure anew, after an evaluation and its checkpoint."""
+        self._started = self.saved_at = time.monotonic()
+        self._waited_s, self._images_before = 0.0, 0.0
 
 
 def _line(stage: Stage, step: int, values: Mapping[str, float]) -> str:
@@ -155,15 +194,6 @@ def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:
     return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= (
         stage.patience_evaluations
     )
-
-
-def _check_finite(loss: Any, stage: str, step: int) -> None:
-    value = float(jax.device_get(loss))
-    if not math.isfinite(value):
-        raise UserError(
-            f"the loss is {value} at step {step} of stage {stage}: lower "
-            f"config.{stage}.learning_rate, or set config.{stage}.clip_norm, in a new --workdir"
-        )
 
 
 @contextmanager

@@ -15,11 +15,11 @@ class Sum(NamedTuple):
     """A sum over items and their number."""
 
     total: Float[Array, ""]
-    count: Float[Array, ""]
+    items: Float[Array, ""]
 
     def mean(self) -> Float[Array, ""]:
         """The mean, 0 over nothing."""
-        return self.total / jnp.maximum(self.count, 1)
+        return self.total / jnp.maximum(self.items, 1)
 
 
 def cross_entropy(

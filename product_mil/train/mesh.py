@@ -1,4 +1,4 @@
-"""One axis of devices, "data": batches are split over it by shard, everything else is replicated."""
+"""One axis of devices, "data": batches are split over it by shard, all else is replicated."""
 
 from typing import TypeVar
 

@@ -43,7 +43,7 @@ def make_train_step(
             losses.append(product_loss(output, batch.slots, label_smoothing))
         if model.head.trains_images:
             losses.append(image_loss(output, batch.slots, label_smoothing))
-        loss = sum((part.mean() for part in losses[1:]), losses[0].mean())
+        loss = jnp.stack([part.mean() for part in losses]).sum()
         label = jnp.asarray(batch.slots.label)
         correct = (output.logits.argmax(-1) == label) & (label >= 0)
         totals = {
@@ -60,11 +60,12 @@ def make_train_step(
         gradient, (statistics, totals) = jax.grad(loss_of, has_aux=True)(
             state.trainable, state, batch, step_key
         )
+        any_image = totals["images"] > 0
+        # Batch statistics over no image at all are NaN, and would be for ever.
+        gradient = jax.tree.map(lambda g: jnp.where(any_image, g, 0), gradient)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable: Arrays = optax.apply_updates(state.trainable, updates)  # type: ignore[assignment]
         if batch_statistics:
-            # Statistics over no image at all would be NaN for ever.
-            any_image = totals["images"] > 0
             statistics = {
                 path: jnp.where(any_image, new, state.statistics[path])
                 for path, new in statistics.items()
@@ -100,10 +101,25 @@ def product_log_probs(
     return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(output.logits), log_prior)
 
 
+def largest(
+    x: Float[Array, "*e k"], count: int
+) -> tuple[Float[Array, "*e t"], Int32[Array, "*e t"]]:
+    """The `count` largest values and their indices, the lower index first among equals.
+
+    `lax.top_k` computes the same, but XLA gathers its argument from all devices first.
+    """
+    index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    negated, index = jax.lax.sort((-x, index), num_keys=1, is_stable=True)
+    return -negated[..., :count], index[..., :count]
+
+
 def make_eval_step(
     structure: Any,
-) -> Callable[[Arrays, Arrays, Batch, Float[Array, " k"]], Scores]:
-    """Score labelled products with running statistics and without dropout; changes nothing."""
+) -> Callable[..., Scores]:
+    """Score labelled products with running statistics and without dropout; changes nothing.
+
+    The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`.
+    """
 
     def eval_step(
         parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
@@ -112,7 +128,7 @@ def make_eval_step(
         output = model(batch, use_running_statistics=True, key=None)
         log_probs = product_log_probs(output, batch, log_prior)
         label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
-        top = jax.lax.top_k(log_probs, min(5, log_probs.shape[-1]))[1]
+        _, top = largest(log_probs, min(5, log_probs.shape[-1]))
         return Scores(
             top1=top[..., 0],
             in_top5=(top == label).any(-1),
@@ -136,7 +152,7 @@ class Predicted(NamedTuple):
 
 def make_predict_step(
     structure: Any, *, topk: int, keep_all: bool
-) -> Callable[[Arrays, Arrays, Batch, Float[Array, " k"]], Predicted]:
+) -> Callable[..., Predicted]:
     """The most probable classes, attention, and each image's own guess.
 
     `keep_all` also returns the full matrix, which is large: k floats a product.
@@ -149,7 +165,7 @@ def make_predict_step(
         embeddings = model.embed(batch, use_running_statistics=True)
         output = model.fuse(embeddings, batch.slots, None)
         log_probs = product_log_probs(output, batch, log_prior)
-        values, classes = jax.lax.top_k(log_probs, topk)
+        values, classes = largest(log_probs, topk)
         label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
         return Predicted(
             top_class=classes,
@@ -165,7 +181,7 @@ def make_predict_step(
 
 def make_embed_step(
     structure: Any,
-) -> Callable[[Arrays, Arrays, UInt8[Array, "b h w 3"]], Float[Array, "b d"]]:
+) -> Callable[..., Float[Array, "b d"]]:
     """The backbone alone, with running statistics: what a frozen stage may keep of its images."""
 
     def embed_step(

@@ -37,7 +37,7 @@ def test_records_are_like_cdiscounts(tmp_path: Path):
     assert len(ids) == 40
     assert ids == sorted(set(ids))
     assert ids[-1] > 80  # gaps
-    rows = list(csv.reader(files.categories.open(encoding="utf-8")))
+    rows = list(csv.reader(files.categories.read_text(encoding="utf-8").splitlines()))
     assert rows[0] == ["category_id", *(f"category_level{level}" for level in (1, 2, 3))]
     known = {int(row[0]): row[3] for row in rows[1:]}
     assert len(known) == len(rows) - 1 == len(sample.CATEGORIES)

@@ -1,0 +1,82 @@
+"""How much the embedding cache saves in a stage with a frozen backbone, and that it changes nothing.
+
+    python benchmarks/embedding_cache.py --data train.bson --valid val.bson \
+        --categories category_names.csv --weights mobilenet_v2.h5 [--epochs 10]
+
+Trains the head stage of configs/joint.py:laptop twice in one process, without and with a cache
+(which starts empty, so that filling it counts), and prints the ratio of the times, all in and for an
+epoch, and the largest difference between the validation likelihoods of the two runs.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import platform
+import tempfile
+import time
+from datetime import date
+from pathlib import Path
+
+import jax
+
+from product_mil.config import Config, load_config
+from product_mil.run import run
+from product_mil.train.runtime import configure_jax
+
+
+def timed_run(config: Config, workdir: Path) -> tuple[float, list[float], list[float]]:
+    """Seconds in all, images/s of each epoch, valid/nll of each epoch."""
+    started = time.monotonic()
+    run(config, workdir)
+    spent_s = time.monotonic() - started
+    rows = [json.loads(line) for line in (workdir / "metrics.jsonl").read_text().splitlines()]
+    return (
+        spent_s,
+        [row["train/images_per_s"] for row in rows],
+        [row["valid/nll"] for row in rows],
+    )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--valid", required=True)
+    parser.add_argument("--categories", required=True)
+    parser.add_argument("--weights", required=True)
+    parser.add_argument("--epochs", type=int, default=10)
+    arguments = parser.parse_args()
+    laptop = load_config(str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":laptop")
+    data = dataclasses.replace(
+        laptop.data,
+        train=arguments.data,
+        valid=arguments.valid,
+        categories=arguments.categories,
+    )
+    model = dataclasses.replace(laptop.model, weights=arguments.weights)
+    head = dataclasses.replace(laptop.head, epochs=arguments.epochs, patience_evaluations=0)
+    config = dataclasses.replace(laptop, data=data, model=model, head=head)
+    with tempfile.TemporaryDirectory() as directory:
+        root = Path(directory)
+        os.environ["PRODUCT_MIL_CACHE"] = str(root / "cache")
+        configure_jax()
+        without = dataclasses.replace(
+            config, data=dataclasses.replace(data, embedding_cache=False)
+        )
+        slow_s, slow_rates, slow_nll = timed_run(without, root / "without")
+        fast_s, fast_rates, fast_nll = timed_run(config, root / "with")
+    epoch_ratio = sorted(fast_rates[1:])[len(fast_rates) // 2] / max(slow_rates)
+    difference = max(abs(a - b) for a, b in zip(slow_nll, fast_nll, strict=True))
+    print(f"\n{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores,")
+    print(f"jax {jax.__version__}, {arguments.epochs} epochs of {arguments.data}")
+    print(f"{'':28}{'without cache':>16}{'with cache':>16}{'ratio':>8}")
+    print(f"{'all in, s':28}{slow_s:16.1f}{fast_s:16.1f}{slow_s / fast_s:8.1f}")
+    print(
+        f"{'an epoch once cached, images/s':28}{max(slow_rates):14.0f}"
+        f"{sorted(fast_rates[1:])[len(fast_rates) // 2]:16.0f}{epoch_ratio:8.1f}"
+    )
+    print(f"largest difference in valid/nll: {difference:.2e}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,411 @@
+"""The three steps by value, on 1, 2 and 4 devices."""
+
+import functools
+import re
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import Mesh
+from jaxtyping import Array
+
+from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
+from product_mil.model.classifier import Classifier, merge_model, split_model
+from product_mil.model.pooling import build_head
+from product_mil.train.mesh import put_batch, replicate
+from product_mil.train.optim import make_optimizer
+from product_mil.train.state import TrainState, evaluated_parameters, initial_state, partition
+from product_mil.train.step import largest, make_eval_step, make_predict_step, make_train_step
+
+S, N, P, D, K, PX = 4, 6, 4, 8, 5, 6
+KEY = jax.random.key(0)
+LOG_PRIOR = np.log(np.asarray([0.1, 0.3, 0.2, 0.25, 0.15], np.float32))
+
+
+class TinyNet(nnx.Module):
+    """A matrix product and a BatchNorm: all that a step has to know of a backbone."""
+
+    def __init__(self, *, rngs: nnx.Rngs):
+        self.dense = nnx.Linear(PX * PX * 3, D, rngs=rngs)
+        self.norm = nnx.BatchNorm(D, momentum=0.9, rngs=rngs, use_fast_variance=False)
+
+    def __call__(
+        self, pixels: Array, *, use_running_statistics: bool, mask: Array | None = None
+    ) -> Array:
+        # Named by the parameters, so that a test in float64 computes in float64 throughout.
+        x = pixels.reshape(len(pixels), -1).astype(self.dense.kernel[...].dtype) / 127.5 - 1
+        if mask is not None:
+            mask = mask[:, None]
+            x = jnp.where(mask, x, 0)
+        x = self.norm(self.dense(x), use_running_average=use_running_statistics, mask=mask)
+        return nnx.relu(x)
+
+
+def model_of(pooling: str = "gated_attention", dropout_rate: float = 0.3) -> Any:
+    rngs = nnx.Rngs(0)
+    head = build_head(
+        pooling, dim=D, classes=K, attention_heads=2, attention_dim=4, dropout_rate=dropout_rate,
+        position_embedding=False, count_embedding=False, rngs=rngs,
+    )
+    return split_model(Classifier(TinyNet(rngs=rngs), head))
+
+
+def batch_of(seed: int, s: int = S) -> PackedBatch:
+    """Products of 1 to 3 images, with padding, an empty product and an unlabelled one."""
+    rng = np.random.default_rng(seed)
+    segment = np.tile(np.asarray([0, 1, 1, 2, 2, P], np.int32), (s, 1))
+    segment[1 % s] = [P, 0, 0, 0, 1, P]
+    place = np.tile(np.asarray([0, 0, 1, 0, 1, 0], np.int32), (s, 1))
+    label = rng.integers(0, K, (s, P)).astype(np.int32)
+    label[:, 3] = -1
+    label[1 % s] = [2, -1, -1, -1]
+    images = rng.integers(0, 256, (s, N, PX, PX, 3)).astype(np.uint8)
+    return PackedBatch(images, Slots(segment, place, label))
+
+
+def optimizer_of(name: str = "adamw", steps: int = 20, rate: float = 1e-2) -> Any:
+    return make_optimizer(
+        name, learning_rate=rate, num_steps=steps, warmup_fraction=0.1, weight_decay=1e-3,
+        clip_norm=1.0,
+    )
+
+
+def train_step_of(structure: Any, optimizer: Any, **options: Any) -> Any:
+    settings = {"label_smoothing": 0.0, "batch_statistics": False, "ema_decay": 0.0, **options}
+    return make_train_step(structure, optimizer, **settings)
+
+
+def start(arrays: Any, optimizer: Any, *, trainable: str = "all", ema: bool = False) -> TrainState:
+    return initial_state(*arrays, optimizer, trainable=trainable, with_ema=ema)
+
+
+def host(tree: Any) -> Any:
+    return jax.tree.map(np.array, tree)
+
+
+def mesh_of(devices: int) -> Mesh:
+    return Mesh(np.asarray(jax.devices()[:devices]), ("data",))
+
+
+def test_training_moves_all_that_it_should() -> None:
+    """Adam's count and moments, parameters, statistics and the average (flax's guide forgot)."""
+    structure, *arrays = model_of()
+    optimizer = optimizer_of()
+    state = start(arrays, optimizer, ema=True)
+    before = host(state)
+    step = train_step_of(structure, optimizer, batch_statistics=True, ema_decay=0.9)
+    for i in range(3):
+        state, loss = step(state, batch_of(i), KEY)
+        assert np.isfinite(loss)
+    after = host(state)
+    assert after.step == 3
+    leaves = jax.tree_util.tree_leaves_with_path(after.optimizer)
+    counts = [leaf for path, leaf in leaves if "count" in jax.tree_util.keystr(path)]
+    assert counts
+    assert all(count == 3 for count in counts)
+    moments = {jax.tree_util.keystr(p): leaf for p, leaf in leaves if leaf.ndim}
+    assert len(moments) == 2 * len(after.trainable)
+    for path, leaf in moments.items():
+        assert np.any(leaf), path
+    for part in ("trainable", "statistics", "ema"):
+        for path, leaf in getattr(after, part).items():
+            assert np.any(leaf != getattr(before, part)[path]), (part, path)
+    assert after.totals["steps"] == 3
+    labelled = sum((batch_of(i).slots.label >= 0).sum() for i in range(3))
+    assert after.totals["products"] == labelled
+    assert after.totals["images"] == sum((batch_of(i).slots.segment < P).sum() for i in range(3))
+
+
+def test_running_average_and_ema_by_hand() -> None:
+    structure, *arrays = model_of()
+    optimizer = optimizer_of()
+    batch = batch_of(0)
+    state = start(arrays, optimizer, ema=True)
+    before = host(state)
+    step = train_step_of(structure, optimizer, batch_statistics=True, ema_decay=0.75)
+    after = host(step(state, batch, KEY)[0])
+    dense = {k.rsplit("/", 1)[1]: v for k, v in before.trainable.items() if "dense" in k}
+    real = (batch.slots.segment < P).reshape(-1)
+    x = batch.images.reshape(S * N, -1)[real] / 127.5 - 1
+    activations = x @ dense["kernel"] + dense["bias"]
+    for name, value in (("mean", activations.mean(0)), ("var", activations.var(0))):
+        path = f"backbone/norm/{name}"
+        wanted = 0.9 * before.statistics[path] + 0.1 * value
+        np.testing.assert_allclose(after.statistics[path], wanted, rtol=1e-4, atol=1e-5)
+    for path, leaf in after.ema.items():
+        wanted = 0.75 * before.ema[path] + 0.25 * after.trainable[path]
+        np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_partition_covers_every_leaf(trainable: str) -> None:
+    _, parameters, _ = model_of()
+    chosen, frozen = partition(parameters, trainable)
+    assert chosen.keys() | frozen.keys() == parameters.keys()
+    assert not chosen.keys() & frozen.keys()
+    assert all(path.startswith("head/") for path in chosen) == (trainable == "head")
+    with pytest.raises(ValueError, match="neck/kernel"):
+        partition({**parameters, "neck/kernel": jnp.zeros(1)}, trainable)
+
+
+def test_head_stage_leaves_the_backbone_bit_equal() -> None:
+    structure, *arrays = model_of()
+    optimizer = optimizer_of()
+    state = start(arrays, optimizer, trainable="head")
+    before = host(state)
+    step = train_step_of(structure, optimizer)
+    for i in range(3):
+        state, _ = step(state, batch_of(i), KEY)
+    assert before.frozen
+    for part in ("frozen", "statistics"):
+        for path, leaf in getattr(before, part).items():
+            np.testing.assert_array_equal(getattr(state, part)[path], leaf, err_msg=path)
+    for path, leaf in before.trainable.items():
+        assert np.any(state.trainable[path] != leaf), path
+    assert all("backbone" not in str(p) for p, _ in jax.tree.leaves_with_path(state.optimizer))
+
+
+def flops(lowered: Any) -> float:
+    return lowered.compile().cost_analysis()["flops"]
+
+
+def test_head_stage_computes_no_gradient_of_the_backbone() -> None:
+    structure, *arrays = model_of()
+    optimizer = optimizer_of()
+    step = train_step_of(structure, optimizer)
+    cost = {
+        which: flops(step.lower(start(arrays, optimizer, trainable=which), batch_of(0), KEY))
+        for which in ("head", "all")
+    }
+    forward = flops(make_eval_step(structure).lower(*arrays, batch_of(0), LOG_PRIOR))
+    backbone = 2 * S * N * PX * PX * 3 * D
+    assert forward > backbone
+    # Everything trained, the backbone's matrix product comes once more for its kernel.
+    assert cost["all"] - cost["head"] > 0.9 * backbone
+    assert cost["head"] - forward < 0.9 * backbone
+
+
+def test_evaluation_and_prediction_change_nothing() -> None:
+    structure, *arrays = model_of()
+    before = host(arrays)
+    batch = batch_of(0)
+    evaluate = make_eval_step(structure)
+    predict = make_predict_step(structure, topk=3, keep_all=True)
+    first, again = evaluate(*arrays, batch, LOG_PRIOR), evaluate(*arrays, batch, LOG_PRIOR)
+    predicted = predict(*arrays, batch, LOG_PRIOR)
+    jax.tree.map(np.testing.assert_array_equal, first, again)
+    jax.tree.map(np.testing.assert_array_equal, host(arrays), before)
+    # The two agree with each other, and with a plain forward pass.
+    np.testing.assert_array_equal(first.top1, predicted.top_class[..., 0])
+    np.testing.assert_allclose(first.confidence, predicted.top_probability[..., 0], rtol=1e-6)
+    model = merge_model(structure, *arrays)
+    logits = model(batch, use_running_statistics=True, key=None).logits
+    probabilities = np.asarray(jax.nn.softmax(logits))
+    has_image = np.asarray([[0, 1, 2] if s != 1 else [0, 1, 0] for s in range(S)])
+    for s in range(S):
+        for product in set(has_image[s]):
+            np.testing.assert_allclose(
+                predicted.probabilities[s, product], probabilities[s, product], rtol=1e-5
+            )
+            order = np.argsort(-probabilities[s, product])[:3]
+            np.testing.assert_array_equal(predicted.top_class[s, product], order)
+    # Products without images get the prior.
+    np.testing.assert_allclose(predicted.probabilities[:, 3], np.tile(np.exp(LOG_PRIOR), (S, 1)), rtol=1e-6)
+    assert (first.top1[:, 3] == LOG_PRIOR.argmax()).all()
+    label = np.maximum(batch.slots.label, 0)
+    chosen = np.take_along_axis(np.log(probabilities), label[..., None], -1)[0, :3, 0]
+    np.testing.assert_allclose(first.log_prob_true[0, :3], chosen, rtol=1e-4)
+    np.testing.assert_allclose(np.asarray(predicted.probabilities).sum(-1), 1, rtol=1e-5)
+
+
+def test_largest_is_top_k() -> None:
+    x = np.random.default_rng(0).integers(0, 6, (3, 2, 20)).astype(np.float32)  # many ties
+    x[0, 0] = 1
+    for a, b in zip(largest(jnp.asarray(x), 7), jax.lax.top_k(x, 7), strict=True):
+        np.testing.assert_array_equal(a, b)
+
+
+def test_image_guesses_are_those_of_the_image_alone() -> None:
+    structure, *arrays = model_of("transformer")
+    batch = batch_of(0)
+    predicted = make_predict_step(structure, topk=1, keep_all=False)(*arrays, batch, LOG_PRIOR)
+    model = merge_model(structure, *arrays)
+    alone = np.full((S, N), P, np.int32)
+    alone[:, 2] = 0
+    slots = Slots(alone, np.zeros((S, N), np.int32), batch.slots.label)
+    logits = model(PackedBatch(batch.images, slots), use_running_statistics=True, key=None).logits
+    np.testing.assert_array_equal(predicted.image_top_class[:, 2], logits[:, 0].argmax(-1))
+
+
+def test_state_is_donated() -> None:
+    structure, *arrays = model_of()
+    optimizer = optimizer_of()
+    state = start(arrays, optimizer)
+    train_step_of(structure, optimizer)(state, batch_of(0), KEY)
+    assert all(leaf.is_deleted() for leaf in state.trainable.values())
+    assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(arrays))
+
+
+def test_loss_falls_on_a_batch_learnt_by_heart() -> None:
+    structure, *arrays = model_of(dropout_rate=0.0)
+    optimizer = optimizer_of(steps=60, rate=3e-2)
+    state, step = start(arrays, optimizer), train_step_of(structure, optimizer)
+    losses = []
+    for _ in range(60):
+        state, loss = step(state, batch_of(0), KEY)
+        losses.append(float(loss))
+    assert losses[-1] < 0.1 * losses[0]
+
+
+@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "residual"])
+def test_garbage_and_unlabelled_change_no_bit_of_a_step(pooling: str) -> None:
+    structure, *arrays = model_of(pooling)
+    optimizer = optimizer_of()
+    batch = batch_of(0)
+    images = batch.images.copy()
+    images[batch.slots.segment == P] = 255
+    step = train_step_of(structure, optimizer, batch_statistics=True)
+    a = host(step(start(arrays, optimizer), batch, KEY))
+    b = host(step(start(arrays, optimizer), PackedBatch(images, batch.slots), KEY))
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "residual"])
+@pytest.mark.parametrize("batch_statistics", [True, False])
+def test_a_batch_without_readable_images_harms_nothing(
+    pooling: str, batch_statistics: bool
+) -> None:
+    """All pictures of a batch may be damaged: no NaN may stay in parameters or statistics."""
+    structure, *arrays = model_of(pooling)
+    optimizer = optimizer_of()
+    batch = batch_of(0)
+    empty = batch.slots._replace(segment=np.full((S, N), P, np.int32))
+    step = train_step_of(structure, optimizer, batch_statistics=batch_statistics)
+    state, loss = step(start(arrays, optimizer), PackedBatch(batch.images, empty), KEY)
+    assert loss == 0
+    for path, leaf in jax.tree.leaves_with_path(host(state)):
+        assert np.isfinite(leaf).all(), path
+
+
+def test_every_parameter_moves_in_every_pooling() -> None:
+    for pooling in ("probabilities", "mean", "max", "transformer", "residual"):
+        structure, *arrays = model_of(pooling)
+        optimizer = optimizer_of("sgd")
+        state = start(arrays, optimizer)
+        step = train_step_of(structure, optimizer)
+        for i in range(4):
+            state, _ = step(state, batch_of(i), KEY)
+        for path, leaf in arrays[0].items():
+            assert np.any(state.trainable[path] != leaf), (pooling, path)
+
+
+def test_dropout_is_keyed_by_seed_and_step() -> None:
+    structure, *arrays = model_of(dropout_rate=0.5)
+    optimizer = optimizer_of()
+    step = train_step_of(structure, optimizer)
+
+    def loss_at(number: int, key: Array) -> float:
+        state = start(arrays, optimizer)._replace(step=jnp.asarray(number, jnp.int32))
+        return float(step(state, batch_of(0), key)[1])
+
+    assert loss_at(3, KEY) == loss_at(3, KEY)
+    assert loss_at(3, KEY) != loss_at(4, KEY)
+    assert loss_at(3, KEY) != loss_at(3, jax.random.key(1))
+
+
+def trajectory(
+    devices: int, dtype: Any, optimizer_name: str, trainable: str, pooling: str
+) -> tuple[list[float], dict[str, np.ndarray]]:
+    """Losses of 20 steps and the final leaves, with dropout and BatchNorm statistics on."""
+    structure, *arrays = model_of(pooling)
+    arrays = jax.tree.map(lambda x: x.astype(dtype), arrays)
+    optimizer = optimizer_of(optimizer_name)
+    mesh = mesh_of(devices)
+    state = replicate(start(arrays, optimizer, trainable=trainable, ema=True), mesh)
+    step = train_step_of(
+        structure, optimizer, label_smoothing=0.1, batch_statistics=trainable == "all",
+        ema_decay=0.9,
+    )
+    key = replicate(KEY, mesh)
+    losses = []
+    for i in range(20):
+        state, loss = step(state, put_batch(batch_of(i), mesh), key)
+        losses.append(float(loss))
+    return losses, host({**evaluated_parameters(state), **state.statistics})
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+@pytest.mark.parametrize(
+    ("dtype", "optimizer_name", "tolerance"),
+    [("float64", "adamw", 1e-10), ("float32", "sgd", 1e-5), ("float32", "adamw", 1e-4)],
+)
+def test_devices_agree(trainable: str, dtype: str, optimizer_name: str, tolerance: float) -> None:
+    with jax.enable_x64(dtype == "float64"):
+        one, *others = (
+            trajectory(devices, dtype, optimizer_name, trainable, "residual")
+            for devices in (1, 2, 4)
+        )
+        for other in others:
+            np.testing.assert_allclose(other[0], one[0], rtol=tolerance)
+            for path, leaf in one[1].items():
+                assert leaf.dtype == dtype
+                np.testing.assert_allclose(other[1][path], leaf, atol=tolerance, err_msg=path)
+
+
+COLLECTIVES = re.compile(
+    r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
+    r"(?:-start)?\("
+)
+
+
+@functools.cache
+def collectives(kind: str, trainable: str = "all") -> set[str]:
+    """Those in a step compiled for 4 devices."""
+    structure, *arrays = model_of("transformer")
+    mesh = mesh_of(4)
+    arrays, batch = replicate(arrays, mesh), put_batch(batch_of(0), mesh)
+    if kind == "train":
+        optimizer = optimizer_of()
+        state = replicate(start(arrays, optimizer, trainable=trainable, ema=True), mesh)
+        step = train_step_of(
+            structure, optimizer, batch_statistics=trainable == "all", ema_decay=0.9
+        )
+        lowered = step.lower(state, batch, replicate(KEY, mesh))
+    else:
+        step = {
+            "eval": make_eval_step(structure),
+            "predict": make_predict_step(structure, topk=3, keep_all=True),
+        }[kind]
+        lowered = step.lower(*arrays, batch, replicate(LOG_PRIOR, mesh))
+    text = re.sub(r"/\*.*?\*/", "", lowered.compile().as_text())
+    assert "ENTRY" in text
+    return set(COLLECTIVES.findall(text))
+
+
+@pytest.mark.parametrize("kind", ["eval", "predict"])
+def test_forward_pass_has_no_collective(kind: str) -> None:
+    assert collectives(kind) == set()
+
+
+@pytest.mark.parametrize("trainable", ["head", "all"])
+def test_training_step_only_all_reduces(trainable: str) -> None:
+    assert collectives("train", trainable) == {"all-reduce"}
+
+
+def test_embedded_batches_train_the_same_head() -> None:
+    """A head stage on embeddings equals one on pixels, where nothing augments."""
+    structure, *arrays = model_of()
+    optimizer = optimizer_of()
+    step = train_step_of(structure, optimizer)
+    model = merge_model(structure, *arrays)
+    a, b = (start(arrays, optimizer, trainable="head") for _ in range(2))
+    for i in range(3):
+        batch = batch_of(i)
+        embeddings = np.asarray(model.embed(batch, use_running_statistics=True))
+        a, _ = step(a, batch, KEY)
+        b, _ = step(b, EmbeddedBatch(embeddings, batch.slots), KEY)
+    for path, leaf in a.trainable.items():
+        np.testing.assert_allclose(b.trainable[path], leaf, rtol=1e-4, atol=1e-6)
