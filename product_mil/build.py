@@ -31,7 +31,7 @@ from product_mil.data.embeddings import (
     used_images,
 )
 from product_mil.data.faults import FaultList
-from product_mil.data.index import Catalogue, open_catalogue
+from product_mil.data.index import Catalogue, named_files, open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
 from product_mil.data.sample import ensure_sample
@@ -74,10 +74,21 @@ class Model:
 def check_config(config: Config) -> list[str]:
     """What is wrong with a configuration's names, a line each; values are `config.problems`."""
     found: list[str] = []
+    for name, spec in (("train", config.data.train), ("valid", config.data.valid)):
+        try:
+            if spec:
+                named_files(spec)
+        except UserError as error:
+            found.append(f"config.data.{name}: {error}")
+    if config.data.categories and not Path(config.data.categories).is_file():
+        found.append(f"config.data.categories: {config.data.categories}: no such file")
+    weights = config.model.weights
+    if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
+        found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")
     try:
         dim = backbone(config.model.backbone).embedding_dim
     except UserError as error:
-        return [f"config.model.backbone: {error}"]
+        return [*found, f"config.model.backbone: {error}"]
     attention = config.model.pooling in ("gated_attention", "transformer", "residual")
     if attention and dim % config.model.attention_heads:
         found.append(
@@ -365,7 +376,6 @@ def build_stage(
 
     stage = Stage(
         name=name,
-        earlier=earlier,
         num_steps=num_steps,
         # Each epoch; a stage of very many short epochs is looked at about 40 times.
         evaluate_every_steps=plan.num_steps * -(-epochs // 40),

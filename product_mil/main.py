@@ -5,7 +5,7 @@ from pathlib import Path
 
 from absl import app, flags
 
-from product_mil.config import load_config, override, problems, refuse
+from product_mil.config import Config, load_config, override, problems, refuse
 from product_mil.errors import UserError, exit_on_user_error
 
 _CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")
@@ -16,12 +16,12 @@ def parse_arguments(argv: list[str]) -> list[str]:
     """absl's flags, with `--config.field=value` kept aside as positional arguments.
 
     Raises:
-        UserError: unknown flags.
+        UserError: a flag without its value. Unknown ones stay, for `main` to list.
     """
     overrides = [arg for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
     others = [arg for arg in argv if arg not in overrides]
     try:
-        rest = flags.FLAGS(others)
+        rest = flags.FLAGS(others, known_only=True)
     except flags.Error as error:
         raise UserError(f"{error}; see python -m product_mil.main --help") from error
     return [rest[0], *overrides, *rest[1:]]
@@ -37,10 +37,15 @@ def main(argv: list[str]) -> None:
             if arg.startswith(("--config.", "-config.")) and equals:
                 assignments.append((name, value))
             else:
-                errors.append(f"{arg}: expected --config.field=value")
-        if _CONFIG.value is None:
-            raise UserError("name a configuration: --config=configs/joint.py")
-        config, wrong = override(load_config(_CONFIG.value), assignments)
+                errors.append(f"{arg}: expected --config, --workdir or --config.field=value")
+        try:
+            if _CONFIG.value is None:
+                raise UserError("name a configuration: --config=configs/joint.py")
+            config = load_config(_CONFIG.value)
+        except UserError as error:
+            refuse([str(error), *errors, *override(Config(), assignments)[1]])
+            raise
+        config, wrong = override(config, assignments)
         errors += wrong + problems(config)
         # JAX starts here, not for a typing error.
         from product_mil.build import check_config

@@ -168,7 +168,10 @@ class ParquetWriter:
 
     def write(self, block: PredictionBlock) -> None:
         """Append a block."""
-        self._waiting.append(_record_batch(block, self._class_ids, self._schema))
+        batch = _record_batch(block, self._class_ids, self._schema)
+        # A copy in Arrow's own memory: NumPy's small arrays, kept for long between the large
+        # ones of passing batches, would leave the heap full of holes.
+        self._waiting.append(batch.take(np.arange(len(block))))
         self._rows_waiting += len(block)
         if self._rows_waiting >= ROWS_PER_GROUP:
             self._flush()

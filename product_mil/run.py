@@ -49,8 +49,7 @@ def run(config: Config, workdir: Path) -> None:
         SystemExit: status 143 after a request to stop, with everything saved.
     """
     started = time.monotonic()
-    _claim(config, workdir)
-    log = RunLog(workdir)
+    _refuse_another(config, workdir)
     data = build_data(config)
     mesh = data_mesh(config.data.shards)
     model, notes = build_model(config, len(data.categories.ids))
@@ -60,7 +59,10 @@ def run(config: Config, workdir: Path) -> None:
         earlier_run = Path(config.model.weights)
         model, notes = warm_start(model, config.model.backbone, data.categories, earlier_run)
     record = run_record(config, data, model)
+    # Only now: a mistyped path, found above, leaves no directory that refuses its correction.
+    _claim(config, workdir)
     _write_once(workdir, record)
+    log = RunLog(workdir)
     log.say(_introduction(config, workdir, data, record))
     for note in data.notes + notes:
         log.say(f"  note: {note}")
@@ -88,21 +90,28 @@ def run(config: Config, workdir: Path) -> None:
     log.say(_conclusion(log, workdir, time.monotonic() - started))
 
 
+def _refuse_another(config: Config, workdir: Path) -> None:
+    """Refuse a directory that holds a run of another configuration."""
+    path = workdir / CONFIG_FILE
+    if not path.exists():
+        return
+    try:
+        stored = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        raise UserError(f"{path} is damaged; choose another --workdir") from None
+    different = differences(stored, config)
+    if different:
+        lines = "\n".join(f"  {line}" for line in different)
+        raise UserError(
+            f"{workdir} holds a run of another configuration; choose another --workdir, or "
+            f"remove it. What differs:\n{lines}"
+        )
+
+
 def _claim(config: Config, workdir: Path) -> None:
-    """Make the directory this run's, or refuse one that holds another configuration."""
+    """Make the directory this run's."""
     path = workdir / CONFIG_FILE
     if path.exists():
-        try:
-            stored = json.loads(path.read_text(encoding="utf-8"))
-        except ValueError:
-            raise UserError(f"{path} is damaged; choose another --workdir") from None
-        different = differences(stored, config)
-        if different:
-            lines = "\n".join(f"  {line}" for line in different)
-            raise UserError(
-                f"{workdir} holds a run of another configuration; choose another --workdir, or "
-                f"remove it. What differs:\n{lines}"
-            )
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,5 @@
 import csv
+import dataclasses
 import gzip
 import json
 from pathlib import Path
@@ -148,9 +149,9 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
         ParquetWriter(tmp_path / "p", CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN),
         MatrixWriter(tmp_path / "m.npy", CLASS_IDS, 3, categories_json=CATEGORIES, run=RUN),
     ]
-    with pytest.raises(KeyboardInterrupt), written_whole(writers):
-        writers[0].write(BLOCK)
-        raise KeyboardInterrupt
+    wrong = dataclasses.replace(BLOCK, top_class=np.full((3, 2), 3, np.int32))  # no such class
+    with pytest.raises(IndexError):
+        write(writers, BLOCK, wrong)
     assert [p.name for p in tmp_path.iterdir()] == ["s.csv"]
     assert path.read_text() == "earlier"
 

@@ -69,15 +69,14 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("topk", "images_per_batch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
-    directory = args.all_probabilities
-    if directory and directory.suffix == ".npy":
-        directory = None
-    if directory:
+    outputs, directory = _outputs(args), args.all_probabilities
+    to_check = set(outputs)
+    if directory and directory.suffix != ".npy":
         check_output(directory, directory=True)
-    outputs = _outputs(args)
-    for path in outputs:
-        if path.parent != directory or directory.exists():
-            check_output(path)
+        if not directory.exists():
+            to_check -= set(matrix_files(directory))
+    for path in to_check:
+        check_output(path)
     resolved = [path.resolve() for path in outputs]
     for path, place in zip(outputs, resolved, strict=True):
         if resolved.count(place) > 1:

@@ -89,7 +89,7 @@ def open_catalogue(
             build_or_load_index(
                 path, hash_images=hash_images, progress=progress, cache_dir=cache_dir
             )
-            for path in _expand(spec)
+            for path in named_files(spec)
         ]
     )
 
@@ -139,7 +139,11 @@ def build_or_load_index(
     )
 
 
-def _expand(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files that a path, a glob (sorted), or several with commas name.
+
+    Raises `UserError` where one is missing, a directory, or named twice.
+    """
     paths: list[Path] = []
     for item in [spec] if isinstance(spec, str | Path) else spec:
         text = str(item)

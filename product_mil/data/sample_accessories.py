@@ -1,35 +1,30 @@
 """Things of the embedded sample that come with others; some are products of their own too."""
 
+from dataclasses import replace
+
 import numpy as np
 
 from product_mil.data.sample_shapes import Part, Style, box, ellipse, smooth, stroke
 
 
 def cloth(s: Style) -> list[Part]:
-    """A cleaning cloth, flat or with a corner folded over."""
+    """A cleaning cloth lying on a corner, flat or with another corner folded over."""
     n = 16
     t = np.linspace(-0.9, 0.9, n)
     zig = np.where(np.arange(n) % 2, 0.06, 0.0) + 0.9
-    side = np.stack([t, -zig], 1)
-    sides = [side, np.stack([zig, t], 1), np.stack([-t, zig], 1), np.stack([-zig, -t], 1)]
-    outline = np.concatenate(sides)
-    weave = [
-        Part(stroke([(-0.85, y), (0.85, y + s.rng.uniform(-0.05, 0.05))], 0.035), s.a * 0.82)
-        for y in (-0.6, -0.3, 0, 0.3, 0.6)
-    ]
-    weave += [
-        Part(stroke([(x, -0.85), (x, 0.85)], 0.035), s.a * 0.82) for x in (-0.6, -0.3, 0, 0.3, 0.6)
-    ]
-    if s.pick(2):  # a corner folded over
-        cut = outline[outline.sum(1) < 0.9]
-        fold = np.array([(0.96, -0.06), (-0.06, 0.96), (0.05, 0.05)])
-        return [
-            Part(cut, s.a),
-            *(p for p in weave if p.outline.sum(1).max() < 0.9),
-            *weave[:3],
-            Part(fold, s.a * 0.6 + 0.2),
-        ]
-    return [Part(outline, s.a), *weave]
+    sides = [(t, -zig), (zig, t), (-t, zig), (-zig, -t)]
+    outline = np.concatenate([np.stack(side, axis=1) for side in sides])
+    lines = (-0.6, -0.3, 0, 0.3, 0.6)
+    weave = [stroke([(-0.85, y), (0.85, y)], 0.035) for y in lines]
+    weave += [stroke([(x, -0.85), (x, 0.85)], 0.035) for x in lines]
+    fold = []
+    if s.pick(2):
+        outline = outline[outline.sum(axis=1) < 0.9]
+        weave = [line for line in weave if line.sum(axis=1).max() < 0.9]
+        fold = [Part(np.array([(0.96, -0.06), (-0.06, 0.96), (0.05, 0.05)]), s.a * 0.6 + 0.2)]
+    parts = [Part(outline, s.a), *(Part(line, s.a * 0.82) for line in weave), *fold]
+    turn = np.array([(1, 1), (-1, 1)]) / np.sqrt(2)
+    return [replace(part, outline=part.outline @ turn) for part in parts]
 
 
 def cable(s: Style) -> list[Part]:

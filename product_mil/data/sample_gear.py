@@ -241,7 +241,7 @@ def scissors(s: Style) -> list[Part]:
         parts.append(Part(np.array(blade), s.metal * (0.9 + 0.1 * k)))
         parts.append(Part(stroke([(-0.03 * k, -0.05), (k * (spread + 0.05), 0.45)], 0.13), s.a))
         eye = np.array([k * (spread + 0.14), 0.68])
-        rim = ellipse(*eye, r, r * 1.25)
+        rim = ellipse(0, 0, r, r * 1.25) + eye
         parts.append(Part(rim, s.a, hole=(rim - eye) * 0.62 + eye))
     return [*parts, Part(ellipse(0, 0, 0.06, 0.06), s.c)]
 

@@ -36,22 +36,6 @@ def mug(s: Style) -> list[Part]:
     return parts
 
 
-def spoon(s: Style) -> list[Part]:
-    """A spoon with a broad or narrow end."""
-    w = s.vary(0.07)
-    end = s.vary(0.13, 0.3)
-    handle = smooth(
-        [(-w, -0.3), (w, -0.3), (w * 0.7, 0.4), (end, 0.95), (-end, 0.95), (-w * 0.7, 0.4)], 3
-    )
-    bowl = ellipse(0, -0.6, s.vary(0.3), 0.42)
-    return [
-        Part(handle, s.a, "round"),
-        Part(bowl, s.a, "ball"),
-        Part(ellipse(0, -0.6, 0.22, 0.33), s.a * 0.7, "ball"),
-        Part(ellipse(0, 0.85, 0.05, 0.08), s.b),
-    ]
-
-
 def teapot(s: Style) -> list[Part]:
     """Round, or like a cone."""
     r, h = s.vary(0.62), s.vary(0.5)

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Float
 
+Colour = Float[np.ndarray, "3"]  # RGB, 0 to 1
 Outline = Float[np.ndarray, "_ 2"]
 Number = float | int  # a checker at run time takes `float` at its word
 Points = Sequence[tuple[Number, Number]]
@@ -19,10 +20,10 @@ Points = Sequence[tuple[Number, Number]]
 
 @dataclass(frozen=True)
 class Part:
-    """One surface: its outline, its colour (RGB, 0 to 1) and how it takes the light."""
+    """One surface: its outline, its colour and how it takes the light."""
 
     outline: Outline
-    colour: Float[np.ndarray, "3"]
+    colour: Colour
     finish: str = "flat"  # "flat", "round" (a standing cylinder) or "ball"
     hole: Outline | None = None
 
@@ -47,7 +48,7 @@ class Style:
         return float(value * self.rng.uniform(1 - share, 1 + share))
 
 
-def random_colour(rng: np.random.Generator) -> Float[np.ndarray, "3"]:
+def random_colour(rng: np.random.Generator) -> Colour:
     """Draw a product's colour: any hue, at times a neutral one; seldom as light as a backdrop."""
     saturation = rng.uniform(0.0, 0.08) if rng.random() < 0.2 else rng.uniform(0.4, 0.9)
     return np.array(colorsys.hsv_to_rgb(rng.random(), saturation, rng.uniform(0.3, 0.8)))

@@ -5,7 +5,6 @@ Adding one is a file with the net and one entry here.
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from flax import nnx
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 Pads = tuple[tuple[int, int], ...]  # zeros before and after, for height and width
@@ -32,7 +33,7 @@ class Conv(nnx.Module):
         *,
         stride: int = 1,
         padding: Padding = "SAME",
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_features, features)
@@ -40,10 +41,11 @@ class Conv(nnx.Module):
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
+        """Convolve, in the type of the arithmetic."""
         kernel = self.kernel[...].astype(self.dtype)
         x = x.astype(self.dtype)
         if kernel.shape[:2] == (1, 1):  # no padding reaches a 1x1 kernel
-            return x[:, :: self.stride, :: self.stride] @ kernel[0, 0]
+            return pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
         return lax.conv_general_dilated(
             x,
             kernel,
@@ -63,7 +65,7 @@ class DepthwiseConv(nnx.Module):
         *,
         stride: int = 1,
         padding: Padding = "SAME",
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         # Variance 2 / fan-in with the taps of one filter as fan-in.
@@ -74,6 +76,7 @@ class DepthwiseConv(nnx.Module):
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
+        """Convolve, in the type of the arithmetic."""
         kernel = self.kernel[...].astype(self.dtype)
         return depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.padding)
 
@@ -91,7 +94,7 @@ class BatchNorm(nnx.BatchNorm):
         *,
         momentum: float,
         epsilon: float,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         use_scale: bool = True,
         rngs: nnx.Rngs,
     ):
@@ -107,17 +110,44 @@ class BatchNorm(nnx.BatchNorm):
         )
         self.output_dtype = dtype
 
-    def __call__(
+    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # the mode has no default
         self,
         x: Float[Array, "b h w c"],
         *,
         use_running_statistics: bool,
-        mask: Bool[Array, "b"] | None = None,
+        mask: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
         """Normalise; with batch statistics, over the images that `mask` marks (None: all)."""
         mask = None if mask is None else mask[:, None, None, None]
         y = super().__call__(x, use_running_average=use_running_statistics, mask=mask)
         return y.astype(self.output_dtype)
+
+
+@jax.custom_vjp
+def pointwise_conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "i o"]
+) -> Float[Array, "b h w o"]:
+    """1x1 convolution as a matrix product over the channels."""
+    return x @ kernel
+
+
+def _pointwise_forward(x: Array, kernel: Array):
+    return x @ kernel, (x, kernel)
+
+
+def _pointwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    # XLA transposes the left side in memory: let that be the narrow one, by itself (barrier).
+    # Left to choose, it transposed the wide one, at five times the cost of the product.
+    if rows.shape[1] <= dy_rows.shape[1]:
+        dkernel = lax.optimization_barrier(rows.T) @ dy_rows
+    else:
+        dkernel = (lax.optimization_barrier(dy_rows.T) @ rows).T
+    return dy @ kernel.T, dkernel.astype(kernel.dtype)
+
+
+pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def depthwise_conv(
@@ -129,9 +159,10 @@ def depthwise_conv(
     (benchmarks/depthwise.py). Other platforms take the library form: which is faster on a GPU
     is not measured yet.
     """
-    if isinstance(padding, str):
-        padding = lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), padding)
-    return _depthwise_conv(x, kernel, stride, tuple(padding))
+    pads = padding
+    if isinstance(pads, str):
+        pads = tuple(lax.padtype_to_pads(x.shape[1:3], kernel.shape[:2], (stride, stride), pads))
+    return _depthwise_conv(x, kernel, stride, pads)
 
 
 def depthwise_conv_lax(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
@@ -245,4 +276,4 @@ def _taps(x: Array, kernel_shape: tuple[int, ...], stride: int, pads: Pads) -> l
 
 
 def _weights(kernel: Array) -> Array:
-    return kernel.astype(jnp.float32).reshape(-1, kernel.shape[-1])
+    return kernel.astype(jnp.float32).reshape(-1, 1, 1, 1, kernel.shape[-1])

@@ -4,6 +4,7 @@ from functools import partial
 
 import jax.numpy as jnp
 from flax import nnx
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, relu6
@@ -19,7 +20,7 @@ class InvertedResidual(nnx.Module):
         *,
         stride: int,
         expansion: int = 6,
-        dtype: jnp.dtype,
+        dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         conv, norm = partial(Conv, dtype=dtype, rngs=rngs), _norm(dtype, rngs)
@@ -38,8 +39,9 @@ class InvertedResidual(nnx.Module):
         x: Float[Array, "b h w c"],
         *,
         use_running_statistics: bool,
-        mask: Bool[Array, "b"] | None,
+        mask: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 c2"]:
+        """Apply the block; `mask` marks the images that batch statistics are over."""
         mode = {"use_running_statistics": use_running_statistics, "mask": mask}
         y = x
         if self.expand is not None and self.expand_norm is not None:
@@ -56,7 +58,7 @@ class MobileNetV2(nnx.Module):
     arithmetic, parameters and statistics are float32.
     """
 
-    def __init__(self, *, rngs: nnx.Rngs, dtype: jnp.dtype = jnp.float32):
+    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
         block = partial(InvertedResidual, dtype=dtype, rngs=rngs)
         self.stem = Conv(3, 32, 3, stride=2, dtype=dtype, rngs=rngs)  # 112 112 32
         self.stem_norm = _norm(dtype, rngs)(32)
@@ -90,7 +92,7 @@ class MobileNetV2(nnx.Module):
         pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
         *,
         use_running_statistics: bool,
-        mask: Bool[Array, "b"] | None = None,
+        mask: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b 1280"]:
         """Embed each image; batch statistics, where asked for, are over images in `mask`."""
         mode = {"use_running_statistics": use_running_statistics, "mask": mask}
@@ -102,7 +104,7 @@ class MobileNetV2(nnx.Module):
         return x.mean((1, 2))
 
 
-def _norm(dtype: jnp.dtype, rngs: nnx.Rngs):
+def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
     return partial(BatchNorm, momentum=0.999, epsilon=1e-3, dtype=dtype, rngs=rngs)
 
 

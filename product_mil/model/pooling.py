@@ -298,8 +298,8 @@ class ResidualHead(nnx.Module):
 
     The image classifier learns from its own image-level loss exactly as in `ProbabilitiesHead`.
     The product's logits are the mean of its log-probabilities, with the gradient stopped, plus
-    logits of the attention-pooled embedding, which start at 0. A product with one image gets no
-    correction: there the head is the averaged model.
+    logits of the attention-pooled embedding, which start at 0. Products with one image get the
+    correction too: that a product has no more photos is itself evidence.
     """
 
     trains_products: ClassVar[bool] = True
@@ -337,8 +337,7 @@ class ResidualHead(nnx.Module):
         placed = self.places(x, segment, place, p)
         pooled, attention = self.attention(placed, segment, p)
         correction = self.correct(dropout(pooled, self.dropout_rate, product_key))  # S p k
-        several = segments.image_counts(segment, p)[..., None] > 1
-        return HeadOutput(geometric + jnp.where(several, correction, 0), image_logits, attention)
+        return HeadOutput(geometric + correction, image_logits, attention)
 
 
 Head = ProbabilitiesHead | MeanHead | MaxHead | AttentionHead | TransformerHead | ResidualHead

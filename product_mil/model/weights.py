@@ -12,6 +12,7 @@ import re
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import h5py
 import jax.numpy as jnp
@@ -73,7 +74,7 @@ def load_weights(module: nnx.Module, spec: BackboneSpec, source: str) -> LoadedW
         with h5py.File(path, "r") as file:
             tensors = _keras_tensors(file, path)
             values, top = _matched_values(tensors, module, spec, path)
-    except (OSError, KeyError, RuntimeError) as error:
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
         raise UserError(
             f"{path}: not a whole HDF5 file ({_one_line(error)}); get the file again"
         ) from error
@@ -124,9 +125,11 @@ def _published_file(spec: BackboneSpec) -> Path:
         pooch.retrieve(published.url, known, path.name, path.parent)
         if published.hash is None and not remembered.is_file():
             remembered.write_text(pooch.file_hash(str(path), alg="sha256") + "\n")
-    except (OSError, ValueError) as error:  # requests' errors are OSErrors; ValueError: hash
+    except ValueError as error:  # pooch: another hash
+        raise UserError(f"{path}: {_one_line(error)}; delete the file and try again") from error
+    except OSError as error:  # requests' errors are OSErrors too
         raise UserError(
-            f"cannot get {published.file_name} ({_one_line(error)}); download {published.url} "
+            f"cannot get {published.file_name} ({type(error).__name__}); download {published.url} "
             f"elsewhere and put it at {path}, or name a file instead of 'imagenet'"
         ) from error
     return path
@@ -137,7 +140,7 @@ def _keras_tensors(file: h5py.File, path: Path) -> dict[str, dict[str, h5py.Data
 
     A tensor's name is its last part without Keras 2's ":0".
     """
-    root = file["model_weights"] if "model_weights" in file else file
+    root = file.get("model_weights", file)
     if not isinstance(root, h5py.Group) or not _names(root, "layer_names"):
         raise UserError(
             f"{path}: an HDF5 file, but not in the layout of Keras' published weights "
@@ -145,14 +148,16 @@ def _keras_tensors(file: h5py.File, path: Path) -> dict[str, dict[str, h5py.Data
         )
     tensors = {}
     for layer in _names(root, "layer_names"):
-        group = root[layer]
-        names = _names(group, "weight_names")
-        if names:
-            tensors[layer] = {re.sub(r":\d+$", "", n.split("/")[-1]): group[n] for n in names}
+        for name in _names(root[layer], "weight_names"):
+            data = root[f"{layer}/{name}"]
+            if not isinstance(data, h5py.Dataset):
+                raise KeyError(f"{layer}/{name} is no data set")
+            tensor = re.sub(r":\d+$", "", name.split("/")[-1])
+            tensors.setdefault(layer, {})[tensor] = data
     return tensors
 
 
-def _names(group: h5py.Group, attribute: str) -> list[str]:
+def _names(group: Any, attribute: str) -> list[str]:
     """A list of strings in attributes; Keras splits long ones into `name0`, `name1`, ..."""
     chunks = [attribute] if attribute in group.attrs else []
     while not chunks or chunks[0] != attribute:
@@ -233,15 +238,14 @@ def _named_layers(
             by_type[match[1]].append((int(match[2] or 0), layer))
     ranked = {stem: iter(sorted(layers)) for stem, layers in by_type.items()}
     result = []
-    for layer, where in spec.keras_layers:
-        if layer is None:
-            stem = KERAS_TENSORS[type(_at(module, where))][0]
-            _, layer = next(ranked.get(stem, iter(())), (0, f"{stem} (for {where})"))
-        result.append((layer, where))
+    for name, where in spec.keras_layers:
+        stem = KERAS_TENSORS[type(_at(module, where))][0]
+        unnamed = (0, f"{stem} (for {where})")
+        result.append((name or next(ranked.get(stem, iter(())), unnamed)[1], where))
     return result
 
 
-def _at(module: nnx.Module, path: str) -> nnx.Module:
+def _at(module: Any, path: str) -> nnx.Module:
     for part in path.split("."):
         module = module[int(part)] if part.isdigit() else getattr(module, part)
     return module

@@ -44,18 +44,12 @@ class RunLog:
             writer.add_scalar(name, value, step)
         writer.flush()
 
-    def cut(self, stages: tuple[str, ...], step: int) -> None:
-        """Drop what was written after the last checkpoint.
+    def cut(self, stage: str, step: int) -> None:
+        """Drop what a stage wrote after its last checkpoint: it goes on there and writes it again.
 
-        Keeps the lines of all `stages` but the last, and of the last those up to `step`: the run
-        goes on from there and will write the rest again.
+        Lines of other stages stay: a run that resumes passes through its finished stages.
         """
-        *earlier, current = stages
-        kept = [
-            row
-            for row in self.metrics()
-            if row["stage"] in earlier or (row["stage"] == current and row["step"] <= step)
-        ]
+        kept = [row for row in self.metrics() if row["stage"] != stage or row["step"] <= step]
         path = self._workdir / METRICS_FILE
         draft = path.with_suffix(".draft")
         draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")

@@ -34,7 +34,6 @@ class Stage:
     """What a stage is made of; `evaluate(parameters, statistics)` returns named metrics."""
 
     name: str
-    earlier: tuple[str, ...]  # the stages before it
     num_steps: int
     evaluate_every_steps: int
     patience_evaluations: int
@@ -62,7 +61,7 @@ def train_stage(
     if step >= stage.num_steps or _out_of_patience(stage, log, step):
         log.say(f"{stage.name}: complete, {step} steps")
         return state
-    log.cut((*stage.earlier, stage.name), step)
+    log.cut(stage.name, step)
     if restored is not None:
         log.say(f"{stage.name}: goes on at step {step} of {stage.num_steps}")
     pace = _Pace(stage.name, step)

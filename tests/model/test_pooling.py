@@ -115,7 +115,7 @@ def test_order_of_images_does_not_matter(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_neither_neighbours_nor_slots_matter(name: str) -> None:
     """Each product alone, in other slots of another shard, gets the same answer."""
-    model = head_model(name)
+    model = head_model(name, count_embedding=name != "probabilities")
     whole = run(model)
     for shard, product in ((0, 0), (0, 1), (0, 2), (1, 0)):
         own = SEGMENT[shard] == product
@@ -153,7 +153,7 @@ def test_padding_touches_no_bit(name: str, garbage: float) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_nothing_but_padding_is_finite(name: str) -> None:
-    model = head_model(name)
+    model = head_model(name, count_embedding=name != "probabilities")
     empty = np.full_like(SEGMENT, P)
     x = np.full_like(X, np.nan)
     output = run(model, x, empty)
@@ -165,7 +165,8 @@ def test_nothing_but_padding_is_finite(name: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_attention_is_a_share(name: str) -> None:
-    attention = np.asarray(run(head_model(name)).attention)
+    attention = run(head_model(name, count_embedding=name != "probabilities")).attention
+    attention = np.asarray(attention)
     assert (attention >= 0).all()
     for shard in range(2):
         for product in range(P):
@@ -324,16 +325,16 @@ def test_dropout(name: str) -> None:
     np.testing.assert_array_equal(run(model, key=KEY).logits, run(model, key=KEY).logits)
     other = jax.random.key(4)
     assert np.abs(run(model, key=KEY).logits - run(model, key=other).logits)[0, :3].max() > 1e-2
-    np.testing.assert_array_equal(run(plain, key=KEY).logits, run(plain).logits)
-    if name in ("mean", "max"):
+    if name == "mean":
+        np.testing.assert_array_equal(run(plain, key=KEY).logits, run(plain).logits)
         many = np.mean([run(model, key=jax.random.key(s)).logits for s in range(200)], axis=0)
         np.testing.assert_allclose(many, run(plain).logits, atol=0.4)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_parameter_gets_a_gradient(name: str) -> None:
-    places = {"position_embedding": True, "count_embedding": True} if name in JOINT else {}
-    for path, gradient in gradients(head_model(name, **places), X).items():
+    model = head_model(name, count_embedding=name != "probabilities")
+    for path, gradient in gradients(model, X).items():
         assert np.any(gradient), path
 
 

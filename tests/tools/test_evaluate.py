@@ -61,9 +61,8 @@ def test_equals_the_exported_predictions(
     names = dict(zip(categories.ids.tolist(), categories.names, strict=True))
 
     def same_to_level(level: int) -> float:
-        return np.mean(
-            [names[int(a)][:level] == names[int(b)][:level] for a, b in zip(top[:, 0], true)]
-        ).item()
+        pairs = zip(top[:, 0].tolist(), true.tolist(), strict=True)
+        return float(np.mean([names[a][:level] == names[b][:level] for a, b in pairs]))
 
     correct = top[:, 0] == true
     num_images = found.column("num_images")[known]

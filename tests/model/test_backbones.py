@@ -1,0 +1,48 @@
+"""Every backbone in the table keeps its promises: width, masks, statistics."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from product_mil.errors import UserError
+from product_mil.model.backbones import BACKBONES, backbone
+
+
+@pytest.mark.parametrize("name", BACKBONES)
+def test_embedding_statistics_and_masked_images(name):
+    spec = backbone(name)
+    module = spec.build(rngs=nnx.Rngs(0), dtype=jnp.float32)
+    graph, parameters, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
+    statistics = nnx.as_pure(statistics)
+
+    def embed(pixels, mask, use_running_statistics):
+        module = nnx.merge(graph, parameters, statistics)
+        embedding = module(pixels, use_running_statistics=use_running_statistics, mask=mask)
+        return embedding, nnx.as_pure(nnx.state(module, nnx.BatchStat))
+
+    embed = jax.jit(embed, static_argnums=2)
+    random = np.random.default_rng(0)
+    pixels = random.integers(0, 256, (3, 40, 37, 3), dtype=np.uint8)
+    mask = np.array([True, True, False])
+    embedding, new_statistics = embed(pixels, mask, False)
+    assert embedding.shape == (3, spec.embedding_dim)
+    assert embedding.dtype == jnp.float32
+    # What the padding slot holds changes no real image's embedding and no statistic, bit by bit.
+    other = np.concatenate([pixels[:2], np.full_like(pixels[:1], 255)])
+    again, again_statistics = embed(other, mask, False)
+    np.testing.assert_array_equal(embedding[:2], again[:2])
+    jax.tree.map(np.testing.assert_array_equal, new_statistics, again_statistics)
+    # Every statistic moves with batch statistics, none without.
+    for old, new in zip(jax.tree.leaves(statistics), jax.tree.leaves(new_statistics), strict=True):
+        assert np.any(old != new)
+    _, same_statistics = embed(pixels, mask, True)
+    jax.tree.map(np.testing.assert_array_equal, statistics, same_statistics)
+
+
+def test_table_is_keyed_by_name_and_unknown_names_are_told():
+    assert all(name == spec.name for name, spec in BACKBONES.items())
+    assert backbone("mobilenet_v2").embedding_dim == 1280
+    with pytest.raises(UserError, match=r"'inception_v9'.*mobilenet_v2, small_cnn"):
+        backbone("inception_v9")

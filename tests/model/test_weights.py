@@ -1,0 +1,217 @@
+"""Keras' HDF5 files: a bijection or one error; foreign files; the cache of downloads."""
+
+import logging
+import pickle
+from pathlib import Path
+
+import h5py
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pooch
+import pytest
+from flax import nnx
+
+from product_mil.errors import UserError
+from product_mil.model.backbones import BackboneSpec, PublishedWeights, backbone
+from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
+from product_mil.model.weights import load_weights, weights_fingerprint
+
+
+class Tiny(nnx.Module):
+    """Two named layers and three unnamed ones, one of each type the files know."""
+
+    def __init__(self, *, rngs: nnx.Rngs, dtype=jnp.float32):
+        self.stem = Conv(3, 4, 3, dtype=dtype, rngs=rngs)
+        self.depthwise = DepthwiseConv(4, 3, dtype=dtype, rngs=rngs)
+        self.unnamed = nnx.List([Conv(4, 4, 1, dtype=dtype, rngs=rngs) for _ in range(2)])
+        self.norm = BatchNorm(
+            4, momentum=0.9, epsilon=1e-3, use_scale=False, dtype=dtype, rngs=rngs
+        )
+
+
+SPEC = BackboneSpec(
+    name="tiny",
+    build=Tiny,
+    embedding_dim=4,
+    image_size_px=8,
+    weights=PublishedWeights(url="https://nowhere.invalid/tiny.h5", hash=None, provenance="test"),
+    keras_layers=(
+        ("first", "stem"),
+        ("first_depthwise", "depthwise"),
+        (None, "unnamed.0"),
+        (None, "unnamed.1"),
+        (None, "norm"),
+    ),
+)
+
+# In the order of the file; unnamed layers are numbered, and 9 comes before 10.
+LAYERS = {
+    "input_1": {},
+    "first": {"kernel": (3, 3, 3, 4)},
+    "conv2d_10": {"kernel": (1, 1, 4, 4)},
+    "conv2d_9": {"kernel": (1, 1, 4, 4)},
+    "first_depthwise": {"depthwise_kernel": (3, 3, 4, 1)},
+    "batch_normalization_94": {"beta": (4,), "moving_mean": (4,), "moving_variance": (4,)},
+}
+TOP = {"predictions": {"kernel": (4, 7), "bias": (7,)}}
+
+
+def _write(path: Path, layers, *, keras=2, group=None) -> dict[str, dict[str, np.ndarray]]:
+    random = np.random.default_rng(0)
+    values = {}
+    with h5py.File(path, "w") as file:
+        root = file.create_group(group) if group else file
+        root.attrs["layer_names"] = [name.encode() for name in layers]
+        for layer, tensors in layers.items():
+            of = root.create_group(layer)
+            names = [f"{layer}/{tensor}" + (":0" if keras == 2 else "") for tensor in tensors]
+            of.attrs["weight_names"] = [name.encode() for name in names]
+            values[layer] = {t: random.normal(size=s).astype("f") for t, s in tensors.items()}
+            for name, value in zip(names, values[layer].values(), strict=True):
+                of.create_dataset(name, data=value)
+    return values
+
+
+def _tiny() -> Tiny:
+    return Tiny(rngs=nnx.Rngs(0))
+
+
+@pytest.mark.parametrize(("keras", "group"), [(2, None), (3, "model_weights")])
+def test_every_tensor_reaches_its_leaf(tmp_path, keras, group, caplog):
+    path = tmp_path / "tiny.h5"
+    layers = LAYERS | TOP
+    if keras == 3:  # which calls a depthwise kernel simply "kernel"
+        layers = layers | {"first_depthwise": {"kernel": (3, 3, 4, 1)}}
+    values = _write(path, layers, keras=keras, group=group)
+    module = _tiny()
+    with caplog.at_level(logging.INFO):
+        loaded = load_weights(module, SPEC, str(path))
+    assert loaded.n_tensors == 7
+    assert len(caplog.records) == 1
+    assert str(path) in caplog.text
+    equal = np.testing.assert_array_equal
+    equal(module.stem.kernel[...], values["first"]["kernel"])
+    equal(module.depthwise.kernel[...], next(iter(values["first_depthwise"].values()))[..., 0])
+    equal(module.unnamed[0].kernel[...], values["conv2d_9"]["kernel"])
+    equal(module.unnamed[1].kernel[...], values["conv2d_10"]["kernel"])
+    norm = values["batch_normalization_94"]
+    assert module.norm.bias is not None
+    equal(module.norm.bias[...], norm["beta"])
+    equal(module.norm.mean[...], norm["moving_mean"])
+    equal(module.norm.var[...], norm["moving_variance"])
+    assert loaded.top is not None
+    equal(loaded.top.kernel, values["predictions"]["kernel"])
+    equal(loaded.top.bias, values["predictions"]["bias"])
+
+
+def test_all_faults_in_one_error_and_the_module_untouched(tmp_path):
+    layers = {name: dict(tensors) for name, tensors in LAYERS.items()}
+    del layers["first"], layers["conv2d_10"]
+    layers["first_depthwise"]["depthwise_kernel"] = (3, 3, 4, 2)
+    layers["extra"] = {"kernel": (1,), "bias": (1,)}
+    layers["predictions"] = {"kernel": (5, 7), "bias": (7,)}
+    path = tmp_path / "faults.h5"
+    _write(path, layers)
+    module = _tiny()
+    before = jax.tree.map(np.asarray, nnx.as_pure(nnx.state(module)))
+    with pytest.raises(UserError) as error:
+        load_weights(module, SPEC, str(path))
+    message = str(error.value)
+    assert "\n" not in message
+    assert str(path) in message
+    assert "2 missing: first/kernel (3, 3, 3, 4), conv2d (for unnamed.1)/kernel" in message
+    assert "2 unused: extra/kernel, extra/bias" in message
+    assert "2 misshapen: first_depthwise/depthwise_kernel (3, 3, 4, 2)" in message
+    assert "predictions/kernel (5, 7)" in message
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.as_pure(nnx.state(module)))
+
+
+def test_long_attributes_are_read_in_chunks(tmp_path):
+    path = tmp_path / "chunks.h5"
+    values = _write(path, LAYERS)
+    with h5py.File(path, "r+") as file:
+        names = np.asarray(list(LAYERS), "S")
+        del file.attrs["layer_names"]
+        file.attrs["layer_names0"], file.attrs["layer_names1"] = names[:2], names[2:]
+    module = _tiny()
+    load_weights(module, SPEC, str(path))
+    wanted = values["batch_normalization_94"]["moving_mean"]
+    np.testing.assert_array_equal(module.norm.mean[...], wanted)
+
+
+def test_foreign_files_are_told_in_one_line(tmp_path):
+    whole = tmp_path / "whole.h5"
+    _write(whole, LAYERS)
+    content = whole.read_bytes()
+    (tmp_path / "cut.h5").write_bytes(content[: len(content) // 2])
+    (tmp_path / "empty.h5").write_bytes(b"")
+    (tmp_path / "pickle.h5").write_bytes(pickle.dumps({"kernel": [1.0]}))
+    with h5py.File(tmp_path / "other.h5", "w") as file:
+        file["numbers"] = np.arange(3)
+    with h5py.File(tmp_path / "lying.h5", "w") as file:
+        file.attrs["layer_names"] = [b"first"]
+    for name in ("cut", "empty", "pickle", "other", "lying", "absent"):
+        path = tmp_path / f"{name}.h5"
+        with pytest.raises(UserError) as error:
+            load_weights(_tiny(), SPEC, str(path))
+        assert str(path) in str(error.value)
+        assert "\n" not in str(error.value)
+
+
+def test_a_backbone_without_published_weights_says_so():
+    spec = backbone("small_cnn")
+    with pytest.raises(UserError, match="small_cnn has no published weights"):
+        load_weights(spec.build(rngs=nnx.Rngs(0)), spec, "imagenet")
+
+
+def _retrieve_from(source: Path):
+    """Stand in for the network: what `pooch.retrieve` would fetch comes from `source`."""
+
+    def retrieve(url, known_hash, fname, path):
+        target = Path(path) / fname
+        if not target.exists():
+            if not source.exists():
+                raise ConnectionError("no network")
+            target.write_bytes(source.read_bytes())
+        if known_hash is not None:
+            algorithm, digest = known_hash.split(":")
+            if pooch.file_hash(str(target), alg=algorithm) != digest:
+                raise ValueError("hash of the file differs from the known hash")
+        return str(target)
+
+    return retrieve
+
+
+def test_imagenet_downloads_once_and_remembers_the_hash(tmp_path, monkeypatch):
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
+    source = tmp_path / "published.h5"
+    monkeypatch.setattr(pooch, "retrieve", _retrieve_from(source))
+    target = tmp_path / "cache" / "weights" / "tiny.h5"
+    with pytest.raises(UserError, match=r"tiny\.h5") as error:
+        load_weights(_tiny(), SPEC, "imagenet")
+    assert str(target) in str(error.value)
+
+    values = _write(source, LAYERS)
+    module = _tiny()
+    loaded = load_weights(module, SPEC, "imagenet")
+    assert loaded.path == target
+    assert loaded.fingerprint == weights_fingerprint(source)
+    np.testing.assert_array_equal(module.stem.kernel[...], values["first"]["kernel"])
+    source.unlink()
+    load_weights(_tiny(), SPEC, "imagenet")
+
+    target.write_bytes(target.read_bytes() + b"\0")
+    with pytest.raises(UserError, match="hash"):
+        load_weights(_tiny(), SPEC, "imagenet")
+
+
+def test_fingerprint_follows_the_content(tmp_path):
+    one, other = tmp_path / "one", tmp_path / "other"
+    one.write_bytes(b"")
+    other.write_bytes(b"x" * (3 << 20))
+    assert weights_fingerprint(one) == "99aa06d3014798d86001c324468d497f"  # xxh3_128 of nothing
+    before = weights_fingerprint(other)
+    other.write_bytes(b"x" * (3 << 20) + b"y")
+    assert len(before) == 32
+    assert weights_fingerprint(other) != before

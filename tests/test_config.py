@@ -1,0 +1,161 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import pytest
+
+from product_mil.config import (
+    Config,
+    DataConfig,
+    StageConfig,
+    config_from_dict,
+    differences,
+    flat,
+    load_config,
+    override,
+    problems,
+    refuse,
+)
+from product_mil.errors import UserError
+
+CONFIGS = Path(__file__).resolve().parent.parent / "configs"
+JOINT = str(CONFIGS / "joint.py")
+
+
+def arguments() -> list[str]:
+    """Those that configs/joint.py knows, from its own error message."""
+    with pytest.raises(UserError) as caught:
+        load_config(f"{JOINT}:no-such")
+    return ["", *(part.strip("', :") for part in str(caught.value).split("':")[2:])]
+
+
+def test_every_configuration_is_valid() -> None:
+    assert len(arguments()) >= 2
+    for file in CONFIGS.glob("*.py"):
+        for argument in arguments():
+            assert problems(load_config(f"{file}:{argument}")) == []
+
+
+def test_averaged_differs_from_joint_in_pooling_and_name_only() -> None:
+    for argument in arguments():
+        joint = flat(load_config(f"{JOINT}:{argument}"))
+        averaged = flat(load_config(f"{CONFIGS / 'averaged.py'}:{argument}"))
+        different = {key for key in joint if joint[key] != averaged[key]}
+        assert different == {"name", "model.pooling"}
+        assert averaged["model.pooling"] == "probabilities"
+        assert averaged["name"] not in ("", joint["name"])
+
+
+@pytest.mark.parametrize(("name", "text", "value"), [
+    ("data.train", "a.bson,b.bson", "a.bson,b.bson"),
+    ("data.categories", "", ""),
+    ("data.max_products", "17", 17),
+    ("data.valid_fraction", "0.25", 0.25),
+    ("data.drop_images_md5", "abc, def", ("abc", "def")),
+    ("data.drop_images_md5", "", ()),
+    ("model.pooling", "residual", "residual"),
+    ("model.position_embedding", "true", True),
+    ("model.position_embedding", "False", False),
+    ("finetune.learning_rate", "3e-4", 3e-4),
+    ("head.epochs", "-1", -1),
+    ("seed", "5", 5),
+    ("name", "mine", "mine"),
+])
+def test_override_of_each_type(name: str, text: str, value: object) -> None:
+    config, errors = override(Config(), [(name, text)])
+    assert errors == []
+    found = flat(config)[name]
+    assert found == value
+    assert type(found) is type(value)
+    others = {key: item for key, item in flat(config).items() if key != name}
+    assert others == {key: item for key, item in flat(Config()).items() if key != name}
+
+
+def test_later_overrides_win() -> None:
+    assert override(Config(), [("seed", "1"), ("seed", "2")])[0].seed == 2
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), [
+    ("finetune.learning_rat", "1", "did you mean config.finetune.learning_rate"),
+    ("model.poolin", "mean", "config.model.pooling"),
+    ("zzz", "1", "there is no such field"),
+    ("data", "x", "there is no such field"),
+    ("model.pooling", "median", "expected one of probabilities"),
+    ("seed", "1.5", "expected a whole number"),
+    ("seed", "", "expected a whole number"),
+    ("finetune.learning_rate", "fast", "expected a number"),
+    ("model.position_embedding", "perhaps", "expected true or false"),
+])
+def test_wrong_overrides_are_told(name: str, text: str, expected: str) -> None:
+    config, errors = override(Config(), [(name, text)])
+    assert config == Config()
+    assert len(errors) == 1
+    assert f"config.{name}" in errors[0]
+    assert expected in errors[0]
+
+
+@pytest.mark.parametrize(("name", "text"), [
+    ("data.valid_fraction", "0"), ("data.valid_fraction", "1"), ("data.shards", "0"),
+    ("data.max_images", "0"), ("data.max_products", "-1"), ("data.image_size_px", "16"),
+    ("data.threads", "-1"), ("data.sample_seed", "-1"), ("seed", "-1"),
+    ("model.dropout", "1"), ("model.attention_heads", "0"), ("model.attention_dim", "0"),
+    ("checkpoint_every_s", "0"), ("finetune.epochs", "-2"), ("finetune.epochs", "-1"),
+    ("finetune.learning_rate", "0"), ("finetune.learning_rate", "nan"),
+    ("finetune.warmup_fraction", "1"), ("finetune.weight_decay", "-1"),
+    ("finetune.clip_norm", "-1"), ("finetune.label_smoothing", "1"), ("finetune.ema_decay", "1"),
+    ("finetune.patience_evaluations", "-1"), ("finetune.images_per_batch", "0"),
+    ("finetune.images_per_batch", "130"), ("finetune.images_per_batch", "8"),
+    ("head.batch_statistics", "true"), ("finetune.epochs", "0"),
+])
+def test_each_wrong_value_is_refused(name: str, text: str) -> None:
+    base = dataclasses.replace(Config(), finetune=StageConfig(epochs=1))
+    assert problems(base) == []
+    config, errors = override(base, [(name, text)])
+    assert errors == []
+    found = problems(config)
+    assert len(found) == 1
+    assert name.split(".")[0] in found[0]
+
+
+def test_all_problems_in_one_screen() -> None:
+    config, wrong = override(Config(), [("data.shards", "0"), ("zzz", "1"), ("seed", "-3")])
+    with pytest.raises(UserError) as caught:
+        refuse(wrong + problems(config))
+    text = str(caught.value)
+    for part in ("config.zzz", "config.data.shards=0", "config.seed=-3", "nothing to train"):
+        assert part in text
+    refuse([])
+
+
+def test_unknown_files_and_arguments(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="there is no file"):
+        load_config("configs/nowhere.py")
+    with pytest.raises(UserError, match="unknown config argument ':foo'.*none.*':smoke'"):
+        load_config(f"{JOINT}:foo")
+    (tmp_path / "empty.py").write_text("x = 1\n")
+    with pytest.raises(UserError, match="defines no get_config"):
+        load_config(str(tmp_path / "empty.py"))
+    (tmp_path / "wrong.py").write_text("def get_config(argument):\n    return 3\n")
+    with pytest.raises(UserError, match="returned int"):
+        load_config(str(tmp_path / "wrong.py"))
+
+
+def test_round_trip_through_json() -> None:
+    config = dataclasses.replace(Config(), data=DataConfig(drop_images_md5=("a", "b")))
+    assert config_from_dict(json.loads(json.dumps(config.to_dict()))) == config
+    stored = config.to_dict()
+    stored["data"]["surprise"] = 1
+    with pytest.raises(UserError, match="another version"):
+        config_from_dict(stored)
+
+
+def test_differences_name_the_fields() -> None:
+    stored = json.loads(json.dumps(Config().to_dict()))
+    assert differences(stored, Config()) == []
+    free = override(Config(), [("data.threads", "3"), ("checkpoint_every_s", "1")])[0]
+    assert differences(stored, free) == []
+    other = override(Config(), [("seed", "4"), ("model.pooling", "mean")])[0]
+    assert differences(stored, other) == [
+        "config.model.pooling: the run has 'gated_attention', you ask for 'mean'",
+        "config.seed: the run has 0, you ask for 4",
+    ]

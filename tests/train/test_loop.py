@@ -1,0 +1,231 @@
+"""The loop over tiny steps: stopped anywhere, it ends with the same numbers."""
+
+import dataclasses
+import signal
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_checkpoint import assert_equal
+from test_step import batch_of, mesh_of, prepared, start
+
+from product_mil.data.faults import FaultList
+from product_mil.data.loader import ImageFault, Loaded
+from product_mil.errors import UserError
+from product_mil.train.checkpoint import Checkpoints
+from product_mil.train.log import RunLog
+from product_mil.train.loop import Interrupted, Stage, train_stage
+from product_mil.train.mesh import replicate
+from product_mil.train.state import TrainState
+
+STEPS, EVERY = 11, 4
+TIMING = ("train/images_per_s", "train/wait_share")
+
+
+class Killed(Exception):
+    """Stands for a power cut between two steps."""
+
+
+def batches_until(stop: Callable[[int], None]) -> Callable[[int], Iterator[Loaded]]:
+    """Batches from a step on; `stop(step)` may raise before any of them."""
+
+    def batches(first: int) -> Iterator[Loaded]:
+        for step in range(first, STEPS):
+            stop(step)
+            batch = batch_of(step)
+            fault = ImageFault("a.bson", step, 7, 0, "damaged")
+            yield Loaded(batch, np.zeros(batch.slots.label.shape, np.int64), [fault])
+
+    return batches
+
+
+def evaluate(parameters: Any, statistics: Any) -> dict[str, float]:
+    """A number that tells of every parameter."""
+    total = sum(float(jnp.abs(leaf).sum()) for leaf in parameters.values())
+    return {"top1": total % 1, "nll": float(total)}
+
+
+def stage_of(stop: Callable[[int], None] = lambda step: None, **changes: Any) -> Stage:
+    stage = Stage(
+        name="finetune",
+        num_steps=STEPS,
+        evaluate_every_steps=EVERY,
+        patience_evaluations=0,
+        checkpoint_every_s=1e9,
+        train_step=prepared()[3],
+        evaluate=evaluate,
+        batches=batches_until(stop),
+        key=jax.random.key(5),
+        mesh=mesh_of(1),
+        run_record={"name": "test"},
+    )
+    return dataclasses.replace(stage, **changes)
+
+
+def train(workdir: Path, stage: Stage) -> TrainState:
+    _, arrays, optimizer, _ = prepared()
+    log = RunLog(workdir)
+    try:
+        with Checkpoints(workdir / "checkpoints") as checkpoints:
+            state = replicate(start(arrays, optimizer), stage.mesh)
+            return train_stage(
+                stage, state, checkpoints, log, FaultList(workdir / "bad.csv")
+            )
+    finally:
+        log.close()
+
+
+def rows(workdir: Path) -> list[dict[str, Any]]:
+    return [
+        {key: value for key, value in row.items() if key not in TIMING}
+        for row in RunLog(workdir).metrics()
+    ]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[TrainState, list[dict[str, Any]]]:
+    """A run that nothing stops."""
+    workdir = tmp_path_factory.mktemp("whole")
+    return train(workdir, stage_of()), rows(workdir)
+
+
+def test_evaluates_each_epoch_and_at_the_end(whole: Any) -> None:
+    state, lines = whole
+    assert int(state.step) == STEPS
+    assert [line["step"] for line in lines] == [4, 8, 11]
+    assert lines[-1]["valid/nll"] == evaluate(state.ema | state.frozen, None)["nll"]
+    losses = [line["train/loss"] for line in lines]
+    assert all(np.isfinite(losses))
+    assert losses[0] > losses[-1]
+    # Means since the last line, by hand from the sums left after the last one.
+    assert state.totals["steps"] == 0
+
+
+@pytest.mark.parametrize("every_s", [1e9, 1e-9])
+@pytest.mark.parametrize("killed_at", [(0,), (1,), (4,), (6, 7, 9), (10,)])
+def test_killed_and_started_again_is_the_same(
+    whole: Any, killed_at: tuple[int, ...], every_s: float, tmp_path: Path
+) -> None:
+    for kill in killed_at:
+
+        def stop(step: int, kill: int = kill) -> None:
+            if step == kill:
+                raise Killed
+
+        with pytest.raises(Killed):
+            train(tmp_path, stage_of(stop, checkpoint_every_s=every_s))
+    resumed_at: list[int] = []
+    state = train(tmp_path, stage_of(resumed_at.append, checkpoint_every_s=every_s))
+    last = killed_at[-1]
+    assert resumed_at[0] == (last if every_s < 1 else last // EVERY * EVERY)
+    assert_equal(state, whole[0])
+    assert rows(tmp_path) == whole[1]
+
+
+def test_killed_in_an_evaluation(whole: Any, tmp_path: Path) -> None:
+    """Also between the line of metrics and its checkpoint."""
+    calls: list[int] = []
+
+    def failing(parameters: Any, statistics: Any) -> dict[str, float]:
+        calls.append(1)
+        if len(calls) == 2:
+            raise Killed
+        return evaluate(parameters, statistics)
+
+    with pytest.raises(Killed):
+        train(tmp_path, stage_of(evaluate=failing))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"stage": "finetune", "step": 8, "valid/top1": 0.1}\n{"stage": "fine')
+    assert_equal(train(tmp_path, stage_of()), whole[0])
+    assert rows(tmp_path) == whole[1]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_request_to_stop_saves(whole: Any, number: int, tmp_path: Path) -> None:
+    before = signal.getsignal(number)
+
+    def stop(step: int) -> None:
+        if step == 6:
+            signal.raise_signal(number)
+
+    with pytest.raises(Interrupted, match="step 7 of stage finetune"):
+        train(tmp_path, stage_of(stop))
+    assert signal.getsignal(number) is before
+    resumed_at: list[int] = []
+    assert_equal(train(tmp_path, stage_of(resumed_at.append)), whole[0])
+    assert resumed_at[0] == 7
+    assert rows(tmp_path) == whole[1]
+
+
+def test_a_finished_stage_does_nothing(whole: Any, tmp_path: Path) -> None:
+    train(tmp_path, stage_of())
+    before = (tmp_path / "metrics.jsonl").read_bytes()
+
+    def never(step: int) -> None:
+        raise AssertionError(step)
+
+    assert_equal(train(tmp_path, stage_of(never)), whole[0])
+    assert (tmp_path / "metrics.jsonl").read_bytes() == before
+
+
+@pytest.mark.parametrize("bad_step", [1, 3, 4, 11])
+def test_a_loss_that_is_not_finite_stops_the_run(bad_step: int, tmp_path: Path) -> None:
+    def train_step(state: TrainState, batch: Any, key: Any) -> tuple[TrainState, Any]:
+        state, loss = prepared()[3](state, batch, key)
+        with jax.transfer_guard("allow"):
+            return state, jnp.where(state.step == bad_step, jnp.nan, loss)
+
+    with pytest.raises(UserError) as caught:
+        train(tmp_path, stage_of(train_step=train_step))
+    text = str(caught.value)
+    assert f"the loss is nan at step {bad_step} of stage finetune" in text
+    assert "config.finetune.learning_rate" in text
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        assert (checkpoints.latest_step() or 0) < bad_step
+
+
+def test_patience_stops_and_stays_stopped(tmp_path: Path) -> None:
+    losses = iter([3.0, 1.0, 2.0, 1.5, 0.5])
+
+    def worse(parameters: Any, statistics: Any) -> dict[str, float]:
+        return {"top1": 0.5, "nll": next(losses)}
+
+    changes = {"evaluate": worse, "evaluate_every_steps": 2, "patience_evaluations": 2}
+    state = train(tmp_path, stage_of(**changes))
+    assert int(state.step) == 8
+    assert [row["valid/nll"] for row in rows(tmp_path)] == [3.0, 1.0, 2.0, 1.5]
+    again = train(tmp_path, stage_of(lambda step: pytest.fail("trained on"), **changes))
+    assert_equal(again, state)
+
+
+def test_all_devices_take_part(whole: Any, tmp_path: Path) -> None:
+    """With the transfer guard on, as it always is in the loop."""
+    state = train(tmp_path, stage_of(mesh=mesh_of(4)))
+    for path, leaf in whole[0].trainable.items():
+        assert len(state.trainable[path].sharding.device_set) == 4
+        np.testing.assert_allclose(state.trainable[path], leaf, atol=1e-3, err_msg=path)
+
+
+def test_begun_on_four_devices_goes_on_with_one(whole: Any, tmp_path: Path) -> None:
+    def stop(step: int) -> None:
+        if step == 5:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path, stage_of(stop, mesh=mesh_of(4)))
+    state = train(tmp_path, stage_of())
+    for path, leaf in whole[0].trainable.items():
+        np.testing.assert_allclose(state.trainable[path], leaf, atol=1e-3, err_msg=path)
+
+
+def test_faults_are_listed(tmp_path: Path) -> None:
+    _, arrays, optimizer, _ = prepared()
+    log, faults = RunLog(tmp_path), FaultList(tmp_path / "bad.csv")
+    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
+        train_stage(stage_of(), start(arrays, optimizer), checkpoints, log, faults)
+    log.close()
+    assert len(faults) == STEPS
