@@ -60,14 +60,14 @@ def main() -> None:
         root = Path(directory)
         os.environ["PRODUCT_MIL_CACHE"] = str(root / "cache")
         configure_jax()
-        without = dataclasses.replace(
-            config, data=dataclasses.replace(data, embedding_cache=False)
-        )
+        without = dataclasses.replace(config, data=dataclasses.replace(data, embedding_cache=False))
         slow_s, slow_rates, slow_nll = timed_run(without, root / "without")
         fast_s, fast_rates, fast_nll = timed_run(config, root / "with")
     epoch_ratio = sorted(fast_rates[1:])[len(fast_rates) // 2] / max(slow_rates)
     difference = max(abs(a - b) for a, b in zip(slow_nll, fast_nll, strict=True))
-    print(f"\n{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores,")
+    print(
+        f"\n{date.today()}, {platform.processor() or platform.machine()}, {os.cpu_count()} cores,"
+    )
     print(f"jax {jax.__version__}, {arguments.epochs} epochs of {arguments.data}")
     print(f"{'':28}{'without cache':>16}{'with cache':>16}{'ratio':>8}")
     print(f"{'all in, s':28}{slow_s:16.1f}{fast_s:16.1f}{slow_s / fast_s:8.1f}")

@@ -27,9 +27,7 @@ SAMPLE = Config(
 LAPTOP = Config(
     name="joint-laptop",
     data=DataConfig(shards=4),
-    model=ModelConfig(
-        backbone="mobilenet_v2", weights="imagenet", pooling="residual", dropout=0.5
-    ),
+    model=ModelConfig(backbone="mobilenet_v2", weights="imagenet", pooling="residual", dropout=0.5),
     head=StageConfig(
         epochs=-1,
         steps=2000,

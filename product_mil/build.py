@@ -48,6 +48,7 @@ from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_embed_step, make_eval_step, make_train_step
+from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
 
 
 @dataclass(frozen=True)
@@ -344,7 +345,7 @@ def build_stage(
         batch_statistics=settings.batch_statistics,
         ema_decay=settings.ema_decay,
     )
-    eval_step = make_eval_step(model.structure)
+    eval_step, trust_step = make_eval_step(model.structure), make_trust_step(model.structure)
     log_prior = log_prior_of(data.class_counts)
     threads = config.data.threads or os.cpu_count() or 1
 
@@ -365,14 +366,34 @@ def build_stage(
     def train_batches(first_step: int) -> Iterator[Loaded]:
         return batches(source(data.train, plan, num_steps), first_step=first_step, threads=threads)
 
+    def valid_batches() -> Iterator[Loaded]:
+        return batches(source(data.valid, valid_plan, valid_plan.num_steps), threads=threads)
+
+    def calibrate(parameters: Arrays, statistics: Arrays) -> Arrays:
+        if TRUST not in statistics:
+            return statistics
+        nll = collect_nll(
+            len(data.valid),
+            valid_batches(),
+            lambda batch: trust_step(parameters, statistics, batch),
+            mesh,
+        )
+        scored = (data.valid.labels >= 0) & (data.valid.num_images > 0)
+        trust = fit_trust(nll[scored], data.valid.num_images[scored] > 1)
+        return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
+
     def evaluate(parameters: Arrays, statistics: Arrays) -> dict[str, float]:
         scores, _ = score_products(
             len(data.valid),
-            batches(source(data.valid, valid_plan, valid_plan.num_steps), threads=threads),
+            valid_batches(),
             lambda batch: eval_step(parameters, statistics, batch, log_prior),
             mesh,
         )
-        return metrics_of(scores, data.valid, data.categories)
+        values = metrics_of(scores, data.valid, data.categories)
+        if TRUST in statistics:
+            one, several = np.asarray(statistics[TRUST]).tolist()
+            values |= {"trust_one_image": one, "trust_several_images": several}
+        return values
 
     stage = Stage(
         name=name,
@@ -382,6 +403,7 @@ def build_stage(
         patience_evaluations=settings.patience_evaluations,
         checkpoint_every_s=config.checkpoint_every_s,
         train_step=train_step,
+        calibrate=calibrate,
         evaluate=evaluate,
         batches=train_batches,
         key=jax.random.fold_in(jax.random.key(config.seed), len(earlier)),

@@ -108,6 +108,8 @@ def load_config(spec: str) -> Config:
     """
     path_text, _, argument = spec.partition(":")
     path = Path(path_text)
+    if not spec:
+        raise UserError("name a configuration: --config=configs/joint.py")
     if not path.is_file():
         raise UserError(f"--config={spec}: there is no file {path}; try --config=configs/joint.py")
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)

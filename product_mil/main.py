@@ -39,9 +39,7 @@ def main(argv: list[str]) -> None:
             else:
                 errors.append(f"{arg}: expected --config, --workdir or --config.field=value")
         try:
-            if _CONFIG.value is None:
-                raise UserError("name a configuration: --config=configs/joint.py")
-            config = load_config(_CONFIG.value)
+            config = load_config(_CONFIG.value or "")
         except UserError as error:
             refuse([str(error), *errors, *override(Config(), assignments)[1]])
             raise

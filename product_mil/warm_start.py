@@ -49,7 +49,8 @@ def warm_start(
             new.append(path)
             parameters[path] = value
     statistics = {
-        path: jnp.asarray(np.asarray(value)) for path, value in source.model.statistics.items()
+        path: jnp.asarray(np.asarray(source.model.statistics.get(path, value)))
+        for path, value in model.statistics.items()
     }
     notes = [
         f"warm start from {source.summary}: {known.sum()} of {len(known)} categories known there"

@@ -46,21 +46,24 @@ def test_averaged_differs_from_joint_in_pooling_and_name_only() -> None:
         assert averaged["name"] not in ("", joint["name"])
 
 
-@pytest.mark.parametrize(("name", "text", "value"), [
-    ("data.train", "a.bson,b.bson", "a.bson,b.bson"),
-    ("data.categories", "", ""),
-    ("data.max_products", "17", 17),
-    ("data.valid_fraction", "0.25", 0.25),
-    ("data.drop_images_md5", "abc, def", ("abc", "def")),
-    ("data.drop_images_md5", "", ()),
-    ("model.pooling", "residual", "residual"),
-    ("model.position_embedding", "true", True),
-    ("model.position_embedding", "False", False),
-    ("finetune.learning_rate", "3e-4", 3e-4),
-    ("head.epochs", "-1", -1),
-    ("seed", "5", 5),
-    ("name", "mine", "mine"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("data.train", "a.bson,b.bson", "a.bson,b.bson"),
+        ("data.categories", "", ""),
+        ("data.max_products", "17", 17),
+        ("data.valid_fraction", "0.25", 0.25),
+        ("data.drop_images_md5", "abc, def", ("abc", "def")),
+        ("data.drop_images_md5", "", ()),
+        ("model.pooling", "residual", "residual"),
+        ("model.position_embedding", "true", True),
+        ("model.position_embedding", "False", False),
+        ("finetune.learning_rate", "3e-4", 3e-4),
+        ("head.epochs", "-1", -1),
+        ("seed", "5", 5),
+        ("name", "mine", "mine"),
+    ],
+)
 def test_override_of_each_type(name: str, text: str, value: object) -> None:
     config, errors = override(Config(), [(name, text)])
     assert errors == []
@@ -75,17 +78,20 @@ def test_later_overrides_win() -> None:
     assert override(Config(), [("seed", "1"), ("seed", "2")])[0].seed == 2
 
 
-@pytest.mark.parametrize(("name", "text", "expected"), [
-    ("finetune.learning_rat", "1", "did you mean config.finetune.learning_rate"),
-    ("model.poolin", "mean", "config.model.pooling"),
-    ("zzz", "1", "there is no such field"),
-    ("data", "x", "there is no such field"),
-    ("model.pooling", "median", "expected one of probabilities"),
-    ("seed", "1.5", "expected a whole number"),
-    ("seed", "", "expected a whole number"),
-    ("finetune.learning_rate", "fast", "expected a number"),
-    ("model.position_embedding", "perhaps", "expected true or false"),
-])
+@pytest.mark.parametrize(
+    ("name", "text", "expected"),
+    [
+        ("finetune.learning_rat", "1", "did you mean config.finetune.learning_rate"),
+        ("model.poolin", "mean", "config.model.pooling"),
+        ("zzz", "1", "there is no such field"),
+        ("data", "x", "there is no such field"),
+        ("model.pooling", "median", "expected one of probabilities"),
+        ("seed", "1.5", "expected a whole number"),
+        ("seed", "", "expected a whole number"),
+        ("finetune.learning_rate", "fast", "expected a number"),
+        ("model.position_embedding", "perhaps", "expected true or false"),
+    ],
+)
 def test_wrong_overrides_are_told(name: str, text: str, expected: str) -> None:
     config, errors = override(Config(), [(name, text)])
     assert config == Config()
@@ -94,19 +100,39 @@ def test_wrong_overrides_are_told(name: str, text: str, expected: str) -> None:
     assert expected in errors[0]
 
 
-@pytest.mark.parametrize(("name", "text"), [
-    ("data.valid_fraction", "0"), ("data.valid_fraction", "1"), ("data.shards", "0"),
-    ("data.max_images", "0"), ("data.max_products", "-1"), ("data.image_size_px", "16"),
-    ("data.threads", "-1"), ("data.sample_seed", "-1"), ("seed", "-1"),
-    ("model.dropout", "1"), ("model.attention_heads", "0"), ("model.attention_dim", "0"),
-    ("checkpoint_every_s", "0"), ("finetune.epochs", "-2"), ("finetune.epochs", "-1"),
-    ("finetune.learning_rate", "0"), ("finetune.learning_rate", "nan"),
-    ("finetune.warmup_fraction", "1"), ("finetune.weight_decay", "-1"),
-    ("finetune.clip_norm", "-1"), ("finetune.label_smoothing", "1"), ("finetune.ema_decay", "1"),
-    ("finetune.patience_evaluations", "-1"), ("finetune.images_per_batch", "0"),
-    ("finetune.images_per_batch", "130"), ("finetune.images_per_batch", "8"),
-    ("head.batch_statistics", "true"), ("finetune.epochs", "0"),
-])
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("data.valid_fraction", "0"),
+        ("data.valid_fraction", "1"),
+        ("data.shards", "0"),
+        ("data.max_images", "0"),
+        ("data.max_products", "-1"),
+        ("data.image_size_px", "16"),
+        ("data.threads", "-1"),
+        ("data.sample_seed", "-1"),
+        ("seed", "-1"),
+        ("model.dropout", "1"),
+        ("model.attention_heads", "0"),
+        ("model.attention_dim", "0"),
+        ("checkpoint_every_s", "0"),
+        ("finetune.epochs", "-2"),
+        ("finetune.epochs", "-1"),
+        ("finetune.learning_rate", "0"),
+        ("finetune.learning_rate", "nan"),
+        ("finetune.warmup_fraction", "1"),
+        ("finetune.weight_decay", "-1"),
+        ("finetune.clip_norm", "-1"),
+        ("finetune.label_smoothing", "1"),
+        ("finetune.ema_decay", "1"),
+        ("finetune.patience_evaluations", "-1"),
+        ("finetune.images_per_batch", "0"),
+        ("finetune.images_per_batch", "130"),
+        ("finetune.images_per_batch", "8"),
+        ("head.batch_statistics", "true"),
+        ("finetune.epochs", "0"),
+    ],
+)
 def test_each_wrong_value_is_refused(name: str, text: str) -> None:
     base = dataclasses.replace(Config(), finetune=StageConfig(epochs=1))
     assert problems(base) == []
@@ -114,7 +140,7 @@ def test_each_wrong_value_is_refused(name: str, text: str) -> None:
     assert errors == []
     found = problems(config)
     assert len(found) == 1
-    assert name.split(".")[0] in found[0]
+    assert name.split(".", maxsplit=1)[0] in found[0]
 
 
 def test_all_problems_in_one_screen() -> None:
@@ -130,7 +156,7 @@ def test_all_problems_in_one_screen() -> None:
 def test_unknown_files_and_arguments(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         load_config("configs/nowhere.py")
-    with pytest.raises(UserError, match="unknown config argument ':foo'.*none.*':smoke'"):
+    with pytest.raises(UserError, match=r"unknown config argument ':foo'.*none.*':smoke'"):
         load_config(f"{JOINT}:foo")
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(UserError, match="defines no get_config"):

@@ -13,7 +13,11 @@ ROOT = Path(__file__).resolve().parent.parent
 def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [sys.executable, "-m", "product_mil.main", *arguments],
-        cwd=ROOT, capture_output=True, text=True, check=False, timeout=300,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
     )
 
 
@@ -29,14 +33,23 @@ def refused(*arguments: str) -> str:
 
 def test_all_errors_at_once() -> None:
     text = refused(
-        "--config=configs/joint.py:smoke", "--config.sede=1", "--config.seed=x",
-        "--config.data.shards=3", "--config.model.backbone=vgg", "--config.finetune.epochs=-5",
-        "--bogus=3", "stray",
+        "--config=configs/joint.py:smoke",
+        "--config.sede=1",
+        "--config.seed=x",
+        "--config.data.shards=3",
+        "--config.model.backbone=vgg",
+        "--config.finetune.epochs=-5",
+        "--bogus=3",
+        "stray",
     )
     for part in (
-        "did you mean config.seed?", "config.seed=x: expected a whole number",
-        "config.finetune.images_per_batch=32: must be a multiple", "config.model.backbone",
-        "config.finetune.epochs=-5", "--bogus=3", "stray",
+        "did you mean config.seed?",
+        "config.seed=x: expected a whole number",
+        "config.finetune.images_per_batch=32: must be a multiple",
+        "config.model.backbone",
+        "config.finetune.epochs=-5",
+        "--bogus=3",
+        "stray",
     ):
         assert part in text
 
@@ -47,10 +60,13 @@ def test_unknown_argument_with_the_other_errors() -> None:
         assert part in text
 
 
-@pytest.mark.parametrize(("arguments", "part"), [
-    ((), "--config=configs/joint.py"),
-    (("--config=nowhere.py",), "there is no file nowhere.py"),
-])
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        ((), "--config=configs/joint.py"),
+        (("--config=nowhere.py",), "there is no file nowhere.py"),
+    ],
+)
 def test_one_line(arguments: tuple[str, ...], part: str) -> None:
     text = refused(*arguments)
     assert part in text
@@ -59,7 +75,8 @@ def test_one_line(arguments: tuple[str, ...], part: str) -> None:
 def test_a_wrong_file_claims_no_directory(tmp_path: Path) -> None:
     (tmp_path / "text.bson").write_text("this is no BSON, but a text of some length\n" * 9)
     text = refused(
-        "--config=configs/joint.py:smoke", f"--workdir={tmp_path / 'run'}",
+        "--config=configs/joint.py:smoke",
+        f"--workdir={tmp_path / 'run'}",
         f"--config.data.train={tmp_path / 'text.bson'}",
     )
     assert "text.bson" in text
@@ -73,7 +90,9 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     stored = load_config(f"{ROOT / 'configs/joint.py'}:smoke").to_dict()
     (tmp_path / "config.json").write_text(json.dumps(stored))
     text = refused(
-        "--config=configs/joint.py:smoke", f"--workdir={tmp_path}", "--config.seed=9",
+        "--config=configs/joint.py:smoke",
+        f"--workdir={tmp_path}",
+        "--config.seed=9",
         "--config.data.threads=1",
     )
     assert "config.seed: the run has 0, you ask for 9" in text

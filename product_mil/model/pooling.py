@@ -293,13 +293,26 @@ class TransformerHead(nnx.Module):
         return HeadOutput(logits, None, attention)
 
 
+class ResidualParts(NamedTuple):
+    """What a `ResidualHead` adds up."""
+
+    geometric: Float[Array, "S p k"]  # mean of the images' log-probabilities
+    correction: Float[Array, "S p k"]  # logits of the images together
+    image_logits: Float[Array, "S n k"]
+    attention: Float[Array, "S n"]
+
+
 class ResidualHead(nnx.Module):
     """The averaged model's image classifier, and a joint correction of its geometric mean.
 
     The image classifier learns from its own image-level loss exactly as in `ProbabilitiesHead`.
-    The product's logits are the mean of its log-probabilities, with the gradient stopped, plus
-    logits of the attention-pooled embedding, which start at 0. Products with one image get the
-    correction too: that a product has no more photos is itself evidence.
+    The product's logits are the mean of its log-probabilities, as it would predict them (no
+    dropout, gradient stopped), plus a correction: logits of the attention-pooled embedding, which
+    start at 0 and learn only what the images one by one do not explain.
+
+    `trust` says how much of the correction counts in prediction, for products with one image and
+    with several; `train.trust` fits it on validation products. With 0 the head is the geometric
+    mean of the averaged model. Training always sees the whole correction.
     """
 
     trains_products: ClassVar[bool] = True
@@ -320,6 +333,25 @@ class ResidualHead(nnx.Module):
         self.places = places
         self.attention = attention
         self.correct = linear(dim, classes, initializers.zeros, rngs)
+        # A statistic of the data, not a parameter: no gradient ever moves it.
+        self.trust = nnx.BatchStat(jnp.asarray(np.ones(2, np.float32)))
+
+    def parts(
+        self,
+        x: Float[Array, "S n d"],
+        segment: Int32[Array, "S n"],
+        place: Int32[Array, "S n"],
+        p: int,
+        key: PRNGKeyArray | None,
+    ) -> ResidualParts:
+        """The geometric mean and its correction, before they are added."""
+        image_key, product_key = (None, None) if key is None else jax.random.split(key)
+        image_logits = self.classify_image(dropout(x, self.dropout_rate, image_key))  # S n k
+        as_predicted = jax.nn.log_softmax(self.classify_image(x))
+        geometric = segments.segment_mean(jax.lax.stop_gradient(as_predicted), segment, p)
+        pooled, attention = self.attention(self.places(x, segment, place, p), segment, p)
+        correction = self.correct(dropout(pooled, self.dropout_rate, product_key))  # S p k
+        return ResidualParts(geometric, correction, image_logits, attention)
 
     def __call__(
         self,
@@ -330,14 +362,12 @@ class ResidualHead(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> HeadOutput:
         """Classify each image, then correct their geometric mean."""
-        image_key, product_key = (None, None) if key is None else jax.random.split(key)
-        image_logits = self.classify_image(dropout(x, self.dropout_rate, image_key))  # S n k
-        log_probs = jax.lax.stop_gradient(jax.nn.log_softmax(image_logits))
-        geometric = segments.segment_mean(log_probs, segment, p)  # S p k
-        placed = self.places(x, segment, place, p)
-        pooled, attention = self.attention(placed, segment, p)
-        correction = self.correct(dropout(pooled, self.dropout_rate, product_key))  # S p k
-        return HeadOutput(geometric + correction, image_logits, attention)
+        parts = self.parts(x, segment, place, p, key)
+        correction = parts.correction
+        if key is None:
+            several = (segments.image_counts(segment, p) > 1).astype(jnp.int32)
+            correction = correction * self.trust[...][several][..., None]
+        return HeadOutput(parts.geometric + correction, parts.image_logits, parts.attention)
 
 
 Head = ProbabilitiesHead | MeanHead | MaxHead | AttentionHead | TransformerHead | ResidualHead

@@ -39,7 +39,7 @@ class SmallCNN(nnx.Module):
 
         Batch statistics, where used, are those of the slots with a true `mask` alone.
         """
-        x = resize(pixels, INPUT_SIZE_PX) / 127.5 - 1  # b 60 60 3, in [-1, 1]
+        x = standardise(resize(pixels, INPUT_SIZE_PX))  # b 60 60 3
         if mask is not None:
             mask = mask[:, None, None, None]
             x = jnp.where(mask, x, 0)  # whatever padding holds ends here
@@ -92,6 +92,12 @@ def conv3x3_stride2(
     shifts = [padded[:, i : i + h : 2, j : j + w : 2] for i in range(3) for j in range(3)]
     patches = jnp.concatenate(shifts, axis=-1)  # b h2 w2 9c
     return patches @ kernel.reshape(9 * c, -1)  # b h2 w2 c2
+
+
+def standardise(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
+    """Give each photo mean 0 and spread 1: exposure says nothing about the product."""
+    spread = x.std(axis=(1, 2, 3), keepdims=True)
+    return (x - x.mean(axis=(1, 2, 3), keepdims=True)) / (spread + 1)  # 1 of 255: black stays 0
 
 
 def resize(pixels: Num[Array, "b h w 3"], size_px: int) -> Float[Array, "b size size 3"]:

@@ -9,12 +9,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jaxtyping import Array
-
 from product_mil.errors import UserError
 from product_mil.train.state import Arrays, TrainState, abstract, evaluated_parameters
 
 BEST_METRIC = "valid/top1"
+MAX_LISTED_LEAVES = 10
 
 
 class Checkpoints:
@@ -104,20 +103,19 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             return None
-        shapes = abstract(state)
         wanted = {
             "model": {
-                "parameters": evaluated_parameters(shapes),
-                "statistics": shapes.statistics,
+                "parameters": evaluated_parameters(state),
+                "statistics": state.statistics,
             },
             "training": {
-                "step": shapes.step,
-                "trainable": None if shapes.ema is None else shapes.trainable,
-                "optimizer": shapes.optimizer,
-                "totals": shapes.totals,
+                "step": state.step,
+                "trainable": None if state.ema is None else state.trainable,
+                "optimizer": state.optimizer,
+                "totals": state.totals,
             },
         }
-        found = self._load(step, wanted)
+        found = self._load(step, abstract(wanted))
         parameters, training = found["model"]["parameters"], found["training"]
         chosen = {path: parameters[path] for path in state.trainable}
         return TrainState(
@@ -148,6 +146,8 @@ class Checkpoints:
 
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
         try:
+            if "model" in wanted:
+                self._refuse_another_model(step, wanted["model"])
             return self._checkpointer.load_checkpointables(step, wanted)
         except (ValueError, KeyError, OSError) as error:
             cause = error.__cause__ or error
@@ -156,9 +156,16 @@ class Checkpoints:
                 "was it made by another configuration?"
             ) from error
 
+    def _refuse_another_model(self, step: int, wanted: Mapping[str, Mapping[str, Any]]) -> None:
+        """Compare leaves before reading them: Orbax' own message names none."""
+        metadata: Any = self._checkpointer.checkpointables_metadata(step).metadata["model"]
+        lines = [line for part in wanted for line in leaf_mismatches(wanted[part], metadata[part])]
+        if lines:
+            raise ValueError("; ".join(lines[:MAX_LISTED_LEAVES]))
 
-def leaf_mismatches(wanted: Mapping[str, Array], found: Mapping[str, Array]) -> list[str]:
-    """Leaves that are missing, unused or of another shape, a line each."""
+
+def leaf_mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
+    """Leaves (whatever has a shape) that are missing, unused or of another shape, a line each."""
     lines = [f"missing: {path}" for path in wanted if path not in found]
     lines += [f"unused: {path}" for path in found if path not in wanted]
     lines += [

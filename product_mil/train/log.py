@@ -102,7 +102,7 @@ class RunLog:
 
 def metrics_table(values: Mapping[str, float], title: str) -> str:
     """Metrics as aligned lines for people."""
-    shares = ("top1", "top5", "calibration_error")
+    shares = ("top1", "top5", "calibration_error", "trust")
     lines = [title]
     for name, value in values.items():
         if name.startswith("products_images_"):

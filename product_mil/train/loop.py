@@ -39,6 +39,7 @@ class Stage:
     patience_evaluations: int
     checkpoint_every_s: float
     train_step: Callable[..., tuple[TrainState, Any]]
+    calibrate: Callable[[Arrays, Arrays], Arrays]  # statistics fitted on validation products
     evaluate: Callable[[Arrays, Arrays], dict[str, float]]
     batches: Callable[[int], Iterator[Loaded]]  # from a step on
     key: PRNGKeyArray
@@ -81,10 +82,13 @@ def train_stage(
             if pace.compiled_in_s is not None:
                 log.say(f"{stage.name}: first step after {pace.compiled_in_s:.1f} s")
                 pace.compiled_in_s = None
+            asked = stop()  # once: who asks later is heard after the next step, and saved then
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
                 pace.drain()
                 values = pace.metrics(state)
-                found = stage.evaluate(evaluated_parameters(state), state.statistics)
+                parameters = evaluated_parameters(state)
+                state = state._replace(statistics=stage.calibrate(parameters, state.statistics))
+                found = stage.evaluate(parameters, state.statistics)
                 values |= {f"valid/{name}": value for name, value in found.items()}
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values))
@@ -94,11 +98,11 @@ def train_stage(
                 if _out_of_patience(stage, log, step):
                     log.say(f"{stage.name}: stopped early, valid/nll no longer falls")
                     break
-            elif stop() or pace.since_save_s() > stage.checkpoint_every_s:
+            elif asked or pace.since_save_s() > stage.checkpoint_every_s:
                 pace.drain()
                 checkpoints.save(state, stage.run_record, None)
                 pace.saved_at = time.monotonic()
-            if stop():
+            if asked:
                 raise Interrupted(f"stopped at step {step} of stage {stage.name}")
     return state
 

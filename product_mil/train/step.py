@@ -150,9 +150,7 @@ class Predicted(NamedTuple):
     probabilities: Float[Array, "S p k"] | None
 
 
-def make_predict_step(
-    structure: Any, *, topk: int, keep_all: bool
-) -> Callable[..., Predicted]:
+def make_predict_step(structure: Any, *, topk: int, keep_all: bool) -> Callable[..., Predicted]:
     """The most probable classes, attention, and each image's own guess.
 
     `keep_all` also returns the full matrix, which is large: k floats a product.

@@ -221,8 +221,7 @@ def test_fuzz_raises_nothing_else() -> None:
         try:
             decoded(bytes(data))
             outcomes[True] += 1
-        except ImageError as error:
-            assert "\n" not in str(error)
+        except ImageError:
             outcomes[False] += 1
     for _ in range(300):
         try:

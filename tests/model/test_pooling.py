@@ -31,7 +31,7 @@ class NoBackbone(nnx.Module):
         raise NotImplementedError
 
 
-def head_model(name: str, *, shaken: bool = True, **options: object) -> Classifier:
+def head_model(name: str, *, shaken: bool = True, **options: object) -> Any:
     """A head whose parameters are all away from their starting points."""
     settings: dict = {
         "dim": D,
@@ -59,13 +59,13 @@ split = functools.cache(split_model)  # by identity: change a model before its f
 
 
 def run(
-    model: Classifier,
+    model: Any,
     x: np.ndarray = X,
     segment: np.ndarray = SEGMENT,
     place: np.ndarray = PLACE,
     label: np.ndarray = LABEL,
     key: jax.Array | None = None,
-) -> HeadOutput:
+) -> Any:
     structure, *arrays = split(model)
     return forward(structure, arrays, EmbeddedBatch(x, Slots(segment, place, label)), key)
 
@@ -79,7 +79,7 @@ def log_probs(output: HeadOutput) -> np.ndarray:
     return np.asarray(jax.nn.log_softmax(output.logits))
 
 
-def gradients(model: Classifier, x: np.ndarray, segment: np.ndarray = SEGMENT) -> dict:
+def gradients(model: Any, x: np.ndarray, segment: np.ndarray = SEGMENT) -> dict:
     """Of all parameters, and of the embeddings, of a sum over everything that comes out."""
     structure, parameters, statistics = split(model)
     batch = EmbeddedBatch(jnp.asarray(x), Slots(segment, PLACE, LABEL))

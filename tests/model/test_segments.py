@@ -14,7 +14,7 @@ def members(shard: int, product: int) -> np.ndarray:
     return np.asarray(X)[shard][np.asarray(SEGMENT)[shard] == product]
 
 
-def by_hand(reduce) -> np.ndarray:  # noqa: ANN001
+def by_hand(reduce) -> np.ndarray:
     result = np.zeros((2, P, 3), np.float32)
     for shard in range(2):
         for product in range(P):

@@ -15,7 +15,7 @@ from product_mil.train.state import TrainState, evaluated_parameters
 RUN = {"categories": {"ids": [3, 5]}, "name": "Tee- und Kaffeekännchen"}
 
 
-def trained(kind: str) -> tuple[TrainState, Any, Any]:
+def trained(kind: str) -> tuple[Any, Any, Any]:
     """A state two steps on, all of its leaves away from their start, and what made it."""
     _, arrays, optimizer, step = prepared() if kind == "all" else frozen_stage()
     state = start(arrays, optimizer, kind)
@@ -24,9 +24,11 @@ def trained(kind: str) -> tuple[TrainState, Any, Any]:
     return state, step, lambda: start(arrays, optimizer, kind)
 
 
-def assert_equal(a: TrainState, b: TrainState) -> None:
+def assert_equal(a: Any, b: Any) -> None:
     assert jax.tree.structure(a) == jax.tree.structure(b)
-    for (path, x), y in zip(jax.tree.leaves_with_path(host(a)), jax.tree.leaves(host(b)), strict=True):
+    for (path, x), y in zip(
+        jax.tree.leaves_with_path(host(a)), jax.tree.leaves(host(b)), strict=True
+    ):
         assert x.dtype == y.dtype
         np.testing.assert_array_equal(x, y, err_msg=jax.tree_util.keystr(path))
 
@@ -52,7 +54,9 @@ def test_saved_on_four_devices_restored_on_one(tmp_path: Path) -> None:
     _, arrays, optimizer, step = prepared()
     mesh = mesh_of(4)
     state, _ = step(
-        replicate(start(arrays, optimizer), mesh), put_batch(batch_of(0), mesh), replicate(KEY, mesh)
+        replicate(start(arrays, optimizer), mesh),
+        put_batch(batch_of(0), mesh),
+        replicate(KEY, mesh),
     )
     with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, RUN, None)
@@ -123,6 +127,8 @@ def test_leaf_mismatches_lists_all() -> None:
     wanted = {"a": jnp.zeros(2), "b": jnp.zeros(3)}
     found = {"b": jnp.zeros(4), "c": jnp.zeros(1)}
     assert leaf_mismatches(wanted, found) == [
-        "missing: a", "unused: c", "b: (4,) where the model has (3,)"
+        "missing: a",
+        "unused: c",
+        "b: (4,) where the model has (3,)",
     ]
     assert leaf_mismatches(wanted, wanted) == []

@@ -8,7 +8,9 @@ def filled(directory: Path) -> RunLog:
     for step in (2, 4):
         log.write("head", step, {"train/loss": 1.0 / step, "valid/top1": step / 10, "valid/nll": 1})
     for step in (3, 6, 9):
-        log.write("finetune", step, {"train/loss": 0.5 / step, "valid/top1": step / 10, "valid/nll": 1})
+        log.write(
+            "finetune", step, {"train/loss": 0.5 / step, "valid/top1": step / 10, "valid/nll": 1}
+        )
     return log
 
 
@@ -21,7 +23,11 @@ def test_lines_come_back_by_value(tmp_path: Path) -> None:
     log.close()
     rows = RunLog(tmp_path).metrics()
     assert rows[1] == {
-        "stage": "head", "step": 4, "train/loss": 0.25, "valid/top1": 0.4, "valid/nll": 1
+        "stage": "head",
+        "step": 4,
+        "train/loss": 0.25,
+        "valid/top1": 0.4,
+        "valid/nll": 1,
     }
     assert len(rows) == 5
 
@@ -54,7 +60,10 @@ def test_curves_and_log_file(tmp_path: Path) -> None:
     log.draw_curves()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     log.say("two\nlines")
-    assert [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()] == ["two", "lines"]
+    assert [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
+        "two",
+        "lines",
+    ]
     assert list((tmp_path / "tensorboard").glob("*/events*"))
     log.close()
     RunLog(tmp_path / "empty").draw_curves()
@@ -63,7 +72,13 @@ def test_curves_and_log_file(tmp_path: Path) -> None:
 
 def test_table() -> None:
     text = metrics_table(
-        {"products": 12.0, "top1": 0.5, "nll": 1.25, "top1_images_1": 0.25, "products_images_1": 8.0},
+        {
+            "products": 12.0,
+            "top1": 0.5,
+            "nll": 1.25,
+            "top1_images_1": 0.25,
+            "products_images_1": 8.0,
+        },
         "title",
     )
     assert text.splitlines()[0] == "title"

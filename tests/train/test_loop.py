@@ -57,6 +57,7 @@ def stage_of(stop: Callable[[int], None] = lambda step: None, **changes: Any) ->
         patience_evaluations=0,
         checkpoint_every_s=1e9,
         train_step=prepared()[3],
+        calibrate=lambda parameters, statistics: statistics,
         evaluate=evaluate,
         batches=batches_until(stop),
         key=jax.random.key(5),
@@ -72,9 +73,7 @@ def train(workdir: Path, stage: Stage) -> TrainState:
     try:
         with Checkpoints(workdir / "checkpoints") as checkpoints:
             state = replicate(start(arrays, optimizer), stage.mesh)
-            return train_stage(
-                stage, state, checkpoints, log, FaultList(workdir / "bad.csv")
-            )
+            return train_stage(stage, state, checkpoints, log, FaultList(workdir / "bad.csv"))
     finally:
         log.close()
 

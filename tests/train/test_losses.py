@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,14 +15,14 @@ SEGMENT = jnp.asarray([[0, 1, 1, 3, 4], [4, 0, 4, 0, 4]], jnp.int32)
 LABEL = jnp.asarray([[2, 0, 1, -1], [4, -1, -1, -1]], jnp.int32)
 SLOTS = Slots(SEGMENT, jnp.zeros((2, 5), jnp.int32), LABEL)
 RNG = np.random.default_rng(0)
-OUTPUT = HeadOutput(
+OUTPUT: Any = HeadOutput(
     jnp.asarray(RNG.normal(size=(2, 4, K)), jnp.float32),
     jnp.asarray(RNG.normal(size=(2, 5, K)), jnp.float32),
     jnp.zeros((2, 5)),
 )
 
 
-def by_hand(logits: np.ndarray, label: int, smoothing: float) -> float:
+def by_hand(logits: Any, label: Any, smoothing: float) -> float:
     logits = np.asarray(logits, np.float64)
     probabilities = np.exp(logits) / np.exp(logits).sum()
     target = (1 - smoothing) * np.eye(K)[label] + smoothing / K
@@ -31,7 +33,9 @@ def by_hand(logits: np.ndarray, label: int, smoothing: float) -> float:
 def test_product_loss_by_hand(smoothing: float) -> None:
     """Without products that lack an image or a label."""
     found = product_loss(OUTPUT, SLOTS, smoothing)
-    wanted = [by_hand(OUTPUT.logits[s, p], LABEL[s, p], smoothing) for s, p in ((0, 0), (0, 1), (1, 0))]
+    wanted = [
+        by_hand(OUTPUT.logits[s, p], LABEL[s, p], smoothing) for s, p in ((0, 0), (0, 1), (1, 0))
+    ]
     np.testing.assert_allclose(found.total, sum(wanted), rtol=1e-6)
     assert found.items == 3
     np.testing.assert_allclose(found.mean(), np.mean(wanted), rtol=1e-6)

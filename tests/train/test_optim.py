@@ -1,3 +1,5 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,8 +20,12 @@ ZEROS = jax.tree.map(jnp.zeros_like, PARAMETERS)
 
 def optimizer(name: str = "adamw", **changes: float) -> optax.GradientTransformation:
     settings = {
-        "learning_rate": 0.1, "num_steps": 10, "warmup_fraction": 0.0, "weight_decay": 0.0,
-        "clip_norm": 0.0, **changes,
+        "learning_rate": 0.1,
+        "num_steps": 10,
+        "warmup_fraction": 0.0,
+        "weight_decay": 0.0,
+        "clip_norm": 0.0,
+        **changes,
     }
     return make_optimizer(name, **settings)  # type: ignore[arg-type]
 
@@ -33,7 +39,7 @@ def updates(rule: optax.GradientTransformation, gradients: list[dict]) -> list[d
 
 
 def test_schedule_by_hand() -> None:
-    rate = learning_rate_schedule(0.5, num_steps=100, warmup_fraction=0.1)
+    rate: Any = learning_rate_schedule(0.5, num_steps=100, warmup_fraction=0.1)
     np.testing.assert_allclose(rate(0), 0.5 / 11, rtol=1e-6)
     np.testing.assert_allclose(rate(5), 0.5 / 11 + (0.5 - 0.5 / 11) / 2, rtol=1e-6)
     np.testing.assert_allclose(rate(10), 0.5, rtol=1e-6)
@@ -47,7 +53,7 @@ def test_schedule_by_hand() -> None:
 @pytest.mark.parametrize("num_steps", [1, 2, 3])
 @pytest.mark.parametrize("warmup_fraction", [0.0, 0.5, 0.99])
 def test_short_schedules(num_steps: int, warmup_fraction: float) -> None:
-    rate = learning_rate_schedule(0.5, num_steps=num_steps, warmup_fraction=warmup_fraction)
+    rate: Any = learning_rate_schedule(0.5, num_steps=num_steps, warmup_fraction=warmup_fraction)
     values = [float(rate(step)) for step in range(num_steps)]
     assert all(0 < value <= 0.5 for value in values)
 

@@ -1,0 +1,66 @@
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from product_mil.model.small_cnn import SmallCNN, conv3x3_stride2, resize
+
+
+@pytest.fixture(scope="module")
+def photos() -> np.ndarray:
+    rng = np.random.default_rng(0)
+    coarse = rng.integers(0, 256, (5, 9, 9, 3), np.uint8)
+    return coarse.repeat(20, axis=1).repeat(20, axis=2)
+
+
+@pytest.mark.parametrize("size", [15, 30])
+def test_convolution_equals_the_library_one(size: int):
+    rng = np.random.default_rng(0)
+    x = jnp.asarray(rng.normal(size=(2, size, size, 4)), jnp.float32)
+    kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 6)), jnp.float32)
+    expected = jax.lax.conv_general_dilated(
+        x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+    np.testing.assert_allclose(conv3x3_stride2(x, kernel), expected, atol=2e-5)
+
+
+def test_resize_takes_block_means_and_agrees_with_any_other_size(photos: np.ndarray):
+    small = resize(jnp.asarray(photos), 60)
+    np.testing.assert_allclose(small[0, 0, 0], photos[0, :3, :3].mean((0, 1)), atol=1e-4)
+    odd = resize(jnp.asarray(photos[:, :175, :175]), 60)
+    assert np.abs(np.asarray(odd).mean((1, 2)) - photos[:, :175, :175].mean((1, 2))).max() < 2
+
+
+def test_exposure_changes_little(photos: np.ndarray):
+    model = SmallCNN(rngs=nnx.Rngs(0))
+    bright = photos.astype(np.float32)
+    pale = model(jnp.asarray(bright), use_running_statistics=True)
+    dark = model(jnp.asarray(bright * 0.5 + 20), use_running_statistics=True)
+    assert float(jnp.abs(pale - dark).max()) < 0.03 * float(jnp.abs(pale).max())
+    assert float(jnp.abs(pale[0] - pale[1]).max()) > 0.1 * float(jnp.abs(pale).max())
+
+
+def test_padding_changes_no_bit(photos: np.ndarray):
+    mask = jnp.array([True, True, True, False, False])
+
+    def run(pixels: np.ndarray) -> tuple[jax.Array, object]:
+        model = SmallCNN(rngs=nnx.Rngs(0))
+        embeddings = model(jnp.asarray(pixels), use_running_statistics=False, mask=mask)
+        return embeddings[:3], nnx.to_pure_dict(nnx.state(model, nnx.BatchStat))
+
+    garbage = photos.astype(np.float32)
+    garbage[3:] = np.nan
+    one, two = run(photos.astype(np.float32)), run(garbage)
+    jax.tree.map(np.testing.assert_array_equal, one, two)
+
+
+def test_statistics_move_only_in_training(photos: np.ndarray):
+    model = SmallCNN(rngs=nnx.Rngs(0))
+    x = jnp.asarray(photos)
+    model(x, use_running_statistics=True)
+    assert float(jnp.abs(model.block_4.norm.mean[...]).max()) == 0
+    model(x, use_running_statistics=False)
+    assert float(jnp.abs(model.block_4.norm.mean[...]).max()) > 0
+    alone = model(x[:1], use_running_statistics=True)
+    np.testing.assert_allclose(model(x, use_running_statistics=True)[:1], alone, atol=1e-5)
