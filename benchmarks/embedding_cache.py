@@ -1,11 +1,11 @@
-"""How much the embedding cache saves in a stage with a frozen backbone, and that it changes nothing.
+"""What the embedding cache saves in a stage with a frozen backbone, and that it changes nothing.
 
     python benchmarks/embedding_cache.py --data train.bson --valid val.bson \
         --categories category_names.csv --weights mobilenet_v2.h5 [--epochs 10]
 
 Trains the head stage of configs/joint.py:laptop twice in one process, without and with a cache
-(which starts empty, so that filling it counts), and prints the ratio of the times, all in and for an
-epoch, and the largest difference between the validation likelihoods of the two runs.
+(which starts empty, so that filling it counts), and prints the ratio of the times, all in and for
+an epoch, and the largest difference between the validation likelihoods of the two runs.
 """
 
 import argparse

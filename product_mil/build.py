@@ -383,12 +383,13 @@ def build_stage(
         return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
 
     def evaluate(parameters: Arrays, statistics: Arrays) -> dict[str, float]:
-        scores, _ = score_products(
+        scores, unreadable = score_products(
             len(data.valid),
             valid_batches(),
             lambda batch: eval_step(parameters, statistics, batch, log_prior),
             mesh,
         )
+        faults.add(unreadable)
         values = metrics_of(scores, data.valid, data.categories)
         if TRUST in statistics:
             one, several = np.asarray(statistics[TRUST]).tolist()

@@ -93,6 +93,7 @@ def train_stage(
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values))
                 state = state._replace(totals=jax.device_put(zero_totals(), state.step.sharding))
+                faults.write()  # what lies before a checkpoint is not met again
                 checkpoints.save(state, stage.run_record, values)
                 pace.restart()
                 if _out_of_patience(stage, log, step):
@@ -100,6 +101,7 @@ def train_stage(
                     break
             elif asked or pace.since_save_s() > stage.checkpoint_every_s:
                 pace.drain()
+                faults.write()
                 checkpoints.save(state, stage.run_record, None)
                 pace.saved_at = time.monotonic()
             if asked:

@@ -10,7 +10,7 @@ from test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, star
 from product_mil.errors import UserError
 from product_mil.train.checkpoint import BEST_METRIC, Checkpoints, leaf_mismatches
 from product_mil.train.mesh import put_batch, replicate
-from product_mil.train.state import TrainState, evaluated_parameters
+from product_mil.train.state import evaluated_parameters
 
 RUN = {"categories": {"ids": [3, 5]}, "name": "Tee- und Kaffeekännchen"}
 

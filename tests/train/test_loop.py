@@ -160,6 +160,21 @@ def test_a_request_to_stop_saves(whole: Any, number: int, tmp_path: Path) -> Non
     assert rows(tmp_path) == whole[1]
 
 
+def test_a_request_during_an_evaluation_is_heard_after_the_next_step(
+    whole: Any, tmp_path: Path
+) -> None:
+    def asking(parameters: Any, statistics: Any) -> dict[str, float]:
+        signal.raise_signal(signal.SIGTERM)
+        return evaluate(parameters, statistics)
+
+    with pytest.raises(Interrupted, match="step 5 of stage finetune"):
+        train(tmp_path, stage_of(evaluate=asking))
+    resumed_at: list[int] = []
+    assert_equal(train(tmp_path, stage_of(resumed_at.append)), whole[0])
+    assert resumed_at[0] == 5
+    assert rows(tmp_path) == whole[1]
+
+
 def test_a_finished_stage_does_nothing(whole: Any, tmp_path: Path) -> None:
     train(tmp_path, stage_of())
     before = (tmp_path / "metrics.jsonl").read_bytes()
@@ -222,9 +237,14 @@ def test_begun_on_four_devices_goes_on_with_one(whole: Any, tmp_path: Path) -> N
 
 
 def test_faults_are_listed(tmp_path: Path) -> None:
-    _, arrays, optimizer, _ = prepared()
-    log, faults = RunLog(tmp_path), FaultList(tmp_path / "bad.csv")
-    with Checkpoints(tmp_path / "checkpoints") as checkpoints:
-        train_stage(stage_of(), start(arrays, optimizer), checkpoints, log, faults)
-    log.close()
-    assert len(faults) == STEPS
+    """Also those met before a kill, which a resumed run does not meet again."""
+
+    def stop(step: int) -> None:
+        if step == 9:
+            raise Killed
+
+    with pytest.raises(Killed):
+        train(tmp_path, stage_of(stop))
+    assert len(FaultList(tmp_path / "bad.csv")) == 8  # those before the last checkpoint
+    train(tmp_path, stage_of())
+    assert len(FaultList(tmp_path / "bad.csv")) == STEPS

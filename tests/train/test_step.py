@@ -17,7 +17,7 @@ from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.pooling import HeadOutput, build_head
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
-from product_mil.train.state import TrainState, evaluated_parameters, initial_state, partition
+from product_mil.train.state import evaluated_parameters, initial_state, partition
 from product_mil.train.step import largest, make_eval_step, make_predict_step, make_train_step
 
 S, N, P, D, K, PX = 4, 6, 4, 8, 5, 6
