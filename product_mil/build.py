@@ -46,6 +46,7 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
+from product_mil.train.runtime import embedding_batch_images
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_embed_step, make_eval_step, make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
@@ -294,6 +295,7 @@ def cached_embeddings(
         selections,
         embed_function(model, mesh),
         image_size_px=config.data.image_size_px,
+        batch_images=embedding_batch_images(),
         threads=config.data.threads or os.cpu_count() or 1,
     )
     faults.add(unreadable)

@@ -17,13 +17,13 @@ import numpy as np
 
 from product_mil.build import Model, build_model, embed_function
 from product_mil.config import Config, DataConfig, ModelConfig
-from product_mil.data.embeddings import BATCH_IMAGES, embed_images
+from product_mil.data.embeddings import embed_images
 from product_mil.data.faults import FaultList
 from product_mil.data.index import Catalogue, open_catalogue
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.model.backbones import backbone
 from product_mil.train.mesh import data_mesh
-from product_mil.train.runtime import configure_jax
+from product_mil.train.runtime import configure_jax, embedding_batch_images
 
 
 def export(
@@ -34,7 +34,8 @@ def export(
     owner = np.repeat(np.arange(catalogue.num_products), catalogue.num_images)
     faults = FaultList(output.with_name(output.name + ".bad_records.csv"))
     faults.add_records(catalogue)
-    embed = embed_function(model, data_mesh(BATCH_IMAGES))
+    batch_images = embedding_batch_images()
+    embed = embed_function(model, data_mesh(batch_images))
     rows, at = np.zeros(total, np.int64), 0
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".embeddings-") as directory:
         path = Path(directory) / "embedding.npy"
@@ -44,6 +45,7 @@ def export(
             np.arange(total),
             embed,
             image_size_px=image_size_px,
+            batch_images=batch_images,
             threads=os.cpu_count() or 1,
         ):
             rows[at : at + len(done)] = done

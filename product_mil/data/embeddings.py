@@ -28,8 +28,7 @@ from product_mil.data.loader import (
 )
 from product_mil.data.plan import Plan
 
-BATCH_IMAGES = 64  # of one forward pass, always: sums in other shapes round differently
-PART_IMAGES = 64 * BATCH_IMAGES
+PART_IMAGES = 4096  # at most so many are lost by a kill
 FLOAT32_BYTES = 4_000_000_000  # stores expected to be larger hold float16
 
 Embed = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b d"]]
@@ -118,22 +117,29 @@ class ImageSource:
     """Grain's source of single images in fixed batches: element i is the i-th batch."""
 
     def __init__(
-        self, catalogue: Catalogue, image_rows: Int64[np.ndarray, " m"], *, image_size_px: int
+        self,
+        catalogue: Catalogue,
+        image_rows: Int64[np.ndarray, " m"],
+        *,
+        image_size_px: int,
+        batch_images: int,
     ) -> None:
         """`image_rows` are rows of the catalogue's image columns."""
         self._catalogue, self._rows, self._size_px = catalogue, image_rows, image_size_px
+        self._batch_images = batch_images
         self._reader = FileReader(catalogue.paths)
 
     def __len__(self) -> int:
-        return (len(self._rows) + BATCH_IMAGES - 1) // BATCH_IMAGES
+        return (len(self._rows) + self._batch_images - 1) // self._batch_images
 
     def __repr__(self) -> str:
         return f"ImageSource({len(self._rows)} images)"
 
     def __getitem__(self, index: int) -> _ImageBatch:
         """Decode a batch; the last one is filled up with black."""
-        rows = self._rows[int(index) * BATCH_IMAGES : (int(index) + 1) * BATCH_IMAGES]
-        images = np.zeros((BATCH_IMAGES, self._size_px, self._size_px, 3), np.uint8)
+        start = int(index) * self._batch_images
+        rows = self._rows[start : start + self._batch_images]
+        images = np.zeros((self._batch_images, self._size_px, self._size_px, 3), np.uint8)
         readable = np.ones(len(rows), bool)
         faults: list[ImageFault] = []
         catalogue = self._catalogue
@@ -166,13 +172,19 @@ def embed_images(
     embed: Embed,
     *,
     image_size_px: int,
+    batch_images: int,
     threads: int,
 ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float[np.ndarray, "b d"], list[ImageFault]]]:
-    """Rows and embeddings of the readable images among `image_rows`, batch by batch, in order."""
-    source = ImageSource(catalogue, image_rows, image_size_px=image_size_px)
+    """Rows and embeddings of the readable images among `image_rows`, batch by batch, in order.
+
+    `embed` always gets `batch_images` images: sums in other shapes may round differently.
+    """
+    source = ImageSource(
+        catalogue, image_rows, image_size_px=image_size_px, batch_images=batch_images
+    )
     with tqdm(total=len(image_rows), desc="embedding", unit="image", disable=None) as bar:
         for number, batch in enumerate(batches(source, threads=threads)):
-            rows = image_rows[number * BATCH_IMAGES : (number + 1) * BATCH_IMAGES]
+            rows = image_rows[number * batch_images : (number + 1) * batch_images]
             values = embed(batch.images)[: len(rows)]
             yield rows[batch.readable], values[batch.readable], batch.faults
             bar.update(len(rows))
@@ -189,6 +201,7 @@ def fill_store(
     embed: Embed,
     *,
     image_size_px: int,
+    batch_images: int,
     threads: int,
 ) -> tuple[int, list[ImageFault]]:
     """Embed every distinct image of the products that the store does not hold yet.
@@ -203,7 +216,14 @@ def fill_store(
         _, first = np.unique(_keys(hashes[missing]), return_index=True)
         rows = rows[missing][np.sort(first)]
         waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        found = embed_images(catalogue, rows, embed, image_size_px=image_size_px, threads=threads)
+        found = embed_images(
+            catalogue,
+            rows,
+            embed,
+            image_size_px=image_size_px,
+            batch_images=batch_images,
+            threads=threads,
+        )
         for done, values, bad in found:
             faults += bad
             waiting.append((_hashes(catalogue, done), values))

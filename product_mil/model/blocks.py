@@ -10,6 +10,8 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from product_mil.model import initializers
+
 Pads = tuple[tuple[int, int], ...]  # zeros before and after, for height and width
 Padding = str | Pads
 
@@ -37,7 +39,7 @@ class Conv(nnx.Module):
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, in_features, features)
-        self.kernel = nnx.Param(nnx.initializers.glorot_uniform()(rngs.params(), shape))
+        self.kernel = nnx.Param(initializers.he_normal(rngs.params(), shape))
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
@@ -68,11 +70,8 @@ class DepthwiseConv(nnx.Module):
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        # Variance 2 / fan-in with the taps of one filter as fan-in.
-        init = nnx.initializers.variance_scaling(
-            2.0, "fan_in", "truncated_normal", in_axis=(0, 1), out_axis=2
-        )
-        self.kernel = nnx.Param(init(rngs.params(), (kernel_size, kernel_size, features)))
+        shape = (kernel_size, kernel_size, features)  # each filter's fan-in is its own taps
+        self.kernel = nnx.Param(initializers.he_normal(rngs.params(), shape))
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
@@ -106,6 +105,8 @@ class BatchNorm(nnx.BatchNorm):
             use_scale=use_scale,
             # E[x^2] - E[x]^2 loses the variance of channels whose mean is large.
             use_fast_variance=False,
+            scale_init=initializers.ones,
+            bias_init=initializers.zeros,
             rngs=rngs,
         )
         self.output_dtype = dtype

@@ -6,6 +6,16 @@ from absl import logging
 from product_mil.cache import cache_root
 
 
+def embedding_batch_images() -> int:
+    """Images in one forward pass that only embeds.
+
+    On a CPU groups of 4 a device stay in cache and run 1.4 times as fast as groups of 16 or more
+    (MobileNetV2 at 180 px); the size for GPUs is not measured yet.
+    """
+    per_device = 4 if jax.default_backend() == "cpu" else 256
+    return per_device * jax.device_count()
+
+
 def configure_jax() -> None:
     """Keep compiled programs between runs, and Orbax's running commentary out of the terminal."""
     logging.set_verbosity(logging.WARNING)

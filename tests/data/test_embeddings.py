@@ -7,7 +7,6 @@ from PIL import Image
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.data.embeddings import (
-    BATCH_IMAGES,
     EmbeddedSource,
     EmbeddingStore,
     embed_images,
@@ -22,6 +21,7 @@ from product_mil.data.plan import SequentialPlan
 from product_mil.data.sample import SampleFiles
 
 SIZE_PX = 32
+BATCH_IMAGES = 8
 
 
 def embed(images: np.ndarray) -> np.ndarray:
@@ -44,7 +44,9 @@ def test_batches_from_the_store_equal_embedded_pixel_batches(
     sample: SampleFiles, store: EmbeddingStore
 ) -> None:
     products = products_of(sample.train)
-    embedded, faults = fill_store(store, [products], embed, image_size_px=SIZE_PX, threads=2)
+    embedded, faults = fill_store(
+        store, [products], embed, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=2
+    )
     assert (embedded, faults) == (len(store), [])
     plan = SequentialPlan(products.num_images, shards=2, image_slots=16)
     pixels = PixelSource(products, plan, image_size_px=SIZE_PX)
@@ -70,7 +72,9 @@ def test_an_image_is_embedded_once_however_often_it_occurs(
     records = bson.decode_all(sample.train.read_bytes())[:6]
     distinct = sum(len(record["imgs"]) for record in records)
     path = tmp_path / "twice.bson"
-    path.write_bytes(b"".join(bson.encode({**r, "_id": r["_id"] + k}) for k in (0, 1) for r in records))
+    path.write_bytes(
+        b"".join(bson.encode({**r, "_id": r["_id"] + k}) for k in (0, 1) for r in records)
+    )
     seen: list[int] = []
 
     def counting(images: np.ndarray) -> np.ndarray:
@@ -78,7 +82,7 @@ def test_an_image_is_embedded_once_however_often_it_occurs(
         return embed(images)
 
     products = products_of(path)
-    arguments = {"image_size_px": SIZE_PX, "threads": 1}
+    arguments = {"image_size_px": SIZE_PX, "batch_images": BATCH_IMAGES, "threads": 1}
     assert fill_store(store, [products], counting, **arguments) == (distinct, [])
     assert sum(seen) == distinct
     assert fill_store(store, [products, products], counting, **arguments) == (0, [])
@@ -93,7 +97,9 @@ def test_unreadable_images_are_listed_and_become_padding(
     path = tmp_path / "bad.bson"
     path.write_bytes(bson.encode({"_id": 1, "category_id": 2, "imgs": []}) + bson.encode(several))
     products = products_of(path)
-    embedded, faults = fill_store(store, [products], embed, image_size_px=SIZE_PX, threads=1)
+    embedded, faults = fill_store(
+        store, [products], embed, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
+    )
     assert embedded == len(several["imgs"]) - 1
     assert [(f.product_id, f.image_index) for f in faults] == [(several["_id"], 0)]
     plan = SequentialPlan(products.num_images, shards=1, image_slots=8)
@@ -106,7 +112,9 @@ def test_damaged_and_unfinished_parts_are_made_again(
     sample: SampleFiles, store: EmbeddingStore
 ) -> None:
     products = products_of(sample.train)
-    fill_store(store, [products], embed, image_size_px=SIZE_PX, threads=1)
+    fill_store(
+        store, [products], embed, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
+    )
     size = len(store)
     (part,) = store.directory.glob("part-*")
     values = part / "embedding.npy"
@@ -114,7 +122,12 @@ def test_damaged_and_unfinished_parts_are_made_again(
     (store.directory / "draft-of-a-killed-run").mkdir()
     again = EmbeddingStore(store.directory, dim=3, dtype="float32")
     assert len(again) == 0
-    assert fill_store(again, [products], embed, image_size_px=SIZE_PX, threads=1)[0] == size
+    assert (
+        fill_store(
+            again, [products], embed, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
+        )[0]
+        == size
+    )
 
 
 def test_batches_are_fixed_so_that_the_store_is_reproducible(sample: SampleFiles) -> None:
@@ -126,7 +139,9 @@ def test_batches_are_fixed_so_that_the_store_is_reproducible(sample: SampleFiles
 
     catalogue = open_catalogue(sample.train, progress=False)
     rows = np.arange(catalogue.num_images_total)
-    found = embed_images(catalogue, rows, watching, image_size_px=SIZE_PX, threads=1)
+    found = embed_images(
+        catalogue, rows, watching, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
+    )
     done = np.concatenate([part[0] for part in found])
     assert done.tolist() == rows.tolist()
     assert shapes == {(BATCH_IMAGES, SIZE_PX, SIZE_PX, 3)}
@@ -164,7 +179,7 @@ def test_pictures_of_other_sizes_are_embedded_resized(tmp_path: Path) -> None:
     path.write_bytes(bson.encode({"_id": 7, "imgs": [{"picture": stream.getvalue()}]}))
     catalogue = open_catalogue(path, progress=False)
     ((rows, values, faults),) = embed_images(
-        catalogue, np.arange(1), embed, image_size_px=SIZE_PX, threads=1
+        catalogue, np.arange(1), embed, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
     )
     assert (rows.tolist(), faults) == ([0], [])
     np.testing.assert_allclose(values, [[10, 200, 30]])

@@ -260,21 +260,46 @@ def test_starts_as_the_mean(name: str) -> None:
     np.testing.assert_allclose(run(start).attention, run(mean).attention, atol=1e-6)
 
 
-def test_residual_is_averaged_on_single_images_and_starts_geometric() -> None:
-    residual, averaged = head_model("residual"), head_model("probabilities")
-    averaged.head.classify = residual.head.classify_image
-    a, b = run(residual), run(averaged)
+def residual(one: float, several: float) -> Any:
+    """The head with trust in its correction where there is one image, and where several."""
+    model = head_model("residual")
+    model.head.trust[...] = jnp.asarray([one, several], jnp.float32)
+    return model
+
+
+def test_residual_without_trust_is_averaged_on_single_images_and_geometric_on_several() -> None:
+    model, averaged = residual(0, 0), head_model("probabilities")
+    averaged.head.classify = model.head.classify_image
+    a, b = run(model), run(averaged)
     np.testing.assert_allclose(log_probs(a)[0, 0], log_probs(b)[0, 0], atol=1e-5)
     assert np.abs(log_probs(a)[0, 1] - log_probs(b)[0, 1]).max() > 0.01
     real = SEGMENT < P
     np.testing.assert_allclose(
         np.asarray(a.image_logits)[real], np.asarray(b.image_logits)[real], atol=1e-6
     )
-    start = head_model("residual", shaken=False)
-    output = run(start)
+    of_images = np.asarray(jax.nn.log_softmax(a.image_logits))
+    for shard, product in ((0, 1), (0, 2), (1, 0)):
+        geometric = of_images[shard][SEGMENT[shard] == product].mean(0)
+        np.testing.assert_allclose(a.logits[shard, product], geometric, atol=1e-5)
+
+
+def test_residual_starts_geometric() -> None:
+    output = run(head_model("residual", shaken=False))
     of_images = np.asarray(jax.nn.log_softmax(output.image_logits))
-    np.testing.assert_allclose(
-        output.logits[0, 1], of_images[0][SEGMENT[0] == 1].mean(0), atol=1e-6
+    wanted = of_images[0][SEGMENT[0] == 1].mean(0)
+    np.testing.assert_allclose(output.logits[0, 1], wanted, atol=1e-6)
+
+
+def test_residual_trust_scales_the_correction_of_its_kind_alone() -> None:
+    none, full, half = (run(residual(*trust)).logits for trust in ((0, 0), (1, 1), (0.5, 1)))
+    corrections = np.asarray(full - none)
+    assert np.abs(corrections[0, :3]).min() > 0
+    np.testing.assert_allclose(half[0, 0], none[0, 0] + corrections[0, 0] / 2, atol=1e-5)
+    for shard, product in ((0, 1), (0, 2), (1, 0)):
+        np.testing.assert_allclose(half[shard, product], full[shard, product], atol=1e-5)
+    # Training sees the whole correction.
+    np.testing.assert_array_equal(
+        run(residual(0, 0), key=KEY).logits, run(residual(1, 1), key=KEY).logits
     )
 
 

@@ -29,7 +29,7 @@ def test_trust_needs_evidence() -> None:
 
 
 def test_a_kind_of_product_that_is_not_there_gets_the_whole_correction() -> None:
-    hurts = [[share for share in SHARES] for _ in range(20)]
+    hurts = [list(SHARES)] * 20
     np.testing.assert_array_equal(fit_trust(nll_of(hurts), np.zeros(20, bool)), [0, 1])
 
 
