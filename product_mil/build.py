@@ -3,8 +3,7 @@
 import functools
 import hashlib
 import os
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,18 +16,12 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
 import product_mil
-from product_mil.cache import cache_root
 from product_mil.config import Config, StageConfig
 from product_mil.data.categories import Categories, categories_from_ids, read_categories
 from product_mil.data.duplicates import drop_images, shared_with
 from product_mil.data.embeddings import (
-    Embed,
     EmbeddedSource,
     EmbeddingStore,
-    fill_store,
-    room_for,
-    store_dtype,
-    used_images,
 )
 from product_mil.data.faults import FaultList
 from product_mil.data.index import Catalogue, named_files, open_catalogue
@@ -36,19 +29,18 @@ from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
 from product_mil.data.sample import ensure_sample
 from product_mil.data.split import split_products
+from product_mil.embed import cached_embeddings
 from product_mil.errors import UserError
 from product_mil.model.backbones import backbone
-from product_mil.model.classifier import Arrays, Classifier, split_model
+from product_mil.model.classifier import Arrays, Classifier, Model, split_model
 from product_mil.model.pooling import build_head
 from product_mil.model.weights import load_weights
 from product_mil.train.evaluate import metrics_of, score_products
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
-from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
-from product_mil.train.runtime import embedding_batch_images
 from product_mil.train.state import TrainState, initial_state
-from product_mil.train.step import make_embed_step, make_eval_step, make_train_step
+from product_mil.train.step import make_eval_step, make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
 
 
@@ -62,15 +54,6 @@ class RunData:
     class_counts: Int64[np.ndarray, " k"]  # in train
     fingerprint: str
     notes: list[str]
-
-
-@dataclass(frozen=True)
-class Model:
-    """A classifier as its structure and arrays."""
-
-    structure: Any
-    parameters: Arrays
-    statistics: Arrays
 
 
 def check_config(config: Config) -> list[str]:
@@ -248,64 +231,6 @@ def evaluation_plan(products: Products, shards: int, image_slots: int) -> Sequen
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
-def embed_function(model: Model, mesh: Mesh) -> Embed:
-    """The model's backbone as a function from images to embeddings, over the devices."""
-    embed_step = make_embed_step(model.structure)
-    parameters, statistics = replicate((model.parameters, model.statistics), mesh)
-
-    def embed(images: np.ndarray) -> np.ndarray:
-        return np.asarray(embed_step(parameters, statistics, put_batch(images, mesh)))
-
-    return embed
-
-
-def cached_embeddings(
-    config: Config,
-    model: Model,
-    selections: Sequence[Products],
-    mesh: Mesh,
-    log: RunLog,
-    faults: FaultList,
-) -> EmbeddingStore | None:
-    """The store that holds what the model's backbone says of all these products' images.
-
-    None, with a line that says so, where the disk has no room for it.
-    """
-    spec = backbone(config.model.backbone)
-    num_images = sum(len(used_images(products)) for products in selections)
-    dtype = store_dtype(num_images, spec.embedding_dim)
-    key = hashlib.sha256()
-    for arrays in (model.parameters, model.statistics):
-        for path in sorted(arrays):
-            if path.startswith("backbone/"):
-                key.update(path.encode() + np.asarray(arrays[path]).tobytes())
-    name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
-    directory = cache_root() / "embeddings" / f"{name}-{key.hexdigest()[:16]}"
-    needed_bytes, free_bytes = room_for(directory, num_images, spec.embedding_dim, dtype)
-    if needed_bytes > 0.9 * free_bytes:
-        log.say(
-            f"  note: no embedding cache: it needs {needed_bytes / 1e9:.1f} GB, {directory} has "
-            f"{free_bytes / 1e9:.1f} GB free; every epoch embeds all images again"
-        )
-        return None
-    store = EmbeddingStore(directory, dim=spec.embedding_dim, dtype=dtype)
-    started = time.monotonic()
-    embedded, unreadable = fill_store(
-        store,
-        selections,
-        embed_function(model, mesh),
-        image_size_px=config.data.image_size_px,
-        batch_images=embedding_batch_images(),
-        threads=config.data.threads or os.cpu_count() or 1,
-    )
-    faults.add(unreadable)
-    spent_s = time.monotonic() - started
-    log.say(
-        f"  embeddings: {embedded} images embedded in {spent_s:.1f} s, {len(store)} in {directory}"
-    )
-    return store
-
-
 def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     """Whole epochs, as many as the stage asks for."""
     epochs = stage.epochs if stage.epochs >= 0 else -(-stage.steps // steps_per_epoch)
@@ -356,7 +281,10 @@ def build_stage(
         """Filled at the first batch: a stage that is already complete needs none."""
         if settings.trainable != "head" or not config.data.embedding_cache:
             return None
-        return cached_embeddings(config, model, (data.train, data.valid), mesh, log, faults)
+        filled = cached_embeddings(config, model, (data.train, data.valid), mesh)
+        log.say(f"  {filled.summary}")
+        faults.add(filled.unreadable)
+        return filled.store
 
     def source(products: Products, chosen: Plan, steps: int) -> PixelSource | EmbeddedSource:
         filled = store()

@@ -14,7 +14,6 @@ from typing import Any
 import jax
 
 from product_mil.build import (
-    Model,
     RunData,
     build_data,
     build_model,
@@ -24,6 +23,7 @@ from product_mil.build import (
 from product_mil.config import Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
+from product_mil.model.classifier import Model
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
 from product_mil.train.loop import Interrupted, train_stage

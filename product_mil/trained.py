@@ -15,13 +15,16 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
-from product_mil.build import Model, build_model, evaluation_plan, log_prior_of
+from product_mil.build import build_model, evaluation_plan, log_prior_of
 from product_mil.config import Config, config_from_dict
 from product_mil.data.categories import Categories
 from product_mil.data.duplicates import drop_images
+from product_mil.data.embeddings import EmbeddedSource
 from product_mil.data.index import open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.errors import UserError
+from product_mil.model.classifier import Model
 from product_mil.run import STAGES, checkpoint_directory
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.mesh import data_mesh, replicate
@@ -85,11 +88,23 @@ class TrainedRun:
         )
 
     def batches(self, products: Products, images_per_batch: int) -> Iterator[Loaded]:
-        """Every product once, in order, in batches of about this many images over all devices."""
+        """Every product once, in order, in batches of about this many images over all devices.
+
+        Where training left the backbone frozen, embeddings come from its cache, which is filled
+        first; images that cannot be read are then all among the first batch's faults.
+        """
         image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
         plan = evaluation_plan(products, self.mesh.size, image_slots)
+        threads = self.config.data.threads or os.cpu_count() or 1
+        if self.config.data.embedding_cache and backbone_stays_frozen(self.config):
+            filled = cached_embeddings(self.config, self.model, [products], self.mesh)
+            if filled.store is not None:
+                cached = EmbeddedSource(products, plan, filled.store, num_steps=plan.num_steps)
+                for number, loaded in enumerate(batches(cached, threads=threads)):
+                    yield loaded._replace(faults=filled.unreadable) if number == 0 else loaded
+                return
         source = PixelSource(products, plan, image_size_px=self.config.data.image_size_px)
-        return batches(source, threads=self.config.data.threads or os.cpu_count() or 1)
+        yield from batches(source, threads=threads)
 
 
 def open_run(

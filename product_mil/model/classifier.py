@@ -1,6 +1,7 @@
 """Backbone and head together, as a module and as the plain arrays that training moves."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import jax.numpy as jnp
@@ -64,6 +65,15 @@ class Classifier(nnx.Module):
         s, n, _ = embeddings.shape
         alone = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (s, n))
         return self.head(embeddings, alone, jnp.zeros((s, n), jnp.int32), n, None).logits
+
+
+@dataclass(frozen=True)
+class Model:
+    """A classifier as its structure and arrays."""
+
+    structure: Any
+    parameters: Arrays
+    statistics: Arrays
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Arrays, Arrays]:

@@ -1,0 +1,95 @@
+"""What a frozen backbone says of images: computed over the devices, kept in the user's cache."""
+
+import hashlib
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jax.sharding import Mesh
+
+from product_mil.cache import cache_root
+from product_mil.config import Config
+from product_mil.data.embeddings import (
+    Embed,
+    EmbeddingStore,
+    fill_store,
+    room_for,
+    store_dtype,
+    used_images,
+)
+from product_mil.data.loader import ImageFault, Products
+from product_mil.model.backbones import backbone
+from product_mil.model.classifier import Model
+from product_mil.train.mesh import put_batch, replicate
+from product_mil.train.runtime import embedding_batch_images
+from product_mil.train.step import make_embed_step
+
+
+@dataclass(frozen=True)
+class CachedEmbeddings:
+    """A store that holds all the images asked for, or None and why."""
+
+    store: EmbeddingStore | None
+    summary: str
+    unreadable: list[ImageFault]
+
+
+def embed_function(model: Model, mesh: Mesh) -> Embed:
+    """The model's backbone as a function from images to embeddings, over the devices."""
+    embed_step = make_embed_step(model.structure)
+    parameters, statistics = replicate((model.parameters, model.statistics), mesh)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        return np.asarray(embed_step(parameters, statistics, put_batch(images, mesh)))
+
+    return embed
+
+
+def backbone_stays_frozen(config: Config) -> bool:
+    """Whether no stage of this configuration trains the backbone."""
+    stages = [stage for stage in (config.head, config.finetune) if stage.epochs != 0]
+    return all(stage.trainable == "head" for stage in stages)
+
+
+def cached_embeddings(
+    config: Config, model: Model, selections: Sequence[Products], mesh: Mesh
+) -> CachedEmbeddings:
+    """Embed what the cache lacks of these products' images.
+
+    The store is named by the backbone's own arrays, so that whatever made them (a file, a seed, an
+    earlier run), equal backbones share it. Without room on the disk there is no store.
+    """
+    spec = backbone(config.model.backbone)
+    num_images = sum(len(used_images(products)) for products in selections)
+    dtype = store_dtype(num_images, spec.embedding_dim)
+    key = hashlib.sha256()
+    for arrays in (model.parameters, model.statistics):
+        for path in sorted(arrays):
+            if path.startswith("backbone/"):
+                key.update(path.encode() + np.asarray(arrays[path]).tobytes())
+    name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
+    directory = cache_root() / "embeddings" / f"{name}-{key.hexdigest()[:16]}"
+    needed_bytes, free_bytes = room_for(directory, num_images, spec.embedding_dim, dtype)
+    if needed_bytes > 0.9 * free_bytes:
+        lacking = (
+            f"no embedding cache: it needs {needed_bytes / 1e9:.1f} GB, {directory} has "
+            f"{free_bytes / 1e9:.1f} GB free; images are embedded each time they are used"
+        )
+        return CachedEmbeddings(None, lacking, [])
+    store = EmbeddingStore(directory, dim=spec.embedding_dim, dtype=dtype)
+    started = time.monotonic()
+    embedded, unreadable = fill_store(
+        store,
+        selections,
+        embed_function(model, mesh),
+        image_size_px=config.data.image_size_px,
+        batch_images=embedding_batch_images(),
+        threads=config.data.threads or os.cpu_count() or 1,
+    )
+    spent_s = time.monotonic() - started
+    summary = (
+        f"embeddings: {embedded} images embedded in {spent_s:.1f} s, {len(store)} in {directory}"
+    )
+    return CachedEmbeddings(store, summary, unreadable)

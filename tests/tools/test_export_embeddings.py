@@ -1,0 +1,101 @@
+"""`tools/export_embeddings.py` with real weights and photos, where they are."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import bson
+import jax
+import numpy as np
+import pytest
+from flax import nnx
+
+from product_mil.data.images import decode_into
+from product_mil.model.backbones import backbone
+from product_mil.model.weights import load_weights
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def export(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
+    path = ROOT / "tools" / "export_embeddings.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    module.main()
+
+
+def test_rows_are_readable_images_in_file_order(
+    shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    weights = next((shared / "weights").glob("mobilenet_v2*no_top.h5"))
+    records = bson.decode_all((shared / "data/grocery/val.bson").read_bytes())[:3]
+    records[1]["imgs"].insert(1, {"picture": b"no picture"})
+    data, output = tmp_path / "some.bson", tmp_path / "emb.npz"
+    data.write_bytes(b"".join(map(bson.encode, records)))
+    export(
+        monkeypatch, "--backbone", "mobilenet_v2", "--weights", weights, "--data", data,
+        "--output", output, "--image_size_px", "96",
+    )  # fmt: skip
+    with np.load(output, allow_pickle=False) as found:
+        columns = {name: found[name] for name in found.files}
+    wanted = [
+        (record["_id"], index, image["picture"])
+        for record in records
+        for index, image in enumerate(record["imgs"])
+        if image["picture"] != b"no picture"
+    ]
+    assert columns["product_id"].tolist() == [product for product, _, _ in wanted]
+    assert columns["image_index"].tolist() == [index for _, index, _ in wanted]
+    listed = (tmp_path / "emb.npz.bad_records.csv").read_text().splitlines()
+    assert len(listed) == 2
+    assert f",{records[1]['_id']},1," in listed[1]
+
+    spec = backbone("mobilenet_v2")
+    net = spec.build(rngs=nnx.Rngs(0))
+    load_weights(net, spec, str(weights))
+    pixels = np.zeros((len(wanted), 96, 96, 3), np.uint8)
+    for k, (_, _, picture) in enumerate(wanted):
+        decode_into(picture, pixels[k])
+    structure, state = nnx.split(net)
+    embed = jax.jit(lambda s, x: nnx.merge(structure, s)(x, use_running_statistics=True))
+    expected = np.asarray(embed(state, pixels))
+    scale = np.abs(expected).max()
+    np.testing.assert_allclose(columns["embedding"], expected, atol=2e-5 * scale)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"--weights": "nowhere.h5"}, "nowhere.h5: no such file"),
+        ({"--backbone": "inception_v9"}, "inception_v9"),
+        ({"--data": "nowhere.bson"}, "nowhere.bson: no such file"),
+        ({"--output": "no/such/emb.npz"}, "is no directory"),
+    ],
+)
+def test_mistakes_are_one_line(
+    change: dict[str, str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    (tmp_path / "w.h5").touch()
+    (tmp_path / "d.bson").touch()
+    monkeypatch.chdir(tmp_path)
+    arguments = {
+        "--backbone": "mobilenet_v2",
+        "--weights": "w.h5",
+        "--data": "d.bson",
+        "--output": "emb.npz",
+    }
+    with pytest.raises(SystemExit) as exit_info:
+        export(monkeypatch, *[x for pair in (arguments | change).items() for x in pair])
+    assert exit_info.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
+    assert not (tmp_path / "emb.npz").exists()
