@@ -5,12 +5,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
 
 from product_mil.errors import UserError
 from product_mil.train.checkpoint import BEST_METRIC, Checkpoints, leaf_mismatches
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.state import evaluated_parameters
+from tests.train.test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
 
 RUN = {"categories": {"ids": [3, 5]}, "name": "Tee- und Kaffeekännchen"}
 

@@ -2,7 +2,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
-from test_step import LOG_PRIOR, batch_of, mesh_of, prepared
 
 from product_mil.data.categories import read_categories
 from product_mil.data.index import open_catalogue
@@ -16,6 +15,7 @@ from product_mil.train.evaluate import (
     score_products,
 )
 from product_mil.train.step import Scores, make_eval_step
+from tests.train.test_step import LOG_PRIOR, batch_of, mesh_of, prepared
 
 
 def products_of(sample: SampleFiles, unknown: int = 0) -> Products:

@@ -10,8 +10,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_checkpoint import assert_equal
-from test_step import batch_of, mesh_of, prepared, start
 
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import ImageFault, Loaded
@@ -21,6 +19,8 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Interrupted, Stage, train_stage
 from product_mil.train.mesh import replicate
 from product_mil.train.state import TrainState
+from tests.train.test_checkpoint import assert_equal
+from tests.train.test_step import batch_of, mesh_of, prepared, start
 
 STEPS, EVERY = 11, 4
 TIMING = ("train/images_per_s", "train/wait_share")
