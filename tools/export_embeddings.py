@@ -19,7 +19,7 @@ from product_mil.build import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.data.embeddings import embed_images
 from product_mil.data.faults import FaultList
-from product_mil.data.index import Catalogue, open_catalogue
+from product_mil.data.index import Catalogue, named_files, open_catalogue
 from product_mil.embed import embed_function
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.model.backbones import backbone
@@ -94,6 +94,7 @@ def main() -> None:
         spec = backbone(arguments.backbone)
         if not Path(arguments.weights).is_file() and arguments.weights != "imagenet":
             raise UserError(f"--weights {arguments.weights}: no such file; or say imagenet")
+        named_files(arguments.data)  # a typing error shows before weights are read
         model, notes = build_model(config, classes=1)
         catalogue = open_catalogue(arguments.data)
         for note in notes:

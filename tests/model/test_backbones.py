@@ -10,7 +10,13 @@ from product_mil.errors import UserError
 from product_mil.model.backbones import BACKBONES, backbone
 
 
-@pytest.mark.parametrize("name", BACKBONES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "small_cnn" else pytest.param(name, marks=pytest.mark.slow)
+        for name in BACKBONES
+    ],
+)
 def test_embedding_statistics_and_masked_images(name):
     spec = backbone(name)
     module = spec.build(rngs=nnx.Rngs(0), dtype=jnp.float32)

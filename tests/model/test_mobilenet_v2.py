@@ -165,6 +165,7 @@ def test_one_keras_layer_for_every_module_and_the_published_size():
     assert sum(sizes) == 2_223_872  # Keras: trainable parameters without the top
 
 
+@pytest.mark.slow
 def test_every_parameter_gets_a_float32_gradient_in_bfloat16():
     graph, *state = nnx.split(
         MobileNetV2(rngs=nnx.Rngs(0), dtype=jnp.bfloat16), nnx.Param, nnx.BatchStat
