@@ -131,6 +131,7 @@ def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
     directory = root / f"sample-v{VERSION}-{seed}"
     if not directory.is_dir():
         try:
+            print(f"drawing the embedded sample (once, about 15 s) into {directory}", flush=True)
             _write_whole(directory, seed)
         except OSError as error:
             raise UserError(

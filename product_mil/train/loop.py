@@ -91,7 +91,7 @@ def train_stage(
                 found = stage.evaluate(parameters, state.statistics)
                 values |= {f"valid/{name}": value for name, value in found.items()}
                 log.write(stage.name, step, values)
-                log.say(_line(stage, step, values))
+                log.say(_line(stage, step, values, pace.seconds_a_step()))
                 state = state._replace(totals=jax.device_put(zero_totals(), state.step.sharding))
                 faults.write()  # what lies before a checkpoint is not met again
                 checkpoints.save(state, stage.run_record, values)
@@ -116,6 +116,7 @@ class _Pace:
         self._stage, self._step = stage, step
         self._losses: deque[Any] = deque()
         self._started: float | None = None  # after the first step: compiling is no throughput
+        self._first: tuple[int, float] | None = None  # that step, and when it was done
         self._waited_s = 0.0
         self._images_before = 0.0
         self.saved_at = time.monotonic()
@@ -136,6 +137,7 @@ class _Pace:
             self._images_before = float(jax.device_get(state.totals["images"]))
             self.compiled_in_s = time.monotonic() - self.saved_at
             self._started, self._waited_s = time.monotonic(), 0.0
+            self._first = self._step, self._started
         if len(self._losses) > STEPS_IN_FLIGHT:
             self._check_oldest()
 
@@ -152,6 +154,12 @@ class _Pace:
                 f"{self._stage}: lower config.{self._stage}.learning_rate, or set "
                 f"config.{self._stage}.clip_norm, in a new --workdir"
             )
+
+    def seconds_a_step(self) -> float:
+        """Since the first step of this process, evaluations and checkpoints included."""
+        if self._first is None or self._step == self._first[0]:
+            return 0.0
+        return (time.monotonic() - self._first[1]) / (self._step - self._first[0])
 
     def since_save_s(self) -> float:
         """Seconds since the last checkpoint."""
@@ -174,7 +182,7 @@ class _Pace:
         self._waited_s, self._images_before = 0.0, 0.0
 
 
-def _line(stage: Stage, step: int, values: Mapping[str, float]) -> str:
+def _line(stage: Stage, step: int, values: Mapping[str, float], seconds_a_step: float) -> str:
     parts = [
         f"{stage.name}: step {step:5d}/{stage.num_steps}",
         f"train loss {values['train/loss']:.4f} top1 {values['train/top1']:.4f}",
@@ -182,9 +190,16 @@ def _line(stage: Stage, step: int, values: Mapping[str, float]) -> str:
     if "valid/top1" in values:
         parts.append(f"valid nll {values['valid/nll']:.4f} top1 {values['valid/top1']:.4f}")
     parts.append(
-        f"{values['train/images_per_s']:.0f} images/s, {values['train/wait_share']:.0%} waiting"
+        f"{values['train/images_per_s']:.0f} images/s, {values['train/wait_share']:.0%} waiting, "
+        f"{_duration(seconds_a_step * (stage.num_steps - step))} left"
     )
     return " | ".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 3600:
+        return f"{seconds / 3600:.1f} h"
+    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:
