@@ -2,7 +2,7 @@
 
     python benchmarks/depthwise.py --batch 16 --repeats 3
 
-needs the extra `parity` (Keras). Both sides run in turns in one process, compiled by `jax.jit`,
+needs the extra `test` (Keras). Both sides run in turns in one process, compiled by `jax.jit`,
 with the same BatchNorm mode; a step is loss, gradients, SGD and new statistics. Shown is the best
 of the repeats: wall time, and CPU time of the process, which a busy machine disturbs less.
 """

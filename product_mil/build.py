@@ -231,9 +231,18 @@ def evaluation_plan(products: Products, shards: int, image_slots: int) -> Sequen
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
+MIN_EPOCHS = 10  # of a stage whose length is given in steps
+
+
 def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
-    """Whole epochs, as many as the stage asks for."""
-    epochs = stage.epochs if stage.epochs >= 0 else -(-stage.steps // steps_per_epoch)
+    """Whole epochs, as many as the stage asks for.
+
+    By steps, small data is seen often enough to converge and large data at least `MIN_EPOCHS`
+    times (docs/heads.md).
+    """
+    epochs = stage.epochs
+    if epochs < 0:
+        epochs = max(-(-stage.steps // steps_per_epoch), MIN_EPOCHS)
     return epochs * steps_per_epoch
 
 

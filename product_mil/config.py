@@ -55,7 +55,7 @@ class ModelConfig:
 class StageConfig:
     """One of the two stages; its own optimiser, schedule and directory."""
 
-    epochs: int = 0  # 0 skips the stage; -1: as many whole epochs as reach `steps`
+    epochs: int = 0  # 0 skips the stage; -1: whole epochs that reach `steps`, at least 10
     steps: int = 0  # only read where epochs is -1
     images_per_batch: int = 256  # over all devices
     trainable: Literal["head", "all"] = "all"

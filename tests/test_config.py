@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from product_mil.build import stage_num_steps
 from product_mil.config import (
     Config,
     DataConfig,
@@ -185,3 +186,10 @@ def test_differences_name_the_fields() -> None:
         "config.model.pooling: the run has 'gated_attention', you ask for 'mean'",
         "config.seed: the run has 0, you ask for 4",
     ]
+
+
+def test_a_stage_by_steps_takes_whole_epochs_and_at_least_ten() -> None:
+    stage = StageConfig(epochs=-1, steps=2000)
+    assert stage_num_steps(stage, 11) == 182 * 11
+    assert stage_num_steps(stage, 700) == 7000
+    assert stage_num_steps(StageConfig(epochs=3, steps=2000), 11) == 33

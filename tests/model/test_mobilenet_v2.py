@@ -25,7 +25,7 @@ def keras():
     os.environ["KERAS_BACKEND"] = "jax"
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        module = pytest.importorskip("keras", reason="pip install product_mil[parity]")
+        module = pytest.importorskip("keras", reason="pip install -e .[test]")
     assert module.backend.backend() == "jax"
     # Keras adds vectors to tensors, which the strict setting of conftest.py refuses.
     with jax.numpy_rank_promotion("allow"):
