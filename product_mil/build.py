@@ -74,7 +74,7 @@ def check_config(config: Config) -> list[str]:
         dim = backbone(config.model.backbone).embedding_dim
     except UserError as error:
         return [*found, f"config.model.backbone: {error}"]
-    attention = config.model.pooling in ("gated_attention", "transformer", "residual")
+    attention = config.model.pooling in ("gated_attention", "transformer")
     if attention and dim % config.model.attention_heads:
         found.append(
             f"config.model.attention_heads={config.model.attention_heads}: does not divide the "

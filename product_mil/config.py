@@ -111,7 +111,10 @@ def load_config(spec: str) -> Config:
     if not spec:
         raise UserError("name a configuration: --config=configs/joint.py")
     if not path.is_file():
-        raise UserError(f"--config={spec}: there is no file {path}; try --config=configs/joint.py")
+        raise UserError(
+            f"--config={spec}: there is no file {path} in {Path.cwd()}; the configurations that "
+            "come with product_mil are in its checkout, such as configs/joint.py"
+        )
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--config={spec}: {path} is not a Python file")

@@ -11,9 +11,15 @@ class UserError(Exception):
 
 @contextmanager
 def exit_on_user_error() -> Iterator[None]:
-    """Print a `UserError` as `error: ...` to standard error and leave with exit status 2."""
+    """Print a `UserError` as `error: ...` to standard error and leave with exit status 2.
+
+    Ctrl-C leaves with one line and status 130.
+    """
     try:
         yield
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts or goes on again", file=sys.stderr)
+        sys.exit(130)

@@ -78,8 +78,12 @@ def evaluate(
             f"{len(faults)} images could not be read, the first at byte {first.offset_bytes} of "
             f"{first.file} (product {first.product_id}): {first.reason}"
         )
-    if products.catalogue.num_bad_records:
-        remarks.append(f"{products.catalogue.num_bad_records} broken records: not scored")
+    catalogue = products.catalogue
+    if catalogue.num_bad_records or catalogue.unread_bytes:
+        remarks.append(
+            f"{catalogue.num_bad_records} broken records and {catalogue.unread_bytes} bytes of the "
+            "data that could not be read as records: not scored"
+        )
     return metrics_of(scores, products, run.categories), remarks
 
 

@@ -30,7 +30,7 @@ from product_mil.train.runtime import configure_jax, embedding_batch_images
 
 def export(
     catalogue: Catalogue, model: Model, dim: int, *, image_size_px: int, output: Path
-) -> FaultList:
+) -> tuple[int, FaultList]:
     """Write the .npz whole, or not at all; embeddings pass through a file, not through memory."""
     total = catalogue.num_images_total
     owner = np.repeat(np.arange(catalogue.num_products), catalogue.num_images)
@@ -66,7 +66,7 @@ def export(
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, column, allow_pickle=False)
         draft.replace(output)
-    return faults
+    return at, faults
 
 
 def main() -> None:
@@ -78,7 +78,7 @@ def main() -> None:
     parser.add_argument("--weights", required=True, help="'imagenet' or a Keras .h5 file")
     parser.add_argument("--data", required=True, help="BSON file, comma-separated files or a glob")
     parser.add_argument("--output", required=True, type=Path)
-    parser.add_argument("--image_size_px", type=int, default=180)
+    parser.add_argument("--image_size_px", type=int, default=180, help="default: 180")
     arguments = parser.parse_args()
     with exit_on_user_error():
         output: Path = arguments.output
@@ -99,7 +99,7 @@ def main() -> None:
         catalogue = open_catalogue(arguments.data)
         for note in notes:
             print(note)
-        faults = export(
+        count, faults = export(
             catalogue,
             model,
             spec.embedding_dim,
@@ -107,7 +107,10 @@ def main() -> None:
             output=output,
         )
         summary = faults.write()
-        print(f"{catalogue.num_images_total} images of {catalogue.num_products} products: {output}")
+        print(
+            f"{count} of {catalogue.num_images_total} images of {catalogue.num_products} products "
+            f"embedded: {output}"
+        )
         if summary:
             print(summary)
 

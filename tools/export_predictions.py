@@ -41,10 +41,20 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a trained run")
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
     parser.add_argument("--output", type=Path, required=True, help="submission .csv or .csv.gz")
-    parser.add_argument("--probabilities", type=Path, help="Parquet file of the top classes")
+    parser.add_argument(
+        "--probabilities",
+        type=Path,
+        help="also write top classes and attention to this Parquet file",
+    )
     parser.add_argument("--topk", type=int, default=10, help="classes kept there (default 10)")
-    parser.add_argument("--all_probabilities", type=Path, help="directory, or .npy, of the matrix")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser.add_argument(
+        "--all_probabilities",
+        type=Path,
+        help="also write the full matrix, with its ids, to this directory (or .npy file)",
+    )
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), default="last", help="default: last"
+    )
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
     args = parser.parse_args(argv)
     with exit_on_user_error():
@@ -69,6 +79,8 @@ def _check(args: argparse.Namespace) -> None:
     for name in ("topk", "images_per_batch"):
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
+    if args.output.suffix in (".parquet", ".npy"):
+        raise UserError(f"--output {args.output}: a submission is CSV, .csv or .csv.gz")
     outputs, directory = _outputs(args), args.all_probabilities
     to_check = set(outputs)
     if directory and directory.suffix != ".npy":
@@ -179,8 +191,8 @@ def _remarks(run: "TrainedRun", products: Products, imageless: int) -> list[str]
         lines.append(f"{unknown} of {labelled} labelled products are of no category of this run")
     if catalogue.num_bad_records or catalogue.unread_bytes:
         lines.append(
-            f"{catalogue.num_bad_records} broken records and {catalogue.unread_bytes} bytes behind "
-            "the last whole record have no row"
+            f"{catalogue.num_bad_records} broken records and {catalogue.unread_bytes} bytes of the "
+            "data that could not be read as records have no row"
         )
     return lines
 

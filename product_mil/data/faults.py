@@ -9,6 +9,7 @@ from product_mil.data.index import Catalogue
 from product_mil.data.loader import ImageFault
 
 COLUMNS = ImageFault._fields
+MAX_KINDS = 8  # named in the summary; all are in the list
 
 
 class FaultList:
@@ -50,5 +51,6 @@ class FaultList:
             writer.writerows(self._faults.values())
         draft.replace(self.path)
         kinds = Counter(row[-1].split(":")[0] for row in self._faults.values())
-        most = ", ".join(f"{count} x {kind}" for kind, count in kinds.most_common(3))
-        return f"{len(self._faults)} bad images or records left out ({most}); listed in {self.path}"
+        shown = [f"{count} x {kind}" for kind, count in kinds.most_common(MAX_KINDS)]
+        shown += ["..."] * (len(kinds) > MAX_KINDS)
+        return f"{len(self._faults)} faults in the data ({', '.join(shown)}): see {self.path}"

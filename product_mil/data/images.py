@@ -6,7 +6,7 @@ import struct
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 # 64 megapixels: larger than any product photo, and 200 MB once decoded.
 MAX_PIXELS = 64_000_000
@@ -75,6 +75,8 @@ def _decode_any(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
             image = image.resize((width, height), Image.Resampling.BICUBIC)
     except ImageError:
         raise
+    except UnidentifiedImageError:
+        raise ImageError("not a readable picture: no format that is known") from None
     except Exception as error:
         # Pillow's plugins raise whatever their parser stumbles on (struct.error, SyntaxError,
         # zlib.error, ...); a bad picture never stops a run.

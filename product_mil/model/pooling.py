@@ -299,7 +299,6 @@ class ResidualParts(NamedTuple):
     geometric: Float[Array, "S p k"]  # mean of the images' log-probabilities
     correction: Float[Array, "S p k"]  # logits of the images together
     image_logits: Float[Array, "S n k"]
-    attention: Float[Array, "S n"]
 
 
 class ResidualHead(nnx.Module):
@@ -307,8 +306,9 @@ class ResidualHead(nnx.Module):
 
     The image classifier learns from its own image-level loss exactly as in `ProbabilitiesHead`.
     The product's logits are the mean of its log-probabilities, as it would predict them (no
-    dropout, gradient stopped), plus a correction: logits of the attention-pooled embedding, which
-    start at 0 and learn only what the images one by one do not explain.
+    dropout, gradient stopped), plus a correction: logits of the mean embedding, which start at 0
+    and learn only what the images one by one do not explain. Attention in place of the mean
+    overfits there (docs/heads.md).
 
     `trust` says how much of the correction counts in prediction, for products with one image and
     with several; `train.trust` fits it on validation products. With 0 the head is the geometric
@@ -324,14 +324,12 @@ class ResidualHead(nnx.Module):
         classes: int,
         *,
         places: PlaceEmbedding,
-        attention: GatedAttention,
         dropout_rate: float,
         rngs: nnx.Rngs,
     ):
         self.dropout_rate = dropout_rate
         self.classify_image = classifier(dim, classes, rngs)
         self.places = places
-        self.attention = attention
         self.correct = linear(dim, classes, initializers.zeros, rngs)
         # A statistic of the data, not a parameter: no gradient ever moves it.
         self.trust = nnx.BatchStat(jnp.asarray(np.ones(2, np.float32)))
@@ -349,9 +347,9 @@ class ResidualHead(nnx.Module):
         image_logits = self.classify_image(dropout(x, self.dropout_rate, image_key))  # S n k
         as_predicted = jax.nn.log_softmax(self.classify_image(x))
         geometric = segments.segment_mean(jax.lax.stop_gradient(as_predicted), segment, p)
-        pooled, attention = self.attention(self.places(x, segment, place, p), segment, p)
+        pooled = segments.segment_mean(self.places(x, segment, place, p), segment, p)  # S p d
         correction = self.correct(dropout(pooled, self.dropout_rate, product_key))  # S p k
-        return ResidualParts(geometric, correction, image_logits, attention)
+        return ResidualParts(geometric, correction, image_logits)
 
     def __call__(
         self,
@@ -367,7 +365,8 @@ class ResidualHead(nnx.Module):
         if key is None:
             several = (segments.image_counts(segment, p) > 1).astype(jnp.int32)
             correction = correction * self.trust[...][several][..., None]
-        return HeadOutput(parts.geometric + correction, parts.image_logits, parts.attention)
+        logits = parts.geometric + correction
+        return HeadOutput(logits, parts.image_logits, uniform_attention(segment, p))
 
 
 Head = ProbabilitiesHead | MeanHead | MaxHead | AttentionHead | TransformerHead | ResidualHead
@@ -397,6 +396,8 @@ def build_head(
         return MeanHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
     if pooling == "max":
         return MaxHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
+    if pooling == "residual":
+        return ResidualHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
     if dim % attention_heads:
         raise ValueError(f"attention_heads={attention_heads} does not divide the embedding's {dim}")
     attention = GatedAttention(dim, attention_dim=attention_dim, heads=attention_heads, rngs=rngs)
@@ -414,9 +415,5 @@ def build_head(
             attention_dim=attention_dim,
             dropout_rate=dropout_rate,
             rngs=rngs,
-        )
-    if pooling == "residual":
-        return ResidualHead(
-            dim, classes, places=places, attention=attention, dropout_rate=dropout_rate, rngs=rngs
         )
     raise ValueError(f"unknown pooling {pooling!r}")

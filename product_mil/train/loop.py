@@ -166,8 +166,17 @@ class _Pace:
         return time.monotonic() - self.saved_at
 
     def metrics(self, state: TrainState) -> dict[str, float]:
-        """Means since the last evaluation, and the rate; the rest of the clock keeps running."""
+        """Means since the last evaluation, and the rate; the rest of the clock keeps running.
+
+        Raises:
+            UserError: not one image could be read.
+        """
         totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
+        if totals["images"] == 0:
+            raise UserError(
+                f"stage {self._stage}: no training image could be read since the last evaluation; "
+                "bad_records.csv in the run's directory has the reasons"
+            )
         spent_s = max(time.monotonic() - (self._started or self.saved_at), 1e-9)
         return {
             "train/loss": totals["loss"] / max(totals["steps"], 1),
