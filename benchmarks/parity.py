@@ -9,6 +9,7 @@ Needs the extra `test` (Keras).
 
 import argparse
 import os
+from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
 
@@ -52,12 +53,12 @@ def main() -> None:
         parser.error("--weights: this file has no ImageNet top")
     structure, state = nnx.split(net)
     embed = jax.jit(lambda s, x: nnx.merge(structure, s)(x, use_running_statistics=True))
+    # Any: Keras annotates None away.
+    build: Any = keras.applications.MobileNetV2
     print(f"mobilenet_v2, keras {keras.__version__}, jax {jax.__version__}, {arguments.data}")
     for size_px in (180, 224):
         pixels = photos(arguments.data, size_px, arguments.images)
-        theirs = keras.applications.MobileNetV2(
-            input_shape=(size_px, size_px, 3), weights=None, classifier_activation=None
-        )
+        theirs = build(input_shape=(size_px, size_px, 3), weights=None, classifier_activation=None)
         theirs.load_weights(arguments.weights)
         both = keras.Model(theirs.inputs, [theirs.layers[-2].output, theirs.output])
         wanted, wanted_logits = (np.asarray(x) for x in both(pixels.astype(np.float32) / 127.5 - 1))

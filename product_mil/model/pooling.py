@@ -343,8 +343,9 @@ class ResidualHead(nnx.Module):
         key: PRNGKeyArray | None,
     ) -> ResidualParts:
         """The geometric mean and its correction, before they are added."""
-        image_key, product_key = (None, None) if key is None else jax.random.split(key)
-        image_logits = self.classify_image(dropout(x, self.dropout_rate, image_key))  # S n k
+        # The key itself goes to the images, as in `ProbabilitiesHead`: the same dropout there.
+        product_key = None if key is None else jax.random.fold_in(key, 1)
+        image_logits = self.classify_image(dropout(x, self.dropout_rate, key))  # S n k
         as_predicted = jax.nn.log_softmax(self.classify_image(x))
         geometric = segments.segment_mean(jax.lax.stop_gradient(as_predicted), segment, p)
         pooled = segments.segment_mean(self.places(x, segment, place, p), segment, p)  # S p d
