@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import platformdirs
 import xxhash
 from jaxtyping import Int64
 
+from product_mil.cache import cache_root
 from product_mil.data.bson import Fault
 from product_mil.data.index_store import (
     DUPLICATE,
@@ -167,11 +167,7 @@ def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _roots(path: Path, cache_dir: Path | None) -> list[Path]:
-    cache = Path(
-        cache_dir
-        or os.environ.get("PRODUCT_MIL_CACHE")
-        or platformdirs.user_cache_dir("product_mil")
-    )
+    cache = cache_dir or cache_root()
     whole_path = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
     return [path.with_name(path.name + ".index"), cache / "index" / whole_path]
 

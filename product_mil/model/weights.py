@@ -7,7 +7,6 @@ nothing in a file can run.
 """
 
 import logging
-import os
 import re
 from collections import defaultdict
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import xxhash
 from flax import nnx
 from jaxtyping import Float
 
+from product_mil.cache import cache_root
 from product_mil.errors import UserError
 from product_mil.model.backbones import BackboneSpec
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
@@ -98,10 +98,7 @@ def weights_fingerprint(path: str | Path) -> str:
 
 def weights_cache_dir() -> Path:
     """Where downloaded weights live: `weights` in PRODUCT_MIL_CACHE or the user's cache."""
-    import platformdirs
-
-    root = os.environ.get("PRODUCT_MIL_CACHE") or platformdirs.user_cache_dir("product_mil")
-    return Path(root) / "weights"
+    return cache_root() / "weights"
 
 
 def _published_file(spec: BackboneSpec) -> Path:
