@@ -11,6 +11,7 @@ from typing import NamedTuple
 DOUBLE, STRING, DOCUMENT, ARRAY, BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
 NULL, REGEX = 0x0A, 0x0B
 INT32, INT64 = 0x10, 0x12
+NO_PICTURE = "an image without a binary picture"
 OLD_BINARY = 2  # the binary subtype that repeats its length inside
 
 _FIXED_BYTES = {
@@ -46,15 +47,25 @@ class Fault(NamedTuple):
 
     offset_bytes: int
     product_id: int | None
-    reason: str
+    reason: str  # what stands before a colon names the kind
+    image_index: int | None = None  # where it is one image's
+
+
+def kind_of(reason: str) -> str:
+    """The kind of a fault: its reason without what tells one such fault from another."""
+    return reason.split(":")[0]
 
 
 class RecordError(Exception):
-    """A record that cannot be used at all; `fault` says why and where."""
+    """A record that cannot be used as it is; `fault` says why and where.
 
-    def __init__(self, offset_bytes: int, product_id: int | None, reason: str):
+    `broken` tells a destroyed structure, of which parts may be saved, from a lacking `_id`.
+    """
+
+    def __init__(self, offset_bytes: int, product_id: int | None, reason: str, *, broken: bool):
         super().__init__(f"byte {offset_bytes}: {reason}")
         self.fault = Fault(offset_bytes, product_id, reason)
+        self.broken = broken
 
 
 class Record(NamedTuple):
@@ -62,7 +73,7 @@ class Record(NamedTuple):
 
     product_id: int
     category_id: int | None
-    pictures: list[tuple[int, int]]  # offset in the file and length of each, in bytes
+    pictures: list[tuple[int, int]]  # offset in the file and length of each image, in bytes
     faults: list[Fault]  # fields that were left out
 
 
@@ -77,48 +88,48 @@ def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
     `data` holds exactly the record's bytes and `offset` says where in the file they begin; nothing
     outside `data` is read, whatever it holds. Of a repeated field the last one counts, as in
     pymongo. An absent or null category is None; a mistyped one is None and a fault. A mistyped
-    picture is left out, and a fault.
+    picture keeps its place with a length of 0, and is a fault.
 
     Raises `RecordError` where the structure is broken or there is no integer `_id`.
     """
     data = bytes(data)
     product_id, category_id, pictures = None, None, None
-    faults: list[tuple[int, str]] = []
+    faults: list[tuple[int, str, int | None]] = []
     try:
         for kind, name, start, stop in _elements(data, 0, len(data)):
             if name == b"_id":
-                product_id = _integer(data, kind, start)
+                product_id = integer_value(data, kind, start)
             elif name == b"category_id":
-                category_id = _integer(data, kind, start)
+                category_id = integer_value(data, kind, start)
                 if category_id is None and kind != NULL:
-                    faults.append((start, "category_id is not an integer"))
+                    faults.append((start, "category_id is not an integer", None))
             elif name == b"imgs":
                 if kind == ARRAY:
                     pictures = _pictures(data, start, stop, faults)
                 else:
                     pictures = []
-                    faults.append((start, "imgs is not an array"))
+                    faults.append((start, "imgs is not an array", None))
     except _BrokenError as broken:
-        reason = "broken BSON structure"
-        raise RecordError(offset + broken.position, product_id, reason) from None
+        where = offset + broken.position
+        raise RecordError(where, product_id, "broken BSON structure", broken=True) from None
     if product_id is None:
-        raise RecordError(offset, None, "no integer _id")
+        raise RecordError(offset, None, "no integer _id", broken=False)
     if pictures is None:
-        faults.append((0, "no field imgs"))
+        faults.append((0, "no field imgs", None))
     elif not pictures and not faults:
-        faults.append((0, "imgs is empty"))
+        faults.append((0, "imgs is empty", None))
     return Record(
         product_id,
         category_id,
         [(offset + start, length) for start, length in pictures or []],
-        [Fault(offset + position, product_id, reason) for position, reason in faults],
+        [Fault(offset + at, product_id, reason, image) for at, reason, image in faults],
     )
 
 
 def _pictures(
-    data: bytes, start: int, stop: int, faults: list[tuple[int, str]]
+    data: bytes, start: int, stop: int, faults: list[tuple[int, str, int | None]]
 ) -> list[tuple[int, int]]:
-    found = []
+    found: list[tuple[int, int]] = []
     for kind, _, image_start, image_stop in _elements(data, start, stop):
         picture = None
         if kind == DOCUMENT:
@@ -129,9 +140,9 @@ def _pictures(
             except _BrokenError:  # its neighbours are whole: only this image is lost
                 picture = None
         if picture is None:
-            faults.append((image_start, "an image without a binary picture"))
-        else:
-            found.append(picture)
+            faults.append((image_start, NO_PICTURE, len(found)))
+            picture = image_start, 0
+        found.append(picture)
     return found
 
 
@@ -176,7 +187,7 @@ def _int32(data: bytes, start: int, last: int) -> int:
     return struct.unpack_from("<i", data, start)[0]
 
 
-def _integer(data: bytes, kind: int, start: int) -> int | None:
+def integer_value(data: bytes, kind: int, start: int) -> int | None:
     """Read any BSON number that is a 64-bit integer; None for everything else."""
     if kind == INT32:
         return struct.unpack_from("<i", data, start)[0]

@@ -21,7 +21,7 @@ import xxhash
 from jaxtyping import Int64
 
 from product_mil.cache import cache_root
-from product_mil.data.bson import Fault
+from product_mil.data.bson import Fault, kind_of
 from product_mil.data.index_store import (
     DUPLICATE,
     FORMAT,
@@ -195,7 +195,7 @@ def _join(indexes: list[Index]) -> Catalogue:
     if len(indexes) > 1:  # a product id may also recur from one file to the next
         faults = [fault for fault in faults if fault[1].reason != DUPLICATE]
         repeated = later_duplicates(columns["product_id"])
-        counts[DUPLICATE] = len(repeated)
+        counts[kind_of(DUPLICATE)] = len(repeated)
         ends = np.cumsum([index.num_products for index in indexes])
         for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
             path = indexes[np.searchsorted(ends, row, side="right")].path

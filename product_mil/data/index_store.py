@@ -16,13 +16,13 @@ import xxhash
 from jaxtyping import Int32, Int64, UInt64
 from tqdm import tqdm
 
-from product_mil.data.bson import Fault
+from product_mil.data.bson import Fault, kind_of
 from product_mil.data.scan import Rows, scan
 from product_mil.errors import UserError
 
-FORMAT = 1  # a new number makes every older index stale
-DUPLICATE = "product id occurs again"
-MAX_LISTED_FAULTS = 10_000  # all are counted
+FORMAT = 2  # a new number makes every older index stale
+DUPLICATE = "product id occurs again: the first record of this id is used"
+MAX_LISTED_FAULTS = 100_000  # all are counted
 
 _DAY_S = 86_400
 _DTYPES = {
@@ -70,7 +70,7 @@ class Index(Columns):
     path: Path
     directory: Path  # where the columns lie
     fingerprint: str  # hash of all columns, so of the contents as far as they were read
-    faults: list[Fault]  # the first 10,000
+    faults: list[Fault]  # the first 100,000
     fault_counts: dict[str, int]  # all of them, by reason
     num_bad_records: int  # skipped: broken, or without an integer _id
     unread_bytes: int  # after the last whole record
@@ -120,7 +120,7 @@ def build_index(
             batch["first_image"] = num_images + np.cumsum(rows.num_images) - rows.num_images
             for name, column in columns.items():
                 column.append(batch[name])
-            counts.update(fault.reason for fault in rows.faults)
+            counts.update(kind_of(fault.reason) for fault in rows.faults)
             faults += rows.faults[: max(0, MAX_LISTED_FAULTS - len(faults))]
             num_images += len(rows.image_offset_bytes)
             num_bad_records += rows.num_bad_records
@@ -130,7 +130,7 @@ def build_index(
     product_id = np.load(draft / "product_id.npy", mmap_mode="r")
     offset_bytes = np.load(draft / "offset_bytes.npy", mmap_mode="r")
     repeated = later_duplicates(product_id)
-    counts[DUPLICATE] = len(repeated)
+    counts[kind_of(DUPLICATE)] = len(repeated)
     faults += [
         Fault(int(offset_bytes[row]), int(product_id[row]), DUPLICATE)
         for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))]

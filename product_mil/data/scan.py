@@ -25,10 +25,9 @@ from product_mil.data.bson import (
     RecordError,
     parse_record,
 )
+from product_mil.data.mend import MAX_RECORD_BYTES, MIN_RECORD_BYTES, Mended, mend
 
 NO_CATEGORY = int(np.iinfo(np.int64).min)
-MIN_RECORD_BYTES = 5
-MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond
 
 _CHUNK_BYTES = 6 << 20  # parsed together
 _PIECE_BYTES = 512 << 10  # read together: record lengths are followed while they are in cache
@@ -56,42 +55,53 @@ class Rows(NamedTuple):
     image_hash: UInt64[np.ndarray, "M 2"] | None
     num_bytes: int  # of the file, used up by these rows
     num_bad_records: int
-    unread_bytes: int  # given up because the chain of record lengths broke
+    unread_bytes: int  # at the file's end, where no record can be found any more
     faults: list[Fault]
 
 
 def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
     """Yield the rows of a file of `size_bytes`, a few MiB of it at a time.
 
-    Where the chain of record lengths breaks (an impossible length, or one past the end) the pass
-    ends with a fault that says how many bytes were left unread.
+    Where a record's length or structure is destroyed, `mend` saves what can be read of it and finds
+    the next record; only what follows the last record that can be found is left unread.
     """
-    buffer = np.zeros(_CHUNK_BYTES + _PADDING_BYTES, np.uint8)
-    base, filled = 0, 0  # where in the file the buffer begins, and how much of it is filled
+    position = 0
+    while True:
+        for rows in _intact(file, position, size_bytes, hash_images=hash_images):
+            position += rows.num_bytes
+            yield rows
+        if position == size_bytes:
+            return
+        mended = mend(file.fileno(), position, size_bytes)
+        yield _mended_rows(mended, position, hash_images=hash_images)
+        position = mended.stop_bytes
+
+
+def _intact(file: FileIO, position: int, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
+    """Rows from `position` on, up to the first record whose length or structure is broken."""
+    file.seek(position)
+    buffer = np.empty(_CHUNK_BYTES + _PADDING_BYTES, np.uint8)
+    base, filled = position, 0  # where in the file the buffer begins, how much of it is filled
     bounds = [0]  # of the records that lie in the buffer as a whole
+    goal = _PIECE_BYTES  # parse when so much is filled: little is lost where a broken one follows
     while True:
         room = buffer.data[filled:-_PADDING_BYTES]
         got = file.readinto(room[:_PIECE_BYTES])
         filled += got
         wanted = _chain(buffer, bounds, filled, size_bytes - base)
-        if not wanted or not got:
-            break
-        if got < len(room):
+        if wanted and got and got < len(room) and filled < goal:
             continue
-        yield _parse(buffer, np.array(bounds), base, hash_images=hash_images)
+        rows, intact = _parse(buffer, np.array(bounds), base, hash_images=hash_images)
+        yield rows
+        if not (wanted and got and intact):
+            return
         position = bounds[-1]
         rest = buffer[position:filled].copy()
         if wanted + _PADDING_BYTES > len(buffer):
-            buffer = np.zeros(wanted + _PADDING_BYTES, np.uint8)
+            buffer = np.empty(wanted + _PADDING_BYTES, np.uint8)
         buffer[: len(rest)] = rest
         base, filled, bounds = base + position, len(rest), [0]
-    rows = _parse(buffer, np.array(bounds), base, hash_images=hash_images)
-    position = bounds[-1]
-    left = size_bytes - base - position
-    if left:
-        fault = Fault(base + position, None, _why_stopped(buffer[position:filled], left))
-        rows = rows._replace(faults=[*rows.faults, fault], unread_bytes=left)
-    yield rows
+        goal = max(2 * goal, wanted)
 
 
 def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, left: int) -> int:
@@ -114,11 +124,27 @@ def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, 
     return 4 if position + 4 <= left else 0
 
 
-def _why_stopped(rest: UInt8[np.ndarray, " bytes"], left: int) -> str:
-    length = int(rest[:4].view("<i4")[0]) if len(rest) >= 4 else None
-    if length is None or MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES:
-        return f"truncated record; {left} bytes are left unread"
-    return f"impossible record length {length}; {left} bytes are left unread"
+def _mended_rows(mended: Mended, position: int, *, hash_images: bool) -> Rows:
+    """The row of a damaged record, or none, with the bytes that it takes."""
+    records = [] if mended.record is None else [mended.record]
+    pictures = [picture for record in records for picture in record.pictures]
+    digests = b"".join(xxhash.xxh3_128_digest(data) for data in mended.pictures)
+    return Rows(
+        offset_bytes=np.full(len(records), position, np.int64),
+        length_bytes=np.full(len(records), mended.stop_bytes - position, np.int32),
+        product_id=np.array([record.product_id for record in records], np.int64),
+        category_id=np.array(
+            [NO_CATEGORY if r.category_id is None else r.category_id for r in records], np.int64
+        ),
+        num_images=np.array([len(record.pictures) for record in records], np.int32),
+        image_offset_bytes=np.array([at for at, _ in pictures], np.int64),
+        image_length_bytes=np.array([length for _, length in pictures], np.int32),
+        image_hash=_as_hashes(digests) if hash_images else None,
+        num_bytes=mended.stop_bytes - position,
+        num_bad_records=int(not records and not mended.unread_bytes),
+        unread_bytes=mended.unread_bytes,
+        faults=[*mended.faults, *(fault for record in records for fault in record.faults)],
+    )
 
 
 def _parse(
@@ -127,8 +153,11 @@ def _parse(
     base: int,
     *,
     hash_images: bool,
-) -> Rows:
-    """Rows of the records between `bounds` of the buffer, which begins at byte `base`."""
+) -> tuple[Rows, bool]:
+    """Rows of the records between `bounds` of the buffer, which begins at byte `base`.
+
+    They end before the first record of broken structure; the second value tells whether none is.
+    """
     start, stop = bounds[:-1], bounds[1:]
     product_id, category_id, num_images, lanes = _parse_lanes(buffer, start, stop)
     usable = np.ones(len(start), bool)
@@ -139,6 +168,8 @@ def _parse(
         try:
             record = parse_record(data, int(start[row]))
         except RecordError as error:
+            if error.broken:  # and so perhaps its length, and all bounds after it
+                return _parse(buffer, bounds[: row + 1], base, hash_images=hash_images)[0], False
             usable[row] = False
             faults.append(error.fault)
             continue
@@ -158,7 +189,7 @@ def _parse(
         at[place], length[place] = lane_at[chosen], lane_length[chosen]
     place = np.repeat(~from_lanes, num_images)
     at[place], length[place] = np.array(walked, np.int64).reshape(-1, 2).T
-    return Rows(
+    rows = Rows(
         offset_bytes=(start + base)[usable],
         length_bytes=(stop - start).astype(np.int32)[usable],
         product_id=product_id[usable],
@@ -172,6 +203,7 @@ def _parse(
         unread_bytes=0,
         faults=[fault._replace(offset_bytes=fault.offset_bytes + base) for fault in faults],
     )
+    return rows, True
 
 
 def _parse_lanes(
@@ -239,5 +271,8 @@ def _hash(
     """xxh3_128 of each image's bytes, its high half first."""
     view, digest = buffer.data, xxhash.xxh3_128_digest
     bounds = zip(start.tolist(), stop.tolist(), strict=True)
-    digests = b"".join([digest(view[a:b]) for a, b in bounds])
+    return _as_hashes(b"".join([digest(view[a:b]) for a, b in bounds]))
+
+
+def _as_hashes(digests: bytes) -> UInt64[np.ndarray, "M 2"]:
     return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)

@@ -66,9 +66,9 @@ def test_finds_what_pymongo_finds(seed: int) -> None:
         ({"category_id": 3, "imgs": "none"}, 3, 0, "imgs is not an array"),
         ({"category_id": 3}, 3, 0, "no field imgs"),
         ({"category_id": 3, "imgs": []}, 3, 0, "imgs is empty"),
-        ({"imgs": [{"picture": "text"}, {"picture": b"b"}]}, None, 1, "without a binary picture"),
-        ({"imgs": [7, {"picture": b"b"}]}, None, 1, "without a binary picture"),
-        ({"imgs": [{"pic": b"a"}]}, None, 0, "without a binary picture"),
+        ({"imgs": [{"picture": "text"}, {"picture": b"b"}]}, None, 2, "without a binary picture"),
+        ({"imgs": [7, {"picture": b"b"}]}, None, 2, "without a binary picture"),
+        ({"imgs": [{"pic": b"a"}]}, None, 1, "without a binary picture"),
     ],
 )
 def test_a_mistyped_field_leaves_the_product(
@@ -81,6 +81,8 @@ def test_a_mistyped_field_leaves_the_product(
     assert reason in fault.reason
     assert fault.product_id == 9
     assert fault.offset_bytes >= 500
+    lost = [k for k, (_, length) in enumerate(record.pictures) if length == 0]
+    assert lost == ([] if fault.image_index is None else [fault.image_index])
 
 
 def test_an_absent_or_null_category_is_no_fault() -> None:
@@ -101,13 +103,14 @@ def test_the_last_of_a_repeated_field_counts_as_in_pymongo() -> None:
     assert bson.decode(data)["_id"] == parse_record(data, 0).product_id == 2
 
 
-def test_an_image_with_broken_insides_is_left_out() -> None:
+def test_an_image_with_broken_insides_keeps_its_place() -> None:
     data = bytearray(encode(_id=1, imgs=[{"picture": b"aaaa"}, {"picture": b"bbbb"}]))
     at = data.index(b"picture\0") + 8
     data[at : at + 4] = struct.pack("<i", 10_000)
     record = parse_record(data, 0)
-    assert pictures_of(bytes(data)) == [b"bbbb"]
+    assert pictures_of(bytes(data)) == [b"", b"bbbb"]
     assert [fault.reason for fault in record.faults] == ["an image without a binary picture"]
+    assert record.faults[0].image_index == 0
 
 
 def test_every_truncation_is_an_error() -> None:

@@ -33,7 +33,7 @@ def test_json(tmp_path: Path) -> None:
     fingerprint = summary.pop("fingerprint")
     assert len(fingerprint) == 32
     size = path.stat().st_size
-    cut = "truncated record; 7 bytes are left unread"
+    cut = "truncated record: 7 bytes are left unread; fetch the file again"
     empty_at = len(bson.encode({"_id": 0, "category_id": 5, "imgs": []}))
     where = {"file": str(path)}
     assert summary == {
@@ -46,7 +46,7 @@ def test_json(tmp_path: Path) -> None:
         "products_without_category": 0,
         "bad_records": 0,
         "unread_bytes": 7,
-        "faults": {"imgs is empty": 1, cut: 1},
+        "faults": {"imgs is empty": 1, "truncated record": 1},
         "first_faults": [
             where
             | {"offset_bytes": size - 7 - empty_at, "product_id": 3, "reason": "imgs is empty"},
@@ -77,7 +77,8 @@ def test_table(tmp_path: Path) -> None:
         assert line in lines
     assert not any(line.startswith("distinct") for line in lines)
     assert lines[-1] == (
-        f"! {path}, byte {path.stat().st_size - 7}: truncated record; 7 bytes are left unread"
+        f"! {path}, byte {path.stat().st_size - 7}: "
+        "truncated record: 7 bytes are left unread; fetch the file again"
     )
 
 

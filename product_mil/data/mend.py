@@ -1,0 +1,165 @@
+"""A damaged record of a MongoDB dump: what can be saved of it, and where the next one begins.
+
+A destroyed length breaks the chain that leads from record to record. mongodump writes `_id` first,
+so the next record is found by the bytes of that field; two zeros before it, or a record that parses
+in full, tell it from an `_id` inside another field. A broken record is not walked but searched for
+its fields, so that damage to one of them leaves the others.
+"""
+
+import os
+import re
+import struct
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+from product_mil.data.bson import (
+    NO_PICTURE,
+    Fault,
+    Record,
+    RecordError,
+    integer_value,
+    parse_record,
+)
+
+MIN_RECORD_BYTES = 5
+MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond
+
+_HEAD = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")  # four bytes after a record's begin
+_ID = re.compile(rb"([\x01\x10\x12])_id\0")
+_CATEGORY = re.compile(rb"([\x01\x10\x12])category_id\0")
+_IMGS = re.compile(rb"\x04imgs\0")
+_PICTURE = re.compile(rb"(?s)\x03(\d{1,3})\0....\x05picture\0(....).")
+
+_BLOCK_BYTES = 1 << 20  # of the search for the next record
+
+Read = Callable[[int, int], bytes]  # offset and length in bytes
+
+
+class Mended(NamedTuple):
+    """What became of the damaged record."""
+
+    stop_bytes: int  # where reading goes on
+    record: Record | None
+    pictures: list[bytes]  # of the record
+    faults: list[Fault]  # the record's own are not repeated
+    unread_bytes: int  # up to the end of the file, where no record follows
+
+
+def mend(descriptor: int, position: int, size_bytes: int) -> Mended:
+    """Save what can be read of the record at `position`, whose length or structure is broken.
+
+    Of a record cut off by the end of the file nothing is used: the file is not complete.
+    """
+
+    def read(offset: int, length: int) -> bytes:
+        return os.pread(descriptor, max(0, min(length, size_bytes - offset)), offset)
+
+    left = size_bytes - position
+    length = struct.unpack("<i", read(position, 4))[0] if left >= 4 else MIN_RECORD_BYTES
+    plausible = MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES
+    stop = position + length if plausible and length <= left else None
+    end = _next_record(read, position, stop, size_bytes)
+    data = read(position, min(end - position, MAX_RECORD_BYTES))
+    record = _with_right_length(data, position)
+    reason = f"wrong record length: {length} where the record has {end - position} bytes"
+    if record is None:
+        record = _search(data, position)
+        reason = "broken BSON structure: what is left of the record is used"
+        if stop is None and end == size_bytes and (plausible or record is None):
+            what = "truncated record" if plausible else f"impossible record length {length}"
+            product_id = None if record is None else record.product_id
+            reason = f"{what}: {left} bytes are left unread; fetch the file again"
+            return Mended(end, None, [], [Fault(position, product_id, reason)], left)
+    if record is None:
+        reason = f"broken BSON structure: no integer _id; {end - position} bytes skipped"
+        return Mended(end, None, [], [Fault(position, None, reason)], 0)
+    pictures = [data[at - position : at - position + n] for at, n in record.pictures]
+    return Mended(end, record, pictures, [Fault(position, record.product_id, reason)], 0)
+
+
+def _next_record(read: Read, position: int, stop: int | None, size_bytes: int) -> int:
+    """Where the next record begins; the file's end where there is none.
+
+    `stop` is what the record's own length says, if that is possible.
+    """
+    told = stop if stop == size_bytes or (stop and _parses(read, stop)) else None
+    for head in _heads(read, position + MIN_RECORD_BYTES, size_bytes):
+        if told is not None and head >= told:
+            return told
+        if head == stop or read(head - 2, 2) == b"\0\0" or _parses(read, head):
+            return head
+    return told or size_bytes
+
+
+def _heads(read: Read, start: int, size_bytes: int) -> Iterator[int]:
+    """Places from `start` on where a record with `_id` as its first field may begin."""
+    while start < size_bytes:
+        block = read(start, _BLOCK_BYTES)
+        for found in _HEAD.finditer(block, 4):
+            yield start + found.start() - 4
+        start += max(len(block) - 8, 1)  # a head across the border is whole in the next block
+
+
+def _parses(read: Read, position: int) -> bool:
+    """Whether a whole record with images lies there."""
+    head = read(position, 4)
+    length = struct.unpack("<i", head)[0] if len(head) == 4 else 0
+    if not MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES:
+        return False
+    try:
+        return bool(parse_record(read(position, length), position).pictures)
+    except RecordError:
+        return False
+
+
+def _with_right_length(data: bytes, position: int) -> Record | None:
+    """The record, if only its length was wrong."""
+    try:
+        return parse_record(struct.pack("<i", len(data)) + data[4:], position)
+    except RecordError:
+        return None
+
+
+def _search(data: bytes, position: int) -> Record | None:
+    """The fields that can be found in a broken record; None without an integer `_id`."""
+    found = _ID.search(data)
+    product_id = _number(data, found)
+    if product_id is None:
+        return None
+    arrays = [match.end() for match in _IMGS.finditer(data)]
+    start, *following = [*arrays, len(data)]
+    # The images of a second array are another product's, whose own head is destroyed.
+    data = data[: following[0]] if following else data
+    pictures: list[tuple[int, int]] = []
+    faults: list[Fault] = []
+    for at, length, index in _pictures(data, start) if arrays else []:
+        while len(pictures) <= index:
+            pictures.append((at, length if len(pictures) == index else 0))
+            if pictures[-1][1] == 0:
+                lost = Fault(position + at, product_id, NO_PICTURE, len(pictures) - 1)
+                faults.append(lost)
+    return Record(
+        product_id,
+        _number(data, _CATEGORY.search(data)),
+        [(position + at, length) for at, length in pictures],
+        faults,
+    )
+
+
+def _pictures(data: bytes, start: int) -> Iterator[tuple[int, int, int]]:
+    """Place, length (0 where it is destroyed) and index of each picture, in order."""
+    least = 0
+    while found := _PICTURE.search(data, start):
+        index, (length,) = int(found[1]), struct.unpack("<i", found[2])
+        if index < least:
+            return  # the images of the next product
+        start = found.end()
+        whole = 0 <= length and start + length <= len(data)
+        yield start, length if whole else 0, index
+        start, least = start + (length if whole else 0), index + 1
+
+
+def _number(data: bytes, found: re.Match[bytes] | None) -> int | None:
+    if found is None or found.end() + 8 > len(data):
+        return None
+    return integer_value(data, found[1][0], found.end())
