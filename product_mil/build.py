@@ -17,13 +17,14 @@ from jaxtyping import Float, Int64
 
 import product_mil
 from product_mil.config import Config, StageConfig
+from product_mil.data.bson import Fault
 from product_mil.data.categories import Categories, categories_from_ids, read_categories
 from product_mil.data.duplicates import drop_images, shared_with
 from product_mil.data.embeddings import (
     EmbeddedSource,
     EmbeddingStore,
 )
-from product_mil.data.faults import FaultList
+from product_mil.data.faults import FaultList, product_faults
 from product_mil.data.index import Catalogue, named_files, open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
@@ -54,6 +55,8 @@ class RunData:
     class_counts: Int64[np.ndarray, " k"]  # in train
     fingerprint: str
     notes: list[str]
+    product_faults: list[tuple[Path, Fault]]  # that no single file's index can tell
+    category_faults: list[str]  # rows of the category file that were left out
 
 
 def check_config(config: Config) -> list[str]:
@@ -100,8 +103,10 @@ def build_data(config: Config) -> RunData:
         sample = ensure_sample(data.sample_seed)
         train_spec, categories_path = str(sample.train), str(sample.categories)
     catalogue = open_catalogue(train_spec)
+    category_faults: list[str] = []
+    skipped = category_faults if data.bad_categories == "skip" else None
     categories = (
-        read_categories(Path(categories_path))
+        read_categories(Path(categories_path), skipped)
         if categories_path
         else categories_from_ids(np.asarray(catalogue.category_id))
     )
@@ -121,16 +126,17 @@ def build_data(config: Config) -> RunData:
             f"the image at byte {catalogue.image_offset_bytes[image]} is in {count} products; if "
             "it is a placeholder, name its md5 in config.data.drop_images_md5"
         )
+    first = catalogue.first_records()
     train_rows, valid_rows, valid_catalogue, valid_dropped = (
-        split.train_rows,
-        split.valid_rows,
+        np.intersect1d(split.train_rows, first),
+        np.intersect1d(split.valid_rows, first),
         catalogue,
         dropped,
     )
     fingerprint = catalogue.fingerprint
     if data.valid:
         valid_catalogue = open_catalogue(data.valid)
-        valid_rows = np.arange(valid_catalogue.num_products)
+        valid_rows = valid_catalogue.first_records()
         shared = shared_with(catalogue, train_rows, valid_catalogue, valid_rows)
         if shared:
             notes.append(f"{shared} validation products share an image with training")
@@ -139,6 +145,12 @@ def build_data(config: Config) -> RunData:
         fingerprint += valid_catalogue.fingerprint
     train = _products(catalogue, train_rows, categories, data.max_images, dropped)
     valid = _products(valid_catalogue, valid_rows, categories, data.max_images, valid_dropped)
+    found = [*product_faults(train, labelled=True), *product_faults(valid, labelled=True)]
+    notes += [f"{categories_path}: {len(category_faults)} bad rows left out"][
+        : len(category_faults)
+    ]
+    surplus = sum("more than" in fault.reason for _, fault in found)
+    notes += [f"{surplus} products have more images than config.data.max_images"][:surplus]
     unlabelled = int((train.labels < 0).sum())
     imageless = int((train.num_images == 0).sum())
     if unlabelled:
@@ -166,6 +178,8 @@ def build_data(config: Config) -> RunData:
         class_counts=np.bincount(train.labels, minlength=len(categories.ids)).astype(np.int64),
         fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:32],
         notes=notes,
+        product_faults=found,
+        category_faults=category_faults,
     )
 
 

@@ -59,6 +59,15 @@ def run(config: Config, workdir: Path) -> None:
         earlier_run = Path(config.model.weights)
         model, notes = warm_start(model, config.model.backbone, data.categories, earlier_run)
     record = run_record(config, data, model)
+    faults = FaultList(
+        workdir / FAULTS_FILE,
+        bad_records=config.data.bad_records,
+        bad_images=config.data.bad_images,
+    )
+    for catalogue in {id(p.catalogue): p.catalogue for p in (data.train, data.valid)}.values():
+        faults.add_records(catalogue)
+    faults.add_products(data.product_faults)
+    faults.add_rows(Path(config.data.categories), data.category_faults)
     # Only now: a mistyped path, found above, leaves no directory that refuses its correction.
     _claim(config, workdir)
     _write_once(workdir, record)
@@ -66,9 +75,6 @@ def run(config: Config, workdir: Path) -> None:
     log.say(_introduction(config, workdir, data, record))
     for note in data.notes + notes:
         log.say(f"  note: {note}")
-    faults = FaultList(workdir / FAULTS_FILE)
-    for catalogue in {id(p.catalogue): p.catalogue for p in (data.train, data.valid)}.values():
-        faults.add_records(catalogue)
     stages = tuple(name for name in STAGES if getattr(config, name).epochs != 0)
     try:
         for number, name in enumerate(stages):

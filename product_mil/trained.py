@@ -20,6 +20,7 @@ from product_mil.config import Config, config_from_dict
 from product_mil.data.categories import Categories
 from product_mil.data.duplicates import drop_images
 from product_mil.data.embeddings import EmbeddedSource
+from product_mil.data.faults import FaultList, Policy
 from product_mil.data.index import open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.embed import backbone_stays_frozen, cached_embeddings
@@ -74,17 +75,32 @@ class TrainedRun:
     def products(self, spec: str) -> Products:
         """The products of BSON files, with images chosen and labels numbered as in training.
 
+        Of several records with one id the first one counts.
+
         Raises:
             UserError: files that are missing or hold no product.
         """
         catalogue = open_catalogue(spec)
+        rows = catalogue.first_records()
         md5 = self.config.data.drop_images_md5
         return Products(
             catalogue,
-            rows=np.arange(catalogue.num_products),
-            labels=self.categories.class_of(np.asarray(catalogue.category_id)),
+            rows=rows,
+            labels=self.categories.class_of(np.asarray(catalogue.category_id)[rows]),
             max_images=self.config.data.max_images,
             dropped=drop_images(catalogue, md5) if md5 else None,
+        )
+
+    def fault_list(
+        self, path: Path | None, bad_records: Policy | None, bad_images: Policy | None
+    ) -> FaultList:
+        """A new list for an output of this run, with the run's policies where none are given."""
+        data = self.config.data
+        return FaultList(
+            path,
+            bad_records=bad_records or data.bad_records,
+            bad_images=bad_images or data.bad_images,
+            resumes=False,
         )
 
     def batches(self, products: Products, images_per_batch: int) -> Iterator[Loaded]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
+from product_mil.data.faults import FaultList, add_policy_flags, product_faults
 from product_mil.data.loader import Loaded
 from product_mil.errors import UserError, exit_on_user_error
 
@@ -25,6 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    parser.add_argument("--faults", type=Path, help="list what could not be read in this CSV file")
+    add_policy_flags(parser, "default: as in training")
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
     with exit_on_user_error():
@@ -37,7 +40,8 @@ def main(argv: list[str] | None = None) -> None:
         run = open_run(args.workdir, args.checkpoint)
         if not args.json:
             print(run.summary, flush=True)
-        metrics, remarks = evaluate(run, args.data, args.images_per_batch)
+        faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
+        metrics, remarks = evaluate(run, args.data, args.images_per_batch, faults)
         if args.json:
             print(json.dumps({**metrics, "remarks": remarks}, indent=1))
         else:
@@ -45,9 +49,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def evaluate(
-    run: "TrainedRun", spec: str, images_per_batch: int
+    run: "TrainedRun", spec: str, images_per_batch: int, faults: FaultList
 ) -> tuple[dict[str, float], list[str]]:
     """Metrics of `train.evaluate.metrics_of`, and what is worth saying of the data.
+
+    What could not be read is added to `faults`, which are written.
 
     Raises:
         UserError: files that cannot be read, or without a product of the run's categories.
@@ -62,8 +68,10 @@ def evaluate(
             f"{spec}: none of its {unknown} products has a category of {run.workdir}; evaluation "
             "needs labelled products of the run's categories"
         )
+    faults.add_records(products.catalogue)
+    faults.add_products(product_faults(products, labelled=True))
     step, model, log_prior = make_eval_step(run.model.structure), run.model, run.log_prior
-    scores, faults = score_products(
+    scores, unreadable = score_products(
         len(products),
         _watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
         lambda batch: step(model.parameters, model.statistics, batch, log_prior),
@@ -72,18 +80,22 @@ def evaluate(
     remarks = []
     if unknown:
         remarks.append(f"{unknown} products of unknown category: not scored")
-    if faults:
-        first = faults[0]
+    if unreadable:
+        first = unreadable[0]
         remarks.append(
-            f"{len(faults)} images could not be read, the first at byte {first.offset_bytes} of "
-            f"{first.file} (product {first.product_id}): {first.reason}"
+            f"{len(unreadable)} images could not be read, the first at byte {first.offset_bytes} "
+            f"of {first.file} (product {first.product_id}): {first.reason}"
         )
+    faults.add(unreadable)
     catalogue = products.catalogue
     if catalogue.num_bad_records or catalogue.unread_bytes:
         remarks.append(
             f"{catalogue.num_bad_records} broken records and {catalogue.unread_bytes} bytes of the "
             "data that could not be read as records: not scored"
         )
+    summary = faults.write()
+    if summary:
+        remarks.append(summary)
     return metrics_of(scores, products, run.categories), remarks
 
 

@@ -18,7 +18,7 @@ import numpy as np
 from product_mil.build import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.data.embeddings import embed_images
-from product_mil.data.faults import FaultList
+from product_mil.data.faults import FAULTS_SUFFIX, FaultList, add_policy_flags
 from product_mil.data.index import Catalogue, named_files, open_catalogue
 from product_mil.embed import embed_function
 from product_mil.errors import UserError, exit_on_user_error
@@ -29,12 +29,17 @@ from product_mil.train.runtime import configure_jax, embedding_batch_images
 
 
 def export(
-    catalogue: Catalogue, model: Model, dim: int, *, image_size_px: int, output: Path
-) -> tuple[int, FaultList]:
+    catalogue: Catalogue,
+    model: Model,
+    dim: int,
+    faults: FaultList,
+    *,
+    image_size_px: int,
+    output: Path,
+) -> int:
     """Write the .npz whole, or not at all; embeddings pass through a file, not through memory."""
     total = catalogue.num_images_total
     owner = np.repeat(np.arange(catalogue.num_products), catalogue.num_images)
-    faults = FaultList(output.with_name(output.name + ".bad_records.csv"))
     faults.add_records(catalogue)
     batch_images = embedding_batch_images()
     embed = embed_function(model, data_mesh(batch_images))
@@ -66,7 +71,7 @@ def export(
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, column, allow_pickle=False)
         draft.replace(output)
-    return at, faults
+    return at
 
 
 def main() -> None:
@@ -79,6 +84,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="BSON file, comma-separated files or a glob")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--image_size_px", type=int, default=180, help="default: 180")
+    add_policy_flags(parser, "default: skip")
     arguments = parser.parse_args()
     with exit_on_user_error():
         output: Path = arguments.output
@@ -99,10 +105,17 @@ def main() -> None:
         catalogue = open_catalogue(arguments.data)
         for note in notes:
             print(note)
-        count, faults = export(
+        faults = FaultList(
+            output.with_name(output.name + FAULTS_SUFFIX),
+            bad_records=arguments.bad_records or "skip",
+            bad_images=arguments.bad_images or "skip",
+            resumes=False,
+        )
+        count = export(
             catalogue,
             model,
             spec.embedding_dim,
+            faults,
             image_size_px=arguments.image_size_px,
             output=output,
         )

@@ -3,7 +3,7 @@
     python tools/export_predictions.py --workdir runs/joint --data test.bson \
         --output submission.csv.gz [--probabilities top.parquet] [--all_probabilities matrix/]
 
-The submission has a row for each record, in file order; a product without a readable image gets
+The submission has a row for each product, in file order; a product without a readable image gets
 the most frequent category. Pictures and records that could not be read are listed in
 <output>.bad_records.csv.
 """
@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from product_mil.data.faults import FaultList
+from product_mil.data.faults import FAULTS_SUFFIX, add_policy_flags, product_faults
 from product_mil.data.index import NO_CATEGORY
-from product_mil.data.loader import ImageFault, Products
+from product_mil.data.loader import Products
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.predictions import (
     MatrixWriter,
@@ -56,6 +56,7 @@ def main(argv: list[str] | None = None) -> None:
         "--checkpoint", choices=("last", "best"), default="last", help="default: last"
     )
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    add_policy_flags(parser, "default: as in training")
     args = parser.parse_args(argv)
     with exit_on_user_error():
         _check(args)
@@ -72,7 +73,7 @@ def _outputs(args: argparse.Namespace) -> list[Path]:
 
 
 def _faults_path(output: Path) -> Path:
-    return output.with_name(output.name + ".bad_records.csv")
+    return output.with_name(output.name + FAULTS_SUFFIX)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -154,22 +155,20 @@ def predict(
         lambda batch: step(*arrays, batch, log_prior),
         run.mesh,
     )
+    listed = run.fault_list(_faults_path(args.output), args.bad_records, args.bad_images)
+    listed.add_records(products.catalogue)
+    listed.add_products(product_faults(products, labelled=False))
     started = time.monotonic()
-    faults: list[ImageFault] = []
     imageless = 0
     num_images = int(products.num_images.sum())
     with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
         for block, found in blocks:
             for writer in writers:
                 writer.write(block)
-            faults += found
+            listed.add(found)
             imageless += int((block.num_readable_images == 0).sum())
             bar.update(len(block.image_index) + len(found))
     spent_s = time.monotonic() - started
-    _faults_path(args.output).unlink(missing_ok=True)  # of an earlier export
-    listed = FaultList(_faults_path(args.output))
-    listed.add(faults)
-    listed.add_records(products.catalogue)
     return "\n".join(
         [
             f"{args.output}: {len(products)} products, {num_images} images in {spent_s:.1f} s, "
@@ -185,10 +184,13 @@ def _remarks(run: "TrainedRun", products: Products, imageless: int) -> list[str]
     if imageless:
         guess = run.categories.ids[run.log_prior.argmax()]
         lines.append(f"{imageless} products have no readable image: predicted as {guess}")
-    labelled = int((catalogue.category_id != NO_CATEGORY).sum())
+    labelled = int((catalogue.category_id[products.rows] != NO_CATEGORY).sum())
     unknown = labelled - int((products.labels >= 0).sum())
     if unknown:
         lines.append(f"{unknown} of {labelled} labelled products are of no category of this run")
+    repeated = catalogue.num_products - len(products)
+    if repeated:
+        lines.append(f"{repeated} records repeat a product id: the first one of each is predicted")
     if catalogue.num_bad_records or catalogue.unread_bytes:
         lines.append(
             f"{catalogue.num_bad_records} broken records and {catalogue.unread_bytes} bytes of the "

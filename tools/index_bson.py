@@ -11,7 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from product_mil.data.duplicates import group_images, hashes_of, product_of_images
+from product_mil.data.duplicates import (
+    group_images,
+    hashes_of,
+    product_of_images,
+    with_bytes,
+)
 from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
 from product_mil.errors import exit_on_user_error
 
@@ -57,9 +62,10 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
         ],
     }
     if catalogue.image_hash is not None:
-        groups = group_images(hashes_of(catalogue), product_of_images(catalogue))
+        whole = with_bytes(catalogue)
+        groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
         summary["distinct_images"] = len(groups.start)
-        summary["identical_images"] = catalogue.num_images_total - len(groups.start)
+        summary["identical_images"] = len(groups.image) - len(groups.start)
         summary["images_in_most_products"] = int(groups.num_products.max(initial=0))
     return summary
 

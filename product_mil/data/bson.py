@@ -53,7 +53,7 @@ class Fault(NamedTuple):
 
 def kind_of(reason: str) -> str:
     """The kind of a fault: its reason without what tells one such fault from another."""
-    return reason.split(":")[0]
+    return reason.split(":", maxsplit=1)[0]
 
 
 class RecordError(Exception):

@@ -16,6 +16,7 @@ from product_mil.errors import UserError
 
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
 _MAX_LISTED_ERRORS = 10
+_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,19 +52,17 @@ class Categories:
         return _categories(zip(fields["ids"], fields["names"], strict=True))
 
 
-def read_categories(path: Path) -> Categories:
+def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     """Read a CSV with the columns category_id, category_level1, _level2 and _level3, in UTF-8.
 
-    Raises `UserError` that lists what is wrong by line, all at once.
+    Raises `UserError` that lists what is wrong by line, all at once. Where a list `skipped` is
+    given, rows that are wrong are left out and told there instead.
     """
     path = Path(path)
     try:
-        text = path.read_bytes().decode("utf-8-sig")
+        text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    except UnicodeDecodeError as error:
-        line = error.object.count(b"\n", 0, error.start) + 1
-        raise UserError(f"{path}:{line}: not UTF-8; save the file as UTF-8") from None
     rows: dict[int, list[str]] = {}
     errors: list[str] = []
     lines: dict[int, int] = {}
@@ -72,16 +71,23 @@ def read_categories(path: Path) -> Categories:
         category_id = int(number) if re.fullmatch(r"-?[0-9]{1,19}", number) else NO_CATEGORY
         if len(row) < 4:
             errors.append(f"line {line}: fewer fields than the header names")
+        elif _ESCAPED.search("".join(row)):
+            errors.append(f"line {line}: not UTF-8; save the file as UTF-8")
         elif not NO_CATEGORY < category_id < 2**63:
             errors.append(f"line {line}: category_id {number!r} is not a 64-bit integer")
         elif category_id in rows:
             errors.append(f"line {line}: category_id {number} was on line {lines[category_id]}")
         else:
             rows[category_id], lines[category_id] = row[1:], line
-    if errors:
+    if skipped is not None:
+        skipped += errors
+    elif errors:
         more = len(errors) - _MAX_LISTED_ERRORS
         tail = f"; and {more} more" if more > 0 else ""
-        raise UserError(f"{path}: {'; '.join(errors[:_MAX_LISTED_ERRORS])}{tail}")
+        raise UserError(
+            f"{path}: {'; '.join(errors[:_MAX_LISTED_ERRORS])}{tail}; mend these rows, or leave "
+            "them out with config.data.bad_categories=skip"
+        )
     if not rows:
         raise UserError(f"{path}: no categories; expected lines of {','.join(_HEADER)}")
     return _categories(rows.items())
@@ -104,6 +110,8 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
     try:
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in _HEADER if name not in header]
+        if missing and (_ESCAPED.search(text) or "\0" in text):
+            raise UserError(f"{path}:1: not UTF-8; save the file as UTF-8")
         if missing:
             raise UserError(
                 f"{path}:1: no column {', '.join(missing)}; the first line names the columns "

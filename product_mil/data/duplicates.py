@@ -52,6 +52,11 @@ def product_of_images(catalogue: Catalogue) -> Int32[np.ndarray, " M"]:
     return np.repeat(rows, catalogue.num_images)
 
 
+def with_bytes(catalogue: Catalogue) -> Bool[np.ndarray, " M"]:
+    """Mark the images that have any bytes: those without are not identical to each other."""
+    return np.asarray(catalogue.image_length_bytes) > 0
+
+
 def hashes_of(catalogue: Catalogue) -> UInt64[np.ndarray, "M 2"]:
     """The content hashes, which the catalogue must have been opened with."""
     if catalogue.image_hash is None:
@@ -70,7 +75,7 @@ def shared_with(
     for catalogue, rows in ((catalogue_a, rows_a), (catalogue_b, rows_b)):
         wanted = np.zeros(catalogue.num_products, bool)
         wanted[rows] = True
-        chosen = np.repeat(wanted, catalogue.num_images)
+        chosen = np.repeat(wanted, catalogue.num_images) & with_bytes(catalogue)
         hashes.append(hashes_of(catalogue)[chosen])
         owners.append(product_of_images(catalogue)[chosen])
     from_a = len(hashes[0])

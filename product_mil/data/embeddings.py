@@ -25,6 +25,8 @@ from product_mil.data.loader import (
     Products,
     assign_slots,
     batches,
+    image_addresses,
+    image_fault,
 )
 from product_mil.data.plan import Plan
 
@@ -143,26 +145,12 @@ class ImageSource:
         readable = np.ones(len(rows), bool)
         faults: list[ImageFault] = []
         catalogue = self._catalogue
-        files = catalogue.file_of_images(rows)
-        for k, row in enumerate(rows.tolist()):
-            offset_bytes = int(catalogue.image_offset_bytes[row])
+        for k, address in enumerate(image_addresses(catalogue, rows)):
             try:
-                length_bytes = int(catalogue.image_length_bytes[row])
-                data = self._reader.read(int(files[k]), offset_bytes, length_bytes)
-                decode_into(data, images[k])
+                decode_into(self._reader.read(*address), images[k])
             except ImageError as error:
                 readable[k] = False
-                # Products without images share `first_image` with the product after them.
-                product = int(np.searchsorted(catalogue.first_image, row, side="right")) - 1
-                faults.append(
-                    ImageFault(
-                        file=str(catalogue.paths[int(files[k])]),
-                        offset_bytes=offset_bytes,
-                        product_id=int(catalogue.product_id[product]),
-                        image_index=row - int(catalogue.first_image[product]),
-                        reason=str(error),
-                    )
-                )
+                faults.append(image_fault(catalogue, int(rows[k]), str(error)))
         return _ImageBatch(images, readable, faults)
 
 
@@ -213,25 +201,31 @@ def fill_store(
         catalogue, rows = products.catalogue, used_images(products)
         hashes = _hashes(catalogue, rows)
         missing = store.find(hashes) < 0
-        _, first = np.unique(_keys(hashes[missing]), return_index=True)
-        rows = rows[missing][np.sort(first)]
+        _, first, same = np.unique(_keys(hashes), return_index=True, return_inverse=True)
+        wanted = np.sort(first[missing[first]])
+        reasons: dict[tuple[str, int], str] = {}
         waiting: list[tuple[np.ndarray, np.ndarray]] = []
         found = embed_images(
             catalogue,
-            rows,
+            rows[wanted],
             embed,
             image_size_px=image_size_px,
             batch_images=batch_images,
             threads=threads,
         )
         for done, values, bad in found:
-            faults += bad
+            reasons |= {(fault.file, fault.offset_bytes): fault.reason for fault in bad}
             waiting.append((_hashes(catalogue, done), values))
             embedded += len(done)
             if sum(len(value) for _, value in waiting) >= PART_IMAGES:
                 _write_part(store, waiting)
         _write_part(store, waiting)
         store.reload()
+        # Of identical images one was tried: none of them can be read.
+        for image in np.flatnonzero(store.find(hashes) < 0).tolist():
+            tried = image_fault(catalogue, int(rows[first[same[image]]]), "")
+            reason = reasons[tried.file, tried.offset_bytes]
+            faults.append(image_fault(catalogue, int(rows[image]), reason))
     return embedded, faults
 
 

@@ -1,56 +1,169 @@
 """The list of what could not be read: one line a fault, beside the output it concerns."""
 
+import argparse
 import csv
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Literal
 
-from product_mil.data.index import Catalogue
-from product_mil.data.loader import ImageFault
+import numpy as np
+
+from product_mil.data.bson import Fault, kind_of
+from product_mil.data.index import NO_CATEGORY, Catalogue
+from product_mil.data.loader import ImageFault, Products
+from product_mil.errors import UserError
 
 COLUMNS = ImageFault._fields
 MAX_KINDS = 8  # named in the summary; all are in the list
+FAULTS_SUFFIX = ".bad_records.csv"  # of the list beside an output
+
+Policy = Literal["skip", "fail"]
 
 
 class FaultList:
-    """Collects faults, each once however often its image is met, and writes them as CSV."""
+    """Collects faults, each once however often its image is met, and writes them as CSV.
 
-    def __init__(self, path: Path) -> None:
-        """Faults already listed at `path` are kept: a run that resumes adds to them."""
+    Where the policy is "fail", the first fault is raised instead, as a `UserError`.
+    """
+
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        bad_records: Policy = "skip",
+        bad_images: Policy = "skip",
+        resumes: bool = True,
+    ) -> None:
+        """A run that resumes adds to the faults listed at `path`, another replaces them.
+
+        Without a path faults are only counted.
+        """
         self.path = path
-        self._faults: dict[tuple[str, str, str], tuple[str, ...]] = {}
-        if path.exists():
+        self._bad_records, self._bad_images = bad_records, bad_images
+        self._faults: dict[tuple[str, str, str, str], tuple[str, ...]] = {}
+        self._unlisted = 0  # counted by the index, which lists the first 100,000
+        if resumes and path is not None and path.exists():
             with path.open(newline="", encoding="utf-8") as file:
                 for row in list(csv.reader(file))[1:]:
-                    self._faults[row[0], row[1], row[3]] = tuple(row)
+                    self._keep(tuple(row))
 
     def __len__(self) -> int:
         return len(self._faults)
 
+    def _keep(self, row: tuple[str, ...]) -> None:
+        file, offset_bytes, _, image_index, reason = row
+        # An image has one reason; a record may have several.
+        key = file, offset_bytes, image_index, "" if image_index else kind_of(reason)
+        self._faults.setdefault(key, row)
+
     def add(self, faults: Iterable[ImageFault]) -> None:
-        """Add faults of images."""
+        """Add faults of images.
+
+        Raises:
+            UserError: there is one, and the policy for images is to fail.
+        """
         for fault in faults:
-            row = tuple(map(str, fault))
-            self._faults[row[0], row[1], row[3]] = row
+            if self._bad_images == "fail":
+                raise UserError(
+                    f"{fault.file}, byte {fault.offset_bytes}: image {fault.image_index} of "
+                    f"product {fault.product_id}: {fault.reason}; mend the file, or leave such "
+                    "images out with bad_images=skip"
+                )
+            self._keep(tuple(map(str, fault)))
 
     def add_records(self, catalogue: Catalogue) -> None:
-        """Add what indexing found; record faults have no image index."""
-        for path, fault in catalogue.faults:
+        """Add what indexing found.
+
+        Raises:
+            UserError: there is something, and the policy is to fail.
+        """
+        self.add_products(catalogue.faults)
+        self._unlisted += sum(catalogue.fault_counts.values()) - len(catalogue.faults)
+
+    def add_products(self, faults: Iterable[tuple[Path, Fault]]) -> None:
+        """Add faults of records.
+
+        Raises:
+            UserError: there is one, and the policy is to fail.
+        """
+        for path, fault in faults:
+            image = fault.image_index
+            if image is not None and fault.product_id is not None:
+                where = ImageFault(
+                    str(path), fault.offset_bytes, fault.product_id, image, fault.reason
+                )
+                self.add([where])
+                continue
             product_id = "" if fault.product_id is None else str(fault.product_id)
-            row = (str(path), str(fault.offset_bytes), product_id, "", fault.reason)
-            self._faults[row[0], row[1], row[3]] = row
+            if self._bad_records == "fail":
+                product = f" product {product_id}:" if product_id else ""
+                raise UserError(
+                    f"{path}, byte {fault.offset_bytes}:{product} {fault.reason}; mend the file, "
+                    "or go on without with bad_records=skip"
+                )
+            self._keep((str(path), str(fault.offset_bytes), product_id, "", fault.reason))
+
+    def add_rows(self, path: Path, errors: Iterable[str]) -> None:
+        """Add rows of a category file that were left out; they have a line, not an offset."""
+        for error in errors:
+            line, _, reason = error.partition(": ")
+            self._keep((str(path), line, "", "", f"category row left out: {reason}"))
 
     def write(self) -> str | None:
-        """Write the list whole, if there is anything in it; a line that sums it up, or None."""
+        """Write the list whole; a line that sums it up. Without faults there is neither."""
         if not self._faults:
+            if self.path is not None:
+                self.path.unlink(missing_ok=True)
             return None
-        draft = self.path.with_name(self.path.name + ".draft")
-        with draft.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(COLUMNS)
-            writer.writerows(self._faults.values())
-        draft.replace(self.path)
-        kinds = Counter(row[-1].split(":")[0] for row in self._faults.values())
+        if self.path is not None:
+            draft = self.path.with_name(self.path.name + ".draft")
+            with draft.open("w", newline="", encoding="utf-8") as file:
+                writer = csv.writer(file)
+                writer.writerow(COLUMNS)
+                writer.writerows(self._faults.values())
+            draft.replace(self.path)
+        kinds = Counter(kind_of(row[-1]) for row in self._faults.values())
         shown = [f"{count} x {kind}" for kind, count in kinds.most_common(MAX_KINDS)]
         shown += ["..."] * (len(kinds) > MAX_KINDS)
-        return f"{len(self._faults)} faults in the data ({', '.join(shown)}): see {self.path}"
+        more = f", and {self._unlisted} that are not listed" if self._unlisted else ""
+        where = "" if self.path is None else f": see {self.path}"
+        return f"{len(self._faults)} faults in the data ({', '.join(shown)}{more}){where}"
+
+
+def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--bad_records` and `--bad_images` of a tool; None where the user leaves the default."""
+    for name in ("records", "images"):
+        parser.add_argument(
+            f"--bad_{name}",
+            choices=("skip", "fail"),
+            help=f"leave damaged {name} out and list them, or stop at the first ({default})",
+        )
+
+
+def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path, Fault]]:
+    """Products with more images than are used, or of an unknown category.
+
+    `labelled`: each product needs a category, so one without is a fault too.
+    """
+    catalogue = products.catalogue
+    num_images = np.asarray(catalogue.num_images)[products.rows]
+    category_id = np.asarray(catalogue.category_id)[products.rows]
+    most = products.max_images
+    surplus = num_images > most
+    unknown = products.labels < 0
+    if not labelled:
+        unknown &= category_id != NO_CATEGORY
+    files = catalogue.file_of_products(products.rows)
+    for place in np.flatnonzero(surplus | unknown).tolist():
+        row, path = int(products.rows[place]), catalogue.paths[int(files[place])]
+        where = int(catalogue.offset_bytes[row]), int(catalogue.product_id[row])
+        if surplus[place]:
+            count = num_images[place]
+            reason = f"more than {most} images: {count}, of which the first {most} are used"
+            yield path, Fault(*where, f"{reason}; see config.data.max_images")
+        if unknown[place]:
+            reason = f"unknown category: {category_id[place]} is not in the category file"
+            if category_id[place] == NO_CATEGORY:
+                reason = "no category_id: not used to train or measure"
+            yield path, Fault(*where, reason)

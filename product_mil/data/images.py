@@ -11,6 +11,10 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 # 64 megapixels: larger than any product photo, and 200 MB once decoded.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 * 1024 * 1024
+# What shops and dumps hold. Pillow knows many more; among them are parsers that start programs.
+_FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
+# `_check_pixels` does it, with one message and no warning printed on the way.
+Image.MAX_IMAGE_PIXELS = None
 _LEADING = (*range(0xE0, 0xF0), 0xFE)  # JPEG markers: application segments, comments
 
 
@@ -64,7 +68,7 @@ def _has_exif(data: bytes | memoryview) -> bool:
 def _decode_any(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     height, width = pixels.shape[:2]
     try:
-        image = Image.open(io.BytesIO(data))
+        image = Image.open(io.BytesIO(data), formats=_FORMATS)
         _check_pixels(image)
         image = ImageOps.exif_transpose(_eight_bit(image))
         if "A" in image.getbands() or "transparency" in image.info:

@@ -67,6 +67,10 @@ class Catalogue(Columns):
         ends = np.cumsum([index.num_images_total for index in self.indexes])
         return np.searchsorted(ends, images, side="right")
 
+    def first_records(self) -> Int64[np.ndarray, " r"]:
+        """Rows without those whose product id an earlier row has."""
+        return np.setdiff1d(np.arange(self.num_products), later_duplicates(self.product_id))
+
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as paths, not as gigabytes of columns."""
         return _reopen, ([(index.path, index.directory) for index in self.indexes],)

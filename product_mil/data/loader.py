@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import xxhash
 from jaxtyping import Bool, Int32, Int64
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
@@ -85,6 +86,36 @@ class ImageFault(NamedTuple):
     reason: str
 
 
+def image_fault(catalogue: Catalogue, row: int, reason: str) -> ImageFault:
+    """The fault of the image in this row of the catalogue's image columns."""
+    # Products without images share `first_image` with the product after them.
+    product = int(np.searchsorted(catalogue.first_image, row, side="right")) - 1
+    file = int(catalogue.file_of_images(np.array([row]))[0])
+    return ImageFault(
+        file=str(catalogue.paths[file]),
+        offset_bytes=int(catalogue.image_offset_bytes[row]),
+        product_id=int(catalogue.product_id[product]),
+        image_index=row - int(catalogue.first_image[product]),
+        reason=reason,
+    )
+
+
+def image_addresses(
+    catalogue: Catalogue, rows: Int64[np.ndarray, " m"]
+) -> list[tuple[int, int, int, Sequence[int] | None]]:
+    """What `FileReader.read` takes, for each of these images."""
+    hashes = catalogue.image_hash
+    return list(
+        zip(
+            catalogue.file_of_images(rows).tolist(),
+            catalogue.image_offset_bytes[rows].tolist(),
+            catalogue.image_length_bytes[rows].tolist(),
+            [None] * len(rows) if hashes is None else hashes[rows].tolist(),
+            strict=True,
+        )
+    )
+
+
 class Loaded(NamedTuple):
     """A batch, and what of it stays on the host."""
 
@@ -129,11 +160,18 @@ class FileReader:
         self._paths = list(paths)
         self._descriptors: dict[int, int] = {}
 
-    def read(self, file: int, offset_bytes: int, length_bytes: int) -> bytes:
-        """Just these bytes.
+    def read(
+        self,
+        file: int,
+        offset_bytes: int,
+        length_bytes: int,
+        image_hash: Sequence[int] | None = None,
+    ) -> bytes:
+        """Just these bytes, which have this hash (as `Columns.image_hash` has it).
 
         Raises:
-            ImageError: the file cannot be read, or it ends before (it shrank since indexed).
+            ImageError: the file cannot be read, ends before (it shrank since indexed), or holds
+                other bytes there by now.
         """
         try:
             if file not in self._descriptors:
@@ -143,6 +181,10 @@ class FileReader:
             raise ImageError(f"cannot be read: {error}") from error
         if len(data) != length_bytes:
             raise ImageError("the file ends before this picture: it changed since it was indexed")
+        if image_hash is not None:
+            high, low = image_hash
+            if xxhash.xxh3_128_intdigest(data) != high << 64 | low:
+                raise ImageError("other bytes than were indexed: the file changed; start again")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
@@ -179,29 +221,14 @@ class PixelSource:
         catalogue = self._products.catalogue
         shards, places = np.nonzero(image_rows >= 0)
         rows = image_rows[shards, places]
-        addresses = zip(
-            shards.tolist(),
-            places.tolist(),
-            catalogue.file_of_images(rows).tolist(),
-            catalogue.image_offset_bytes[rows].tolist(),
-            catalogue.image_length_bytes[rows].tolist(),
-            strict=True,
-        )
-        for shard, slot, file, offset_bytes, length_bytes in addresses:
+        places_of = zip(shards.tolist(), places.tolist(), rows.tolist(), strict=True)
+        for (shard, slot, row), address in zip(
+            places_of, image_addresses(catalogue, rows), strict=True
+        ):
             try:
-                data = self._reader.read(file, offset_bytes, length_bytes)
-                decode_into(data, images[shard, slot])
+                decode_into(self._reader.read(*address), images[shard, slot])
             except ImageError as error:
-                position = positions[shard, slots.segment[shard, slot]]
-                faults.append(
-                    ImageFault(
-                        file=str(catalogue.paths[file]),
-                        offset_bytes=offset_bytes,
-                        product_id=int(catalogue.product_id[self._products.rows[position]]),
-                        image_index=int(slots.position[shard, slot]),
-                        reason=str(error),
-                    )
-                )
+                faults.append(image_fault(catalogue, row, str(error)))
                 slots.segment[shard, slot] = self._plan.product_slots
         return Loaded(PackedBatch(images, slots), positions, faults)
 

@@ -154,7 +154,7 @@ def _pictures(data: bytes, start: int) -> Iterator[tuple[int, int, int]]:
         if index < least:
             return  # the images of the next product
         start = found.end()
-        whole = 0 <= length and start + length <= len(data)
+        whole = length >= 0 and start + length <= len(data)
         yield start, length if whole else 0, index
         start, least = start + (length if whole else 0), index + 1
 

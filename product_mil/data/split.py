@@ -14,6 +14,7 @@ from product_mil.data.duplicates import (
     hashes_of,
     product_of_images,
     shared_with,
+    with_bytes,
 )
 from product_mil.data.index import Catalogue
 
@@ -74,7 +75,7 @@ def _link(
     """Component of each row; images in too many products to link, and in how many."""
     wanted = np.zeros(catalogue.num_products, bool)
     wanted[rows] = True
-    chosen = np.repeat(wanted, catalogue.num_images)
+    chosen = np.repeat(wanted, catalogue.num_images) & with_bytes(catalogue)
     if ignored is not None:
         chosen &= ~ignored
     place = (np.cumsum(wanted) - 1).astype(np.int32)  # in `rows`, of each product in it

@@ -76,8 +76,22 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None
         assert part in message
 
 
+def test_bad_rows_are_left_out_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "names.csv"
+    path.write_bytes(TREE.encode() + b"30,A,B,AGAIN\n7,A,B,\xe9\nx,A,B,C\n8,A\n")
+    skipped: list[str] = []
+    assert_is_tree(read_categories(path, skipped))
+    assert [line.split(":")[0] for line in skipped] == ["line 6", "line 7", "line 8", "line 9"]
+    assert "category_id 30 was on line 2" in skipped[0]
+    assert "not UTF-8" in skipped[1]
+    with pytest.raises(UserError, match=r"bad_categories=skip") as error:
+        read_categories(path)
+    for line in skipped:
+        assert line in str(error.value)
+
+
 def test_a_flood_of_errors_is_cut(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"line 11: .*; and 15 more$"):
+    with pytest.raises(UserError, match=r"line 11: .*; and 15 more; mend"):
         read(tmp_path, HEADER + "x,A,B,C\n" * 25)
 
 
@@ -89,6 +103,7 @@ def test_a_flood_of_errors_is_cut(tmp_path: Path) -> None:
         (HEADER.encode(), "no categories"),
         (HEADER.encode() + b"1,A,B,C\n2,A,B,\xe9\n", "3: not UTF-8"),
         (HEADER.encode() + b'1,A,B,"C\n', "2: "),
+        (HEADER.encode("utf-16"), "1: not UTF-8; save the file"),
     ],
 )
 def test_an_unreadable_file_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
