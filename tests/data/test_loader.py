@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from product_mil.data.faults import FaultList
+from product_mil.data.faults import FaultList, product_faults
 from product_mil.data.index import open_catalogue
-from product_mil.data.loader import PixelSource, Products, batches
+from product_mil.data.loader import ImageFault, PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan, ShuffledPlan
+from product_mil.errors import UserError
 
 SIZE_PX = 32
 COUNTS = np.random.default_rng(0).integers(1, 5, 40)
@@ -243,3 +244,56 @@ def test_vanished_file_is_a_fault(tmp_path: Path) -> None:
     assert len(loaded.faults) > 0
     assert (loaded.batch.slots.segment == loaded.batch.slots.label.shape[1]).all()
     assert "cannot be read" in loaded.faults[0].reason
+
+
+def test_changed_bytes_are_a_fault(tmp_path: Path) -> None:
+    """Overwritten in place after indexing: another picture is not taken for the product's own."""
+    path = write(tmp_path / "train.bson")
+    products = products_of(path)
+    catalogue = products.catalogue
+    at, length = (int(c[5]) for c in (catalogue.image_offset_bytes, catalogue.image_length_bytes))
+    other = picture(20, 2)[:length].ljust(length, b"\0")
+    with path.open("r+b") as file:
+        file.seek(at)
+        file.write(other)
+    plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
+    loads = list(batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2))
+    (fault,) = [fault for loaded in loads for fault in loaded.faults]
+    assert (fault.offset_bytes, fault.file) == (at, str(path))
+    assert "other bytes than were indexed" in fault.reason
+
+
+def test_more_images_than_are_used_and_unknown_categories_are_told(tmp_path: Path) -> None:
+    products = products_of(write(tmp_path / "train.bson"), 2)
+    labels = np.where(products.rows % 9 == 0, -1, products.labels).astype(np.int32)
+    told = list(
+        product_faults(Products(products.catalogue, products.rows, labels, 2), labelled=True)
+    )
+    surplus = {fault.product_id: fault.reason for _, fault in told if "more than" in fault.reason}
+    assert surplus == {
+        product_id(i): f"more than 2 images: {count}, of which the first 2 are used; see "
+        "config.data.max_images"
+        for i, count in enumerate(COUNTS)
+        if count > 2
+    }
+    unknown = {fault.product_id for _, fault in told if "unknown category" in fault.reason}
+    assert unknown == {product_id(i) for i in range(0, len(COUNTS), 9)}
+
+
+def test_the_list_keeps_faults_of_a_resumed_run_and_replaces_those_of_an_export(
+    tmp_path: Path,
+) -> None:
+    fault = ImageFault("a.bson", 10, 7, 1, "damaged JPEG: x")
+    first = FaultList(tmp_path / "bad.csv")
+    first.add([fault])
+    first.write()
+    resumed = FaultList(tmp_path / "bad.csv")
+    resumed.add([fault, fault._replace(offset_bytes=20)])
+    assert resumed.write() == (
+        f"2 faults in the data (2 x damaged JPEG): see {tmp_path / 'bad.csv'}"
+    )
+    assert FaultList(tmp_path / "bad.csv", resumes=False).write() is None
+    assert not (tmp_path / "bad.csv").exists()
+    with pytest.raises(UserError, match=r"a\.bson, byte 10: image 1 of product 7: damaged"):
+        FaultList(None, bad_images="fail").add([fault])
+    FaultList(None, bad_records="fail").add([fault])

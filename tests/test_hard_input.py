@@ -1,0 +1,145 @@
+"""Every kind of damage in one file, through the real tools, on a small trained run."""
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import bson
+import numpy as np
+import pytest
+
+from product_mil.build import build_data
+from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+from product_mil.data.faults import FaultList
+from product_mil.data.sample import SampleFiles
+from product_mil.errors import UserError
+from product_mil.predictions import read_predictions
+from product_mil.run import run
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def module_of(path: str) -> Any:
+    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+hard_input = module_of("benchmarks/hard_input.py")
+export = module_of("tools/export_predictions.py").main
+evaluate = module_of("tools/evaluate.py").main
+
+
+def exported(trained: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:
+    top = output.with_suffix(".parquet")
+    names = ["--workdir", trained, "--data", data, "--output", output, "--probabilities", top]
+    export([*map(str, names), "--topk", "29"])
+    return {row["product_id"]: row for row in read_predictions(top).table.to_pylist()}
+
+
+def test_all_is_listed_and_predicted(
+    trained: Path, sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whole products predict the same to the bit, damaged ones what their images say."""
+    data, clean, output = (tmp_path / name for name in ("hard.bson", "clean.bson", "s.csv"))
+    hard = hard_input.write_hard_file(data, sample, 120, 0.017)
+    assert set(hard.kinds.values()) == set(hard_input.DAMAGE)
+    clean.write_bytes(b"".join(map(bson.encode, hard_input.records_of(sample, 120))))
+    found, wanted = exported(trained, data, output), exported(trained, clean, tmp_path / "c.csv")
+    _, wrong = hard_input.check(hard, output)
+    assert wrong == []
+
+    unharmed = {"record length", "record's closing", "repeated id", "category_id is", "unknown cat"}
+    for number, row in found.items():
+        kind = hard.kinds.get(number, "")
+        if not kind or any(kind.startswith(name) for name in unharmed):
+            for name in ("num_images", "num_readable_images", "image_index", "top_category_id"):
+                assert row[name] == wanted[number][name], (kind, name)
+            # The batch's other products may differ, and with them the order of sums.
+            np.testing.assert_allclose(
+                row["top_probability"], wanted[number]["top_probability"], atol=1e-5
+            )
+        elif kind in ("picture is text", "length of a picture"):
+            # The first image is lost, and the others keep their places.
+            count = wanted[number]["num_images"]
+            assert row["num_images"] == count
+            assert row["image_index"] == list(range(1, count))
+
+    listed = tmp_path / "faults.csv"
+    capsys.readouterr()
+    names = ["--workdir", trained, "--data", data, "--faults", listed, "--json"]
+    evaluate([*map(str, names)])
+    told = json.loads(capsys.readouterr().out)
+    labelled = [row for row in found.values() if row["log_prob_true"] is not None]
+    assert told["products"] == len(labelled)
+    assert told["nll"] == pytest.approx(-np.mean([r["log_prob_true"] for r in labelled]), abs=1e-4)
+    in_list = {line.split(",")[2] for line in listed.read_text().splitlines()[1:]}
+    exports_list = output.with_name("s.csv.bad_records.csv").read_text().splitlines()[1:]
+    assert in_list == {line.split(",")[2] for line in exports_list}
+
+
+def record(number: int, *pictures: bytes, category_id: int = 1) -> dict[str, Any]:
+    return {"_id": number, "category_id": category_id, "imgs": [{"picture": p} for p in pictures]}
+
+
+@pytest.fixture(scope="module")
+def photo(sample: SampleFiles) -> bytes:
+    return bson.decode_all(sample.train.read_bytes())[0]["imgs"][0]["picture"]
+
+
+def config_of(data: Path, **options: Any) -> Config:
+    return Config(
+        data=DataConfig(train=str(data), image_size_px=32, embedding_cache=False, **options),
+        model=ModelConfig(backbone="small_cnn"),
+        head=StageConfig(epochs=0, trainable="head"),
+        finetune=StageConfig(epochs=1, images_per_batch=16),
+    )
+
+
+@pytest.mark.parametrize(
+    ("bad", "policy", "message"),
+    [
+        ([b"", b"x"], "bad_images", "byte 5[0-9][0-9]+: image 0 of product 9: the picture has no"),
+        ([], "bad_records", "byte [0-9]+: product 9: imgs is empty; mend the file"),
+    ],
+)
+def test_the_policy_fail_stops_with_one_line(
+    tmp_path: Path, photo: bytes, bad: list[bytes], policy: str, message: str
+) -> None:
+    products = [record(i, photo + bytes([i]), category_id=i % 2) for i in range(8)]
+    products.append(record(9, *bad))
+    path = tmp_path / "a.bson"
+    path.write_bytes(b"".join(map(bson.encode, products)))
+    with pytest.raises(UserError, match=message) as error:
+        run(config_of(path, valid=str(path), **{policy: "fail"}), tmp_path / "run")
+    assert "\n" not in str(error.value)
+    assert f"{policy}=skip" in str(error.value)
+    assert str(path) in str(error.value)
+
+
+def test_bad_rows_of_the_category_file(tmp_path: Path, photo: bytes) -> None:
+    """Refused by default; left out and listed on request, with their products."""
+    path, names = tmp_path / "a.bson", tmp_path / "names.csv"
+    products = [record(i, photo + bytes([i]), category_id=i % 3) for i in range(12)]
+    path.write_bytes(b"".join(map(bson.encode, products)))
+    head = b"category_id,category_level1,category_level2,category_level3\n"
+    names.write_bytes(head + b"0,A,B,C\n1,A,B,D\n1,A,B,E\n2,A,\xe9,F\n")
+    options: dict[str, Any] = {"categories": str(names), "valid": str(path)}
+    with pytest.raises(UserError, match="line 4: category_id 1 was on line 3; line 5: not UTF-8"):
+        build_data(config_of(path, **options))
+    data = build_data(config_of(path, **options, bad_categories="skip"))
+    faults = FaultList(tmp_path / "bad.csv")
+    faults.add_products(data.product_faults)
+    faults.add_rows(names, data.category_faults)
+    faults.write()
+    listed = (tmp_path / "bad.csv").read_text()
+    assert f"{names},line 4,,,category row left out: category_id 1 was on line 3" in listed
+    assert f"{names},line 5,,,category row left out: not UTF-8" in listed
+    assert listed.count("unknown category: 2 is not in the category file") == 4
+    assert f"{names}: 2 bad rows left out" in data.notes
