@@ -1,5 +1,6 @@
 """From a configuration to the objects of a run. The last room that sees the configuration."""
 
+import dataclasses
 import functools
 import hashlib
 import os
@@ -36,6 +37,7 @@ from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Arrays, Classifier, Model, split_model
 from product_mil.model.pooling import build_head
 from product_mil.model.weights import load_weights
+from product_mil.train.augment import Ranges
 from product_mil.train.evaluate import metrics_of, score_products
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
@@ -288,12 +290,14 @@ def build_stage(
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
     )
+    ranges = Ranges(**dataclasses.asdict(config.augment))
     train_step = make_train_step(
         model.structure,
         optimizer,
         label_smoothing=settings.label_smoothing,
         batch_statistics=settings.batch_statistics,
         ema_decay=settings.ema_decay,
+        ranges=ranges,
     )
     eval_step, trust_step = make_eval_step(model.structure), make_trust_step(model.structure)
     log_prior = log_prior_of(data.class_counts)
@@ -303,6 +307,9 @@ def build_stage(
     def store() -> EmbeddingStore | None:
         """Filled at the first batch: a stage that is already complete needs none."""
         if settings.trainable != "head" or not config.data.embedding_cache:
+            return None
+        if ranges.on:
+            log.say("  augmentation is on: no embedding cache, each image is embedded at each use")
             return None
         filled = cached_embeddings(config, model, (data.train, data.valid), mesh)
         log.say(f"  {filled.summary}")

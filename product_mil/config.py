@@ -75,6 +75,19 @@ class StageConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of training images, in both stages; all 0: none (`train/augment.py`)."""
+
+    flip: float = 0.0  # probability of a horizontal reflection
+    rotation_deg: float = 0.0  # to either side
+    shear_deg: float = 0.0  # to either side
+    translation: float = 0.0  # to either side, as a share of the side
+    scale: float = 0.0  # 0.2: 1/1.2 to 1.2 times the size
+    crop: float = 0.0  # 0.2: a square of 0.8 to 1 of the side fills the picture
+    border: Literal["edge", "mean"] = "edge"  # what lies beyond the photo
+
+
+@dataclass(frozen=True)
 class Config:
     """A whole run."""
 
@@ -83,6 +96,7 @@ class Config:
     checkpoint_every_s: float = 600.0  # besides the one at each evaluation
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
     head: StageConfig = field(default_factory=lambda: StageConfig(trainable="head"))
     finetune: StageConfig = field(default_factory=StageConfig)
 
@@ -198,6 +212,17 @@ def _parse(text: str, kind: Any) -> Any:
     return text
 
 
+# Beyond these nothing of a photo may be left.
+AUGMENT_LIMITS = {
+    "flip": 1.0,
+    "rotation_deg": 180.0,
+    "shear_deg": 60.0,
+    "translation": 0.5,
+    "scale": 1.0,
+    "crop": 0.9,
+}
+
+
 def problems(config: Config) -> list[str]:
     """Everything that is wrong with the values themselves, a line each."""
     found: list[str] = []
@@ -218,6 +243,9 @@ def problems(config: Config) -> list[str]:
     need(0 <= model.dropout < 1, "model.dropout", "must be at least 0 and below 1")
     need(model.attention_heads >= 1, "model.attention_heads", "must be at least 1")
     need(model.attention_dim >= 1, "model.attention_dim", "must be at least 1")
+    for name, below in AUGMENT_LIMITS.items():
+        value = getattr(config.augment, name)
+        need(0 <= value <= below, f"augment.{name}", f"must be from 0 to {below:g}")
     need(config.checkpoint_every_s > 0, "checkpoint_every_s", "must be above 0")
     for name, stage in (("head", config.head), ("finetune", config.finetune)):
         need(stage.epochs >= -1, f"{name}.epochs", "must be -1 (by steps), 0 (skip) or more")
@@ -288,7 +316,13 @@ def config_from_dict(stored: dict[str, Any]) -> Config:
         UserError: fields that this version does not know.
     """
     parts: dict[str, Any] = dict(stored)
-    kinds = {"data": DataConfig, "model": ModelConfig, "head": StageConfig, "finetune": StageConfig}
+    kinds = {
+        "data": DataConfig,
+        "model": ModelConfig,
+        "augment": AugmentConfig,
+        "head": StageConfig,
+        "finetune": StageConfig,
+    }
     try:
         for key, kind in kinds.items():
             values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored[key].items()}

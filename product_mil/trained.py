@@ -103,16 +103,20 @@ class TrainedRun:
             resumes=False,
         )
 
-    def batches(self, products: Products, images_per_batch: int) -> Iterator[Loaded]:
+    def batches(
+        self, products: Products, images_per_batch: int, *, pixels: bool = False
+    ) -> Iterator[Loaded]:
         """Every product once, in order, in batches of about this many images over all devices.
 
         Where training left the backbone frozen, embeddings come from its cache, which is filled
-        first; images that cannot be read are then all among the first batch's faults.
+        first; images that cannot be read are then all among the first batch's faults. `pixels`
+        asks for images all the same.
         """
         image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
         plan = evaluation_plan(products, self.mesh.size, image_slots)
         threads = self.config.data.threads or os.cpu_count() or 1
-        if self.config.data.embedding_cache and backbone_stays_frozen(self.config):
+        cached = self.config.data.embedding_cache and backbone_stays_frozen(self.config)
+        if cached and not pixels:
             filled = cached_embeddings(self.config, self.model, [products], self.mesh)
             if filled.store is not None:
                 cached = EmbeddedSource(products, plan, filled.store, num_steps=plan.num_steps)

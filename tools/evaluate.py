@@ -11,11 +11,13 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from product_mil.data.faults import FaultList, add_policy_flags, product_faults
+from product_mil.data.faults import FaultList, product_faults
 from product_mil.data.loader import Loaded
 from product_mil.errors import UserError, exit_on_user_error
+from product_mil.flags import add_policy_flags, add_test_time_flags
 
 if TYPE_CHECKING:
+    from product_mil.train.step import ViewMean
     from product_mil.trained import TrainedRun
 
 
@@ -28,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
     parser.add_argument("--faults", type=Path, help="list what could not be read in this CSV file")
     add_policy_flags(parser, "default: as in training")
+    add_test_time_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
     with exit_on_user_error():
@@ -35,13 +38,15 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
         # JAX starts here, not for a typing error.
         from product_mil.train.log import metrics_table
+        from product_mil.train.step import ViewMean
         from product_mil.trained import open_run
 
         run = open_run(args.workdir, args.checkpoint)
         if not args.json:
             print(run.summary, flush=True)
         faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
-        metrics, remarks = evaluate(run, args.data, args.images_per_batch, faults)
+        views = ViewMean(args.tta, args.tta_mean)
+        metrics, remarks = evaluate(run, args.data, args.images_per_batch, faults, views)
         if args.json:
             print(json.dumps({**metrics, "remarks": remarks}, indent=1))
         else:
@@ -49,7 +54,11 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def evaluate(
-    run: "TrainedRun", spec: str, images_per_batch: int, faults: FaultList
+    run: "TrainedRun",
+    spec: str,
+    images_per_batch: int,
+    faults: FaultList,
+    views: "ViewMean",
 ) -> tuple[dict[str, float], list[str]]:
     """Metrics of `train.evaluate.metrics_of`, and what is worth saying of the data.
 
@@ -70,10 +79,17 @@ def evaluate(
         )
     faults.add_records(products.catalogue)
     faults.add_products(product_faults(products, labelled=True))
-    step, model, log_prior = make_eval_step(run.model.structure), run.model, run.log_prior
+    step, model, log_prior = (
+        make_eval_step(run.model.structure, views),
+        run.model,
+        run.log_prior,
+    )
     scores, unreadable = score_products(
         len(products),
-        _watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
+        _watched(
+            run.batches(products, images_per_batch, pixels=views.views != "none"),
+            int(products.num_images.sum()),
+        ),
         lambda batch: step(model.parameters, model.statistics, batch, log_prior),
         run.mesh,
     )

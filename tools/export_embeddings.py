@@ -18,10 +18,11 @@ import numpy as np
 from product_mil.build import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.data.embeddings import embed_images
-from product_mil.data.faults import FAULTS_SUFFIX, FaultList, add_policy_flags
+from product_mil.data.faults import FAULTS_SUFFIX, FaultList
 from product_mil.data.index import Catalogue, named_files, open_catalogue
 from product_mil.embed import embed_function
 from product_mil.errors import UserError, exit_on_user_error
+from product_mil.flags import add_policy_flags
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
 from product_mil.train.mesh import data_mesh

@@ -15,10 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from product_mil.data.faults import FAULTS_SUFFIX, add_policy_flags, product_faults
+from product_mil.data.faults import FAULTS_SUFFIX, product_faults
 from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import Products
 from product_mil.errors import UserError, exit_on_user_error
+from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.predictions import (
     MatrixWriter,
     ParquetWriter,
@@ -57,6 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
     add_policy_flags(parser, "default: as in training")
+    add_test_time_flags(parser)
     args = parser.parse_args(argv)
     with exit_on_user_error():
         _check(args)
@@ -127,6 +129,7 @@ def add_writers(
         | {
             "predicted_files": [str(path) for path in products.catalogue.paths],
             "predicted_fingerprint": products.catalogue.fingerprint,
+            "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
         },
     }
     if args.all_probabilities:
@@ -142,16 +145,19 @@ def predict(
 ) -> str:
     """Predict and write all products; list what could not be read. Lines that sum it up."""
     from product_mil.predict import predict_products
-    from product_mil.train.step import make_predict_step
+    from product_mil.train.step import ViewMean, make_predict_step
 
     topk = min(args.topk, len(run.categories.ids))
     step = make_predict_step(
-        run.model.structure, topk=topk, keep_all=args.all_probabilities is not None
+        run.model.structure,
+        topk=topk,
+        keep_all=args.all_probabilities is not None,
+        views=ViewMean(args.tta, args.tta_mean),
     )
     arrays, log_prior = (run.model.parameters, run.model.statistics), run.log_prior
     blocks = predict_products(
         products,
-        run.batches(products, args.images_per_batch),
+        run.batches(products, args.images_per_batch, pixels=args.tta != "none"),
         lambda batch: step(*arrays, batch, log_prior),
         run.mesh,
     )

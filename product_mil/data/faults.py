@@ -1,6 +1,5 @@
 """The list of what could not be read: one line a fault, beside the output it concerns."""
 
-import argparse
 import csv
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -129,16 +128,6 @@ class FaultList:
         more = f", and {self._unlisted} that are not listed" if self._unlisted else ""
         where = "" if self.path is None else f": see {self.path}"
         return f"{len(self._faults)} faults in the data ({', '.join(shown)}{more}){where}"
-
-
-def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
-    """`--bad_records` and `--bad_images` of a tool; None where the user leaves the default."""
-    for name in ("records", "images"):
-        parser.add_argument(
-            f"--bad_{name}",
-            choices=("skip", "fail"),
-            help=f"leave damaged {name} out and list them, or stop at the first ({default})",
-        )
 
 
 def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path, Fault]]:

@@ -1,7 +1,7 @@
 """The three steps: train, evaluate, predict. Pure functions of state and batch, jitted once."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.model import segments
 from product_mil.model.classifier import Arrays, merge_model, statistics_of
 from product_mil.model.pooling import HeadOutput
+from product_mil.train.augment import Ranges, Views, augment, seen_through, view_maps
 from product_mil.train.losses import image_loss, product_loss
 from product_mil.train.state import TrainState
 
 Batch = PackedBatch | EmbeddedBatch
+NOTHING = Ranges()  # no augmentation
 
 
 def make_train_step(
@@ -25,18 +27,23 @@ def make_train_step(
     label_smoothing: float,
     batch_statistics: bool,
     ema_decay: float,
+    ranges: Ranges = NOTHING,
 ) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Array]]:
     """A step that differentiates the trainable parameters alone and donates the state.
 
     It returns the new state and the batch's loss.
 
-    The key is folded with the step, so randomness depends on (seed, step, slot) and nothing else.
+    The key is folded with the step, so randomness (dropout, and augmentation within `ranges`)
+    depends on (seed, step, slot) and nothing else.
     """
 
     def loss_of(
         trainable: Arrays, state: TrainState, batch: Batch, key: PRNGKeyArray
     ) -> tuple[Array, tuple[Arrays, dict[str, Array]]]:
         model = merge_model(structure, {**state.frozen, **trainable}, state.statistics)
+        if isinstance(batch, PackedBatch):
+            images = augment(jnp.asarray(batch.images), jax.random.fold_in(key, 1 << 20), ranges)
+            batch = batch._replace(images=images)
         output = model(batch, use_running_statistics=not batch_statistics, key=key)
         losses = []
         if model.head.trains_products:
@@ -84,6 +91,35 @@ def make_train_step(
     return jax.jit(train_step, donate_argnums=0)
 
 
+class ViewMean(NamedTuple):
+    """Test-time augmentation: which views of every image, and what of them is averaged."""
+
+    views: Views = "none"
+    mean: Literal["probabilities", "embeddings"] = "probabilities"
+
+
+ONE_VIEW = ViewMean()
+
+
+def view_embeddings(model: Any, batch: Batch, views: ViewMean) -> Float[Array, "v S n d"]:
+    """Embeddings of each view, or their mean as the only one."""
+    if views.views == "none" or isinstance(batch, EmbeddedBatch):
+        return model.embed(batch, use_running_statistics=True)[None]
+
+    def one_view(one: Float[Array, "2 3"]) -> Float[Array, "S n d"]:
+        images = seen_through(jnp.asarray(batch.images), one)
+        return model.embed(batch._replace(images=images), use_running_statistics=True)
+
+    # One after another: the memory of one view, and the backbone is compiled once.
+    embeddings = jax.lax.map(one_view, jnp.asarray(view_maps(views.views)))
+    return embeddings.mean(0, keepdims=True) if views.mean == "embeddings" else embeddings
+
+
+def log_mean_exp(x: Float[Array, "v *e"]) -> Float[Array, "*e"]:
+    """Logarithm of the mean probability over the views; of one view, itself."""
+    return x[0] if len(x) == 1 else jax.nn.logsumexp(x, axis=0) - jnp.log(len(x))
+
+
 class Scores(NamedTuple):
     """What evaluation keeps of each product slot."""
 
@@ -113,9 +149,7 @@ def largest(
     return -negated[..., :count], index[..., :count]
 
 
-def make_eval_step(
-    structure: Any,
-) -> Callable[..., Scores]:
+def make_eval_step(structure: Any, views: ViewMean = ONE_VIEW) -> Callable[..., Scores]:
     """Score labelled products with running statistics and without dropout; changes nothing.
 
     The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`.
@@ -125,8 +159,12 @@ def make_eval_step(
         parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
     ) -> Scores:
         model = merge_model(structure, parameters, statistics)
-        output = model(batch, use_running_statistics=True, key=None)
-        log_probs = product_log_probs(output, batch, log_prior)
+        outputs = [
+            model.fuse(view, batch.slots, None) for view in view_embeddings(model, batch, views)
+        ]
+        log_probs = log_mean_exp(
+            jnp.stack([product_log_probs(output, batch, log_prior) for output in outputs])
+        )
         label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
         _, top = largest(log_probs, min(5, log_probs.shape[-1]))
         return Scores(
@@ -150,7 +188,9 @@ class Predicted(NamedTuple):
     probabilities: Float[Array, "S p k"] | None
 
 
-def make_predict_step(structure: Any, *, topk: int, keep_all: bool) -> Callable[..., Predicted]:
+def make_predict_step(
+    structure: Any, *, topk: int, keep_all: bool, views: ViewMean = ONE_VIEW
+) -> Callable[..., Predicted]:
     """The most probable classes, attention, and each image's own guess.
 
     `keep_all` also returns the full matrix, which is large: k floats a product.
@@ -160,17 +200,20 @@ def make_predict_step(structure: Any, *, topk: int, keep_all: bool) -> Callable[
         parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
     ) -> Predicted:
         model = merge_model(structure, parameters, statistics)
-        embeddings = model.embed(batch, use_running_statistics=True)
-        output = model.fuse(embeddings, batch.slots, None)
-        log_probs = product_log_probs(output, batch, log_prior)
+        embeddings = view_embeddings(model, batch, views)
+        outputs = [model.fuse(view, batch.slots, None) for view in embeddings]
+        log_probs = log_mean_exp(
+            jnp.stack([product_log_probs(output, batch, log_prior) for output in outputs])
+        )
+        alone = jnp.stack([jax.nn.log_softmax(model.each_alone(view)) for view in embeddings])
         values, classes = largest(log_probs, topk)
         label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
         return Predicted(
             top_class=classes,
             top_probability=jnp.exp(values),
             log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
-            attention=output.attention,
-            image_top_class=model.each_alone(embeddings).argmax(-1).astype(jnp.int32),
+            attention=jnp.stack([output.attention for output in outputs]).mean(0),
+            image_top_class=log_mean_exp(alone).argmax(-1).astype(jnp.int32),
             probabilities=jnp.exp(log_probs) if keep_all else None,
         )
 

@@ -15,13 +15,21 @@ from jaxtyping import Array
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.pooling import HeadOutput, build_head
+from product_mil.train.augment import Ranges, augment
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import evaluated_parameters, initial_state, partition
-from product_mil.train.step import largest, make_eval_step, make_predict_step, make_train_step
+from product_mil.train.step import (
+    ViewMean,
+    largest,
+    make_eval_step,
+    make_predict_step,
+    make_train_step,
+)
 
 S, N, P, D, K, PX = 4, 6, 4, 8, 5, 6
 KEY = jax.random.key(0)
+EVERYTHING = Ranges(0.5, 30.0, 10.0, 0.1, 0.2, 0.2)
 LOG_PRIOR = np.log(np.asarray([0.1, 0.3, 0.2, 0.25, 0.15], np.float32))
 
 
@@ -93,6 +101,7 @@ def prepared(
     optimizer: str = "adamw",
     batch_statistics: bool = True,
     ema_decay: float = 0.75,
+    ranges: Ranges = Ranges(),  # noqa: B008, a tuple
 ) -> Any:
     """Structure, arrays, optimiser and train step; tests share what they compile."""
     structure, *arrays = model_of(pooling, dropout_rate)
@@ -103,6 +112,7 @@ def prepared(
         label_smoothing=0.1,
         batch_statistics=batch_statistics,
         ema_decay=ema_decay,
+        ranges=ranges,
     )
     return structure, arrays, rule, step
 
@@ -340,11 +350,67 @@ def test_dropout_is_keyed_by_seed_and_step() -> None:
     assert loss_at(3, KEY) != loss_at(3, jax.random.key(1))
 
 
+def test_augmentation_is_keyed_by_seed_and_step_and_reaches_the_net() -> None:
+    _, arrays, optimizer, step = prepared("mean", ranges=EVERYTHING)
+    plain = prepared("mean")[3]
+
+    def loss_at(number: int, key: Array) -> float:
+        state = start(arrays, optimizer)._replace(step=jnp.asarray(number, jnp.int32))
+        return float(step(state, batch_of(0), key)[1])
+
+    assert loss_at(3, KEY) == loss_at(3, KEY)
+    assert loss_at(3, KEY) != loss_at(4, KEY)
+    assert loss_at(3, KEY) != loss_at(3, jax.random.key(1))
+    # The same images changed beforehand, and a step that changes nothing.
+    key = jax.random.fold_in(jax.random.fold_in(KEY, 3), 1 << 20)
+    batch = batch_of(0)
+    changed = batch._replace(images=np.asarray(augment(jnp.asarray(batch.images), key, EVERYTHING)))
+    state = start(arrays, optimizer)._replace(step=jnp.asarray(3, jnp.int32))
+    assert loss_at(3, KEY) == pytest.approx(float(plain(state, changed, KEY)[1]), rel=1e-5)
+
+
+@pytest.mark.parametrize("mean", ["probabilities", "embeddings"])
+def test_views_are_averaged(mean: Any) -> None:
+    """Two views by hand: the photos as they are, and mirrored."""
+    structure, arrays, *_ = prepared()
+    batch = batch_of(0)
+    mirrored = batch._replace(images=batch.images[:, :, :, ::-1].copy())
+    log_probs = []
+    if mean == "probabilities":
+        for seen in (batch, mirrored):
+            log_probs.append(
+                np.asarray(jax.nn.log_softmax(forward(structure, arrays, seen).logits))
+            )
+        wanted = np.log(np.exp(log_probs).mean(0))
+    else:
+        model = merge_model(structure, *arrays)
+        views = [model.embed(b, use_running_statistics=True) for b in (batch, mirrored)]
+        logits = model.fuse((views[0] + views[1]) / 2, batch.slots, None).logits
+        wanted = np.asarray(jax.nn.log_softmax(logits))
+    views = ViewMean("flip", mean)
+    predict = make_predict_step(structure, topk=3, keep_all=True, views=views)
+    predicted: Any = predict(*arrays, batch, LOG_PRIOR)
+    scores = make_eval_step(structure, views)(*arrays, batch, LOG_PRIOR)
+    one_view: Any = make_predict_step(structure, topk=3, keep_all=True)(*arrays, batch, LOG_PRIOR)
+    for s in (0, 2, 3):
+        np.testing.assert_allclose(
+            predicted.probabilities[s, :3], np.exp(wanted[s, :3]), rtol=1e-4, atol=1e-6
+        )
+        assert np.abs(predicted.probabilities[s, :3] - one_view.probabilities[s, :3]).max() > 1e-3
+    np.testing.assert_array_equal(scores.top1, predicted.top_class[..., 0])
+    np.testing.assert_allclose(predicted.probabilities[:, 3], one_view.probabilities[:, 3])
+    np.testing.assert_allclose(np.asarray(predicted.probabilities).sum(-1), 1, rtol=1e-5)
+
+
 def trajectory(
     devices: int, dtype: Any, optimizer_name: str, trainable: str, pooling: str
 ) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Losses of 20 steps and the final leaves, with dropout and BatchNorm statistics on."""
-    options = {"optimizer": optimizer_name, "batch_statistics": trainable == "all"}
+    """Losses of 20 steps and the final leaves, with dropout, augmentation and statistics on."""
+    options = {
+        "optimizer": optimizer_name,
+        "batch_statistics": trainable == "all",
+        "ranges": EVERYTHING,
+    }
     _, arrays, optimizer, step = prepared.__wrapped__(pooling, 0.3, **options)
     arrays = jax.tree.map(lambda x: x.astype(dtype), arrays)
     mesh = mesh_of(devices)
@@ -399,13 +465,17 @@ def collectives(kind: str, trainable: str = "all") -> set[str]:
     mesh = mesh_of(4)
     arrays, batch = replicate(arrays, mesh), put_batch(batch_of(0), mesh)
     if kind == "train":
-        _, _, optimizer, step = prepared("transformer", batch_statistics=trainable == "all")
+        _, _, optimizer, step = prepared(
+            "transformer", 0.3, batch_statistics=trainable == "all", ranges=EVERYTHING
+        )
         state = replicate(start(arrays, optimizer, trainable), mesh)
         lowered = step.lower(state, batch, replicate(KEY, mesh))
     else:
+        views = ViewMean("flip_crops")
         step = {
             "eval": make_eval_step(structure),
             "predict": make_predict_step(structure, topk=3, keep_all=True),
+            "eval_views": make_eval_step(structure, views),
         }[kind]
         lowered = step.lower(*arrays, batch, replicate(LOG_PRIOR, mesh))
     text = re.sub(r"/\*.*?\*/", "", lowered.compile().as_text())
@@ -413,7 +483,7 @@ def collectives(kind: str, trainable: str = "all") -> set[str]:
     return set(COLLECTIVES.findall(text))
 
 
-@pytest.mark.parametrize("kind", ["eval", "predict"])
+@pytest.mark.parametrize("kind", ["eval", "predict", "eval_views"])
 def test_forward_pass_has_no_collective(kind: str) -> None:
     assert collectives(kind) == set()
 

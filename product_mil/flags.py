@@ -1,0 +1,29 @@
+"""Flags that several tools share."""
+
+import argparse
+
+
+def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
+    """`--bad_records` and `--bad_images`; None where the user leaves the default."""
+    for name in ("records", "images"):
+        parser.add_argument(
+            f"--bad_{name}",
+            choices=("skip", "fail"),
+            help=f"leave damaged {name} out and list them, or stop at the first ({default})",
+        )
+
+
+def add_test_time_flags(parser: argparse.ArgumentParser) -> None:
+    """`--tta` and `--tta_mean`: what `train.step.ViewMean` takes."""
+    parser.add_argument(
+        "--tta",
+        choices=("none", "flip", "crops", "flip_crops"),
+        default="none",
+        help="average over views of every image: mirrored too, its four corners too, or both",
+    )
+    parser.add_argument(
+        "--tta_mean",
+        choices=("probabilities", "embeddings"),
+        default="probabilities",
+        help="what of the views is averaged (default: probabilities)",
+    )

@@ -1,0 +1,128 @@
+"""Geometry of images on the device: random for training, fixed views for test-time augmentation.
+
+However many changes apply, an image is sampled once, bilinearly, through one affine map from the
+pixels of the result to places in the photo. Maps are measured from the centre, in units of the
+side. Randomness is a function of (key, slot), and the key of (seed, step): neither the devices nor
+the loader's threads change it.
+"""
+
+from typing import Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Num, PRNGKeyArray
+
+Border = Literal["edge", "mean"]
+Views = Literal["none", "flip", "crops", "flip_crops"]
+
+CROP_SIDE = 0.875  # of the views called crops
+
+
+class Ranges(NamedTuple):
+    """How far training images are changed at most; 0 leaves a change out."""
+
+    flip: float = 0.0  # probability of a horizontal reflection
+    rotation_deg: float = 0.0  # to either side
+    shear_deg: float = 0.0  # to either side
+    translation: float = 0.0  # to either side, along both axes, as a share of the side
+    scale: float = 0.0  # 0.2: things are drawn at 1/1.2 to 1.2 times their size
+    crop: float = 0.0  # 0.2: a square of 0.8 to 1 of the side, anywhere, fills the picture
+    border: Border = "edge"  # beyond the photo: its outermost pixels, or its mean colour
+
+    @property
+    def warps(self) -> bool:
+        """Whether anything but a reflection is on."""
+        return any(self[1:6])
+
+    @property
+    def on(self) -> bool:
+        """Whether anything is on."""
+        return any(self[:6])
+
+
+def augment(
+    images: Num[Array, "S n h w 3"], key: PRNGKeyArray, ranges: Ranges
+) -> Num[Array, "S n h w 3"]:
+    """Change each slot's image at random; values stay in 0..255."""
+    s, n, *size = images.shape
+    flat = jnp.asarray(images).reshape(s * n, *size)
+    if ranges.warps:
+        changed = warp(flat, random_maps(key, s * n, ranges), ranges.border)
+    elif ranges.on:  # pixels move, none is sampled
+        mirrored = random_maps(key, s * n, ranges)[:, 0, 0] < 0
+        changed = jnp.where(mirrored[:, None, None, None], flat[:, :, ::-1], flat)
+    else:
+        return images
+    return changed.reshape(s, n, *size)
+
+
+def random_maps(key: PRNGKeyArray, count: int, ranges: Ranges) -> Float[Array, "m 2 3"]:
+    """A map for each slot: crop and scale, rotation, shear, reflection, in that order."""
+    slot_keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(count))
+    u = jax.vmap(lambda k: jax.random.uniform(k, (9,), minval=-1, maxval=1))(slot_keys)  # m 9
+    angle, shear = jnp.deg2rad(ranges.rotation_deg) * u[:, 1], u[:, 2]
+    shear = jnp.tan(jnp.deg2rad(ranges.shear_deg) * shear)
+    kept = 1 - ranges.crop * (u[:, 6] + 1) / 2  # share of the side that the crop keeps
+    size = kept * jnp.exp(-jnp.log1p(ranges.scale) * u[:, 5])
+    mirror = jnp.where(u[:, 0] < 2 * ranges.flip - 1, -1, 1)
+    cos, sin = size * jnp.cos(angle), size * jnp.sin(angle)
+    place = (1 - kept)[:, None] / 2 * u[:, 7:9]
+    offset = place + ranges.translation * u[:, 3:5]  # m 2
+    rows = (
+        jnp.stack([mirror * cos, shear * cos - sin, offset[:, 0]], -1),
+        jnp.stack([mirror * sin, shear * sin + cos, offset[:, 1]], -1),
+    )
+    return jnp.stack(rows, 1)
+
+
+def warp(
+    images: Num[Array, "m h w 3"], maps: Float[Array, "m 2 3"], border: Border = "edge"
+) -> Float[Array, "m h w 3"]:
+    """Each image through its own map, sampled bilinearly."""
+    return jax.vmap(lambda image, one: _warp_one(image, one, border))(images, maps)
+
+
+def _warp_one(
+    image: Num[Array, "h w 3"], one: Float[Array, "2 3"], border: Border
+) -> Float[Array, "h w 3"]:
+    h, w, _ = image.shape
+    pixels = image.reshape(h * w, 3)
+    # Whole and half numbers are exact, so reflections are to the bit.
+    x = jnp.arange(w, dtype=one.dtype)[None, :] - (w - 1) / 2  # 1 w
+    y = jnp.arange(h, dtype=one.dtype)[:, None] - (h - 1) / 2  # h 1
+    source_x = one[0, 0] * x + one[0, 1] * y + (one[0, 2] * w + (w - 1) / 2)  # h w
+    source_y = one[1, 0] * x + one[1, 1] * y + (one[1, 2] * h + (h - 1) / 2)
+    left, top = jnp.floor(source_x), jnp.floor(source_y)
+    right_share, bottom_share = source_x - left, source_y - top
+    mean = pixels.astype(one.dtype).mean(0) if border == "mean" else None
+    result = jnp.zeros((h, w, 3), one.dtype)
+    for column, share_x in ((left, 1 - right_share), (left + 1, right_share)):
+        for row, share_y in ((top, 1 - bottom_share), (top + 1, bottom_share)):
+            i = jnp.clip(row, 0, h - 1).astype(jnp.int32)
+            j = jnp.clip(column, 0, w - 1).astype(jnp.int32)
+            value = pixels[i * w + j].astype(one.dtype)  # h w 3
+            if mean is not None:
+                inside = (row >= 0) & (row < h) & (column >= 0) & (column < w)
+                value = jnp.where(inside[..., None], value, mean[None, None])
+            result = result + (share_x * share_y)[..., None] * value
+    return result
+
+
+def view_maps(views: Views) -> Float[np.ndarray, "v 2 3"]:
+    """The maps of the fixed views: the photo itself, then reflected, or cut to its corners."""
+    offset = (1 - CROP_SIDE) / 2
+    crops = [(1.0, 0.0, 0.0)]
+    if views in ("crops", "flip_crops"):
+        crops += [(CROP_SIDE, x, y) for y in (-offset, offset) for x in (-offset, offset)]
+    signs = (1, -1) if views in ("flip", "flip_crops") else (1,)
+    return np.asarray([[[s * m, 0, x], [0, m, y]] for s in signs for m, x, y in crops], np.float32)
+
+
+def seen_through(
+    images: Num[Array, "S n h w 3"], one: Float[Array, "2 3"]
+) -> Float[Array, "S n h w 3"]:
+    """Every image through the same map."""
+    s, n, *size = images.shape
+    maps = jnp.broadcast_to(one, (s * n, 2, 3))
+    return warp(jnp.asarray(images).reshape(s * n, *size), maps).reshape(s, n, *size)
