@@ -126,6 +126,21 @@ def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
     )
 
 
+def document_bytes(data: bytes) -> int | None:
+    """How far the fields of a document go, closing zero included, whatever its length says.
+
+    None where they break off, or go further than `data`.
+    """
+    position, last = 4, len(data)
+    try:
+        while position < last and data[position] != 0:
+            name_stop = _find_zero(data, position + 1, last)
+            position = _value_stop(data, data[position], name_stop + 1, last)
+    except _BrokenError:
+        return None
+    return position + 1 if position < last else None
+
+
 def _pictures(
     data: bytes, start: int, stop: int, faults: list[tuple[int, str, int | None]]
 ) -> list[tuple[int, int]]:

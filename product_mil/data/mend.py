@@ -17,6 +17,7 @@ from product_mil.data.bson import (
     Fault,
     Record,
     RecordError,
+    document_bytes,
     integer_value,
     parse_record,
 )
@@ -25,6 +26,7 @@ MIN_RECORD_BYTES = 5
 MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond
 
 _HEAD = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")  # four bytes after a record's begin
+_SWALLOWED = re.compile(rb"(?s)\0\0....[\x01-\x13](_id|category_id|imgs)\0")
 _ID = re.compile(rb"([\x01\x10\x12])_id\0")
 _CATEGORY = re.compile(rb"([\x01\x10\x12])category_id\0")
 _IMGS = re.compile(rb"\x04imgs\0")
@@ -60,6 +62,9 @@ def mend(descriptor: int, position: int, size_bytes: int) -> Mended:
     stop = position + length if plausible and length <= left else None
     end = _next_record(read, position, stop, size_bytes)
     data = read(position, min(end - position, MAX_RECORD_BYTES))
+    walked = document_bytes(data)
+    if walked is not None and _is_document(read, position + walked):
+        end, data = position + walked, data[:walked]  # a neighbour without an `_id` lay between
     record = _with_right_length(data, position)
     reason = f"wrong record length: {length} where the record has {end - position} bytes"
     if record is None:
@@ -70,11 +75,25 @@ def mend(descriptor: int, position: int, size_bytes: int) -> Mended:
             product_id = None if record is None else record.product_id
             reason = f"{what}: {left} bytes are left unread; fetch the file again"
             return Mended(end, None, [], [Fault(position, product_id, reason)], left)
+    # Each array of images more is that of a record whose head is gone.
+    faults = [
+        Fault(position + found.start(), None, "no integer _id: after a damaged record")
+        for found in list(_IMGS.finditer(data))[1:]
+    ]
     if record is None:
         reason = f"broken BSON structure: no integer _id; {end - position} bytes skipped"
-        return Mended(end, None, [], [Fault(position, None, reason)], 0)
+        return Mended(end, None, [], [Fault(position, None, reason), *faults], 0)
     pictures = [data[at - position : at - position + n] for at, n in record.pictures]
-    return Mended(end, record, pictures, [Fault(position, record.product_id, reason)], 0)
+    return Mended(end, record, pictures, [Fault(position, record.product_id, reason), *faults], 0)
+
+
+def hides_a_record(data: bytes, following: bytes) -> bool:
+    """Whether a record that looked whole has swallowed the next one's head.
+
+    Bytes lost inside a picture shift what follows into it, and by chance the closing zeros may fit.
+    `following` is what comes after the record; the chain of lengths broke there.
+    """
+    return not _HEAD.match(following, 4) and bool(_SWALLOWED.search(data, data.find(b"\x04imgs\0")))
 
 
 def _next_record(read: Read, position: int, stop: int | None, size_bytes: int) -> int:
@@ -82,7 +101,7 @@ def _next_record(read: Read, position: int, stop: int | None, size_bytes: int) -
 
     `stop` is what the record's own length says, if that is possible.
     """
-    told = stop if stop == size_bytes or (stop and _parses(read, stop)) else None
+    told = stop if stop == size_bytes or (stop and _is_document(read, stop)) else None
     for head in _heads(read, position + MIN_RECORD_BYTES, size_bytes):
         if told is not None and head >= told:
             return told
@@ -110,6 +129,15 @@ def _parses(read: Read, position: int) -> bool:
         return bool(parse_record(read(position, length), position).pictures)
     except RecordError:
         return False
+
+
+def _is_document(read: Read, position: int) -> bool:
+    """Whether a whole document lies there, be it of a product or not."""
+    head = read(position, 4)
+    length = struct.unpack("<i", head)[0] if len(head) == 4 else 0
+    if not 4 * MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES:
+        return False
+    return document_bytes(read(position, length)) == length
 
 
 def _with_right_length(data: bytes, position: int) -> Record | None:

@@ -25,7 +25,7 @@ from product_mil.data.bson import (
     RecordError,
     parse_record,
 )
-from product_mil.data.mend import MAX_RECORD_BYTES, MIN_RECORD_BYTES, Mended, mend
+from product_mil.data.mend import MAX_RECORD_BYTES, MIN_RECORD_BYTES, Mended, hides_a_record, mend
 
 NO_CATEGORY = int(np.iinfo(np.int64).min)
 
@@ -91,7 +91,9 @@ def _intact(file: FileIO, position: int, size_bytes: int, *, hash_images: bool) 
         wanted = _chain(buffer, bounds, filled, size_bytes - base)
         if wanted and got and got < len(room) and filled < goal:
             continue
-        rows, intact = _parse(buffer, np.array(bounds), base, hash_images=hash_images)
+        doubted = _doubt_last(buffer, bounds)
+        wanted += doubted if wanted else 0
+        rows, intact = _parse(buffer, bounds, base, hash_images=hash_images)
         yield rows
         if not (wanted and got and intact):
             return
@@ -124,6 +126,17 @@ def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, 
     return 4 if position + 4 <= left else 0
 
 
+def _doubt_last(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int]) -> int:
+    """Take the last records back as long as they hide the next one's head; their bytes."""
+    end = bounds[-1]
+    while len(bounds) > 1:
+        last, stop = bounds[-2:]
+        if not hides_a_record(buffer[last:stop].tobytes(), buffer[stop : stop + 9].tobytes()):
+            break
+        bounds.pop()
+    return end - bounds[-1]
+
+
 def _mended_rows(mended: Mended, position: int, *, hash_images: bool) -> Rows:
     """The row of a damaged record, or none, with the bytes that it takes."""
     records = [] if mended.record is None else [mended.record]
@@ -149,7 +162,7 @@ def _mended_rows(mended: Mended, position: int, *, hash_images: bool) -> Rows:
 
 def _parse(
     buffer: UInt8[np.ndarray, " bytes"],
-    bounds: Int64[np.ndarray, " bounds"],
+    bounds: list[int],
     base: int,
     *,
     hash_images: bool,
@@ -158,7 +171,7 @@ def _parse(
 
     They end before the first record of broken structure; the second value tells whether none is.
     """
-    start, stop = bounds[:-1], bounds[1:]
+    start, stop = np.array(bounds[:-1], np.int64), np.array(bounds[1:], np.int64)
     product_id, category_id, num_images, lanes = _parse_lanes(buffer, start, stop)
     usable = np.ones(len(start), bool)
     walked: list[tuple[int, int]] = []  # position and length of images found by walking
@@ -169,7 +182,9 @@ def _parse(
             record = parse_record(data, int(start[row]))
         except RecordError as error:
             if error.broken:  # and so perhaps its length, and all bounds after it
-                return _parse(buffer, bounds[: row + 1], base, hash_images=hash_images)[0], False
+                kept = bounds[: row + 1]
+                _doubt_last(buffer, kept)
+                return _parse(buffer, kept, base, hash_images=hash_images)[0], False
             usable[row] = False
             faults.append(error.fault)
             continue

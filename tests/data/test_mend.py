@@ -140,6 +140,44 @@ def test_a_destroyed_head_does_not_give_its_images_to_another(tmp_path: Path) ->
     assert pictures == {k: v for k, v in WANTED.items() if k != 104}
 
 
+def test_lost_bytes_that_fit_by_chance_hide_no_record(tmp_path: Path) -> None:
+    """The next record's picture has zeros just where the closing zeros are looked for."""
+    encoded = records()
+    at = encoded[4].index(pictures_of(4)[0])
+    encoded[4][at + 100 : at + 103] = bytes(3)
+    gone = at + 103  # of record 3, so that its end falls behind those zeros
+    first = encoded[3].index(pictures_of(3)[3])
+    del encoded[3][first + 20 : first + 20 + gone]
+    catalogue = catalogue_of(tmp_path, encoded)
+    pictures = found(catalogue)
+    assert pictures.keys() == WANTED.keys()
+    assert pictures[103][:3] == pictures_of(3)[:3]
+    assert len(pictures[104][0]) == len(WANTED[104][0])
+    others = WANTED.keys() - {103, 104}
+    assert {k: pictures[k] for k in others} == {k: WANTED[k] for k in others}
+    assert catalogue.fault_counts["broken BSON structure"] == 1
+
+
+def test_records_without_an_id_are_told_beside_damaged_ones(tmp_path: Path) -> None:
+    """A neighbour with no `_id` has no head to be found by."""
+    for damage in ("length", "closing", "hole"):
+        encoded = records()
+        nameless = bson.decode(encoded[4])
+        del nameless["_id"]
+        encoded[4] = bytearray(bson.encode(nameless))
+        if damage == "length":
+            encoded[3][:4] = struct.pack("<i", 2**31 - 1)
+        elif damage == "closing":
+            encoded[3][-1] = 7
+        else:
+            del encoded[3][-60:-30]
+        catalogue = catalogue_of(tmp_path, encoded)
+        pictures = found(catalogue)
+        assert pictures.keys() == WANTED.keys() - {104}
+        assert pictures[103][:3] == WANTED[103][:3]
+        assert sum(fault.product_id is None for _, fault in catalogue.faults) == 1
+
+
 def test_an_id_inside_a_field_is_no_record(tmp_path: Path) -> None:
     encoded = records()
     inner = {"_id": 5, "note": {"_id": 6, "x": 1}, "imgs": [{"_id": 3, "picture": b"abc"}]}
