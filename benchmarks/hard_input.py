@@ -219,8 +219,8 @@ def check(hard: HardFile, submission: Path) -> tuple[list[str], list[str]]:
         have_row = [number for number in ids if rows[number] == 1]
         in_list = [number for number in ids if number in named]
         expected = hard.expected[ids[0]]
-        told = len(in_list) if expected.has_row else nameless
-        lines.append(f"{kind:32}{len(ids):8}{told:8}{len(have_row):11}")
+        told = len(in_list) if expected.has_row else "*"
+        lines.append(f"{kind:32}{len(ids):8}{told:>8}{len(have_row):11}")
         if expected.has_row and len(have_row) != len(ids):
             wrong.append(f"{kind}: {len(ids) - len(have_row)} products have no row")
         if expected.has_row and len(in_list) != (len(ids) if expected.listed else 0):
@@ -232,6 +232,7 @@ def check(hard: HardFile, submission: Path) -> tuple[list[str], list[str]]:
     extra = rows.keys() - hard.kinds.keys() - set(hard.whole)
     blamed = named & set(hard.whole)
     lines.append(f"{'none':32}{len(hard.whole):8}{len(blamed):8}{len(hard.whole) - len(lost):11}")
+    lines.append(f"* without an id: {nameless} listed of {unnamed}, by byte offset")
     wrong += [f"whole product {number} has no row" for number in lost[:5]]
     wrong += [f"product {number} was never written" for number in sorted(extra)[:5]]
     wrong += [f"whole product {number} is listed" for number in sorted(blamed)[:5]]
