@@ -41,6 +41,7 @@ from product_mil.train.augment import Ranges
 from product_mil.train.evaluate import metrics_of, score_products
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
+from product_mil.train.mesh import replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_eval_step, make_train_step
@@ -367,7 +368,7 @@ def build_stage(
         calibrate=calibrate,
         evaluate=evaluate,
         batches=train_batches,
-        key=jax.random.fold_in(jax.random.key(config.seed), len(earlier)),
+        key=replicate(jax.random.fold_in(jax.random.key(config.seed), len(earlier)), mesh),
         mesh=mesh,
         run_record={**record, "stage": name},
     )

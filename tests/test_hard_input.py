@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from product_mil.build import build_data
-from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
 from product_mil.data.sample import SampleFiles
 from product_mil.errors import UserError
@@ -143,3 +143,47 @@ def test_bad_rows_of_the_category_file(tmp_path: Path, photo: bytes) -> None:
     assert f"{names},line 5,,,category row left out: not UTF-8" in listed
     assert listed.count("unknown category: 2 is not in the category file") == 4
     assert f"{names}: 2 bad rows left out" in data.notes
+
+
+def test_augmentation_turns_the_embedding_cache_off_and_says_so(
+    tmp_path: Path, photo: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+) -> None:
+    path = tmp_path / "a.bson"
+    products = [record(i, photo + bytes([i]), category_id=i % 2) for i in range(12)]
+    path.write_bytes(b"".join(map(bson.encode, products)))
+    config = Config(
+        data=DataConfig(train=str(path), valid=str(path), image_size_px=32),
+        augment=AugmentConfig(flip=0.5),
+        head=StageConfig(epochs=1, trainable="head", images_per_batch=16),
+        finetune=StageConfig(epochs=0),
+    )
+
+    def never(*_: object) -> None:
+        raise AssertionError("embedded for a cache")
+
+    monkeypatch.setattr("product_mil.build.cached_embeddings", never)
+    run(config, tmp_path / "run")
+    assert "augmentation is on: no embedding cache" in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_views_in_both_tools(
+    trained: Path, sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Evaluation and export average over the same views; both ways differ from one view."""
+    found = {}
+    for mean in ("none", "probabilities", "embeddings"):
+        views = [] if mean == "none" else ["--tta", "flip", "--tta_mean", mean]
+        names = ["--workdir", str(trained), "--data", str(sample.train)]
+        capsys.readouterr()
+        evaluate([*names, "--json", *views])
+        told = json.loads(capsys.readouterr().out)
+        top = tmp_path / f"{mean}.parquet"
+        output = str(tmp_path / f"{mean}.csv")
+        export([*names, "--output", output, "--probabilities", str(top), *views])
+        predictions = read_predictions(top)
+        assert told["nll"] == pytest.approx(-predictions.column("log_prob_true").mean(), abs=1e-4)
+        expected = {"views": "none" if mean == "none" else "flip"}
+        assert predictions.run["test_time_augmentation"].items() >= expected.items()
+        found[mean] = told["nll"]
+    assert len(set(found.values())) == 3
