@@ -5,6 +5,7 @@ from itertools import product
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
@@ -22,24 +23,28 @@ def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 
 
 class Conv(nnx.Module):
-    """Convolution without bias; a 1x1 kernel runs as a matrix product.
+    """Convolution; a 1x1 kernel runs as a matrix product.
 
-    Kernel `[size, size, in, out]`, Glorot uniform as in Keras.
+    Kernel `[height, width, in, out]`, square where `kernel_size` is one number. A bias only where
+    no BatchNorm follows, which would subtract it again.
     """
 
     def __init__(
         self,
         in_features: int,
         features: int,
-        kernel_size: int,
+        kernel_size: int | tuple[int, int],
         *,
         stride: int = 1,
         padding: Padding = "SAME",
+        use_bias: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
-        shape = (kernel_size, kernel_size, in_features, features)
+        size = (kernel_size, kernel_size) if isinstance(kernel_size, int) else kernel_size
+        shape = (*size, in_features, features)
         self.kernel = nnx.Param(initializers.he_normal(rngs.params(), shape))
+        self.bias = _bias(features, rngs) if use_bias else None
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
     def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
@@ -47,18 +52,42 @@ class Conv(nnx.Module):
         kernel = self.kernel[...].astype(self.dtype)
         x = x.astype(self.dtype)
         if kernel.shape[:2] == (1, 1):  # no padding reaches a 1x1 kernel
-            return pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
-        return lax.conv_general_dilated(
-            x,
-            kernel,
-            (self.stride, self.stride),
-            self.padding,
-            dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        )
+            y = pointwise_conv(x[:, :: self.stride, :: self.stride], kernel[0, 0])
+        else:
+            y = lax.conv_general_dilated(
+                x,
+                kernel,
+                (self.stride, self.stride),
+                self.padding,
+                dimension_numbers=("NHWC", "HWIO", "NHWC"),
+            )
+        return _add_bias(y, self.bias)
+
+
+class Dense(nnx.Module):
+    """Linear layer over the channels of each place: kernel `[in, out]`."""
+
+    def __init__(self, in_features: int, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.kernel = nnx.Param(initializers.he_normal(rngs.params(), (in_features, features)))
+        self.bias = _bias(features, rngs)
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Multiply, in the type of the arithmetic."""
+        y = pointwise_conv(x.astype(self.dtype), self.kernel[...].astype(self.dtype))
+        return _add_bias(y, self.bias)
+
+
+def _bias(features: int, rngs: nnx.Rngs) -> nnx.Param:
+    return nnx.Param(initializers.zeros(rngs.params(), (features,)))
+
+
+def _add_bias(y: Array, bias: nnx.Param | None) -> Array:
+    return y if bias is None else y + bias[...].astype(y.dtype)[None, None, None]
 
 
 class DepthwiseConv(nnx.Module):
-    """Depthwise convolution without bias, one filter a channel: kernel `[size, size, c]`."""
+    """Depthwise convolution, one filter a channel: kernel `[size, size, c]`."""
 
     def __init__(
         self,
@@ -67,17 +96,38 @@ class DepthwiseConv(nnx.Module):
         *,
         stride: int = 1,
         padding: Padding = "SAME",
+        use_bias: bool = False,
         dtype: DTypeLike,
         rngs: nnx.Rngs,
     ):
         shape = (kernel_size, kernel_size, features)  # each filter's fan-in is its own taps
         self.kernel = nnx.Param(initializers.he_normal(rngs.params(), shape))
+        self.bias = _bias(features, rngs) if use_bias else None
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
         """Convolve, in the type of the arithmetic."""
         kernel = self.kernel[...].astype(self.dtype)
-        return depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+        y = depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.padding)
+        return _add_bias(y, self.bias)
+
+
+class SeparableConv(nnx.Module):
+    """Depthwise 3x3 convolution, then a 1x1 one, nothing between; SAME, no bias.
+
+    Depthwise kernel `[3, 3, in]`, pointwise kernel `[in, out]`.
+    """
+
+    def __init__(self, in_features: int, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        depthwise, pointwise = (3, 3, in_features), (in_features, features)
+        self.depthwise = nnx.Param(initializers.lecun_normal(rngs.params(), depthwise))
+        self.pointwise = nnx.Param(initializers.he_normal(rngs.params(), pointwise))
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
+        """Convolve, in the type of the arithmetic."""
+        x = depthwise_conv(x.astype(self.dtype), self.depthwise[...].astype(self.dtype), 1, "SAME")
+        return pointwise_conv(x, self.pointwise[...].astype(self.dtype))
 
 
 class BatchNorm(nnx.BatchNorm):
@@ -122,6 +172,82 @@ class BatchNorm(nnx.BatchNorm):
         mask = None if mask is None else mask[:, None, None, None]
         y = super().__call__(x, use_running_average=use_running_statistics, mask=mask)
         return y.astype(self.output_dtype)
+
+
+class ConvNorm(nnx.Module):
+    """Convolution, BatchNorm without scale, ReLU: the unit of the Inception nets."""
+
+    def __init__(
+        self,
+        in_features: int,
+        features: int,
+        kernel_size: int | tuple[int, int],
+        *,
+        stride: int = 1,
+        padding: Padding = "SAME",
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.conv = Conv(
+            in_features,
+            features,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dtype=dtype,
+            rngs=rngs,
+        )
+        self.bn = BatchNorm(
+            features, momentum=0.99, epsilon=1e-3, use_scale=False, dtype=dtype, rngs=rngs
+        )
+
+    def __call__(
+        self,
+        x: Float[Array, "b h w i"],
+        *,
+        use_running_statistics: bool,
+        mask: Bool[Array, " b"] | None,
+    ) -> Float[Array, "b h2 w2 o"]:
+        """Apply the three; `mask` marks the images that batch statistics are over."""
+        y = self.bn(self.conv(x), use_running_statistics=use_running_statistics, mask=mask)
+        return jax.nn.relu(y)
+
+
+class LayerNorm(nnx.Module):
+    """Layer normalisation over the channels (Ba et al. 2016), epsilon 1e-6, in float32."""
+
+    def __init__(self, features: int, *, dtype: DTypeLike, rngs: nnx.Rngs):
+        self.scale = nnx.Param(initializers.ones(rngs.params(), (features,)))
+        self.bias = _bias(features, rngs)
+        self.dtype = dtype
+
+    def __call__(self, x: Float[Array, "*places c"]) -> Float[Array, "*places c"]:
+        """Normalise each place by itself."""
+        x = x.astype(jnp.float32)
+        x = x - x.mean(-1, keepdims=True)
+        x = x * lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+        places = (None,) * (x.ndim - 1)
+        return (x * self.scale[...][places] + self.bias[...][places]).astype(self.dtype)
+
+
+def max_pool(
+    x: Float[Array, "b h w c"], size: int, stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 c"]:
+    """Maximum of each window; padding never wins."""
+    window, strides = (1, size, size, 1), (1, stride, stride, 1)
+    pads = padding if isinstance(padding, str) else ((0, 0), *padding, (0, 0))
+    return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, pads)
+
+
+def avg_pool_same(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    """Mean of each 3x3 window with stride 1; padding is not counted, as in TensorFlow."""
+    window, strides = (1, 3, 3, 1), (1, 1, 1, 1)
+    total = lax.reduce_window(x.astype(jnp.float32), 0.0, lax.add, window, strides, "SAME")
+    # How many of three neighbours lie inside, for each row and each column.
+    places = [np.arange(size) for size in x.shape[1:3]]
+    rows, columns = (np.minimum(i + 2, len(i)) - np.maximum(i - 1, 0) for i in places)
+    counts = np.outer(rows, columns).astype(np.float32)[None, :, :, None]
+    return (total / counts).astype(x.dtype)
 
 
 @jax.custom_vjp

@@ -8,6 +8,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, relu6
+from product_mil.model.keras_layers import TOP, KerasLayer
 
 
 class InvertedResidual(nnx.Module):
@@ -108,24 +109,24 @@ def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
     return partial(BatchNorm, momentum=0.999, epsilon=1e-3, dtype=dtype, rngs=rngs)
 
 
-def _block_layers(index: int) -> list[tuple[str, str]]:
+def _block_layers(index: int) -> list[KerasLayer]:
     keras = f"block_{index}_" if index else "expanded_conv_"
     parts = ["depthwise", "project"] if index == 0 else ["expand", "depthwise", "project"]
-    return [
-        pair
-        for part in parts
-        for pair in (
-            (f"{keras}{part}", f"blocks.{index}.{part}"),
-            (f"{keras}{part}_BN", f"blocks.{index}.{part}_norm"),
-        )
-    ]
+    layers = []
+    for part in parts:
+        kind = "depthwise_conv2d" if part == "depthwise" else "conv2d"
+        path = f"blocks.{index}.{part}"
+        layers += [KerasLayer(f"{keras}{part}", kind, path)]
+        layers += [KerasLayer(f"{keras}{part}_BN", "batch_normalization", f"{path}_norm")]
+    return layers
 
 
-# Keras' layer name -> the module that takes its tensors.
+# In the order of Keras' files.
 KERAS_LAYERS = (
-    ("Conv1", "stem"),
-    ("bn_Conv1", "stem_norm"),
-    *(pair for index in range(17) for pair in _block_layers(index)),
-    ("Conv_1", "last"),
-    ("Conv_1_bn", "last_norm"),
+    KerasLayer("Conv1", "conv2d", "stem"),
+    KerasLayer("bn_Conv1", "batch_normalization", "stem_norm"),
+    *(layer for index in range(17) for layer in _block_layers(index)),
+    KerasLayer("Conv_1", "conv2d", "last"),
+    KerasLayer("Conv_1_bn", "batch_normalization", "last_norm"),
+    TOP,
 )

@@ -1,15 +1,11 @@
-"""Published weights into a backbone: Keras' HDF5 files, every tensor to exactly one leaf.
-
-The layout is that of `keras.Model.save("x.h5")` and of the files that Keras Applications
-publishes: a group for each layer, its order and its tensors' names in attributes. Tensors are
-named `Conv1/kernel:0` by Keras 2 and `Conv1/kernel` by Keras 3; both are read. Read by h5py alone:
-nothing in a file can run.
-"""
+"""Published weights into a backbone: every tensor of a file to exactly one leaf."""
 
 import logging
-import re
 from collections import defaultdict
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -20,21 +16,17 @@ import xxhash
 from flax import nnx
 from jaxtyping import Float
 
-from product_mil.cache import cache_root
 from product_mil.errors import UserError
 from product_mil.model.backbones import BackboneSpec
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
-
-# For each type of module: how Keras names an unnamed layer of it, and tensor -> leaf.
-KERAS_TENSORS: dict[type[nnx.Module], tuple[str, dict[str, str]]] = {
-    Conv: ("conv2d", {"kernel": "kernel"}),
-    DepthwiseConv: ("depthwise_conv2d", {"depthwise_kernel": "kernel"}),
-    BatchNorm: (
-        "batch_normalization",
-        {"gamma": "scale", "beta": "bias", "moving_mean": "mean", "moving_variance": "var"},
-    ),
-}
-TOP = "predictions"  # the ImageNet classifier: in the files "with top", no part of a backbone
+from product_mil.model.keras_layers import KerasLayer, number_of
+from product_mil.model.published import published_file
+from product_mil.model.weight_files import (
+    TENSORS,
+    FileLayer,
+    Tensor,
+    keras_file_layers,
+    torch_file_layers,
+)
 
 
 @dataclass(frozen=True)
@@ -55,30 +47,54 @@ class LoadedWeights:
     top: ImageNetTop | None
 
 
-def load_weights(module: nnx.Module, spec: BackboneSpec, source: str) -> LoadedWeights:
-    """Set every parameter and statistic of `module`, in place, from a Keras HDF5 file.
+@dataclass
+class Pairing:
+    """Tensors of a file paired with leaves of a module, and all that is left over."""
 
-    `source` is the path of a file, or `imagenet`: the published file, downloaded once into the
-    user's cache (root in the environment variable PRODUCT_MIL_CACHE, if set).
+    pairs: list[tuple[nnx.Variable, Tensor]] = field(default_factory=list)
+    missing: list[str] = field(default_factory=list)
+    unused: list[str] = field(default_factory=list)
+    misshapen: list[str] = field(default_factory=list)
+    top: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def faults(self) -> str:
+        """One line with everything that does not fit; empty for a bijection."""
+        kinds = {"missing": self.missing, "unused": self.unused, "misshapen": self.misshapen}
+        return "; ".join(f"{len(of)} {kind}: {', '.join(of)}" for kind, of in kinds.items() if of)
+
+
+def load_weights(
+    module: nnx.Module, spec: BackboneSpec, source: str, *, with_top: bool = False
+) -> LoadedWeights:
+    """Set every parameter and statistic of `module`, in place, from a file.
+
+    `source` is the path of a Keras HDF5 file (either layout) or a PyTorch `.safetensors`, or
+    `imagenet`: the published file, `with_top` or without, downloaded once into the user's cache
+    (root in the environment variable PRODUCT_MIL_CACHE, if set).
 
     Raises:
-        UserError: no such file, no Keras HDF5 file, or not the tensors of this backbone; then all
+        UserError: no such file, no weights file, or not the tensors of this backbone; then all
             missing, unused and misshapen tensors are named and `module` is as before.
     """
-    path = _published_file(spec) if source == "imagenet" else Path(source).expanduser()
+    if source == "imagenet":
+        path = published_file(spec, with_top=with_top)
+    else:
+        path = Path(source).expanduser()
     if not path.is_file():
         raise UserError(f"{path}: no such weights file")
     if not spec.keras_layers:
         raise UserError(f"backbone {spec.name} reads no weights file; leave the weights out")
-    try:
-        with h5py.File(path, "r") as file:
-            tensors = _keras_tensors(file, path)
-            values, top = _matched_values(tensors, module, spec, path)
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        raise UserError(
-            f"{path}: not a whole HDF5 file ({_one_line(error)}); get the file again"
-        ) from error
-    for variable, value in values:
+    with file_layers(path, spec) as (found, layers):
+        pairing = pair(found, layers, module, spec.embedding_dim)
+        if pairing.faults:
+            raise UserError(f"{path}: not the weights of {spec.name}; {pairing.faults}")
+        values = [data[()].reshape(variable.shape) for variable, data in pairing.pairs]
+        top = None
+        if pairing.top:
+            kernel, bias = (pairing.top[name][()].astype(np.float32) for name in ("kernel", "bias"))
+            top = ImageNetTop(kernel, bias)
+    for (variable, _), value in zip(pairing.pairs, values, strict=True):
         variable[...] = jnp.asarray(value, variable.dtype)
     loaded = LoadedWeights(path, weights_fingerprint(path), len(values), top)
     logging.getLogger(__name__).info(
@@ -96,157 +112,200 @@ def weights_fingerprint(path: str | Path) -> str:
     return digest.hexdigest()
 
 
-def weights_cache_dir() -> Path:
-    """Where downloaded weights live: `weights` in PRODUCT_MIL_CACHE or the user's cache."""
-    return cache_root() / "weights"
+@contextmanager
+def file_layers(
+    path: Path, spec: BackboneSpec
+) -> Iterator[tuple[list[FileLayer], Sequence[KerasLayer]]]:
+    """The layers of a file, open to be read, and those of the backbone under the file's names.
 
-
-def _published_file(spec: BackboneSpec) -> Path:
-    """The published file in the cache, downloaded if need be, its hash checked.
-
-    Where no hash is published, the sha256 of the first download is kept beside the file.
+    Raises:
+        UserError: not a whole file in a layout that this backbone reads; also while it is open.
     """
-    import pooch
-
-    if spec.weights is None:
-        raise UserError(f"backbone {spec.name} has no published weights; name a file or none")
-    published = spec.weights
-    path = weights_cache_dir() / published.file_name
-    remembered = path.with_name(path.name + ".sha256")
-    known = published.hash
-    if known is None and remembered.is_file():
-        known = f"sha256:{remembered.read_text().strip()}"
-    pooch.get_logger().setLevel("WARNING")
+    if path.suffix == ".safetensors":
+        yield torch_file_layers(path, spec.keras_layers, spec.torch_namings)
+        return
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pooch.retrieve(published.url, known, path.name, path.parent)
-        if published.hash is None and not remembered.is_file():
-            remembered.write_text(pooch.file_hash(str(path), alg="sha256") + "\n")
-    except ValueError as error:  # pooch: another hash
-        raise UserError(f"{path}: {_one_line(error)}; delete the file and try again") from error
-    except OSError as error:  # requests' errors are OSErrors too
-        raise UserError(
-            f"cannot get {published.file_name} ({type(error).__name__}); download {published.url} "
-            f"elsewhere and put it at {path}, or name a file instead of 'imagenet'"
-        ) from error
-    return path
+        with h5py.File(path, "r") as file:
+            yield keras_file_layers(file, path), spec.keras_layers
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole HDF5 file ({told}); get the file again") from error
 
 
-def _keras_tensors(file: h5py.File, path: Path) -> dict[str, dict[str, h5py.Dataset]]:
-    """Layer name -> tensor name -> data set, in the file's order, layers without tensors left out.
+def pair(
+    found: Sequence[FileLayer], layers: Sequence[KerasLayer], module: nnx.Module, dim: int
+) -> Pairing:
+    """Pair every tensor of a file with one leaf of the module.
 
-    A tensor's name is its last part without Keras 2's ":0".
+    Layers are matched by name, where numbered ones count by rank within their kind. If that is
+    no bijection they are matched by rank in the file's order, which is how Keras itself reads the
+    published files: whatever the layers were called, that is what they are.
     """
-    root = file.get("model_weights", file)
-    if not isinstance(root, h5py.Group) or not _names(root, "layer_names"):
-        raise UserError(
-            f"{path}: an HDF5 file, but not in the layout of Keras' published weights "
-            "(no attribute layer_names); save the model with model.save('name.h5')"
-        )
-    tensors = {}
-    for layer in _names(root, "layer_names"):
-        for name in _names(root[layer], "weight_names"):
-            data = root[f"{layer}/{name}"]
-            if not isinstance(data, h5py.Dataset):
-                raise KeyError(f"{layer}/{name} is no data set")
-            tensor = re.sub(r":\d+$", "", name.split("/")[-1])
-            tensors.setdefault(layer, {})[tensor] = data
+    found = _without_scales(found, layers, module)
+    by_name = _paired(found, layers, _by_name(found, layers), module, dim)
+    if not by_name.faults:
+        return by_name
+    by_rank = _paired(found, layers, _by_rank(found, layers), module, dim)
+    return by_name if by_rank.faults else by_rank
+
+
+def _by_name(found: Sequence[FileLayer], layers: Sequence[KerasLayer]) -> list[FileLayer | None]:
+    """For each layer of the backbone the one of its name in the file."""
+    named = {layer.name: layer for layer in found}
+    taken = {name for layer in layers for name in (layer.name, layer.other_name)}
+    taken = {name for name in taken if name and all(number_of(name, k) is None for k in TENSORS)}
+    numbered: dict[str, list[tuple[int, FileLayer]]] = defaultdict(list)
+    for name in named.keys() - taken:
+        for kind in TENSORS:
+            number = number_of(name, kind)
+            if number is not None:
+                numbered[kind].append((number, named[name]))
+    for of_kind in numbered.values():
+        of_kind.sort(key=lambda pair: pair[0])
+    result: list[FileLayer | None] = []
+    for layer in layers:
+        match = named.get(layer.other_name) if layer.other_name else None
+        number = number_of(layer.name, layer.kind)
+        if match is None and number is None:
+            match = named.get(layer.name)
+        elif match is None and number is not None and number < len(numbered[layer.kind]):
+            match = numbered[layer.kind][number][1]
+        result.append(match)
+    return result
+
+
+def _by_rank(found: Sequence[FileLayer], layers: Sequence[KerasLayer]) -> list[FileLayer | None]:
+    """For each layer of the backbone the next of its kind (and container) in the file."""
+    ranked: dict[tuple[str, str], list[FileLayer]] = defaultdict(list)
+    told = all(layer.kind for layer in found)  # the file numbers within each container
+    for layer in found:
+        ranked[layer.kind or _likely_kind(layer), layer.container if told else ""].append(layer)
+    rest = {key: iter(of) for key, of in ranked.items()}
+    return [
+        next(rest.get((layer.kind, layer.container if told else ""), iter(())), None)
+        for layer in layers
+    ]
+
+
+def _likely_kind(layer: FileLayer) -> str:
+    for tensor, kind in (
+        ("pointwise_kernel", "separable_conv2d"),
+        ("depthwise_kernel", "depthwise_conv2d"),
+        ("moving_mean", "batch_normalization"),
+        ("gamma", "layer_normalization"),
+    ):
+        if tensor in layer.tensors:
+            return kind
+    kernel = layer.tensors.get("kernel")
+    return "layer_scale" if kernel is None else "dense" if len(kernel.shape) == 2 else "conv2d"
+
+
+def _paired(
+    found: Sequence[FileLayer],
+    layers: Sequence[KerasLayer],
+    matches: Sequence[FileLayer | None],
+    module: nnx.Module,
+    dim: int,
+) -> Pairing:
+    result = Pairing()
+    state = nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
+    leaves = {".".join(map(str, where)): variable for where, variable in state}
+    for layer, match in zip(layers, matches, strict=True):
+        if layer.path is None:
+            if match is not None:
+                _take_top(match, dim, result)
+            continue
+        kind = TENSORS[layer.kind]
+        roles = {tensor: leaves.pop(f"{layer.path}.{leaf}", None) for tensor, leaf in kind.items()}
+        # A role without a leaf: this layer is built without it (a BatchNorm without scale).
+        roles = {tensor: leaf for tensor, leaf in roles.items() if leaf is not None}
+        tensors = {} if match is None else _by_role(match, list(roles))
+        numbered = number_of(layer.name, layer.kind) is not None
+        name = f"{layer.kind} (for {layer.path})" if numbered else layer.name
+        name = name if match is None else match.name
+        for tensor, variable in roles.items():
+            shape = _file_shape(variable.shape, tensor, layer.kind)
+            data = tensors.pop(tensor, None)
+            if data is None:
+                result.missing.append(f"{name}/{tensor} {shape}")
+            elif data.shape != shape or data.dtype.kind != "f":
+                told = f"{name}/{tensor} {data.shape} {data.dtype}, wanted {shape}"
+                result.misshapen.append(told)
+            else:
+                result.pairs.append((variable, data))
+        result.unused += [f"{name}/{tensor}" for tensor in tensors]
+    result.missing += leaves  # leaves that the backbone's list of layers does not reach
+    used = {id(match) for match in matches}
+    for layer in found:
+        if id(layer) not in used:
+            result.unused += [f"{layer.name}/{tensor}" for tensor in layer.tensors]
+    return result
+
+
+def _by_role(layer: FileLayer, roles: Sequence[str]) -> dict[str, Tensor]:
+    """The tensors of a file's layer by the names that we know; what is left keeps its own."""
+    tensors = dict(layer.tensors)
+    numbered = all(name.isdigit() for name in tensors)
+    if numbered or len(tensors) == len(roles) == 1:
+        names = [*roles, *list(tensors)[len(roles) :]]
+        return dict(zip(names, tensors.values(), strict=False))
+    if "depthwise_kernel" in roles and "kernel" in tensors:  # Keras 3's name of it
+        tensors["depthwise_kernel"] = tensors.pop("kernel")
     return tensors
 
 
-def _names(group: Any, attribute: str) -> list[str]:
-    """A list of strings in attributes; Keras splits long ones into `name0`, `name1`, ..."""
-    chunks = [attribute] if attribute in group.attrs else []
-    while not chunks or chunks[0] != attribute:
-        if f"{attribute}{len(chunks)}" not in group.attrs:
-            break
-        chunks.append(f"{attribute}{len(chunks)}")
-    raw = [name for chunk in chunks for name in np.ravel(group.attrs[chunk])]
-    return [name.decode() if isinstance(name, bytes) else str(name) for name in raw]
+def _file_shape(shape: tuple[int, ...], tensor: str, kind: str) -> tuple[int, ...]:
+    """Keras' shape of a tensor, given our leaf's."""
+    if tensor == "depthwise_kernel":
+        return (*shape, 1)  # h w c 1
+    if tensor == "pointwise_kernel":
+        return (1, 1, *shape)
+    if kind == "conv2d" and len(shape) == 3:  # a convolution with as many groups as channels
+        return (*shape[:2], 1, shape[2])
+    return shape
 
 
-def _matched_values(
-    tensors: dict[str, dict[str, h5py.Dataset]], module: nnx.Module, spec: BackboneSpec, path: Path
-) -> tuple[list[tuple[nnx.Variable, np.ndarray]], ImageNetTop | None]:
-    """Pair every tensor with one leaf of the module and read it, or raise with all that differ."""
-    leaves = {
-        ".".join(map(str, where)): variable
-        for where, variable in nnx.to_flat_state(nnx.state(module, (nnx.Param, nnx.BatchStat)))
-    }
-    unused = {(layer, tensor): data for layer, of in tensors.items() for tensor, data in of.items()}
-    missing, misshapen, pairs = [], [], []
-    for layer, where in _named_layers(tensors, module, spec):
-        for tensor, leaf in KERAS_TENSORS[type(_at(module, where))][1].items():
-            variable = leaves.pop(f"{where}.{leaf}", None)
-            if variable is None:  # this layer is built without it (a BatchNorm without scale)
-                continue
-            shape = variable.shape
-            data = unused.pop((layer, tensor), None)
-            if tensor == "depthwise_kernel":
-                shape = (*shape, 1)
-                if data is None:  # Keras 3's name
-                    data = unused.pop((layer, "kernel"), None)
-            if data is None:
-                missing.append(f"{layer}/{tensor} {shape}")
-            elif data.shape != shape or data.dtype.kind != "f":
-                misshapen.append(f"{layer}/{tensor} {data.shape} {data.dtype}, wanted {shape}")
-            else:
-                pairs.append((variable, data))
-    missing += leaves  # leaves that the backbone's list of layers does not reach
-    top = _top(unused, spec, misshapen)
-    faults = {"missing": missing, "unused": ["/".join(key) for key in unused]}
-    faults["misshapen"] = misshapen
-    if any(faults.values()):
-        told = "; ".join(f"{len(of)} {kind}: {', '.join(of)}" for kind, of in faults.items() if of)
-        raise UserError(f"{path}: not the weights of {spec.name}; {told}")
-    values = [(variable, data[()].reshape(variable.shape)) for variable, data in pairs]
-    return values, top
-
-
-def _top(
-    unused: dict[tuple[str, str], h5py.Dataset], spec: BackboneSpec, misshapen: list[str]
-) -> ImageNetTop | None:
-    """Take the ImageNet classifier out of `unused`, if the file has one."""
-    kernel, bias = unused.pop((TOP, "kernel"), None), unused.pop((TOP, "bias"), None)
-    if kernel is None and bias is None:
-        return None
-    shapes = [None if data is None else data.shape for data in (kernel, bias)]
+def _take_top(layer: FileLayer, dim: int, result: Pairing) -> None:
+    """The ImageNet classifier, if it fits the embedding."""
+    tensors = _by_role(layer, ("kernel", "bias"))
+    shapes = [tensors[name].shape if name in tensors else None for name in ("kernel", "bias")]
     classes = shapes[1][0] if shapes[1] else 0
-    if kernel is None or bias is None or shapes != [(spec.embedding_dim, classes), (classes,)]:
-        misshapen.append(f"{TOP}/kernel {shapes[0]} with bias {shapes[1]}")
-        return None
-    return ImageNetTop(kernel[()].astype(np.float32), bias[()].astype(np.float32))
+    if len(tensors) != 2 or shapes != [(dim, classes), (classes,)]:
+        result.misshapen.append(f"{layer.name}/kernel {shapes[0]} with bias {shapes[1]}")
+    else:
+        result.top = tensors
 
 
-def _named_layers(
-    tensors: dict[str, dict[str, h5py.Dataset]], module: nnx.Module, spec: BackboneSpec
-) -> list[tuple[str, str]]:
-    """Give each layer of the backbone its name in this file.
+def _without_scales(
+    found: Sequence[FileLayer], layers: Sequence[KerasLayer], module: nnx.Module
+) -> Sequence[FileLayer]:
+    """Where PyTorch's BatchNorm has a scale and ours has none, move it into the convolution.
 
-    Keras numbers unnamed layers by how many of the type the process had made before
-    (`conv2d_94`), so that only their order counts: the k-th of a type by number is the k-th of
-    the type in the backbone's list.
+    scale (k * x - mean) / s = (scale k * x - scale mean) / s: exact with running statistics. In
+    the files that are meant, converted from TensorFlow, every scale is 1.
     """
-    named = {layer for layer, _ in spec.keras_layers}
-    by_type = defaultdict(list)
-    for layer in tensors:
-        match = re.fullmatch(r"([a-z0-9_]*?[a-z0-9])(?:_(\d+))?", layer)
-        if match and layer not in named:
-            by_type[match[1]].append((int(match[2] or 0), layer))
-    ranked = {stem: iter(sorted(layers)) for stem, layers in by_type.items()}
-    result = []
-    for name, where in spec.keras_layers:
-        stem = KERAS_TENSORS[type(_at(module, where))][0]
-        unnamed = (0, f"{stem} (for {where})")
-        result.append((name or next(ranked.get(stem, iter(())), unnamed)[1], where))
-    return result
+    named = {layer.name: layer for layer in found}
+    for conv, norm in pairwise(layers):
+        of_conv, of_norm = named.get(conv.name), named.get(norm.name)
+        if norm.kind != "batch_normalization" or of_conv is None or of_norm is None:
+            continue
+        kernel, mean = of_conv.tensors.get("kernel"), of_norm.tensors.get("moving_mean")
+        scale = of_norm.tensors.get("gamma")
+        if (
+            isinstance(kernel, np.ndarray)  # from PyTorch: Keras' own files have no such scale
+            and isinstance(mean, np.ndarray)
+            and isinstance(scale, np.ndarray)
+            and norm.path is not None
+            and getattr(_at(module, norm.path), "scale", None) is None
+            and kernel.shape[-1:] == mean.shape == scale.shape
+        ):
+            of_conv.tensors["kernel"] = kernel * scale
+            of_norm.tensors["moving_mean"] = mean * scale
+            del of_norm.tensors["gamma"]
+    return found
 
 
 def _at(module: Any, path: str) -> nnx.Module:
     for part in path.split("."):
         module = module[int(part)] if part.isdigit() else getattr(module, part)
     return module
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())

@@ -8,13 +8,14 @@ import h5py
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pooch
 import pytest
 from flax import nnx
 
 from product_mil.errors import UserError
-from product_mil.model.backbones import BackboneSpec, PublishedWeights, backbone
+from product_mil.model.backbones import BackboneSpec, backbone
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
+from product_mil.model.keras_layers import TOP as TOP_LAYER
+from product_mil.model.keras_layers import KerasLayer
 from product_mil.model.weights import load_weights, weights_fingerprint
 
 
@@ -35,13 +36,13 @@ SPEC = BackboneSpec(
     build=Tiny,
     embedding_dim=4,
     image_size_px=8,
-    weights=PublishedWeights(url="https://nowhere.invalid/tiny.h5", hash=None, provenance="test"),
     keras_layers=(
-        ("first", "stem"),
-        ("first_depthwise", "depthwise"),
-        (None, "unnamed.0"),
-        (None, "unnamed.1"),
-        (None, "norm"),
+        KerasLayer("first", "conv2d", "stem"),
+        KerasLayer("first_depthwise", "depthwise_conv2d", "depthwise"),
+        KerasLayer("conv2d", "conv2d", "unnamed.0"),
+        KerasLayer("conv2d_1", "conv2d", "unnamed.1"),
+        KerasLayer("batch_normalization", "batch_normalization", "norm"),
+        TOP_LAYER,
     ),
 )
 
@@ -163,47 +164,6 @@ def test_a_backbone_without_published_weights_says_so():
     spec = backbone("small_cnn")
     with pytest.raises(UserError, match="small_cnn has no published weights"):
         load_weights(spec.build(rngs=nnx.Rngs(0)), spec, "imagenet")
-
-
-def _retrieve_from(source: Path):
-    """Stand in for the network: what `pooch.retrieve` would fetch comes from `source`."""
-
-    def retrieve(url, known_hash, fname, path):
-        target = Path(path) / fname
-        if not target.exists():
-            if not source.exists():
-                raise ConnectionError("no network")
-            target.write_bytes(source.read_bytes())
-        if known_hash is not None:
-            algorithm, digest = known_hash.split(":")
-            if pooch.file_hash(str(target), alg=algorithm) != digest:
-                raise ValueError("hash of the file differs from the known hash")
-        return str(target)
-
-    return retrieve
-
-
-def test_imagenet_downloads_once_and_remembers_the_hash(tmp_path, monkeypatch):
-    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
-    source = tmp_path / "published.h5"
-    monkeypatch.setattr(pooch, "retrieve", _retrieve_from(source))
-    target = tmp_path / "cache" / "weights" / "tiny.h5"
-    with pytest.raises(UserError, match=r"tiny\.h5") as error:
-        load_weights(_tiny(), SPEC, "imagenet")
-    assert str(target) in str(error.value)
-
-    values = _write(source, LAYERS)
-    module = _tiny()
-    loaded = load_weights(module, SPEC, "imagenet")
-    assert loaded.path == target
-    assert loaded.fingerprint == weights_fingerprint(source)
-    np.testing.assert_array_equal(module.stem.kernel[...], values["first"]["kernel"])
-    source.unlink()
-    load_weights(_tiny(), SPEC, "imagenet")
-
-    target.write_bytes(target.read_bytes() + b"\0")
-    with pytest.raises(UserError, match="hash"):
-        load_weights(_tiny(), SPEC, "imagenet")
 
 
 def test_fingerprint_follows_the_content(tmp_path):

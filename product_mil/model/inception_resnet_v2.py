@@ -1,0 +1,188 @@
+"""Inception-ResNet v2 (Szegedy et al. 2016), the net of keras.applications.InceptionResNetV2."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, UInt8
+
+from product_mil.model.blocks import Conv, ConvNorm, avg_pool_same, max_pool
+from product_mil.model.keras_layers import TOP, Branch, KerasLayer, unit_layers, unnamed_units
+
+Unit = tuple[int, int | tuple[int, int]]  # channels and kernel size
+
+
+class ResidualBlock(nnx.Module):
+    """Chains of convolutions, concatenated, projected by a 1x1 convolution and added, scaled."""
+
+    def __init__(
+        self,
+        dim: int,
+        branches: tuple[tuple[Unit, ...], ...],
+        *,
+        scale: float,
+        ends_with_relu: bool = True,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        self.branches = nnx.List([_chain(dim, units, dtype, rngs) for units in branches])
+        width = sum(units[-1][0] for units in branches)
+        self.up = Conv(width, dim, 1, use_bias=True, dtype=dtype, rngs=rngs)
+        self.scale, self.ends_with_relu = scale, ends_with_relu
+
+    def __call__(self, x: Float[Array, "b h w c"], **mode) -> Float[Array, "b h w c"]:
+        """Apply the block."""
+        y = jnp.concatenate([_run(units, x, mode) for units in self.branches], -1)
+        x = x + self.up(y) * self.scale
+        return jax.nn.relu(x) if self.ends_with_relu else x
+
+
+class MixedBlock(nnx.Module):
+    """Chains of convolutions and a pool, concatenated; the last convolutions may have stride 2."""
+
+    def __init__(
+        self,
+        dim: int,
+        branches: tuple[tuple[Unit, ...], ...],
+        *,
+        pool_features: int = 0,
+        dtype: DTypeLike,
+        rngs: nnx.Rngs,
+    ):
+        halves = pool_features == 0
+        chains = [_chain(dim, units, dtype, rngs, halves=halves) for units in branches]
+        if not halves:
+            chains.append(_chain(dim, ((pool_features, 1),), dtype, rngs))
+        self.branches = nnx.List(chains)
+        self.halves = halves
+
+    def __call__(self, x: Float[Array, "b h w c"], **mode) -> Float[Array, "b h2 w2 c2"]:
+        """Concatenate the branches."""
+        if self.halves:
+            branches = [_run(units, x, mode) for units in self.branches]
+            return jnp.concatenate([*branches, max_pool(x, 3, 2, "VALID")], -1)
+        branches = [_run(units, x, mode) for units in list(self.branches)[:-1]]
+        pool = _run(self.branches[-1], avg_pool_same(x), mode)
+        return jnp.concatenate([*branches, pool], -1)
+
+
+def _chain(
+    dim: int, units: tuple[Unit, ...], dtype: DTypeLike, rngs: nnx.Rngs, *, halves: bool = False
+) -> nnx.List:
+    chain = []
+    for index, (features, size) in enumerate(units):
+        last = halves and index == len(units) - 1
+        layout = {"stride": 2, "padding": "VALID"} if last else {}
+        chain.append(ConvNorm(dim, features, size, dtype=dtype, rngs=rngs, **layout))
+        dim = features
+    return nnx.List(chain)
+
+
+def _run(units: nnx.List, x: Array, mode: dict) -> Array:
+    for unit in units:
+        x = unit(x, **mode)
+    return x
+
+
+# Branches of each block, every convolution as (channels, kernel size).
+MIXED_5B = (((96, 1),), ((48, 1), (64, 5)), ((64, 1), (96, 3), (96, 3)))
+BLOCK35 = (((32, 1),), ((32, 1), (32, 3)), ((32, 1), (48, 3), (64, 3)))
+MIXED_6A = (((384, 3),), ((256, 1), (256, 3), (384, 3)))
+BLOCK17 = (((192, 1),), ((128, 1), (160, (1, 7)), (192, (7, 1))))
+MIXED_7A = (((256, 1), (384, 3)), ((256, 1), (288, 3)), ((256, 1), (288, 3), (320, 3)))
+BLOCK8 = (((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1))))
+
+
+class InceptionResNetV2(nnx.Module):
+    """Pixels in 0..255 to one embedding of 1536 an image (global average, no top).
+
+    Any image size from 75 px; shapes are those at 299 px. `dtype` is the type of the arithmetic,
+    parameters and statistics are float32.
+    """
+
+    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+        of = {"dtype": dtype, "rngs": rngs}
+        unit, residual = partial(ConvNorm, **of), partial(ResidualBlock, **of)
+        self.stem = nnx.List(
+            [
+                unit(3, 32, 3, stride=2, padding="VALID"),  # 149 149 32
+                unit(32, 32, 3, padding="VALID"),  # 147 147 32
+                unit(32, 64, 3),  # 147 147 64, then a pool: 73 73 64
+                unit(64, 80, 1, padding="VALID"),  # 73 73 80
+                unit(80, 192, 3, padding="VALID"),  # 71 71 192, then a pool: 35 35 192
+            ]
+        )
+        self.mixed_5b = MixedBlock(192, MIXED_5B, pool_features=64, **of)  # 35 35 320
+        self.block35 = nnx.List(
+            [residual(320, BLOCK35, scale=0.17) for _ in range(10)]
+        )  # 35 35 320
+        self.mixed_6a = MixedBlock(320, MIXED_6A, **of)  # 17 17 1088
+        self.block17 = nnx.List(
+            [residual(1088, BLOCK17, scale=0.1) for _ in range(20)]
+        )  # 17 17 1088
+        self.mixed_7a = MixedBlock(1088, MIXED_7A, **of)  # 8 8 2080
+        self.block8 = nnx.List(
+            [
+                *(residual(2080, BLOCK8, scale=0.2) for _ in range(9)),  # 8 8 2080
+                residual(2080, BLOCK8, scale=1.0, ends_with_relu=False),  # 8 8 2080
+            ]
+        )
+        self.last = unit(2080, 1536, 1)  # 8 8 1536
+        self.dtype = dtype
+
+    def __call__(
+        self,
+        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
+        *,
+        use_running_statistics: bool,
+        mask: Bool[Array, " b"] | None = None,
+    ) -> Float[Array, "b 1536"]:
+        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
+        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+        x = pixels.astype(self.dtype) / 127.5 - 1.0
+        for index, unit in enumerate(self.stem):
+            x = unit(x, **mode)
+            if index in (2, 4):
+                x = max_pool(x, 3, 2, "VALID")
+        x = self.mixed_5b(x, **mode)
+        for block in self.block35:
+            x = block(x, **mode)
+        x = self.mixed_6a(x, **mode)
+        for block in self.block17:
+            x = block(x, **mode)
+        x = self.mixed_7a(x, **mode)
+        for block in self.block8:
+            x = block(x, **mode)
+        return self.last(x, **mode).mean((1, 2))
+
+
+def _keras_layers() -> tuple[KerasLayer, ...]:
+    layers, made = unnamed_units([[f"stem.{index}" for index in range(5)]], 0)
+
+    def add(path: str, lengths: tuple[int, ...]) -> None:
+        nonlocal made
+        branches: list[Branch] = [
+            [f"{path}.branches.{branch}.{unit}" for unit in range(length)]
+            for branch, length in enumerate(lengths)
+        ]
+        of_block, made = unnamed_units(branches, made)
+        layers.extend(of_block)
+
+    def add_residual(name: str, lengths: tuple[int, ...], blocks: int) -> None:
+        for index in range(blocks):
+            add(f"{name}.{index}", lengths)
+            layers.append(KerasLayer(f"{name}_{index + 1}_conv", "conv2d", f"{name}.{index}.up"))
+
+    add("mixed_5b", (1, 2, 3, 1))
+    add_residual("block35", (1, 2, 3), 10)
+    add("mixed_6a", (1, 3))
+    add_residual("block17", (1, 3), 20)
+    add("mixed_7a", (2, 2, 3))
+    add_residual("block8", (1, 3), 10)
+    return (*layers, *unit_layers("conv_7b", "conv_7b_bn", "last"), TOP)
+
+
+# In the order of Keras' files; the numbers are those of a fresh process.
+KERAS_LAYERS = _keras_layers()

@@ -1,0 +1,84 @@
+"""Published weights files, downloaded once into the user's cache."""
+
+import fcntl
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from product_mil.cache import cache_root
+from product_mil.errors import UserError
+from product_mil.model.backbones import BackboneSpec, PublishedFile
+
+
+def weights_cache_dir() -> Path:
+    """Where downloaded weights live: `weights` in PRODUCT_MIL_CACHE or the user's cache."""
+    return cache_root() / "weights"
+
+
+def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
+    """The published file in the cache, downloaded if need be, its hash checked.
+
+    Needs no network once the file is there. Where no hash is published, the sha256 of the first
+    download is kept beside the file. Several processes may ask at once: one downloads.
+
+    Raises:
+        UserError: no published weights, no network, or a file with another hash.
+    """
+    if spec.weights is None:
+        raise UserError(f"backbone {spec.name} has no published weights; name a file or none")
+    published = spec.weights.with_top if with_top else spec.weights.without_top
+    path = weights_cache_dir() / published.file_name
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(path.with_name(path.name + ".lock")):
+            _fetch(published, path)
+    except ValueError as error:  # pooch: another hash; the download is gone again
+        raise UserError(
+            f"{published.url}: what was downloaded is not the published file "
+            f"({' '.join(str(error).split())}); try again, or put the right file at {path}"
+        ) from error
+    except OSError as error:  # requests' errors are OSErrors too
+        damaged = f", and the file at {path} has another hash" if path.is_file() else ""
+        raise UserError(
+            f"cannot get {published.file_name} ({type(error).__name__}){damaged}; download "
+            f"{published.url} elsewhere and put it at {path}, or name a file instead of 'imagenet'"
+        ) from error
+    return path
+
+
+def _fetch(published: PublishedFile, path: Path) -> None:
+    import pooch
+
+    remembered = path.with_name(path.name + ".sha256")
+    known = published.hash
+    if known is None and remembered.is_file():
+        known = f"sha256:{remembered.read_text().strip()}"
+    pooch.get_logger().setLevel("WARNING")  # our line says what happens
+    if path.is_file() and (known is None or _has_hash(path, known)):
+        logging.getLogger(__name__).info("%s: in the cache", path)
+    else:
+        logging.getLogger(__name__).warning("downloading %s to %s", published.url, path)
+        # Into a temporary file beside it, checked, then moved: never a part of it under this name.
+        bar: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)  # Any: pooch's own protocol
+        pooch.retrieve(published.url, known, path.name, path.parent, downloader=bar)
+    if known is None:
+        draft = remembered.with_name(remembered.name + ".draft")
+        draft.write_text(pooch.file_hash(str(path), alg="sha256") + "\n")
+        draft.replace(remembered)
+
+
+def _has_hash(path: Path, known: str) -> bool:
+    import pooch
+
+    algorithm, _, digest = known.rpartition(":")
+    return pooch.file_hash(str(path), alg=algorithm or "sha256") == digest
+
+
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Hold a lock that ends with the process, however it ends."""
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
