@@ -1,6 +1,6 @@
-"""MobileNetV2 against Keras on JAX, and the two forms of its depthwise convolution.
+"""Backbones against Keras on JAX, and the two forms of their depthwise convolutions.
 
-    python benchmarks/depthwise.py --batch 16 --repeats 3
+    python benchmarks/depthwise.py --backbones mobilenet_v2,xception --batch 16 --repeats 3
 
 needs the extra `test` (Keras). Both sides run in turns in one process, compiled by `jax.jit`,
 with the same BatchNorm mode; a step is loss, gradients, SGD and new statistics. Shown is the best
@@ -24,23 +24,44 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from product_mil.model.backbones import backbone
 from product_mil.model.blocks import depthwise_conv, depthwise_conv_lax
-from product_mil.model.mobilenet_v2 import MobileNetV2
 
 Case = tuple[str, str, Callable, tuple]  # what is done, by whom, function, arguments
 
-# Depthwise layers of MobileNetV2 at 180 px: height and width, channels, stride.
-LAYERS = [(90, 32, 1), (90, 96, 2), (45, 144, 1), (23, 192, 1), (12, 384, 1), (6, 960, 1)]
+KERAS_NETS = {
+    "convnext_tiny": "ConvNeXtTiny",
+    "efficientnet_v2_s": "EfficientNetV2S",
+    "inception_resnet_v2": "InceptionResNetV2",
+    "inception_v3": "InceptionV3",
+    "mobilenet_v2": "MobileNetV2",
+    "resnet50_v2": "ResNet50V2",
+    "xception": "Xception",
+}
+# Depthwise layers of MobileNetV2, Xception and ConvNeXt-Tiny at 180 px: height and width,
+# channels, kernel size, stride.
+LAYERS = [
+    (90, 32, 3, 1),
+    (90, 96, 3, 2),
+    (45, 144, 3, 1),
+    (12, 384, 3, 1),
+    (6, 960, 3, 1),
+    (87, 128, 3, 1),
+    (22, 728, 3, 1),
+    (11, 728, 3, 1),
+    (45, 96, 7, 1),
+    (11, 384, 7, 1),
+]
 
 
 def layer_cases(batch: int) -> Iterator[Case]:
     random = np.random.default_rng(0)
-    for size, features, stride in LAYERS:
+    for size, features, taps, stride in LAYERS:
         x = jnp.asarray(random.normal(size=(batch, size, size, features)), jnp.float32)
-        kernel = jnp.asarray(random.normal(size=(3, 3, features)), jnp.float32)
-        pads = tuple(lax.padtype_to_pads((size, size), (3, 3), (stride, stride), "SAME"))
+        kernel = jnp.asarray(random.normal(size=(taps, taps, features)), jnp.float32)
+        pads = tuple(lax.padtype_to_pads((size, size), (taps, taps), (stride, stride), "SAME"))
         forms = {"ours": depthwise_conv, "library": depthwise_conv_lax}
-        name = f"depthwise {size}x{size}x{features}/{stride}"
+        name = f"depthwise {taps}x{taps}, {size} px, {features} channels, stride {stride},"
         for who, form in forms.items():
             function = partial(_apply, form, stride, pads)
             yield f"{name} forward", who, function, (x, kernel)
@@ -55,17 +76,17 @@ def _squares(function: Callable) -> Callable:
     return lambda *arguments: jnp.square(function(*arguments)).mean()
 
 
-def net_cases(batch: int, size_px: int) -> Iterator[Case]:
+def net_cases(name: str, batch: int, size_px: int) -> Iterator[Case]:
     pixels = np.random.default_rng(0).integers(0, 256, (batch, size_px, size_px, 3), np.uint8)
     graph, parameters, statistics = nnx.split(
-        MobileNetV2(rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat
+        backbone(name).build(rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat
     )
-    net = keras.applications.MobileNetV2(
-        input_shape=(size_px, size_px, 3),
-        weights=None,  # pyright: ignore[reportArgumentType]
-        include_top=False,
-        pooling="avg",
+    net = getattr(keras.applications, KERAS_NETS[name])(
+        input_shape=(size_px, size_px, 3), weights=None, include_top=False, pooling="avg"
     )
+    for layer in net.layers:
+        if isinstance(layer, keras.layers.Dropout):  # stochastic depth, which ours has not
+            layer.rate = 0.0
 
     def ours(parameters, statistics, pixels, *, batch_statistics):
         module = nnx.merge(graph, parameters, statistics)
@@ -73,7 +94,9 @@ def net_cases(batch: int, size_px: int) -> Iterator[Case]:
         return embedding, nnx.as_pure(nnx.state(module, nnx.BatchStat))
 
     def theirs(parameters, statistics, pixels, *, batch_statistics):
-        scaled = pixels.astype(jnp.float32) / 127.5 - 1.0
+        scaled = (
+            pixels.astype(jnp.float32) / 127.5 - 1.0
+        )  # the net it is scaled for or not: same cost
         return net.stateless_call(parameters, statistics, scaled, training=batch_statistics)
 
     states = {
@@ -86,11 +109,11 @@ def net_cases(batch: int, size_px: int) -> Iterator[Case]:
     }
     for who, (embed, *state) in states.items():
         forward = partial(embed, batch_statistics=False)
-        yield f"forward {size_px} px", who, forward, (*state, pixels)
+        yield f"{name} forward {size_px} px", who, forward, (*state, pixels)
         for batch_statistics in (False, True):
             mode = "batch" if batch_statistics else "running"
             step = _training_step(partial(embed, batch_statistics=batch_statistics))
-            yield f"step {size_px} px, {mode} statistics", who, step, (*state, pixels)
+            yield f"{name} step {size_px} px, {mode} statistics", who, step, (*state, pixels)
 
 
 def _training_step(embed: Callable) -> Callable:
@@ -127,13 +150,16 @@ def best_times_s(cases: list[Case], repeats: int) -> dict[tuple[str, str], tuple
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="MobileNetV2 against Keras on JAX")
+    parser = argparse.ArgumentParser(description="Backbones against Keras on JAX")
+    parser.add_argument("--backbones", default="mobilenet_v2,xception")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--size_px", type=int, default=180)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--layers", action="store_true", help="the single layers too")
     arguments = parser.parse_args()
-    cases = list(net_cases(arguments.batch, arguments.size_px))
+    cases: list[Case] = []
+    for name in arguments.backbones.split(","):
+        cases += net_cases(name, arguments.batch, arguments.size_px)
     if arguments.layers:
         cases += layer_cases(arguments.batch)
     times = best_times_s(cases, arguments.repeats)

@@ -33,6 +33,7 @@ from product_mil.data.sample import ensure_sample
 from product_mil.data.split import split_products
 from product_mil.embed import cached_embeddings
 from product_mil.errors import UserError
+from product_mil.head_init import NAMED, initialise_head
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Arrays, Classifier, Model, split_model
 from product_mil.model.pooling import build_head
@@ -76,10 +77,27 @@ def check_config(config: Config) -> list[str]:
     weights = config.model.weights
     if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
         found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")
+    head_init = config.model.head_init
+    if head_init not in NAMED:
+        if not Path(head_init).is_file():
+            found.append(
+                f"config.model.head_init: {head_init}: no such file, nor {', '.join(NAMED)}"
+            )
+        if weights != "imagenet" and not Path(weights).expanduser().is_file():
+            found.append(
+                f"config.model.head_init={head_init}: needs the ImageNet top of "
+                "config.model.weights=imagenet or of a file"
+            )
     try:
-        dim = backbone(config.model.backbone).embedding_dim
+        spec = backbone(config.model.backbone)
     except UserError as error:
         return [*found, f"config.model.backbone: {error}"]
+    dim = spec.embedding_dim
+    if config.data.image_size_px < spec.min_image_size_px:
+        found.append(
+            f"config.data.image_size_px={config.data.image_size_px}: {spec.name} takes images "
+            f"from {spec.min_image_size_px} px"
+        )
     attention = config.model.pooling in ("gated_attention", "transformer")
     if attention and dim % config.model.attention_heads:
         found.append(
@@ -197,8 +215,12 @@ def _products(
     return Products(catalogue, rows, labels, max_images, dropped)
 
 
-def build_model(config: Config, classes: int) -> tuple[Model, list[str]]:
+def build_model(
+    config: Config, classes: int, category_ids: Int64[np.ndarray, " k"] | None = None
+) -> tuple[Model, list[str]]:
     """A classifier with its weights loaded, and lines that say what was loaded.
+
+    `category_ids` is given where the head is about to be trained: then `head_init` counts.
 
     Raises:
         UserError: weights that do not fit, or cannot be had.
@@ -218,11 +240,17 @@ def build_model(config: Config, classes: int) -> tuple[Model, list[str]]:
         count_embedding=settings.count_embedding,
         rngs=rngs,
     )
-    notes = []
+    notes, top = [], None
     if settings.weights and not Path(settings.weights).is_dir():  # a directory: a warm start
-        loaded = load_weights(net, spec, settings.weights)
+        with_top = category_ids is not None and settings.head_init not in NAMED
+        loaded = load_weights(net, spec, settings.weights, with_top=with_top)
+        top = loaded.top
         notes.append(f"{spec.name}: {loaded.n_tensors} tensors from {loaded.path}")
-    return Model(*split_model(Classifier(net, head))), notes
+    model = Model(*split_model(Classifier(net, head)))
+    if category_ids is not None:
+        model, more = initialise_head(model, settings.head_init, category_ids, top, config.seed)
+        notes += more
+    return model, notes
 
 
 def log_prior_of(class_counts: Int64[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

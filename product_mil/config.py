@@ -45,7 +45,10 @@ class ModelConfig:
     """The backbone and what fuses a product's images."""
 
     backbone: str = "small_cnn"
-    weights: str = ""  # "imagenet", a Keras .h5, or the directory of an earlier run; empty: random
+    weights: str = (
+        ""  # "imagenet", a weights file, or the directory of an earlier run; empty: random
+    )
+    head_init: str = "normal"  # or zeros, truncated_normal, a CSV category_id,imagenet_class
     pooling: Pooling = "gated_attention"
     attention_heads: int = 4
     attention_dim: int = 128

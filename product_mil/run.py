@@ -52,7 +52,7 @@ def run(config: Config, workdir: Path) -> None:
     _refuse_another(config, workdir)
     data = build_data(config)
     mesh = data_mesh(config.data.shards)
-    model, notes = build_model(config, len(data.categories.ids))
+    model, notes = build_model(config, len(data.categories.ids), data.categories.ids)
     if Path(config.model.weights).is_dir() and config.model.weights:
         from product_mil.warm_start import warm_start
 

@@ -81,7 +81,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--backbone", required=True, help="such as mobilenet_v2")
-    parser.add_argument("--weights", required=True, help="'imagenet' or a Keras .h5 file")
+    parser.add_argument("--weights", required=True, help="'imagenet' or a weights file")
     parser.add_argument("--data", required=True, help="BSON file, comma-separated files or a glob")
     parser.add_argument("--output", required=True, type=Path)
     parser.add_argument("--image_size_px", type=int, default=180, help="default: 180")
@@ -101,6 +101,11 @@ def main() -> None:
         spec = backbone(arguments.backbone)
         if not Path(arguments.weights).is_file() and arguments.weights != "imagenet":
             raise UserError(f"--weights {arguments.weights}: no such file; or say imagenet")
+        if arguments.image_size_px < spec.min_image_size_px:
+            raise UserError(
+                f"--image_size_px {arguments.image_size_px}: {spec.name} takes images from "
+                f"{spec.min_image_size_px} px"
+            )
         named_files(arguments.data)  # a typing error shows before weights are read
         model, notes = build_model(config, classes=1)
         catalogue = open_catalogue(arguments.data)

@@ -176,9 +176,11 @@ def torch_file_layers(
                 of_layer[ours] = _keras_axes(value, layer.kind)
         if of_layer:
             found.append(FileLayer(layer.name, layer.kind, "", of_layer))
+    rest: dict[str, dict[str, Tensor]] = {}
     for key, value in tensors.items():
-        found.append(FileLayer(key.rpartition(".")[0], None, "", {key.rpartition(".")[2]: value}))
-    return found, renamed
+        layer, _, tensor = key.rpartition(".")
+        rest.setdefault(layer, {})[tensor] = value
+    return [*found, *(FileLayer(name, None, "", of) for name, of in rest.items())], renamed
 
 
 def _keras_axes(value: np.ndarray, kind: str) -> np.ndarray:

@@ -81,8 +81,6 @@ def load_weights(
         path = published_file(spec, with_top=with_top)
     else:
         path = Path(source).expanduser()
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
     if not spec.keras_layers:
         raise UserError(f"backbone {spec.name} reads no weights file; leave the weights out")
     with file_layers(path, spec) as (found, layers):
@@ -103,6 +101,13 @@ def load_weights(
     return loaded
 
 
+def fit(module: nnx.Module, spec: BackboneSpec, path: Path) -> tuple[str, bool]:
+    """What keeps a file from fitting (empty: nothing), and whether it has the ImageNet top."""
+    with file_layers(path, spec) as (found, layers):
+        pairing = pair(found, layers, module, spec.embedding_dim)
+    return pairing.faults, bool(pairing.top)
+
+
 def weights_fingerprint(path: str | Path) -> str:
     """xxh3_128 of the file's content, as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
@@ -114,19 +119,22 @@ def weights_fingerprint(path: str | Path) -> str:
 
 @contextmanager
 def file_layers(
-    path: Path, spec: BackboneSpec
+    path: Path, spec: BackboneSpec | None = None
 ) -> Iterator[tuple[list[FileLayer], Sequence[KerasLayer]]]:
     """The layers of a file, open to be read, and those of the backbone under the file's names.
 
     Raises:
-        UserError: not a whole file in a layout that this backbone reads; also while it is open.
+        UserError: no such file, or not a whole one in a known layout; also while it is open.
     """
+    if not path.is_file():
+        raise UserError(f"{path}: no such weights file")
+    layers = spec.keras_layers if spec else ()
     if path.suffix == ".safetensors":
-        yield torch_file_layers(path, spec.keras_layers, spec.torch_namings)
+        yield torch_file_layers(path, layers, spec.torch_namings if spec else ({},))
         return
     try:
         with h5py.File(path, "r") as file:
-            yield keras_file_layers(file, path), spec.keras_layers
+            yield keras_file_layers(file, path), layers
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole HDF5 file ({told}); get the file again") from error

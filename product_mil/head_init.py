@@ -1,0 +1,97 @@
+"""What the layer that scores categories starts from."""
+
+import csv
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Int64
+
+from product_mil.errors import UserError
+from product_mil.model.classifier import Model
+from product_mil.model.weights import ImageNetTop
+
+NAMED = ("normal", "zeros", "truncated_normal")
+# The layers that score categories from an embedding; the residual head's correction stays at 0.
+_KERNEL = re.compile(r"head/(classify|classify_image)/kernel")
+
+
+def initialise_head(
+    model: Model,
+    head_init: str,
+    category_ids: Int64[np.ndarray, " k"],
+    top: ImageNetTop | None,
+    seed: int,
+) -> tuple[Model, list[str]]:
+    """The model with the head's first values as `head_init` says, and lines that tell.
+
+    `normal` leaves it as it was built (spread 0.01), `truncated_normal` cuts the same at two
+    spreads, `zeros` predicts the uniform distribution at first. Anything else is a CSV file with
+    the columns `category_id,imagenet_class`: those categories start as rows of the ImageNet top,
+    the others stay as built.
+
+    Raises:
+        UserError: a file that cannot be read, names what is not there, or weights without a top.
+    """
+    kernels = sorted(path for path in model.parameters if _KERNEL.fullmatch(path))
+    parameters = dict(model.parameters)
+    if head_init == "zeros":
+        parameters |= {path: jnp.zeros_like(parameters[path]) for path in kernels}
+    elif head_init == "truncated_normal":
+        for number, path in enumerate(kernels):
+            key = jax.random.fold_in(jax.random.key(seed), number)
+            shape = parameters[path].shape
+            parameters[path] = 0.01 * jax.random.truncated_normal(key, -2.0, 2.0, shape)
+    elif head_init != "normal":
+        if top is None:
+            raise UserError(
+                f"config.model.head_init={head_init}: the weights have no ImageNet top; name the "
+                "file with it in config.model.weights, or say imagenet"
+            )
+        places, classes = _read_matches(Path(head_init), category_ids, len(top.bias))
+        for path in kernels:
+            bias = path.removesuffix("kernel") + "bias"
+            parameters[path] = _with_columns(parameters[path], places, top.kernel[:, classes])
+            parameters[bias] = _with_columns(parameters[bias], places, top.bias[classes])
+        told = f"{len(places)} of {len(category_ids)} categories start from the ImageNet top"
+        return Model(model.structure, parameters, model.statistics), [f"head: {told}"]
+    return Model(model.structure, parameters, model.statistics), []
+
+
+def _with_columns(value: Array, places: np.ndarray, columns: np.ndarray) -> Array:
+    changed = np.array(value)
+    changed[..., places] = columns
+    return jnp.asarray(changed)
+
+
+def _read_matches(
+    path: Path, category_ids: Int64[np.ndarray, " k"], num_imagenet: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Class indices and the ImageNet class of each; every mistake by line, all at once."""
+    try:
+        rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise UserError(f"config.model.head_init: cannot read {path} ({error})") from error
+    where = {int(number): place for place, number in enumerate(category_ids)}
+    found: dict[int, int] = {}
+    errors = []
+    for line, row in enumerate(rows, 2):
+        try:
+            category, imagenet = int(row["category_id"]), int(row["imagenet_class"])
+        except (KeyError, TypeError, ValueError):
+            errors.append(f"line {line}: expected category_id,imagenet_class, two whole numbers")
+            continue
+        if category not in where:
+            errors.append(f"line {line}: no category {category} in this data")
+        elif where[category] in found:
+            errors.append(f"line {line}: category {category} again")
+        elif not 0 <= imagenet < num_imagenet:
+            errors.append(f"line {line}: imagenet_class {imagenet} is not in 0..{num_imagenet - 1}")
+        else:
+            found[where[category]] = imagenet
+    if errors or not found:
+        told = "; ".join(errors[:10]) or "no rows below the line category_id,imagenet_class"
+        raise UserError(f"config.model.head_init: {path}: {told}")
+    return np.array(list(found)), np.array(list(found.values()))

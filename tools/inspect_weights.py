@@ -1,0 +1,67 @@
+"""Show what a weights file holds and which backbone it fits.
+
+    python tools/inspect_weights.py FILE [--backbone NAME]
+
+Reads Keras' HDF5 files and PyTorch's .safetensors; nothing in a file can run. With --backbone,
+every tensor that keeps the file from fitting that one is listed.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+from flax import nnx
+
+from product_mil.errors import UserError, exit_on_user_error
+from product_mil.model.backbones import BACKBONES, backbone
+from product_mil.model.weights import file_layers, fit, weights_fingerprint
+
+
+def layers_table(path: Path) -> list[str]:
+    """A line for each layer of the file, and their sum."""
+    with file_layers(path) as (layers, _):
+        lines, count, values = [], 0, 0
+        for layer in layers:
+            told = ", ".join(f"{name} {tensor.shape}" for name, tensor in layer.tensors.items())
+            within = f"{layer.container}/" if layer.container else ""
+            lines.append(f"  {within}{layer.name}: {told}")
+            count += len(layer.tensors)
+            values += sum(int(np.prod(tensor.shape)) for tensor in layer.tensors.values())
+    return [*lines, f"{len(lines)} layers, {count} tensors, {values:,} values"]
+
+
+def verdicts(path: Path, names: list[str]) -> list[str]:
+    """A line for each backbone that the file fits; the faults of those asked for by name."""
+    lines = []
+    for name in names or [name for name, spec in BACKBONES.items() if spec.keras_layers]:
+        spec = backbone(name)
+        if not spec.keras_layers:
+            raise UserError(f"backbone {name} reads no weights file")
+        try:
+            faults, has_top = fit(spec.build(rngs=nnx.Rngs(0)), spec, path)
+        except UserError as error:
+            faults, has_top = str(error), False
+        if not faults:
+            lines.append(f"fits {name}, {'with' if has_top else 'without'} the ImageNet top")
+        elif names:
+            lines.append(f"does not fit {name}: {faults}")
+    return lines or ["fits no backbone; --backbone NAME lists what differs"]
+
+
+def main() -> None:
+    """Parse the arguments, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("--backbone", action="append", default=[], help="only this one; repeatable")
+    arguments = parser.parse_args()
+    with exit_on_user_error():
+        path: Path = arguments.file
+        for line in layers_table(path) + verdicts(path, arguments.backbone):
+            print(line)
+        print(f"xxh3_128 {weights_fingerprint(path)}")
+
+
+if __name__ == "__main__":
+    main()
