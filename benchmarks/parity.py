@@ -1,18 +1,27 @@
 """How far the ported backbones are from Keras' own (JAX backend) on real photos.
 
-    python benchmarks/parity.py --weights mobilenet_v2_..._224.h5 --data photos.bson [--images 32]
+    python benchmarks/parity.py --data photos.bson [--images 32] [--backbones xception,inception_v3]
+    python benchmarks/parity.py --data photos.bson --weights mobilenet_v2_..._224.h5
 
-Takes the published file with the ImageNet top and prints, for 180 and 224 px, the largest
-difference of embeddings and logits over the largest value, and on how many photos the top-1 agrees.
-Needs the extra `test` (Keras).
+By default every weight is random, saved in the layout and naming of Keras' published files and read
+by `tools/export_embeddings.py`, which embeds the photos at 180 px. With --weights, the published
+MobileNetV2 file with the ImageNet top: embeddings and logits at 180 and 224 px. Printed is the
+largest difference over the largest value. Needs the extra `test` (Keras) and runs in a checkout.
 """
 
 import argparse
 import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
 
+import bson
 import jax
 import keras
 import numpy as np
@@ -23,6 +32,7 @@ from product_mil.data.index import open_catalogue
 from product_mil.data.loader import FileReader
 from product_mil.model.backbones import backbone
 from product_mil.model.weights import load_weights
+from tests.model import keras_files
 
 
 def photos(data: str, size_px: int, count: int) -> np.ndarray:
@@ -40,35 +50,91 @@ def relative(found: np.ndarray, wanted: np.ndarray) -> float:
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--data", required=True)
-    parser.add_argument("--images", type=int, default=32)
-    arguments = parser.parse_args()
+def first_products(data: str, output: Path, count: int) -> None:
+    """The first products of a BSON file, until they have `count` photos."""
+    images = 0
+    with Path(data).open("rb") as source, output.open("wb") as target:
+        for product in bson.decode_file_iter(source):
+            if images >= count:
+                return
+            target.write(bson.encode(product))
+            images += len(product["imgs"])
+
+
+def exported(name: str, weights: Path, data: Path, work: Path) -> np.ndarray:
+    """The embeddings that the tool writes, as a user would call it."""
+    output = work / "embeddings.npz"
+    arguments = {"backbone": name, "weights": weights, "data": data, "output": output}
+    command = [sys.executable, str(ROOT / "tools" / "export_embeddings.py")]
+    command += [f"--{key}={value}" for key, value in arguments.items()]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    subprocess.run(command, check=True, env=environment, stdout=subprocess.DEVNULL)
+    with np.load(output) as file:
+        return file["embedding"]
+
+
+def exported_against_keras(name: str, data: str, count: int) -> str:
+    with tempfile.TemporaryDirectory() as directory:
+        work = Path(directory)
+        theirs = keras_files.build(keras, name)
+        if name == "mobilenet_v2":  # Keras pads this one by the size that it is built for
+            fixed: Any = keras.applications.MobileNetV2
+            net = fixed(weights=None, include_top=False, pooling="avg", input_shape=(180, 180, 3))
+            net.set_weights(theirs.get_weights()[:-2])
+        else:
+            net = keras.Model(theirs.inputs, theirs.outputs[0])
+        keras_files.save_as_published(keras, theirs, work / "weights.h5")
+        first_products(data, work / "photos.bson", count)
+        found = exported(name, work / "weights.h5", work / "photos.bson", work)
+        pixels = photos(str(work / "photos.bson"), 180, len(found))
+        embed = jax.jit(lambda x: net(x, training=False))
+        batches = np.array_split(keras_files.scaled(name, pixels), max(len(pixels) // 8, 1))
+        wanted = np.concatenate([np.asarray(embed(batch)) for batch in batches])
+    told = f"{name}: random weights, {len(found)} photos exported at 180 px"
+    return f"{told}: {relative(found, wanted):.1e}"
+
+
+def published_against_keras(data: str, weights: str, count: int) -> None:
     spec = backbone("mobilenet_v2")
     net = spec.build(rngs=nnx.Rngs(0))
-    top = load_weights(net, spec, arguments.weights).top
+    top = load_weights(net, spec, weights).top
     if top is None:
-        parser.error("--weights: this file has no ImageNet top")
+        sys.exit("--weights: this file has no ImageNet top")
     structure, state = nnx.split(net)
     embed = jax.jit(lambda s, x: nnx.merge(structure, s)(x, use_running_statistics=True))
     # Any: Keras annotates None away.
     build: Any = keras.applications.MobileNetV2
-    print(f"mobilenet_v2, keras {keras.__version__}, jax {jax.__version__}, {arguments.data}")
     for size_px in (180, 224):
-        pixels = photos(arguments.data, size_px, arguments.images)
+        pixels = photos(data, size_px, count)
         theirs = build(input_shape=(size_px, size_px, 3), weights=None, classifier_activation=None)
-        theirs.load_weights(arguments.weights)
+        theirs.load_weights(weights)
         both = keras.Model(theirs.inputs, [theirs.layers[-2].output, theirs.output])
         wanted, wanted_logits = (np.asarray(x) for x in both(pixels.astype(np.float32) / 127.5 - 1))
         found = np.asarray(embed(state, pixels))
         logits = found @ top.kernel + top.bias
         agree = int((logits.argmax(1) == wanted_logits.argmax(1)).sum())
         print(
-            f"{size_px} px, {len(pixels)} photos: embeddings {relative(found, wanted):.1e}, logits "
-            f"{relative(logits, wanted_logits):.1e}, same top-1 {agree} of {len(pixels)}"
+            f"mobilenet_v2, {size_px} px, {len(pixels)} photos: embeddings "
+            f"{relative(found, wanted):.1e}, logits {relative(logits, wanted_logits):.1e}, "
+            f"same top-1 {agree} of {len(pixels)}"
         )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data", required=True)
+    parser.add_argument("--weights", help="MobileNetV2's published file with the ImageNet top")
+    parser.add_argument("--backbones", default=",".join(keras_files.NETS))
+    parser.add_argument("--images", type=int, default=32)
+    arguments = parser.parse_args()
+    print(f"keras {keras.__version__}, jax {jax.__version__}, {arguments.data}")
+    if arguments.weights:
+        published_against_keras(arguments.data, arguments.weights, arguments.images)
+        return
+    for name in arguments.backbones.split(","):
+        print(exported_against_keras(name, arguments.data, arguments.images), flush=True)
 
 
 if __name__ == "__main__":

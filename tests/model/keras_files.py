@@ -48,10 +48,19 @@ def build(keras: Any, name: str, seed: int = 0) -> Any:
 
 
 def _random_like(random: np.random.Generator, variable: Any) -> np.ndarray:
-    """Random values that keep activations finite through many layers."""
+    """Random values through which float32 carries: no layer explodes, starves or saturates.
+
+    With others the nets are chaotic: Keras compiled twice disagrees with itself.
+    """
     shape, name = variable.shape, variable.path.rsplit("/", 1)[-1]
-    if name in ("gamma", "moving_variance"):
-        return random.uniform(0.5, 1.1, shape)
+    if name == "moving_variance":
+        return random.uniform(0.5, 1.5, shape)
+    if name == "gamma":
+        return random.uniform(0.3, 0.9, shape)
+    if name == "beta":
+        return random.normal(0.4, 0.3, shape)
+    if "se_reduce" in variable.path or "se_expand" in variable.path:
+        return random.normal(size=shape) * 0.3 / max(shape[-2:]) ** 0.5
     if name.endswith("kernel"):  # one filter sees its taps only in a depthwise layer
         depthwise = "depthwise" in variable.path or "dwconv" in variable.path
         fan_in = np.prod(shape[:2]) if depthwise and len(shape) == 4 else np.prod(shape[:-1])

@@ -69,7 +69,11 @@ def relative(got: Any, wanted: Any) -> float:
 
 
 def pixels_of(size: tuple[int, int], count: int) -> np.ndarray:
-    return np.random.default_rng(1).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+    """Coarse squares, each image with its own, and noise: the global means differ too."""
+    random = np.random.default_rng(1)
+    coarse = random.integers(0, 200, (count, 4, 4, 3)).repeat(-(-size[0] // 4), axis=1)
+    coarse = coarse.repeat(-(-size[1] // 4), axis=2)[:, : size[0], : size[1]]
+    return (coarse + random.integers(0, 56, coarse.shape)).astype(np.uint8)
 
 
 def keras_outputs(case: Case, pixels: np.ndarray, *, training: bool) -> tuple[Any, list]:
@@ -103,9 +107,9 @@ def agree(case: Case, size: tuple[int, int]) -> None:
     assert np.abs(embedding[0] - embedding[1]).max() > 1e-3 * np.abs(embedding).max()
 
 
-def test_inference_at_a_small_size(case):
-    if case.name == "mobilenet_v2":
-        pytest.skip("Keras pads MobileNetV2 by the size it is built for: test_mobilenet_v2.py")
+def test_inference_at_the_smallest_size(case):
+    if case.name not in FAST:
+        pytest.skip("the slow suite has larger ones")
     size = max(case.spec.min_image_size_px, 32)
     agree(case, (size, size + 5))
 
@@ -122,7 +126,8 @@ def test_inference(case, size):
 def test_training_mode_and_new_statistics(case, tmp_path):
     if case.name == "mobilenet_v2":
         pytest.skip("Keras pads MobileNetV2 by the size it is built for: test_mobilenet_v2.py")
-    pixels = pixels_of((97, 103), 3)
+    # Fewer values to a statistic, as at 97 px, are ill-conditioned: the last maps are 1x1 there.
+    pixels = pixels_of((160, 149), 6)
     (embedding, _), new = keras_outputs(case, pixels, training=True)
     got, state = our_outputs(case, pixels, training=True)
     assert relative(got, embedding) < 1e-4

@@ -58,7 +58,9 @@ LAYERS = {
 TOP = {"predictions": {"kernel": (4, 7), "bias": (7,)}}
 
 
-def _write(path: Path, layers, *, keras=2, group=None) -> dict[str, dict[str, np.ndarray]]:
+def write_keras_file(
+    path: Path, layers, *, keras=2, group=None
+) -> dict[str, dict[str, np.ndarray]]:
     random = np.random.default_rng(0)
     values = {}
     with h5py.File(path, "w") as file:
@@ -84,7 +86,7 @@ def test_every_tensor_reaches_its_leaf(tmp_path, keras, group, caplog):
     layers = LAYERS | TOP
     if keras == 3:  # which calls a depthwise kernel simply "kernel"
         layers = layers | {"first_depthwise": {"kernel": (3, 3, 4, 1)}}
-    values = _write(path, layers, keras=keras, group=group)
+    values = write_keras_file(path, layers, keras=keras, group=group)
     module = _tiny()
     with caplog.at_level(logging.INFO):
         loaded = load_weights(module, SPEC, str(path))
@@ -113,7 +115,7 @@ def test_all_faults_in_one_error_and_the_module_untouched(tmp_path):
     layers["extra"] = {"kernel": (1,), "bias": (1,)}
     layers["predictions"] = {"kernel": (5, 7), "bias": (7,)}
     path = tmp_path / "faults.h5"
-    _write(path, layers)
+    write_keras_file(path, layers)
     module = _tiny()
     before = jax.tree.map(np.asarray, nnx.as_pure(nnx.state(module)))
     with pytest.raises(UserError) as error:
@@ -130,7 +132,7 @@ def test_all_faults_in_one_error_and_the_module_untouched(tmp_path):
 
 def test_long_attributes_are_read_in_chunks(tmp_path):
     path = tmp_path / "chunks.h5"
-    values = _write(path, LAYERS)
+    values = write_keras_file(path, LAYERS)
     with h5py.File(path, "r+") as file:
         names = np.asarray(list(LAYERS), "S")
         del file.attrs["layer_names"]
@@ -143,7 +145,7 @@ def test_long_attributes_are_read_in_chunks(tmp_path):
 
 def test_foreign_files_are_told_in_one_line(tmp_path):
     whole = tmp_path / "whole.h5"
-    _write(whole, LAYERS)
+    write_keras_file(whole, LAYERS)
     content = whole.read_bytes()
     (tmp_path / "cut.h5").write_bytes(content[: len(content) // 2])
     (tmp_path / "empty.h5").write_bytes(b"")
