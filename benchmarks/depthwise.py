@@ -94,9 +94,7 @@ def net_cases(name: str, batch: int, size_px: int) -> Iterator[Case]:
         return embedding, nnx.as_pure(nnx.state(module, nnx.BatchStat))
 
     def theirs(parameters, statistics, pixels, *, batch_statistics):
-        scaled = (
-            pixels.astype(jnp.float32) / 127.5 - 1.0
-        )  # the net it is scaled for or not: same cost
+        scaled = pixels.astype(jnp.float32) / 127.5 - 1.0  # right or not for this net: same cost
         return net.stateless_call(parameters, statistics, scaled, training=batch_statistics)
 
     states = {

@@ -30,7 +30,8 @@ def test_embedding_statistics_and_masked_images(name):
 
     embed = jax.jit(embed, static_argnums=2)
     random = np.random.default_rng(0)
-    pixels = random.integers(0, 256, (3, 40, 37, 3), dtype=np.uint8)
+    size = max(spec.min_image_size_px, 37)
+    pixels = random.integers(0, 256, (3, size + 3, size, 3), dtype=np.uint8)
     mask = np.array([True, True, False])
     embedding, new_statistics = embed(pixels, mask, False)
     assert embedding.shape == (3, spec.embedding_dim)
@@ -50,5 +51,7 @@ def test_embedding_statistics_and_masked_images(name):
 def test_table_is_keyed_by_name_and_unknown_names_are_told():
     assert all(name == spec.name for name, spec in BACKBONES.items())
     assert backbone("mobilenet_v2").embedding_dim == 1280
-    with pytest.raises(UserError, match=r"'inception_v9'.*mobilenet_v2, small_cnn"):
+    with pytest.raises(
+        UserError, match=r"'inception_v9'.*mobilenet_v2, resnet50_v2, small_cnn, xception"
+    ):
         backbone("inception_v9")

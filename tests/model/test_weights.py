@@ -130,6 +130,67 @@ def test_all_faults_in_one_error_and_the_module_untouched(tmp_path):
     jax.tree.map(np.testing.assert_array_equal, before, nnx.as_pure(nnx.state(module)))
 
 
+def _write_numbered(path: Path) -> dict[str, np.ndarray]:
+    """The layout of `save_weights("x.weights.h5")`, whose groups are no layers' names."""
+    random = np.random.default_rng(3)
+    shapes = {
+        "conv2d/vars/0": (3, 3, 3, 4),
+        "conv2d_1/vars/0": (1, 1, 4, 4),
+        "conv2d_2/vars/0": (1, 1, 4, 4),
+        "depthwise_conv2d/vars/0": (3, 3, 4, 1),
+        "batch_normalization/vars/0": (4,),
+        "batch_normalization/vars/1": (4,),
+        "batch_normalization/vars/2": (4,),
+        "dense/vars/0": (4, 7),
+        "dense/vars/1": (7,),
+    }
+    values = {key: random.normal(size=shape).astype("f") for key, shape in shapes.items()}
+    with h5py.File(path, "w") as file:
+        for key, value in values.items():
+            file[f"layers/{key}"] = value
+        file.create_group("layers/input_layer/vars")
+    return values
+
+
+def test_numbered_layouts_are_matched_by_rank(tmp_path):
+    path = tmp_path / "tiny.weights.h5"
+    values = _write_numbered(path)
+    module = _tiny()
+    loaded = load_weights(module, SPEC, str(path))
+    equal = np.testing.assert_array_equal
+    equal(module.stem.kernel[...], values["conv2d/vars/0"])
+    equal(module.unnamed[0].kernel[...], values["conv2d_1/vars/0"])
+    equal(module.unnamed[1].kernel[...], values["conv2d_2/vars/0"])
+    equal(module.depthwise.kernel[...], values["depthwise_conv2d/vars/0"][..., 0])
+    equal(module.norm.mean[...], values["batch_normalization/vars/1"])
+    assert loaded.top is not None
+    equal(loaded.top.bias, values["dense/vars/1"])
+    with h5py.File(path, "r+") as file:
+        del file["layers/conv2d_2"]
+        file["layers/dense/vars/2"] = np.zeros(3, "f")
+    with pytest.raises(UserError, match=r"1 misshapen: dense/kernel \(4, 7\)|missing") as error:
+        load_weights(module, SPEC, str(path))
+    assert "dense" in str(error.value)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with pytest.raises(UserError, match="not a whole HDF5 file"):
+        load_weights(module, SPEC, str(path))
+
+
+def test_tensors_of_another_type_or_declared_size_are_refused_before_they_are_read(tmp_path):
+    path = tmp_path / "huge.h5"
+    write_keras_file(path, LAYERS)
+    with h5py.File(path, "r+") as file:  # a few bytes that claim to be four terabytes
+        del file["first/first/kernel:0"]
+        file.create_dataset("first/first/kernel:0", (1 << 20, 1 << 20), "f4", chunks=(1024, 1024))
+        kernel = file["conv2d_9/conv2d_9/kernel:0"]
+        assert isinstance(kernel, h5py.Dataset)
+        del file["conv2d_9/conv2d_9/kernel:0"]
+        file["conv2d_9/conv2d_9/kernel:0"] = np.zeros((1, 1, 4, 4), "i4")
+    with pytest.raises(UserError, match=r"2 misshapen: first/kernel \(1048576, 1048576\).*int32"):
+        load_weights(_tiny(), SPEC, str(path))
+
+
 def test_long_attributes_are_read_in_chunks(tmp_path):
     path = tmp_path / "chunks.h5"
     values = write_keras_file(path, LAYERS)

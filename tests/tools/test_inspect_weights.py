@@ -39,7 +39,8 @@ def layers() -> dict[str, dict[str, tuple[int, ...]]]:
         for part in (layer.path or "").split("."):
             node = node[int(part)] if part.isdigit() else getattr(node, part)
         if layer.kind == "batch_normalization":
-            of = dict.fromkeys(BATCH_NORM, node.bias.shape)
+            shape: tuple[int, ...] = node.bias.shape
+            of = dict.fromkeys(BATCH_NORM, shape)
         elif layer.kind == "depthwise_conv2d":
             of = {"depthwise_kernel": (*node.kernel.shape, 1)}
         else:
