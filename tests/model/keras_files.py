@@ -56,7 +56,7 @@ def _random_like(random: np.random.Generator, variable: Any) -> np.ndarray:
     if name == "moving_variance":
         return random.uniform(0.5, 1.5, shape)
     if name == "gamma":
-        return random.uniform(0.3, 0.9, shape)
+        return random.uniform(0.5, 1.3, shape)
     if name == "beta":
         return random.normal(0.4, 0.3, shape)
     if "se_reduce" in variable.path or "se_expand" in variable.path:
