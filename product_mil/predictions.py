@@ -8,7 +8,7 @@ a draft beside its file; `written_whole` renames all drafts at the end, or remov
 import gzip
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -333,14 +333,14 @@ class PredictionFile:
         return column.to_numpy(zero_copy_only=False)
 
 
-def read_predictions(path: Path) -> PredictionFile:
-    """Read a file that `ParquetWriter` wrote.
+def read_predictions(path: Path, columns: Sequence[str] | None = None) -> PredictionFile:
+    """Read a file that `ParquetWriter` wrote; of all its columns, or of those named.
 
     Raises:
         UserError: it is absent, damaged or another kind of file.
     """
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, columns=None if columns is None else list(columns))
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"cannot read predictions from {path}: {error}") from None
     metadata = table.schema.metadata or {}

@@ -14,10 +14,21 @@ RANKS = {
     1: ("data", "model"),
     2: ("train",),
     3: ("predict", "ensemble", "compare", "baselines"),
-    4: ("build", "embed", "flags", "head_init", "run", "trained", "warm_start", "main", "tools"),
+    4: (
+        "build",
+        "contest",
+        "embed",
+        "flags",
+        "head_init",
+        "run",
+        "trained",
+        "warm_start",
+        "main",
+        "tools",
+    ),
 }
 RANK_OF = {name: rank for rank, names in RANKS.items() for name in names}
-DIRECTORIES = ("data", "model", "train", "baselines")
+DIRECTORIES = ("data", "model", "train", "baselines", "compare")
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py")])
 
 

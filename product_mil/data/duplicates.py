@@ -71,6 +71,16 @@ def shared_with(
     rows_b: Int64[np.ndarray, " b"],
 ) -> int:
     """Number of products of b that show an image which some product of a shows too."""
+    return int(sharing_products(catalogue_a, rows_a, catalogue_b, rows_b).sum())
+
+
+def sharing_products(
+    catalogue_a: Catalogue,
+    rows_a: Int64[np.ndarray, " a"],
+    catalogue_b: Catalogue,
+    rows_b: Int64[np.ndarray, " b"],
+) -> Bool[np.ndarray, " b"]:
+    """Which products of b show an image that some product of a shows too."""
     hashes, owners = [], []
     for catalogue, rows in ((catalogue_a, rows_a), (catalogue_b, rows_b)):
         wanted = np.zeros(catalogue.num_products, bool)
@@ -84,7 +94,7 @@ def shared_with(
     in_a = groups.product[groups.start] == -1 if from_a else np.zeros(len(groups.start), bool)
     sizes = np.diff(groups.start, append=len(groups.image))
     shared = np.unique(groups.product[np.repeat(in_a, sizes)])
-    return int((shared >= 0).sum())
+    return np.isin(rows_b, shared)
 
 
 def drop_images(catalogue: Catalogue, md5_hex: Sequence[str]) -> Bool[np.ndarray, " M"]:

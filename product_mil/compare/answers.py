@@ -1,0 +1,55 @@
+"""What is asked and what a run answers: columns over products, whatever they were made from."""
+
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
+
+import numpy as np
+from jaxtyping import Bool, Float32, Int32, Int64
+
+
+class _Columns:
+    """Arrays over products, chosen together; None where a column is not known."""
+
+    def take(self, rows: Int64[np.ndarray, " r"]) -> Self:
+        """The same of some products."""
+        chosen: dict[str, Any] = {}
+        for field in fields(self):  # type: ignore[arg-type]
+            value = getattr(self, field.name)
+            chosen[field.name] = value[rows] if isinstance(value, np.ndarray) else value
+        return replace(self, **chosen)  # type: ignore[type-var]
+
+
+@dataclass(frozen=True, eq=False)
+class Questions(_Columns):
+    """N labelled products."""
+
+    product_id: Int64[np.ndarray, " N"]
+    category_id: Int64[np.ndarray, " N"]  # the true one
+    num_images: Int32[np.ndarray, " N"] | None  # in the record, at most as many as are used
+    shares_image: Bool[np.ndarray, " N"] | None = None  # with a training product
+
+    def __len__(self) -> int:
+        return len(self.product_id)
+
+
+@dataclass(frozen=True, eq=False)
+class Answers(_Columns):
+    """What one trained model says of N products."""
+
+    guess: Int64[np.ndarray, " N"]  # category id
+    in_top5: Bool[np.ndarray, " N"] | None = None
+    confidence: Float32[np.ndarray, " N"] | None = None  # probability of the guess
+    log_prob_true: Float32[np.ndarray, " N"] | None = None
+    temperature: float | None = None  # fitted on the run's own validation products
+    calibrated_confidence: Float32[np.ndarray, " N"] | None = None  # after the temperature
+    calibrated_log_prob_true: Float32[np.ndarray, " N"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Contestant:
+    """A variant with the answers of each of its seeds."""
+
+    name: str
+    seeds: tuple[Answers, ...]
+    how: str  # in words: its pooling, or its rule
+    rule_of: str | None = None  # the run whose photos' probabilities this one fuses otherwise

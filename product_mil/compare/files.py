@@ -1,0 +1,165 @@
+"""Answers from prediction files: what each kind of file allows, and no more."""
+
+import csv
+import gzip
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from jaxtyping import Int64
+from pyarrow import csv as pa_csv
+
+from product_mil.compare.answers import Answers, Questions
+from product_mil.data.categories import Categories
+from product_mil.data.scan import NO_CATEGORY
+from product_mil.errors import UserError
+from product_mil.predictions import matrix_files, read_predictions
+
+_ROWS = 4096  # of a matrix that are read at once
+_COLUMNS = (
+    "product_id",
+    "category_id",
+    "log_prob_true",
+    "num_images",
+    "top_category_id",
+    "top_probability",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class AnswerFile:
+    """Answers with the ids of their products; true categories where the file has them."""
+
+    path: Path
+    product_id: Int64[np.ndarray, " N"]
+    answers: Answers
+    questions: Questions | None  # of the same products, `NO_CATEGORY` where unlabelled
+    categories: Categories | None
+    left_out: str  # what cannot be compared, in words
+
+
+def read_answers(path: Path, truth: Questions | None) -> AnswerFile:
+    """Read a Parquet file, full matrix or submission.
+
+    `truth` labels the products of files that hold no labels, by id; NO_CATEGORY elsewhere.
+
+    Raises:
+        UserError: the file is absent, damaged, of no known kind, or needs labels.
+    """
+    if _is_matrix(path):
+        return _from_matrix(path, truth)
+    if path.suffix == ".parquet":
+        return _from_parquet(path, truth)
+    ids, guess = _submission(path)
+    left_out = "top-5, likelihood, calibration, other rules and attention (it holds one guess each)"
+    return AnswerFile(path, ids, Answers(guess), None, None, left_out)
+
+
+def _is_matrix(path: Path) -> bool:
+    return path.is_dir() or path.suffix == ".npy"
+
+
+def _labels(product_id: Int64[np.ndarray, " N"], truth: Questions) -> Int64[np.ndarray, " N"]:
+    """The true category of each product, `NO_CATEGORY` where `truth` lacks it."""
+    if np.array_equal(product_id, truth.product_id):
+        return truth.category_id
+    order = np.argsort(truth.product_id, kind="stable")
+    place = np.searchsorted(truth.product_id, product_id, sorter=order)
+    found = order[np.minimum(place, len(order) - 1)]
+    known = truth.product_id[found] == product_id
+    return np.where(known, truth.category_id[found], NO_CATEGORY)
+
+
+def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
+    file = read_predictions(path, _COLUMNS)
+    product_id = file.column("product_id")
+    category = file.table.column("category_id").combine_chunks().fill_null(NO_CATEGORY).to_numpy()
+    if truth is not None:
+        category = _labels(product_id, truth)
+    top = file.column("top_category_id")
+    questions = Questions(product_id, category, file.column("num_images"))
+    answers = Answers(
+        guess=top[:, 0].copy(),
+        in_top5=(top[:, :5] == category[:, None]).any(1) if top.shape[1] >= 5 else None,
+        confidence=file.column("top_probability")[:, 0].copy(),
+        # A class that the run lacks has no likelihood there; such products are not compared.
+        log_prob_true=file.column("log_prob_true").astype(np.float32),
+    )
+    categories = Categories.from_json(file.categories_json)
+    left_out = "temperature and other rules (they need the run's validation products and photos)"
+    if top.shape[1] < 5:
+        left_out = f"top-5 (it keeps {top.shape[1]} classes), {left_out}"
+    return AnswerFile(path, product_id, answers, questions, categories, left_out)
+
+
+def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
+    if truth is None:
+        raise UserError(f"{path} holds no true categories: give --data with labelled products")
+    matrix_path, ids_path, columns_path, about_path = matrix_files(path)
+    matrix, ids, columns = _load(matrix_path), _load(ids_path), _load(columns_path)
+    if matrix.shape != (len(ids), len(columns)):
+        raise UserError(
+            f"{matrix_path} is {matrix.shape}, but has {len(ids)} ids and {len(columns)} categories"
+        )
+    try:
+        about = json.loads(about_path.read_text(encoding="utf-8"))
+        categories = Categories.from_json(json.dumps(about["categories"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read {about_path}: {error}") from None
+    category = _labels(ids, truth)
+    label = categories.class_of(category)
+    parts = list(_blocks(matrix, label))
+    guess, in_top5, confidence, of_label = (
+        np.concatenate([part[i] for part in parts]) for i in range(4)
+    )
+    log_prob = np.log(np.maximum(of_label, np.finfo(np.float32).tiny))
+    answers = Answers(columns[guess], in_top5, confidence, log_prob)
+    left_out = "temperature, other rules and attention (it holds no photos)"
+    return AnswerFile(path, ids, answers, None, categories, left_out)
+
+
+def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+    """Guess, whether the label is among the top 5, confidence, probability of the label."""
+    for first in range(0, len(matrix), _ROWS):
+        rows = np.asarray(matrix[first : first + _ROWS])
+        true = label[first : first + _ROWS]
+        of_label = rows[np.arange(len(rows)), np.maximum(true, 0)]
+        # Its rank, the lower class first among equals, as `train.step.largest` has it.
+        before = (rows > of_label[:, None]).sum(1)
+        earlier = np.arange(rows.shape[1]) < true[:, None]
+        rank = before + ((rows == of_label[:, None]) & earlier).sum(1)
+        yield rows.argmax(1), (rank < 5) & (true >= 0), rows.max(1), of_label
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+    """Product and category ids of a `_id,category_id` file, gz or not."""
+    try:
+        with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
+            header = next(csv.reader(file), [])
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    if header != ["_id", "category_id"]:
+        raise UserError(
+            f"{path} is no prediction file: expected .parquet, .npy, the directory of a matrix, or "
+            "a CSV with the header _id,category_id"
+        )
+    try:
+        table = pa_csv.read_csv(
+            path,
+            convert_options=pa_csv.ConvertOptions(
+                column_types={"_id": pa.int64(), "category_id": pa.int64()}
+            ),
+        )
+    except pa.ArrowInvalid as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+    return table["_id"].to_numpy(), table["category_id"].to_numpy()

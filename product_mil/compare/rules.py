@@ -1,0 +1,210 @@
+"""One pass over the devices: a run's own answers, and rival rules on its photos' probabilities.
+
+The rules need no training. They show how much of a joint model's gain a better average would
+already have brought.
+"""
+
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Array, Bool, Float, Float32, Int, Int32
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
+
+from product_mil.batch import Slots
+from product_mil.compare.answers import Answers
+from product_mil.data.categories import Categories
+from product_mil.data.loader import Loaded
+from product_mil.model import segments
+from product_mil.model.classifier import Arrays, merge_model
+from product_mil.train.mesh import put_batch
+from product_mil.train.step import Batch, largest
+
+OWN = "own"  # what the run itself answers
+RULES = {
+    "geometric_mean": "mean of the photos' log-probabilities",
+    "maximum": "largest probability on any photo",
+    "vote": "each photo has one vote",
+    "first_image": "the first photo alone",
+}
+NO_LIKELIHOOD = ("vote",)  # votes are no probabilities
+TEMPERATURE_PRODUCTS = 5000  # one number needs no more
+_LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
+
+
+def rule_logits(
+    image_logits: Float[Array, "S n k"], slots: Slots, p: int
+) -> dict[str, Float[Array, "S p k"]]:
+    """Unnormalised logits of each product under each of `RULES`."""
+    segment, place = jnp.asarray(slots.segment), jnp.asarray(slots.position)
+    log_probs = jax.nn.log_softmax(image_logits)
+    mean = segments.segment_mean(jnp.exp(log_probs), segment, p)
+    top = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=log_probs.dtype)
+    earliest = -segments.segment_max(-place.astype(jnp.float32), segment, p)
+    is_first = place == segments.spread(earliest, segment).astype(jnp.int32)
+    first = segments.segment_sum(jnp.where(is_first[..., None], log_probs, 0), segment, p)
+    return {
+        "geometric_mean": segments.segment_mean(log_probs, segment, p),
+        "maximum": segments.segment_max(log_probs, segment, p),
+        # Ties go to the higher mean probability: below 1, it never outweighs a vote.
+        "vote": segments.segment_sum(top, segment, p) + mean / 2,
+        "first_image": first,
+    }
+
+
+class Judged(NamedTuple):
+    """What is fetched of each of r rules and product slots."""
+
+    top1: Int32[Array, "r S p"]  # class index
+    in_top5: Bool[Array, "r S p"]
+    confidence: Float[Array, "r S p"]
+    log_prob_true: Float[Array, "r S p"]
+    calibrated_confidence: Float[Array, "r S p"]
+    calibrated_log_prob_true: Float[Array, "r S p"]
+
+
+def _all_logits(
+    structure: Any, with_rules: bool, parameters: Arrays, statistics: Arrays, batch: Batch
+) -> Float[Array, "r S p k"]:
+    model = merge_model(structure, parameters, statistics)
+    output = model(batch, use_running_statistics=True, key=None)
+    logits = [output.logits]
+    if with_rules:
+        rules = rule_logits(output.image_logits, batch.slots, output.logits.shape[1])
+        logits += [rules[name] for name in RULES]
+    return jnp.stack(logits)
+
+
+def make_judge_step(structure: Any, *, with_rules: bool) -> Callable[..., Judged]:
+    """The answers to a batch, of the model itself and, for an averaging model, of each rule.
+
+    The step takes parameters, statistics, a batch, the logarithm of the prior `[k]` and the
+    temperature of each rule `[r]`.
+    """
+
+    def judge_step(
+        parameters: Arrays,
+        statistics: Arrays,
+        batch: Batch,
+        log_prior: Float[Array, " k"],
+        temperatures: Float[Array, " r"],
+    ) -> Judged:
+        logits = _all_logits(structure, with_rules, parameters, statistics, batch)
+        has_image = segments.image_counts(batch.slots.segment, logits.shape[2]) > 0
+        scaled = logits / temperatures[:, None, None, None]
+        raw, calibrated = (
+            jnp.where(has_image[..., None], jax.nn.log_softmax(values), log_prior)
+            for values in (logits, scaled)
+        )
+        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[None, ..., None]
+        _, top = largest(raw, min(5, raw.shape[-1]))
+
+        def of_label(log_probs: Float[Array, "r S p k"]) -> Float[Array, "r S p"]:
+            return jnp.take_along_axis(log_probs, label, -1)[..., 0]
+
+        return Judged(
+            top1=top[..., 0],
+            in_top5=(top == label).any(-1),
+            confidence=jnp.exp(raw.max(-1)),
+            log_prob_true=of_label(raw),
+            calibrated_confidence=jnp.exp(calibrated.max(-1)),
+            calibrated_log_prob_true=of_label(calibrated),
+        )
+
+    return jax.jit(judge_step)
+
+
+def judge_products(
+    num_products: int, batches: Iterable[Loaded], step: Callable[..., Judged], mesh: Mesh
+) -> dict[str, np.ndarray]:
+    """`Judged` of all products, `[r, N]` in their own order, from `step(batch)`.
+
+    Raises:
+        RuntimeError: a product was judged twice or not at all, which would be a fault of ours.
+    """
+    collected: dict[str, np.ndarray] = {}
+    times = np.zeros(num_products, np.int64)
+    for loaded in batches:
+        judged = jax.device_get(step(put_batch(loaded.batch, mesh)))
+        real = loaded.positions >= 0
+        at = loaded.positions[real]
+        times[at] += 1
+        for name, values in zip(Judged._fields, judged, strict=True):
+            if name not in collected:
+                collected[name] = np.zeros((len(values), num_products), values.dtype)
+            collected[name][:, at] = values[:, real]
+    if (times != 1).any():
+        raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not judged just once")
+    return collected
+
+
+def answers_of(
+    judged: dict[str, np.ndarray], categories: Categories, temperatures: list[float] | None
+) -> dict[str, Answers]:
+    """The answers of the run, as `OWN`, and of each rule that was judged."""
+    found: dict[str, Answers] = {}
+    for row, name in enumerate((OWN, *RULES)[: len(judged["top1"])]):
+        likely = name not in NO_LIKELIHOOD
+        calibrated = likely and temperatures is not None
+
+        def column(field: str, known: bool, row: int = row) -> np.ndarray | None:
+            return judged[field][row].astype(np.float32) if known else None
+
+        found[name] = Answers(
+            guess=categories.ids[judged["top1"][row]],
+            in_top5=judged["in_top5"][row],
+            confidence=column("confidence", likely),
+            log_prob_true=column("log_prob_true", likely),
+            temperature=temperatures[row] if temperatures is not None and likely else None,
+            calibrated_confidence=column("calibrated_confidence", calibrated),
+            calibrated_log_prob_true=column("calibrated_log_prob_true", calibrated),
+        )
+    return found
+
+
+def make_log_probs_step(
+    structure: Any, *, with_rules: bool
+) -> Callable[..., Float[Array, "r S p k"]]:
+    """All log-probabilities of a batch, for fitting temperatures."""
+
+    def log_probs_step(
+        parameters: Arrays, statistics: Arrays, batch: Batch
+    ) -> Float[Array, "r S p k"]:
+        logits = _all_logits(structure, with_rules, parameters, statistics, batch)
+        return jax.nn.log_softmax(logits)
+
+    return jax.jit(log_probs_step)
+
+
+def fit_temperatures(
+    labels: Int[np.ndarray, " N"],
+    batches: Iterable[Loaded],
+    step: Callable[..., Array],
+    mesh: Mesh,
+) -> list[float]:
+    """One temperature a rule, by the likelihood of validation products (Guo et al. 2017)."""
+    blocks, places = [], []
+    for loaded in batches:
+        real = loaded.positions >= 0
+        blocks.append(np.asarray(step(put_batch(loaded.batch, mesh)))[:, real])
+        places.append(loaded.positions[real])
+    label = labels[np.concatenate(places)]
+    return [fit_temperature(rule, label) for rule in np.concatenate(blocks, 1)]
+
+
+def fit_temperature(log_probs: Float32[np.ndarray, "N k"], label: Int[np.ndarray, " N"]) -> float:
+    """The temperature under which the labels are most likely."""
+    of_label = log_probs[np.arange(len(label)), label].astype(np.float64)
+
+    def nll(log_temperature: float) -> float:
+        scale = np.exp(-log_temperature)
+        return float((logsumexp(log_probs * np.float32(scale), axis=1) - of_label * scale).mean())
+
+    found: Any = minimize_scalar(
+        nll, bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-4}
+    )
+    return float(np.exp(found.x))

@@ -1,0 +1,156 @@
+"""Intervals, paired tests and power: NumPy and SciPy, no model and no file.
+
+Everything here takes plain arrays over products, so each number can be checked by hand.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Num
+from scipy import stats
+
+RESAMPLES = 4000
+MAX_UNITS = 20_000
+_BLOCK = 250  # resamples multiplied at once
+_TAILS = (2.5, 97.5)
+
+
+class Estimate(NamedTuple):
+    """A number and its 95 % confidence interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Draws(NamedTuple):
+    """A statistic of the data, and of each resample of them."""
+
+    value: Float[np.ndarray, " m"]
+    resampled: Float[np.ndarray, "B m"]
+
+
+class Resampler:
+    """The bootstrap of Efron (1979) over N products, with memory and time that N does not move.
+
+    All that is estimated is a function of means over products. More than `max_units` products are
+    first added up in that many random groups, and groups are drawn with replacement: for means
+    that gives the same distribution (its width is known to 1 / sqrt(2 max_units), half a
+    percent). Every call draws the same products, so differences between runs are paired.
+    """
+
+    def __init__(
+        self,
+        num_products: int,
+        *,
+        seed: int = 0,
+        resamples: int = RESAMPLES,
+        max_units: int = MAX_UNITS,
+    ) -> None:
+        rng = np.random.default_rng(seed)
+        self._num_units = min(num_products, max_units)
+        self._unit = np.arange(num_products, dtype=np.int32)
+        if num_products > max_units:
+            rng.shuffle(self._unit)
+            self._unit %= max_units
+        # How often each unit is drawn; more than 255 times never happens.
+        self._times = np.stack(
+            [
+                np.bincount(
+                    rng.integers(0, self._num_units, self._num_units), minlength=self._num_units
+                ).astype(np.uint8)
+                for _ in range(resamples)
+            ]
+        )
+        self._sizes = np.bincount(self._unit, minlength=self._num_units).astype(np.float64)
+
+    def sums(
+        self, values: Num[np.ndarray, " N"] | Bool[np.ndarray, " N"]
+    ) -> Float[np.ndarray, "G 1"]:
+        """The values added up by unit."""
+        return np.bincount(self._unit, weights=values, minlength=self._num_units)[:, None]
+
+    def sums_by(
+        self, values: Float[np.ndarray, " N"], group: Int[np.ndarray, " N"], num_groups: int
+    ) -> Float[np.ndarray, "G g"]:
+        """The values added up by unit and group."""
+        place = self._unit.astype(np.int64) * num_groups + group
+        size = self._num_units * num_groups
+        return np.bincount(place, weights=values, minlength=size).reshape(-1, num_groups)
+
+    def means(self, sums: Float[np.ndarray, "G m"]) -> Draws:
+        """Means over all products, and over those of each resample."""
+        columns = np.concatenate([sums, self._sizes[:, None]], 1)
+        drawn = np.concatenate(
+            [
+                self._times[first : first + _BLOCK].astype(np.float64) @ columns
+                for first in range(0, len(self._times), _BLOCK)
+            ]
+        )
+        total = columns.sum(0)
+        return Draws(total[:-1] / total[-1], drawn[:, :-1] / drawn[:, -1:])
+
+
+def percentile_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estimate:
+    """The percentile interval."""
+    low, high = np.percentile(resampled, _TAILS)
+    return Estimate(float(value), float(low), float(high))
+
+
+def unbiased_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estimate:
+    """The percentile interval less the bootstrap's own estimate of its bias, from 0 on.
+
+    For calibration error, which noise can only raise, in each resample once more.
+    """
+    low, high = np.percentile(resampled, _TAILS) - (resampled.mean() - value)
+    return Estimate(float(value), max(0.0, float(low)), max(0.0, float(high)))
+
+
+def mean_estimate(values: Num[np.ndarray, " n"], *, seed: int = 0) -> Estimate:
+    """The mean of values of which few are distinct, with its percentile bootstrap interval.
+
+    Drawing n products with replacement draws the counts of their distinct values from a
+    multinomial distribution: the same bootstrap, in no time.
+    """
+    distinct, counts = np.unique(values, return_counts=True)
+    n = int(counts.sum())
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, counts / n, size=RESAMPLES) @ distinct.astype(np.float64) / n
+    return percentile_estimate(float(counts @ distinct.astype(np.float64)) / n, drawn)
+
+
+def share_estimate(successes: int, n: int) -> Estimate:
+    """A share with its Wilson score interval (Wilson 1927)."""
+    interval = stats.binomtest(successes, n).proportion_ci(0.95, method="wilson")
+    return Estimate(successes / n, float(interval.low), float(interval.high))
+
+
+def mcnemar_p(fixed: int, broke: int) -> float:
+    """Two-sided exact McNemar test: of the products that only one gets right, half each?"""
+    return float(stats.binomtest(fixed, fixed + broke, 0.5).pvalue) if fixed + broke else 1.0
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """p-values corrected for their number (Holm 1979): valid whatever depends on whatever."""
+    order = np.argsort(p_values, kind="stable")
+    factors = np.arange(len(order), 0, -1)
+    corrected = np.empty(len(order))
+    corrected[order] = np.maximum.accumulate(np.asarray(p_values)[order] * factors)
+    return np.minimum(corrected, 1).tolist()
+
+
+def products_needed(fixed: float, broke: float, n: int, *, power: float = 0.8) -> int | None:
+    """Products that a McNemar test at 5 % needs to see such a difference with this power.
+
+    Connor (1987), and at least the 6 one-sided changes without which the exact test can't
+    reject. None where there is no difference to see.
+    """
+    change, difference = (fixed + broke) / n, abs(fixed - broke) / n
+    if difference == 0:
+        return None
+    z_level, z_power = stats.norm.ppf(0.975), stats.norm.ppf(power)
+    spread = math.sqrt(max(change - difference**2, 0))
+    needed = ((z_level * math.sqrt(change) + z_power * spread) / difference) ** 2
+    return math.ceil(max(needed, 6 / change))
