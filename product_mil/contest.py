@@ -12,7 +12,7 @@ from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
 from product_mil.build import RunData, build_data
-from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.answers import Answers, Contestant, Questions, take
 from product_mil.compare.files import AnswerFile, read_answers
 from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.compare.rules import (
@@ -114,7 +114,7 @@ def gather(
     differing = differing_fields(configs)
     notes += _remarks(differing)
     return Contest(
-        questions=truth.take(rows),
+        questions=take(truth, rows),
         contestants=contestants,
         pairs=_pairs(names, headline, contestants),
         headline=headline,
@@ -314,7 +314,7 @@ def _contestants(
     for name, parts in sources.items():
         for rule in parts[0].answers:
             seeds = tuple(
-                source.answers[rule].take(place)
+                take(source.answers[rule], place)
                 for source, place in zip(parts, places[name], strict=True)
             )
             own = rule == OWN

@@ -314,17 +314,16 @@ def _plots(
     pairs = confusions(contest.questions, (by_name[a], by_name[b]))
     confused = list(dict.fromkeys(c for pair in pairs for c in pair[:2]))[:CONFUSED_CATEGORIES]
     if confused:
-        matrices = {
-            name: confusion_matrix(contest.questions, by_name[name], confused) for name in (a, b)
-        }
         names = [path_of(contest.categories, category)[-1] for category in confused]
-        add(
-            "confusion",
-            "confusion.png",
-            "products by true category and first guess",
-            "Confusion between the most confused categories; the table below lists the mistakes.",
-            lambda theme: plots.confusion(matrices, names, theme),
-        )
+        for name in (a, b):
+            matrix = confusion_matrix(contest.questions, by_name[name], confused)
+            add(
+                "confusion",
+                f"confusion_{'ab'[name == b]}.png",
+                f"{name}: products by true category and first guess",
+                f"Confusion of {name}; the table below lists the most frequent mistakes.",
+                lambda theme, matrix=matrix: plots.confusion(matrix, names, theme),
+            )
     listed = [
         {
             "true": path_of(contest.categories, true),

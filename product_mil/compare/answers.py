@@ -1,26 +1,14 @@
 """What is asked and what a run answers: columns over products, whatever they were made from."""
 
 from dataclasses import dataclass, fields, replace
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 
-class _Columns:
-    """Arrays over products, chosen together; None where a column is not known."""
-
-    def take(self, rows: Int64[np.ndarray, " r"]) -> Self:
-        """The same of some products."""
-        chosen: dict[str, Any] = {}
-        for field in fields(self):  # type: ignore[arg-type]
-            value = getattr(self, field.name)
-            chosen[field.name] = value[rows] if isinstance(value, np.ndarray) else value
-        return replace(self, **chosen)  # type: ignore[type-var]
-
-
 @dataclass(frozen=True, eq=False)
-class Questions(_Columns):
+class Questions:
     """N labelled products."""
 
     product_id: Int64[np.ndarray, " N"]
@@ -33,7 +21,7 @@ class Questions(_Columns):
 
 
 @dataclass(frozen=True, eq=False)
-class Answers(_Columns):
+class Answers:
     """What one trained model says of N products."""
 
     guess: Int64[np.ndarray, " N"]  # category id
@@ -43,6 +31,18 @@ class Answers(_Columns):
     temperature: float | None = None  # fitted on the run's own validation products
     calibrated_confidence: Float32[np.ndarray, " N"] | None = None  # after the temperature
     calibrated_log_prob_true: Float32[np.ndarray, " N"] | None = None
+
+
+Columns = TypeVar("Columns", Questions, Answers)
+
+
+def take(columns: Columns, rows: Int64[np.ndarray, " r"]) -> Columns:
+    """The same of some products."""
+    chosen: dict[str, Any] = {}
+    for field in fields(columns):
+        value = getattr(columns, field.name)
+        chosen[field.name] = value[rows] if isinstance(value, np.ndarray) else value
+    return replace(columns, **chosen)
 
 
 @dataclass(frozen=True, eq=False)

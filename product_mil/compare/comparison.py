@@ -219,7 +219,7 @@ def _spread(values: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
 
 def _reliability(
     seeds: Sequence[Answers], correct: Bool[np.ndarray, "seeds N"], field: str
-) -> list[dict[str, float]]:
+) -> list[dict[str, Any]]:
     """Mean confidence and accuracy of each bin that holds a product, over all seeds."""
     confidence = np.concatenate([getattr(seed, field) for seed in seeds]).astype(np.float64)
     bins, right = bins_of(confidence), correct.reshape(-1)

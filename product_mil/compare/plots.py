@@ -14,6 +14,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
 
 # Okabe and Ito 2008: told apart by colour-blind readers; the markers differ as well.
@@ -127,40 +128,25 @@ def reliability(runs: Mapping[str, Any], field: str, theme: Theme) -> Figure:
     return figure
 
 
-def confusion(matrices: Mapping[str, np.ndarray], names: Sequence[str], theme: Theme) -> Figure:
-    """For each run: products of a category (rows, in shares) by guessed category (columns)."""
-    size = 0.34 * len(names) + 0.3
-    figure = Figure(
-        figsize=(2.1 + size * len(matrices), 1.9 + size),
-        layout="constrained",
-        facecolor=theme.background,
-    )
-    FigureCanvasAgg(figure)
+def confusion(matrix: np.ndarray, names: Sequence[str], theme: Theme) -> Figure:
+    """Products of some categories (rows) by guess (columns); what is guessed else is left out."""
+    figure, axes = _figure(theme, (5.2, 4.4))
+    labels = [_plain(name if len(name) <= 22 else name[:21] + "\u2026") for name in names]
+    shown = matrix[:, : len(names)]
+    share = shown / np.maximum(matrix.sum(1, keepdims=True), 1)
     colours = LinearSegmentedColormap.from_list("share", [theme.background, theme.colours[0]])
-    labels = [_plain(name if len(name) <= 22 else name[:21] + "…") for name in names]
-    panels = figure.subplots(1, len(matrices), squeeze=False)[0]
-    for axes, (run, matrix) in zip(panels, matrices.items(), strict=True):
-        share = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
-        shown = share[:, : len(names)]
-        axes.imshow(shown, cmap=colours, vmin=0, vmax=1)
-        for row, column in np.argwhere(matrix[:, : len(names)] > 0):
-            axes.text(
-                column,
-                row,
-                f"{matrix[row, column]:.0f}",
-                ha="center",
-                va="center",
-                fontsize=8,
-                color=theme.text if shown[row, column] < 0.6 else theme.background,
-            )
-        axes.set_title(_plain(run), color=theme.text, fontsize=11)
-        axes.set_xticks(range(len(names)), labels, rotation=60, ha="right", fontsize=9)
-        axes.set_yticks(range(len(names)), labels if axes is panels[0] else [], fontsize=9)
-        axes.tick_params(colors=theme.text, length=0)
-        axes.set_xlabel("first guess", color=theme.text)
-        for spine in axes.spines.values():
-            spine.set_color(theme.faint)
-    panels[0].set_ylabel("true category", color=theme.text)
+    axes.imshow(share, cmap=colours, vmin=0, vmax=1)
+    for right in range(len(names)):  # the diagonal, where guesses are right
+        corner = (right - 0.5, right - 0.5)
+        axes.add_patch(Rectangle(corner, 1, 1, fill=False, edgecolor=theme.faint))
+    for row, column in np.argwhere(shown > 0):
+        colour = theme.text if share[row, column] < 0.6 else theme.background
+        axes.text(column, row, f"{shown[row, column]}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), labels, rotation=60, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), labels)
+    axes.tick_params(length=0, labelsize=9)
+    axes.set_xlabel("first guess")
+    axes.set_ylabel("true category")
     return figure
 
 

@@ -77,12 +77,12 @@ def _hash(text: str) -> str:
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
 
 
-def percent(value: float | None, digits: int = 1) -> str:
+def percent(value: float | int | None, digits: int = 1) -> str:
     """0.4712 as 47.1 %."""
     return NONE if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
-def points(value: float | None, digits: int = 1) -> str:
+def points(value: float | int | None, digits: int = 1) -> str:
     """0.139 as +13.9: a difference of shares in percentage points."""
     if value is None:
         return NONE
@@ -90,7 +90,7 @@ def points(value: float | None, digits: int = 1) -> str:
     return text.replace("-", MINUS) if float(text) else "0" if value == 0 else text[1:]
 
 
-def number(value: float | None, digits: int = 3) -> str:
+def number(value: float | int | None, digits: int = 3) -> str:
     """A plain number with a proper minus."""
     return NONE if value is None else f"{value:.{digits}f}".replace("-", MINUS)
 
@@ -100,7 +100,7 @@ def p_text(value: float) -> str:
     return "<\u00a00.001" if value < 0.001 else f"{value:.3f}" if value < 0.995 else "1"
 
 
-def count(value: float | None) -> str:
+def count(value: float | int | None) -> str:
     """12345 as 12,345; a mean over seeds keeps a digit."""
     if value is None:
         return NONE
@@ -143,13 +143,16 @@ def summary(comparison: Mapping[str, Any]) -> list[str]:
 def _verdict(a: str, b: str, difference: Mapping[str, Any], n: int) -> str:
     fixed, broke = difference["fixed"], difference["broke"]
     low, high = difference["ci95"]
+    whole = float(fixed).is_integer() and float(broke).is_integer()
+    on_average = "" if whole else "on average "
     changes = (
-        f"{a} alone is right on {count(fixed)} of the {count(n)} products, {b} alone on "
-        f"{count(broke)}"
+        f"{on_average}{a} alone is right on {count(fixed)} of the {count(n)} products, "
+        f"{b} alone on {count(broke)}"
     )
     p = f"exact McNemar test, p {_with_sign(difference['mcnemar_p'])}"
     if fixed == broke == 0:
         return f"Each product is right in both or wrong in both: the difference is exactly 0 ({p})."
+    changes = changes[0].upper() + changes[1:] if on_average else changes
     if difference["mcnemar_p"] < 0.05 and (low > 0 or high < 0):
         better = a if difference["value"] > 0 else b
         return f"{changes}. Chance does not explain this: {better} is better here ({p})."

@@ -141,7 +141,9 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(corrected, 1).tolist()
 
 
-def products_needed(fixed: float, broke: float, n: int, *, power: float = 0.8) -> int | None:
+def products_needed(
+    fixed: float | int, broke: float | int, n: int, *, power: float = 0.8
+) -> int | None:
     """Products that a McNemar test at 5 % needs to see such a difference with this power.
 
     Connor (1987), and at least the 6 one-sided changes without which the exact test can't

@@ -18,7 +18,7 @@ function make(tag, text, className) {
 
 const path = (id) => data.names[id] || [String(id)];
 const leaf = (id) => path(id)[path(id).length - 1];
-const percent = (p) => (p === null ? "" : (100 * p).toFixed(p >= 0.0995 || p < 0.0005 ? 0 : 1) + " %");
+const percent = (p) => (p === null ? "" : (100 * p).toFixed(p >= 0.0995 || p < 0.0005 ? 0 : 1) + "\u00a0%");
 
 function guessLine(parent, id, truth) {
   const right = String(id) === String(truth);

@@ -1,0 +1,195 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from statsmodels.stats import contingency_tables, multitest
+
+from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.comparison import compare, confusion_matrix, confusions, control
+from product_mil.compare.report import to_json
+from product_mil.data.categories import Categories
+from product_mil.train.evaluate import expected_calibration_error
+
+N = 600
+
+
+def reference_p(change: np.ndarray) -> float:
+    table = [[0, (change == 1).sum()], [(change == -1).sum(), 0]]
+    result: Any = contingency_tables.mcnemar(table, exact=True)
+    return result.pvalue
+
+
+def tree() -> Categories:
+    names = [["clothes", "feet", "shoe"], ["clothes", "head", "hat"], ["food", "fruit", "apple"]]
+    return Categories.from_json(
+        '{"ids": [10, 20, 30], "names": ' + str(names).replace("'", '"') + "}"
+    )
+
+
+def questions(seed: int = 0) -> Questions:
+    rng = np.random.default_rng(seed)
+    return Questions(
+        product_id=np.arange(N) * 3,
+        category_id=rng.choice([10, 20, 30], N),
+        num_images=rng.integers(1, 5, N).astype(np.int32),
+        shares_image=rng.random(N) < 0.3,
+    )
+
+
+def answers(asked: Questions, share_right: float, seed: int) -> Answers:
+    rng = np.random.default_rng(seed)
+    right = rng.random(N) < share_right
+    other = np.where(asked.category_id == 10, 20, 10)
+    confidence = rng.uniform(0.3, 1.0, N).astype(np.float32)
+    return Answers(
+        guess=np.where(right, asked.category_id, other),
+        in_top5=right | (rng.random(N) < 0.5),
+        confidence=confidence,
+        log_prob_true=np.log(np.where(right, confidence, 0.1)).astype(np.float32),
+    )
+
+
+@pytest.fixture(scope="module")
+def asked() -> Questions:
+    return questions()
+
+
+def test_values(asked: Questions) -> None:
+    """Every number again with plain NumPy and statsmodels."""
+    a, b = answers(asked, 0.7, 1), answers(asked, 0.55, 2)
+    contestants = [Contestant("joint", (a,), "mean"), Contestant("averaged", (b,), "probabilities")]
+    found = compare(asked, contestants, [("joint", "averaged")], tree())
+    assert found["n"] == N
+    right = {"joint": a.guess == asked.category_id, "averaged": b.guess == asked.category_id}
+    for name, one in (("joint", a), ("averaged", b)):
+        run = found["runs"][name]
+        assert one.in_top5 is not None
+        assert one.log_prob_true is not None
+        assert one.confidence is not None
+        expected = {
+            "accuracy": right[name].mean(),
+            "top5": one.in_top5.mean(),
+            "nll": -one.log_prob_true.astype(np.float64).mean(),
+            "calibration_error": expected_calibration_error(
+                one.confidence.astype(np.float64), right[name]
+            ),
+        }
+        assert {k: run[k] for k in expected} == pytest.approx(expected, abs=1e-9)
+        for metric, value in expected.items():
+            low, high = run[f"{metric}_ci95"]
+            assert low < value < high, metric
+        assert run["by_num_images"] == {
+            str(k): {
+                "n": (asked.num_images == k).sum(),
+                "accuracy": right[name][asked.num_images == k].mean(),
+                "accuracy_ci95": run["by_num_images"][str(k)]["accuracy_ci95"],
+            }
+            for k in range(1, 5)
+        }
+        bins = run["reliability"]["confidence"]
+        assert sum(b["n"] for b in bins) == N
+        gap = sum(b["n"] * abs(b["confidence"] - b["accuracy"]) for b in bins) / N
+        assert gap == pytest.approx(run["calibration_error"], abs=1e-9)
+
+    assert asked.shares_image is not None
+    difference = found["difference"]["joint_minus_averaged"]
+    change = right["joint"].astype(int) - right["averaged"]
+    assert difference["value"] == pytest.approx(change.mean(), abs=1e-12)
+    half = 1.96 * change.std() / np.sqrt(N)
+    assert difference["ci95"] == pytest.approx(
+        [change.mean() - half, change.mean() + half], abs=half * 0.1
+    )
+    fixed, broke = (change == 1).sum(), (change == -1).sum()
+    assert (difference["fixed"], difference["broke"]) == (fixed, broke)
+    assert difference["mcnemar_p"] == pytest.approx(reference_p(change), rel=1e-9)
+    assert difference["nll"]["value"] == pytest.approx(
+        found["runs"]["joint"]["nll"] - found["runs"]["averaged"]["nll"]
+    )
+    assert difference["by_shared_image"]["shares_none"]["n"] == (~asked.shares_image).sum()
+
+    by_level1 = difference["by_level1"]
+    assert list(by_level1) == ["clothes", "food"]
+    clothes = asked.category_id < 30
+    assert by_level1["clothes"]["n"] == clothes.sum()
+    assert by_level1["clothes"]["value"] == pytest.approx(change[clothes].mean(), abs=1e-12)
+    p_values = [reference_p(change[rows]) for rows in (clothes, ~clothes)]
+    assert [g["mcnemar_p"] for g in by_level1.values()] == pytest.approx(p_values, rel=1e-9)
+    corrected: Any = multitest.multipletests(p_values, method="holm")[1]
+    assert [g["holm_p"] for g in by_level1.values()] == pytest.approx(corrected, rel=1e-9)
+    assert '"joint_minus_averaged"' in to_json(found)
+
+
+def test_two_copies_differ_by_exactly_nothing(asked: Questions) -> None:
+    one = answers(asked, 0.6, 1)
+    pair = [Contestant("a", (one,), "mean"), Contestant("b", (one,), "mean")]
+    found = compare(asked, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    assert (found["value"], found["ci95"], found["mcnemar_p"]) == (0, [0, 0], 1)
+    assert (found["nll"]["value"], found["nll"]["ci95"]) == (0, [0, 0])
+    assert found["products_needed"] is None
+    for group in ("by_num_images", "by_level1", "by_shared_image"):
+        for values in found[group].values():
+            assert (values["value"], values["ci95"], values["mcnemar_p"]) == (0, [0, 0], 1)
+
+
+def test_seeds(asked: Questions) -> None:
+    """Means over seeds, their spread, and the largest of the seeds' p."""
+    a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))
+    b = tuple(answers(asked, 0.6, seed) for seed in (4, 5, 6))
+    pair = [Contestant("a", a, "mean"), Contestant("b", b, "probabilities")]
+    found = compare(asked, pair, [("a", "b")], tree())
+    of_a, of_b = ([(s.guess == asked.category_id).mean() for s in seeds] for seeds in (a, b))
+    run = found["runs"]["a"]
+    assert run["accuracy"] == pytest.approx(np.mean(of_a))
+    assert run["between_seeds"]["accuracy"]["values"] == pytest.approx(of_a)
+    spread = run["between_seeds"]["accuracy"]["standard_deviation"]
+    assert spread == pytest.approx(np.std(of_a, ddof=1))
+    difference = found["difference"]["a_minus_b"]
+    assert difference["value"] == pytest.approx(np.mean(of_a) - np.mean(of_b))
+    by_seed = difference["between_seeds"]
+    assert by_seed["values"] == pytest.approx(np.subtract(of_a, of_b))
+    assert difference["mcnemar_p"] == max(by_seed["mcnemar_p"])
+    assert len(set(by_seed["mcnemar_p"])) == 3
+
+
+def test_control(asked: Questions) -> None:
+    """Alike on one image: the control holds; a few other guesses there, and it is none."""
+    base = answers(asked, 0.6, 1)
+    better = answers(asked, 0.9, 2)
+    single = asked.num_images == 1
+    same_there = replace(base, guess=np.where(single, base.guess, better.guess))
+
+    def judge(a: Answers, b: Answers) -> dict:
+        pair = [Contestant("a", (a,), "mean"), Contestant("b", (b,), "probabilities")]
+        found = compare(asked, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+        said = control(asked, pair[0], pair[1], found)
+        assert said is not None
+        assert said["n"] == single.sum()
+        return said
+
+    said = judge(same_there, base)
+    assert (said["holds"], said["treats_alike"], said["same_guess"], said["value"]) == (
+        True, True, 1, 0,
+    )  # fmt: skip
+    said = judge(better, base)
+    assert (said["holds"], said["treats_alike"]) == (False, False)
+    assert said["same_guess"] == pytest.approx((better.guess == base.guess)[single].mean())
+    # Alike on 96 %, yet every change is for the better.
+    wrong = np.flatnonzero(single & (base.guess != asked.category_id))[: round(0.04 * single.sum())]
+    guess = base.guess.copy()
+    guess[wrong] = asked.category_id[wrong]
+    said = judge(replace(base, guess=guess), base)
+    assert (said["holds"], said["treats_alike"]) == (False, True)
+    unknown = replace(asked, num_images=None)
+    pair = [Contestant("a", (base,), "mean"), Contestant("b", (base,), "probabilities")]
+    found = compare(unknown, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    assert "by_num_images" not in found
+    assert control(unknown, pair[0], pair[1], found) is None
+
+
+def test_confusions() -> None:
+    asked = Questions(np.arange(6), np.array([10, 10, 10, 20, 20, 30]), None)
+    a = Answers(np.array([20, 20, 10, 20, 10, 30]))
+    b = Answers(np.array([20, 30, 30, 20, 20, 30]))
+    assert confusions(asked, (a, b)) == [(10, 20, 2, 1), (10, 30, 0, 2), (20, 10, 1, 0)]
+    np.testing.assert_array_equal(confusion_matrix(asked, b, [20, 10]), [[2, 0, 0], [1, 0, 2]])
