@@ -116,6 +116,7 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
         np.concatenate([part[i] for part in parts]) for i in range(4)
     )
     log_prob = np.log(np.maximum(of_label, np.finfo(np.float32).tiny))
+    log_prob[label < 0] = np.nan  # no class of this matrix: not compared
     answers = Answers(columns[guess], in_top5, confidence, log_prob)
     left_out = "temperature, other rules and attention (it holds no photos)"
     return AnswerFile(path, ids, answers, None, categories, left_out)

@@ -1,0 +1,273 @@
+import gzip
+import importlib.util
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import bson
+import numpy as np
+import pytest
+
+from product_mil.data.sample import SampleFiles
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def call(tool: str, *args: object) -> None:
+    path = ROOT / "tools" / f"{tool}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    module.main([str(arg) for arg in args])
+
+
+def compared(output: Path) -> dict[str, Any]:
+    return json.loads((output / "comparison.json").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def averaged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An averaging rival of `trained`, trained for less, which has to be said."""
+    from product_mil.config import config_from_dict
+    from product_mil.run import run
+
+    config = config_from_dict(json.loads((trained / "config.json").read_text(encoding="utf-8")))
+    workdir = tmp_path_factory.mktemp("averaged")
+    model = replace(config.model, pooling="probabilities")
+    run(replace(config, model=model, finetune=replace(config.finetune, epochs=1)), workdir)
+    return workdir
+
+
+@pytest.fixture(scope="module")
+def labelled(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """60 products of the sample, as other records of new ids; two are not labelled."""
+    records = bson.decode_all(sample.train.read_bytes())[:60]
+    for place, record in enumerate(records):
+        record["_id"] = 10_000 - 7 * place
+    del records[3]["category_id"]
+    records[4]["category_id"] = 5
+    records[5]["imgs"] = [{"picture": b"no JPEG"}]
+    path = tmp_path_factory.mktemp("labelled") / "labelled.bson"
+    path.write_bytes(b"".join(bson.encode(record) for record in records))
+    return path
+
+
+@pytest.fixture(scope="module")
+def output(
+    trained: Path, averaged: Path, labelled: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    output = tmp_path_factory.mktemp("compared") / "new"
+    runs = (f"joint={trained}", f"averaged={averaged}")
+    call("compare", "--runs", *runs, "--data", labelled, "--output", output)
+    return output
+
+
+def test_runs(
+    output: Path,
+    trained: Path,
+    averaged: Path,
+    labelled: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """The metrics are those of tools/evaluate.py, which computes them its own way."""
+    found = compared(output)
+    assert found["n"] == 58
+    for name, workdir in (("joint", trained), ("averaged", averaged)):
+        capsys.readouterr()
+        call("evaluate", "--workdir", workdir, "--data", labelled, "--json")
+        expected = json.loads(capsys.readouterr().out)
+        run = found["runs"][name]
+        assert [run[k] for k in ("accuracy", "top5", "nll", "calibration_error")] == pytest.approx(
+            [expected[k] for k in ("top1", "top5", "nll", "calibration_error")], abs=1e-5
+        )
+        assert {k: v["accuracy"] for k, v in run["by_num_images"].items()} == pytest.approx(
+            {k[-1]: v for k, v in expected.items() if k.startswith("top1_images_")}
+        )
+        assert run["temperature"] > 0
+        assert run["calibrated_nll"] != run["nll"]
+    difference = found["difference"]["joint_minus_averaged"]
+    a, b = (found["runs"][name]["accuracy"] for name in ("joint", "averaged"))
+    assert difference["value"] == pytest.approx(a - b)
+    assert difference["value"] * 58 == pytest.approx(difference["fixed"] - difference["broke"])
+    # All these photos were trained on or validated on; only those trained on count as shared.
+    shared = {k: v["n"] for k, v in difference["by_shared_image"].items()}
+    assert sum(shared.values()) == 58
+    assert shared["shares_an_image_with_training"] > 30
+    assert found["differing_fields"] == {
+        "finetune.epochs": {"joint": 2, "averaged": 1},
+        "model.pooling": {"joint": "gated_attention", "averaged": "probabilities"},
+    }
+    assert found["like_for_like"] is False
+    assert any("not like for like" in note for note in found["notes"])
+    assert found["control"]["n"] == difference["by_num_images"]["1"]["n"]
+    assert "1 products have no category: left out" in found["notes"]
+    assert any(note.startswith("1 products are not among") for note in found["notes"])
+    assert {path.suffix for path in output.iterdir()} == {".json", ".html", ".png"}
+
+
+def test_rules(output: Path) -> None:
+    """On products with one photo every rule is the same; each has its pairs."""
+    found = compared(output)
+    names = [f"averaged/{rule}" for rule in ("geometric_mean", "maximum", "vote", "first_image")]
+    assert list(found["rules"]) == names
+    own = found["runs"]["averaged"]["by_num_images"]["1"]["accuracy"]
+    for name in names:
+        assert found["rules"][name]["by_num_images"]["1"]["accuracy"] == own
+        assert found["difference"][f"{name}_minus_averaged"]["by_num_images"]["1"]["value"] == 0
+        assert f"joint_minus_{name}" in found["difference"]
+    assert "nll" not in found["rules"]["averaged/vote"]
+
+
+def test_page(output: Path) -> None:
+    found = compared(output)
+    text = (output / "index.html").read_text(encoding="utf-8")
+    match = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert match is not None
+    gallery = json.loads(match[1])
+    difference = found["difference"]["joint_minus_averaged"]
+    assert len(gallery["cards"]) == difference["fixed"] + difference["broke"]
+    for card in gallery["cards"]:
+        right = {
+            name: str(run["top"][0][0]) == str(card["true"]) for name, run in card["runs"].items()
+        }
+        assert right == {"joint": card["kind"] == "fixed", "averaged": card["kind"] == "broke"}
+        attention = card["runs"]["joint"]["attention"].values()
+        assert not attention or sum(attention) == pytest.approx(1, abs=0.01)
+        assert len(card["pictures"]) == card["images"]
+        assert len(card["runs"]["joint"]["top"]) == 5
+
+
+@pytest.mark.slow
+def test_copies(trained: Path, labelled: Path, tmp_path: Path) -> None:
+    runs = (f"a={trained}", f"b={trained}")
+    call("compare", "--runs", *runs, "--data", labelled, "--output", tmp_path)
+    found = compared(tmp_path)["difference"]["a_minus_b"]
+    assert (found["value"], found["ci95"], found["mcnemar_p"]) == (0, [0, 0], 1)
+
+
+@pytest.mark.slow
+def test_prediction_files(
+    output: Path, trained: Path, averaged: Path, labelled: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """Each kind of file gives the same figures as the runs, as far as it goes."""
+    for name, workdir in (("joint", trained), ("averaged", averaged)):
+        call(
+            "export_predictions", "--workdir", workdir, "--data", labelled,
+            "--output", tmp_path / f"{name}.csv.gz",
+            "--probabilities", tmp_path / f"{name}.parquet",
+            "--all_probabilities", tmp_path / name,
+        )  # fmt: skip
+    runs, keys = compared(output)["runs"], ("accuracy", "top5", "nll", "calibration_error")
+
+    parquet = [f"{name}={tmp_path / name}.parquet" for name in ("joint", "averaged")]
+    call("compare", "--predictions", *parquet, "--output", tmp_path / "p")
+    said = capsys.readouterr().out
+    assert "no temperature and other rules" in said
+    for name in ("joint", "averaged"):
+        found = compared(tmp_path / "p")["runs"][name]
+        assert [found[k] for k in keys] == pytest.approx([runs[name][k] for k in keys], abs=1e-5)
+        assert found["by_num_images"] == runs[name]["by_num_images"]
+    text = (tmp_path / "p" / "index.html").read_text(encoding="utf-8")
+    assert "Without --data there are no photos to show" in text
+
+    mixed = (f"joint={tmp_path / 'joint'}", f"averaged={tmp_path / 'averaged.csv.gz'}")
+    call("compare", "--predictions", *mixed, "--data", labelled, "--output", tmp_path / "m")
+    found = compared(tmp_path / "m")["runs"]
+    assert [found["joint"][k] for k in keys] == pytest.approx(
+        [runs["joint"][k] for k in keys], abs=1e-5
+    )
+    assert found["averaged"]["accuracy"] == runs["averaged"]["accuracy"]
+    assert "nll" not in found["averaged"]
+
+    # Matched by id: another order, and two rows fewer.
+    header, *rows = gzip.decompress((tmp_path / "joint.csv.gz").read_bytes()).decode().splitlines()
+    kept = [rows[place] for place in np.random.default_rng(0).permutation(len(rows))[:-2]]
+    shuffled = tmp_path / "shuffled.csv"
+    shuffled.write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
+    pair = (f"a={shuffled}", f"b={tmp_path / 'joint.parquet'}")
+    call("compare", "--predictions", *pair, "--data", labelled, "--output", tmp_path / "s")
+    found = compared(tmp_path / "s")
+    assert 56 <= found["n"] < 58
+    assert found["difference"]["a_minus_b"]["value"] == 0
+    assert found["runs"]["a"]["accuracy"] == found["runs"]["b"]["accuracy"]
+
+
+def test_refusals(
+    trained: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    runs, data = ("--runs", f"a={trained}", f"b={trained}"), ("--data", labelled)
+    out = ("--output", tmp_path / "o")
+    config = ROOT / "configs" / "joint.py"
+    (tmp_path / "x.csv").write_text("id,label\n", encoding="utf-8")
+    (tmp_path / "y.csv").write_text("_id,category_id\n1,2\n", encoding="utf-8")
+    unlabelled = tmp_path / "u.bson"
+    unlabelled.write_bytes(bson.encode({"_id": 1, "imgs": []}))
+    for args, expected in (
+        ((*out,), "needs two names"),
+        (("--runs", f"a={trained}", *data, *out), "needs two names"),
+        ((*runs, *out), "give --data"),
+        ((*runs, *data, "--output", labelled), "is a file: name a directory"),
+        (("--runs", f"a={trained}", "b=no-such", *data, *out), "no such file or directory"),
+        (("--runs", str(trained), f"b={trained}", *data, *out), "expected name=PATH"),
+        (
+            (
+                "--predictions",
+                f"a={tmp_path / 'y.csv'}",
+                f"b={tmp_path / 'y.csv'}",
+                "--data",
+                unlabelled,
+                *out,
+            ),
+            "no labelled product in common",
+        ),
+        ((*runs, *data, *out, "--nonsense"), "unknown argument"),
+        ((*runs, *data, *out, "--train"), "go together"),
+        (
+            ("--predictions", f"a={tmp_path / 'x.csv'}", f"b={tmp_path / 'x.csv'}", *data, *out),
+            "is no prediction file",
+        ),
+        (
+            ("--train", "--configs", f"a={config}:smoke", f"b={config}:laptop", *data, *out),
+            "no equal rivals",
+        ),
+    ):
+        with pytest.raises(SystemExit) as left:
+            call("compare", *args)
+        message = capsys.readouterr().err
+        assert left.value.code == 2, message
+        assert expected in message
+        assert message.startswith("error: ")
+        assert message.count("\n") == 1
+    assert not (tmp_path / "o").exists()
+
+
+@pytest.mark.slow
+def test_train(
+    sample: SampleFiles, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Both variants from two seeds each, compared; the same command again trains nothing."""
+    args = (
+        "--train", "--seeds", 2, "--data", labelled, "--output", tmp_path,
+        "--configs", f"joint={ROOT / 'configs/joint.py'}:smoke",
+        f"averaged={ROOT / 'configs/averaged.py'}:smoke",
+        f"--config.data.train={sample.train}", f"--config.data.categories={sample.categories}",
+        "--config.data.image_size_px=32", "--config.head.epochs=1", "--config.finetune.epochs=1",
+    )  # fmt: skip
+    call("compare", *args)
+    first = compared(tmp_path)
+    for name in ("joint", "averaged"):
+        run = first["runs"][name]
+        assert run["seeds"] == 2
+        assert np.mean(run["between_seeds"]["accuracy"]["values"]) == pytest.approx(run["accuracy"])
+        for seed in (0, 1):
+            text = (tmp_path / "runs" / f"{name}-{seed}" / "config.json").read_text()
+            assert json.loads(text)["seed"] == seed
+    assert list(first["differing_fields"]) == ["model.pooling"]
+    capsys.readouterr()
+    call("compare", *args)
+    assert compared(tmp_path)["runs"] == first["runs"]
