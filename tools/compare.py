@@ -7,6 +7,7 @@
         --configs joint=configs/joint.py:laptop averaged=configs/averaged.py:laptop \
         --config.data.train=train.bson ...
 
+A further variant is one more of --configs, such as mean=configs/joint.py:laptop,model.pooling=mean.
 Several seeds of a variant are its runs with commas (`--runs joint=DIR1,DIR2`) or its name again.
 `--predictions name=FILE` compares what tools/export_predictions.py wrote. The output directory gets
 comparison.json, index.html and the plots.
@@ -47,7 +48,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
     parser.add_argument("--train", action="store_true", help="train the variants of --configs")
     parser.add_argument(
-        "--configs", nargs="+", action="extend", default=[], metavar="NAME=FILE.py[:ARGUMENT]"
+        "--configs",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="NAME=FILE.py[:ARGUMENT][,FIELD=VALUE]",
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each variant with --train")
     args, overrides = parser.parse_known_args(argv)
@@ -123,13 +128,15 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> Variants:
     from product_mil.run import run
     from product_mil.train.runtime import configure_jax
 
-    pairs = [flag.removeprefix("--config.").partition("=") for flag in overrides]
-    assignments = [(name, value) for name, _, value in pairs]
+    common = [flag.removeprefix("--config.") for flag in overrides]
     configs = {}
     for item in args.configs:
-        name, equals, spec = item.partition("=")
+        name, equals, rest = item.partition("=")
+        spec, *own = rest.split(",")
         if not equals or not name or "/" in name or "_minus_" in name or name in configs:
             raise UserError(f"--configs {item}: expected NAME=configs/joint.py, each name once")
+        pairs = [text.partition("=") for text in [*common, *own]]
+        assignments = [(field, value) for field, _, value in pairs]
         configs[name], errors = override(load_config(spec), assignments)
         refuse([*errors, *problems(configs[name]), *check_config(configs[name])])
     unfair = unfair_fields(differing_fields(configs))

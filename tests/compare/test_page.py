@@ -247,6 +247,41 @@ def test_no_address_in_the_page(made: tuple[Path, dict[str, Any]]) -> None:
     )
 
 
+def test_the_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pictures that recur are held once; once they fill the room, no more products are shown."""
+    rng = np.random.default_rng(0)
+    n = 40
+    records = []
+    for row in range(n):
+        pixels = rng.integers(0, 256, (112, 112, 3), np.uint8)
+        pixels[:] = 9 if row % 2 else pixels
+        pictures = [{"picture": simplejpeg.encode_jpeg(pixels)}] * 2
+        records.append(bson.encode({"_id": row, "imgs": pictures}))
+    (tmp_path / "d.bson").write_bytes(b"".join(records))
+    categories = Categories.from_json(json.dumps({"ids": [1, 2, 3], "names": NAMES}))
+    asked = Questions(np.arange(n), np.full(n, 1), np.full(n, 2, np.int32))
+    a, b = Answers(np.full(n, 1)), Answers(np.full(n, 2))
+    chosen = select(asked, a, b, categories)
+
+    def made() -> dict[str, Any]:
+        catalogue = open_catalogue(tmp_path / "d.bson", progress=False)
+        both = {"a": a, "b": b}
+        nothing = {"a": None, "b": None}
+        return cards(asked, chosen, nothing, both, categories, catalogue, np.arange(n))
+
+    everything = made()
+    assert len(everything["cards"]) == n
+    assert len(everything["pictures"]) == n // 2 + 1
+    monkeypatch.setattr("product_mil.compare.gallery.MAX_PICTURES_BYTES", 50_000)
+    some = made()
+    assert 1 < len(some["cards"]) < n
+    largest = max(map(len, everything["pictures"]))
+    assert sum(map(len, some["pictures"])) <= 50_000 * 4 / 3 + 2 * largest
+    assert [int(card["id"]) for card in some["cards"]] == sorted(
+        int(card["id"]) for card in some["cards"]
+    )
+
+
 def test_strata() -> None:
     """Every stratum is there, and the large ones in proportion."""
     rng = np.random.default_rng(0)

@@ -253,7 +253,7 @@ def test_train(
     """Both variants from two seeds each, compared; the same command again trains nothing."""
     args = (
         "--train", "--seeds", 2, "--data", labelled, "--output", tmp_path,
-        "--configs", f"joint={ROOT / 'configs/joint.py'}:smoke",
+        "--configs", f"joint={ROOT / 'configs/joint.py'}:smoke,model.pooling=mean",
         f"averaged={ROOT / 'configs/averaged.py'}:smoke",
         f"--config.data.train={sample.train}", f"--config.data.categories={sample.categories}",
         "--config.data.image_size_px=32", "--config.head.epochs=1", "--config.finetune.epochs=1",
@@ -267,7 +267,9 @@ def test_train(
         for seed in (0, 1):
             text = (tmp_path / "runs" / f"{name}-{seed}" / "config.json").read_text()
             assert json.loads(text)["seed"] == seed
-    assert list(first["differing_fields"]) == ["model.pooling"]
+    assert first["differing_fields"] == {
+        "model.pooling": {"joint": "mean", "averaged": "probabilities"}
+    }
     capsys.readouterr()
     call("compare", *args)
     assert compared(tmp_path)["runs"] == first["runs"]
