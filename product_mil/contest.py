@@ -83,7 +83,9 @@ def gather(
     """
     notes: list[str] = []
     catalogue = open_catalogue(spec) if spec else None
-    truth = _truth(catalogue) if catalogue is not None else None
+    # Of several records with one id the first one counts, as in `TrainedRun.products`.
+    records = catalogue.first_records() if catalogue is not None else None
+    truth = _truth(catalogue, records) if catalogue is not None and records is not None else None
     shared = _SharedImages(catalogue)
     sources: dict[str, list[_Source]] = {}
     for name, workdirs in runs.items():
@@ -105,7 +107,7 @@ def gather(
     if max_images is not None and truth.num_images is not None:
         truth = dataclasses.replace(truth, num_images=np.minimum(truth.num_images, max_images))
     if shared.found is not None:
-        truth = dataclasses.replace(truth, shares_image=shared.found)
+        truth = dataclasses.replace(truth, shares_image=shared.found[records])
     rows, places = _matched(truth, sources, notes)
     contestants = _contestants(sources, places)
     names = list(sources)
@@ -120,17 +122,17 @@ def gather(
         headline=headline,
         categories=_categories(sources, truth),
         catalogue=catalogue,
-        data_rows=rows if catalogue is not None else None,
+        data_rows=records[rows] if records is not None else None,
         differing_fields=differing,
         notes=list(dict.fromkeys(notes)),
     )
 
 
-def _truth(catalogue: Catalogue) -> Questions:
+def _truth(catalogue: Catalogue, rows: Int64[np.ndarray, " r"]) -> Questions:
     return Questions(
-        np.asarray(catalogue.product_id),
-        np.asarray(catalogue.category_id),
-        np.asarray(catalogue.num_images).astype(np.int32),
+        np.asarray(catalogue.product_id)[rows],
+        np.asarray(catalogue.category_id)[rows],
+        np.asarray(catalogue.num_images)[rows].astype(np.int32),
     )
 
 
@@ -217,7 +219,7 @@ def _judge(
         run.mesh,
     )
     return _Source(
-        product_id=np.asarray(products.catalogue.product_id),
+        product_id=np.asarray(products.catalogue.product_id)[products.rows],
         answers=answers_of(judged, run.categories, temperatures),
         knows=products.labels >= 0,
         categories=run.categories,
@@ -387,12 +389,10 @@ def run_details(
     spec: str,
     rows: Int64[np.ndarray, " r"],
 ) -> list[Detail]:
-    """What the run in `workdir` says of some of the data's products, in their order."""
+    """What the run in `workdir` says of the products in these rows of the data, in their order."""
     run = open_run(workdir, checkpoint)
     products = run.products(spec)
-    keep = np.zeros(len(products), bool)
-    keep[rows] = True
-    chosen = products.subset(keep)
+    chosen = products.subset(np.isin(products.rows, rows))
     classes = run.categories.ids
     step = make_predict_step(run.model.structure, topk=min(5, len(classes)), keep_all=False)
     blocks = predict_products(

@@ -44,13 +44,15 @@ def averaged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def labelled(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """60 products of the sample, as other records of new ids; two are not labelled."""
+    """60 products of the sample under new ids; two are not labelled, and one id recurs."""
     records = bson.decode_all(sample.train.read_bytes())[:60]
     for place, record in enumerate(records):
         record["_id"] = 10_000 - 7 * place
     del records[3]["category_id"]
     records[4]["category_id"] = 5
     records[5]["imgs"] = [{"picture": b"no JPEG"}]
+    # The first record of an id counts: this one would lie in the middle.
+    records.insert(20, records[10] | {"imgs": records[30]["imgs"], "category_id": 5})
     path = tmp_path_factory.mktemp("labelled") / "labelled.bson"
     path.write_bytes(b"".join(bson.encode(record) for record in records))
     return path
