@@ -87,7 +87,9 @@ class ConvNeXtTiny(nnx.Module):
     ) -> Float[Array, "b 768"]:
         """Embed each image; images know nothing of each other, so the mode changes nothing."""
         del use_running_statistics, mask
-        x = ((pixels.astype(jnp.float32) - MEAN[None, None, None]) / SPREAD).astype(self.dtype)
+        x = (
+            (pixels.astype(jnp.float32) - MEAN[None, None, None]) / SPREAD[None, None, None]
+        ).astype(self.dtype)
         x = self.stem_norm(self.stem(x))
         for index, stage in enumerate(self.stages):
             if index > 0:
