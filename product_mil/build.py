@@ -36,7 +36,7 @@ from product_mil.errors import UserError
 from product_mil.head_init import NAMED, initialise_head
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Arrays, Classifier, Model, split_model
-from product_mil.model.pooling import build_head
+from product_mil.model.heads import build_head
 from product_mil.model.weights import load_weights
 from product_mil.train.augment import Ranges
 from product_mil.train.evaluate import metrics_of, score_products

@@ -9,7 +9,7 @@ from jaxtyping import Array
 from product_mil.data.categories import Categories
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
-from product_mil.model.pooling import CLASS_LAYERS
+from product_mil.model.heads import CLASS_LAYERS
 from product_mil.trained import open_run
 
 

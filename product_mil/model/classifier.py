@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
-from product_mil.model.pooling import Head, HeadOutput
+from product_mil.model.heads import Head, HeadOutput
 
 Arrays = dict[str, Array]  # leaves by path, such as "backbone/block_1/kernel"
 

@@ -1,64 +1,15 @@
-"""What fuses the images of a product: the heads that sit on a backbone's embeddings.
+"""Pooling: one embedding `[S, p, d]` a product from those `[S, n, d]` of its packed images.
 
-A head maps embeddings `[S, n, d]` of packed images to one categorical distribution a product.
-It never learns which backbone made them. `key` turns dropout on; None means inference.
+A pooling also gives its attention `[S, n]`: the share that each image has in its product, 0 for
+padding. It knows neither the classes nor which backbone made the embeddings.
 """
-
-from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, Int32
 
 from product_mil.model import initializers, segments
-
-# Places and counts from here on share one embedding; Cdiscount's products have at most 4 images.
-MAX_PLACES = 8
-
-# The layers of heads whose last axis is the classes.
-CLASS_LAYERS = ("classify", "classify_image", "correct")
-
-
-class HeadOutput(NamedTuple):
-    """What a head says of a packed batch."""
-
-    logits: Float[Array, "S p k"]  # of products; softmax gives the probabilities
-    image_logits: Float[Array, "S n k"] | None  # of single images, where the head has them
-    attention: Float[Array, "S n"]  # share of each image in its product; 0 for padding
-
-
-def dropout(x: Float[Array, "*e d"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*e d"]:
-    """Inverted dropout (Srivastava et al. 2014); the identity without a key."""
-    if key is None or rate == 0:
-        return x
-    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
-    return jnp.where(keep, x / (1 - rate), 0)
-
-
-class PlaceEmbedding(nnx.Module):
-    """Adds what an image's place in its product, and the number of images, say; starts at 0."""
-
-    def __init__(self, dim: int, *, position: bool, count: bool):
-        zeros = np.zeros((MAX_PLACES, dim), np.float32)
-        self.position = nnx.Param(jnp.asarray(zeros)) if position else None
-        self.count = nnx.Param(jnp.asarray(zeros)) if count else None
-
-    def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-    ) -> Float[Array, "S n d"]:
-        """Add the embeddings that are on."""
-        if self.position is not None:
-            x = x + self.position[...][jnp.minimum(place, MAX_PLACES - 1)]
-        if self.count is not None:
-            counts = segments.spread(segments.image_counts(segment, p), segment).astype(jnp.int32)
-            x = x + self.count[...][jnp.clip(counts - 1, 0, MAX_PLACES - 1)]
-        return x
 
 
 def linear(
@@ -69,109 +20,32 @@ def linear(
     return nnx.Linear(dim_in, dim_out, kernel_init=kernel_init, bias_init=zeros, rngs=rngs)
 
 
-def classifier(dim: int, classes: int, rngs: nnx.Rngs) -> nnx.Linear:
-    """The last layer; small random weights, so that training starts near the uniform guess."""
-    return linear(dim, classes, initializers.normal(0.01), rngs)
-
-
 def uniform_attention(segment: Int32[Array, "S n"], p: int) -> Float[Array, "S n"]:
     """Each image of a product counts the same."""
     return segments.segment_softmax(jnp.zeros(segment.shape, jnp.float32), segment, p)
 
 
-class ProbabilitiesHead(nnx.Module):
-    """The averaged rival: classify each image, then take the mean of the probabilities."""
-
-    trains_products: ClassVar[bool] = False
-    trains_images: ClassVar[bool] = True
-
-    def __init__(self, dim: int, classes: int, *, dropout_rate: float, rngs: nnx.Rngs):
-        self.dropout_rate = dropout_rate
-        self.classify = classifier(dim, classes, rngs)
+class MeanPooling(nnx.Module):
+    """The mean of a product's embeddings."""
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
-    ) -> HeadOutput:
-        """Product logits are the logarithm of the averaged probabilities."""
-        image_logits = self.classify(dropout(x, self.dropout_rate, key))  # S n k
-        log_probs = jax.nn.log_softmax(image_logits)
-        logits = segments.segment_logmeanexp(log_probs, segment, p)  # S p k
-        return HeadOutput(logits, image_logits, uniform_attention(segment, p))
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
+        """The mean, and uniform attention."""
+        return segments.segment_mean(x, segment, p), uniform_attention(segment, p)
 
 
-class MeanHead(nnx.Module):
-    """The mean of a product's embeddings, then one linear layer."""
-
-    trains_products: ClassVar[bool] = True
-    trains_images: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        dim: int,
-        classes: int,
-        *,
-        places: PlaceEmbedding,
-        dropout_rate: float,
-        rngs: nnx.Rngs,
-    ):
-        self.dropout_rate = dropout_rate
-        self.places = places
-        self.classify = classifier(dim, classes, rngs)
+class MaxPooling(nnx.Module):
+    """The elementwise maximum of a product's embeddings."""
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
-    ) -> HeadOutput:
-        """Pool, then classify."""
-        x = self.places(x, segment, place, p)
-        pooled = segments.segment_mean(x, segment, p)  # S p d
-        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
-        return HeadOutput(logits, None, uniform_attention(segment, p))
-
-
-class MaxHead(nnx.Module):
-    """The elementwise maximum of a product's embeddings, then one linear layer."""
-
-    trains_products: ClassVar[bool] = True
-    trains_images: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        dim: int,
-        classes: int,
-        *,
-        places: PlaceEmbedding,
-        dropout_rate: float,
-        rngs: nnx.Rngs,
-    ):
-        self.dropout_rate = dropout_rate
-        self.places = places
-        self.classify = classifier(dim, classes, rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
-    ) -> HeadOutput:
-        """Attention is the share of the d maxima that an image supplies."""
-        x = self.places(x, segment, place, p)
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
+        """The maximum; attention is the share of the d maxima that an image supplies."""
         pooled = segments.segment_max(x, segment, p)  # S p d
-        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
         supplies = (x == segments.spread(pooled, segment)).astype(jnp.float32).sum(-1)  # S n
         total = segments.spread(segments.segment_sum(supplies, segment, p), segment)
-        return HeadOutput(logits, None, supplies * (segment < p) / jnp.maximum(total, 1))
+        return pooled, supplies * (segment < p) / jnp.maximum(total, 1)
 
 
 class GatedAttention(nnx.Module):
@@ -200,221 +74,54 @@ class GatedAttention(nnx.Module):
         return pooled, weights.mean(-1)
 
 
-class AttentionHead(nnx.Module):
-    """Gated attention over a product's images, then one linear layer."""
-
-    trains_products: ClassVar[bool] = True
-    trains_images: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        dim: int,
-        classes: int,
-        *,
-        places: PlaceEmbedding,
-        attention: GatedAttention,
-        dropout_rate: float,
-        rngs: nnx.Rngs,
-    ):
-        self.dropout_rate = dropout_rate
-        self.places = places
-        self.attention = attention
-        self.classify = classifier(dim, classes, rngs)
-
-    def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
-    ) -> HeadOutput:
-        """Pool, then classify."""
-        x = self.places(x, segment, place, p)
-        pooled, attention = self.attention(x, segment, p)
-        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
-        return HeadOutput(logits, None, attention)
-
-
-class TransformerHead(nnx.Module):
+class SelfAttention(nnx.Module):
     """Self-attention among the images of a product (one pre-norm block), then gated attention.
 
-    Vaswani et al. 2017; the mask keeps products apart. The block's output starts at 0, so the
-    head starts as the mean.
+    Vaswani et al. 2017; the mask keeps products apart. The block's output starts at 0, so that
+    pooling starts as the mean.
     """
 
-    trains_products: ClassVar[bool] = True
-    trains_images: ClassVar[bool] = False
-
-    def __init__(
-        self,
-        dim: int,
-        classes: int,
-        *,
-        places: PlaceEmbedding,
-        attention: GatedAttention,
-        heads: int,
-        attention_dim: int,
-        dropout_rate: float,
-        rngs: nnx.Rngs,
-    ):
-        self.dropout_rate, self.heads = dropout_rate, heads
-        self.places = places
+    def __init__(self, dim: int, *, attention_dim: int, heads: int, rngs: nnx.Rngs):
+        self.heads = heads
+        self.gated = GatedAttention(dim, attention_dim=attention_dim, heads=heads, rngs=rngs)
         self.norm = nnx.LayerNorm(
             dim, scale_init=initializers.ones, bias_init=initializers.zeros, rngs=rngs
         )
         width = heads * attention_dim
         self.query_key_value = linear(dim, 3 * width, initializers.lecun_normal, rngs)
         self.project = linear(width, dim, initializers.zeros, rngs)
-        self.attention = attention
-        self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
-    ) -> HeadOutput:
-        """Mix, pool, then classify."""
-        x = self.places(x, segment, place, p)
+        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
+        """Mix, then pool."""
         mixed = self.query_key_value(self.norm(x))
         query, keys, value = jnp.split(mixed.reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
-        same = segment[:, :, None] == segment[:, None, :]  # S n n
+        same = segment[:, :, None] == segment[:, None, :]  # S n n; true for oneself: never empty
         scores = jnp.einsum("Sqhc,Skhc->Shqk", query, keys) / query.shape[-1] ** 0.5
-        weights = jax.nn.softmax(
-            jnp.where(same[:, None], scores, -jnp.inf)
-        )  # own image: never empty
+        weights = jax.nn.softmax(jnp.where(same[:, None], scores, -jnp.inf))
         mixed = jnp.einsum("Shqk,Skhc->Sqhc", weights, value).reshape(*x.shape[:2], -1)
-        x = x + self.project(mixed)  # S n d
-        pooled, attention = self.attention(x, segment, p)
-        logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
-        return HeadOutput(logits, None, attention)
+        return self.gated(x + self.project(mixed), segment, p)
 
 
-class ResidualParts(NamedTuple):
-    """What a `ResidualHead` adds up."""
-
-    geometric: Float[Array, "S p k"]  # mean of the images' log-probabilities
-    correction: Float[Array, "S p k"]  # logits of the images together
-    image_logits: Float[Array, "S n k"]
+Pooling = MeanPooling | MaxPooling | GatedAttention | SelfAttention
 
 
-class ResidualHead(nnx.Module):
-    """The averaged model's image classifier, and a joint correction of its geometric mean.
-
-    The image classifier learns from its own image-level loss exactly as in `ProbabilitiesHead`.
-    The product's logits are the mean of its log-probabilities, as it would predict them (no
-    dropout, gradient stopped), plus a correction: logits of the mean embedding, which start at 0
-    and learn only what the images one by one do not explain. Attention in place of the mean
-    overfits there (docs/heads.md).
-
-    `trust` says how much of the correction counts in prediction, for products with one image and
-    with several; `train.trust` fits it on validation products. With 0 the head is the geometric
-    mean of the averaged model. Training always sees the whole correction.
-    """
-
-    trains_products: ClassVar[bool] = True
-    trains_images: ClassVar[bool] = True
-
-    def __init__(
-        self,
-        dim: int,
-        classes: int,
-        *,
-        places: PlaceEmbedding,
-        dropout_rate: float,
-        rngs: nnx.Rngs,
-    ):
-        self.dropout_rate = dropout_rate
-        self.classify_image = classifier(dim, classes, rngs)
-        self.places = places
-        self.correct = linear(dim, classes, initializers.zeros, rngs)
-        # A statistic of the data, not a parameter: no gradient ever moves it.
-        self.trust = nnx.BatchStat(jnp.asarray(np.ones(2, np.float32)))
-
-    def parts(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
-    ) -> ResidualParts:
-        """The geometric mean and its correction, before they are added."""
-        # The key itself goes to the images, as in `ProbabilitiesHead`: the same dropout there.
-        product_key = None if key is None else jax.random.fold_in(key, 1)
-        image_logits = self.classify_image(dropout(x, self.dropout_rate, key))  # S n k
-        as_predicted = jax.nn.log_softmax(self.classify_image(x))
-        geometric = segments.segment_mean(jax.lax.stop_gradient(as_predicted), segment, p)
-        pooled = segments.segment_mean(self.places(x, segment, place, p), segment, p)  # S p d
-        correction = self.correct(dropout(pooled, self.dropout_rate, product_key))  # S p k
-        return ResidualParts(geometric, correction, image_logits)
-
-    def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
-    ) -> HeadOutput:
-        """Classify each image, then correct their geometric mean."""
-        parts = self.parts(x, segment, place, p, key)
-        correction = parts.correction
-        if key is None:
-            several = (segments.image_counts(segment, p) > 1).astype(jnp.int32)
-            correction = correction * self.trust[...][several][..., None]
-        logits = parts.geometric + correction
-        return HeadOutput(logits, parts.image_logits, uniform_attention(segment, p))
-
-
-Head = ProbabilitiesHead | MeanHead | MaxHead | AttentionHead | TransformerHead | ResidualHead
-
-
-def build_head(
-    pooling: str,
-    *,
-    dim: int,
-    classes: int,
-    attention_heads: int,
-    attention_dim: int,
-    dropout_rate: float,
-    position_embedding: bool,
-    count_embedding: bool,
-    rngs: nnx.Rngs,
-) -> Head:
-    """The head called `pooling`.
+def build_pooling(
+    name: str, *, dim: int, attention_heads: int, attention_dim: int, rngs: nnx.Rngs
+) -> Pooling:
+    """The pooling called `name`.
 
     Raises:
         ValueError: no such pooling, or `attention_heads` does not divide `dim`.
     """
-    if pooling == "probabilities":
-        return ProbabilitiesHead(dim, classes, dropout_rate=dropout_rate, rngs=rngs)
-    places = PlaceEmbedding(dim, position=position_embedding, count=count_embedding)
-    if pooling == "mean":
-        return MeanHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
-    if pooling == "max":
-        return MaxHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
-    if pooling == "residual":
-        return ResidualHead(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
+    if name == "mean":
+        return MeanPooling()
+    if name == "max":
+        return MaxPooling()
+    attention = {"gated_attention": GatedAttention, "transformer": SelfAttention}.get(name)
+    if attention is None:
+        raise ValueError(f"unknown pooling {name!r}")
     if dim % attention_heads:
         raise ValueError(f"attention_heads={attention_heads} does not divide the embedding's {dim}")
-    attention = GatedAttention(dim, attention_dim=attention_dim, heads=attention_heads, rngs=rngs)
-    if pooling == "gated_attention":
-        return AttentionHead(
-            dim, classes, places=places, attention=attention, dropout_rate=dropout_rate, rngs=rngs
-        )
-    if pooling == "transformer":
-        return TransformerHead(
-            dim,
-            classes,
-            places=places,
-            attention=attention,
-            heads=attention_heads,
-            attention_dim=attention_dim,
-            dropout_rate=dropout_rate,
-            rngs=rngs,
-        )
-    raise ValueError(f"unknown pooling {pooling!r}")
+    return attention(dim, attention_dim=attention_dim, heads=attention_heads, rngs=rngs)

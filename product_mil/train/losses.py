@@ -8,7 +8,7 @@ from jaxtyping import Array, Bool, Float, Int
 
 from product_mil.batch import Slots
 from product_mil.model import segments
-from product_mil.model.pooling import HeadOutput
+from product_mil.model.heads import HeadOutput
 
 
 class Sum(NamedTuple):

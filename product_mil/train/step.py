@@ -11,7 +11,7 @@ from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt8
 from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.model import segments
 from product_mil.model.classifier import Arrays, merge_model, statistics_of
-from product_mil.model.pooling import HeadOutput
+from product_mil.model.heads import HeadOutput
 from product_mil.train.augment import Ranges, Views, augment, seen_through, view_maps
 from product_mil.train.losses import image_loss, product_loss
 from product_mil.train.state import TrainState

@@ -16,7 +16,7 @@ from jaxtyping import Array, Bool, Float
 
 from product_mil.data.loader import Loaded
 from product_mil.model.classifier import Arrays, merge_model
-from product_mil.model.pooling import ResidualHead
+from product_mil.model.heads import ResidualHead
 from product_mil.train.mesh import put_batch
 
 TRUST = "head/trust"  # its path among the statistics

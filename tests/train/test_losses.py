@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from product_mil.batch import Slots
-from product_mil.model.pooling import HeadOutput
+from product_mil.model.heads import HeadOutput
 from product_mil.train.losses import cross_entropy, image_loss, masked_sum, product_loss
 
 K = 5

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.pooling import HeadOutput, build_head
+from product_mil.model.heads import HeadOutput, build_head
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer

@@ -5,7 +5,7 @@ from flax import nnx
 
 from product_mil.batch import EmbeddedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.pooling import ResidualHead, build_head
+from product_mil.model.heads import ResidualHead, build_head
 from product_mil.model.small_cnn import SmallCNN
 from product_mil.train.trust import SHARES, TEMPERATURES, TRUST, fit_trust, make_trust_step
 

@@ -11,7 +11,7 @@ from flax import nnx
 
 from product_mil.batch import EmbeddedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.pooling import HeadOutput, build_head
+from product_mil.model.heads import HeadOutput, build_head
 
 NAMES = ["probabilities", "mean", "max", "gated_attention", "transformer", "residual"]
 JOINT = NAMES[1:]
@@ -209,12 +209,12 @@ def test_gated_attention_by_hand() -> None:
     """Equation 9 of Ilse et al. 2018, each head on its slice of the embedding."""
     model = head_model("gated_attention")
     head = model.head
-    value, gate = head.attention.value, head.attention.gate
+    value, gate = head.pooling.value, head.pooling.gate
     own = SEGMENT[0] == 1
     x = X[0][own]
     affine = lambda layer: x @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])  # noqa: E731
     hidden = np.tanh(affine(value)) / (1 + np.exp(-affine(gate)))
-    scores = hidden @ np.asarray(head.attention.score.kernel[...])
+    scores = hidden @ np.asarray(head.pooling.score.kernel[...])
     weights = np.exp(scores) / np.exp(scores).sum(0)  # images heads
     pooled = np.concatenate([(weights[:, [j]] * x[:, j * 4 : j * 4 + 4]).sum(0) for j in range(2)])
     wanted = pooled @ np.asarray(head.classify.kernel[...]) + np.asarray(head.classify.bias[...])
@@ -228,9 +228,11 @@ def test_transformer_mixes_within_a_product_by_hand() -> None:
     head = model.head
     own = SEGMENT[0] == 1
     x = X[0][own].astype(np.float64)
-    norm = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + head.norm.epsilon)
-    norm = norm * np.asarray(head.norm.scale[...]) + np.asarray(head.norm.bias[...])
-    layer = head.query_key_value
+    norm = (x - x.mean(-1, keepdims=True)) / np.sqrt(
+        x.var(-1, keepdims=True) + head.pooling.norm.epsilon
+    )
+    norm = norm * np.asarray(head.pooling.norm.scale[...]) + np.asarray(head.pooling.norm.bias[...])
+    layer = head.pooling.query_key_value
     mixed = (norm @ np.asarray(layer.kernel[...]) + np.asarray(layer.bias[...])).reshape(3, 6, 4)
     query, keys, value = mixed[:, :2], mixed[:, 2:4], mixed[:, 4:]
     rows = []
@@ -238,14 +240,14 @@ def test_transformer_mixes_within_a_product_by_hand() -> None:
         scores = query[:, j] @ keys[:, j].T / 2
         weights = np.exp(scores) / np.exp(scores).sum(1, keepdims=True)
         rows.append(weights @ value[:, j])
-    project = head.project
+    project = head.pooling.project
     x = (
         x
         + np.concatenate(rows, 1) @ np.asarray(project.kernel[...])
         + np.asarray(project.bias[...])
     )
     alone = head_model("gated_attention")
-    alone.head.attention, alone.head.classify = head.attention, head.classify
+    alone.head.pooling, alone.head.classify = head.pooling.gated, head.classify
     padded = X.copy()
     padded[0][own] = x
     np.testing.assert_allclose(run(model).logits[0, 1], run(alone, padded).logits[0, 1], atol=2e-5)
