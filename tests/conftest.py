@@ -23,11 +23,21 @@ from product_mil.data.sample import SampleFiles, write_sample
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="session")
+def cache_of_tests(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One directory for the caches of all tests of this session, and of all its workers."""
+    base = tmp_path_factory.getbasetemp()
+    root = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "cache"
+    # Many tests compile the same small programs, some of them in processes of their own.
+    jax.config.update("jax_compilation_cache_dir", str(root / "xla"))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    return root
+
+
 @pytest.fixture(autouse=True)
-def _own_cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Caches of tests go to one temporary directory, never to the user's."""
-    root = tmp_path_factory.getbasetemp() / "cache"
-    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(root))
+def _own_cache(cache_of_tests: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Caches of tests go to a temporary directory, never to the user's."""
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(cache_of_tests))
 
 
 @pytest.fixture(scope="session")
