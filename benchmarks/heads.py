@@ -2,6 +2,7 @@
 
 python benchmarks/heads.py --weights mobilenet_v2.h5 --workdir heads \
     --set NAME TRAIN VALID CATEGORIES TEST [--set ...] [--seeds 0,1,2] [--poolings residual,...]
+    [--steps 500,2000,8000] [--max_products 300,0]
 
 `geometric` is the residual run without its correction: the geometric mean of image classifiers
 that learned just as the averaged run's. Finished runs in --workdir are not trained again.
@@ -9,6 +10,7 @@ that learned just as the averaged run's. Finished runs in --workdir are not trai
 
 import argparse
 import dataclasses
+import itertools
 import os
 import platform
 from collections import defaultdict
@@ -43,6 +45,10 @@ def test_metrics(trained: TrainedRun, test: str, statistics: dict[str, jax.Array
     return [metrics[name] for name in COLUMNS]
 
 
+def integers(text: str) -> list[int]:
+    return [int(part) for part in text.split(",")]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--weights", required=True)
@@ -50,37 +56,48 @@ def main() -> None:
     parser.add_argument("--set", nargs=5, action="append", required=True)
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--poolings", default="probabilities,mean,max,gated_attention,residual")
+    parser.add_argument("--steps", default="2000", help="lengths of the stage to compare")
+    parser.add_argument("--max_products", default="0", help="sizes to compare; 0: all of TRAIN")
     arguments = parser.parse_args()
     configure_jax()
     laptop = load_config(LAPTOP)
-    found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
-    for name, train, valid, categories, test in arguments.set:
-        for seed in map(int, arguments.seeds.split(",")):
-            for pooling in arguments.poolings.split(","):
-                data = dataclasses.replace(
-                    laptop.data, train=train, valid=valid, categories=categories
-                )
-                model = dataclasses.replace(
-                    laptop.model, pooling=pooling, weights=arguments.weights
-                )
-                config = dataclasses.replace(laptop, data=data, model=model, seed=seed)
-                workdir = arguments.workdir / f"{name}-{pooling}-{seed}"
-                run(config, workdir)
-                trained = open_run(workdir)
-                statistics = trained.model.statistics
-                found[pooling, name].append(test_metrics(trained, test, statistics))
-                if TRUST in statistics:
-                    nothing = jax.device_put(np.zeros(2, np.float32), statistics[TRUST].sharding)
-                    plain = test_metrics(trained, test, {**statistics, TRUST: nothing})
-                    found["geometric", name].append(plain)
+    found: dict[tuple[str, int, int, str], list[list[float]]] = defaultdict(list)
+    variants = itertools.product(
+        arguments.set,
+        integers(arguments.max_products),
+        integers(arguments.steps),
+        integers(arguments.seeds),
+        arguments.poolings.split(","),
+    )
+    for (name, train, valid, categories, test), max_products, steps, seed, pooling in variants:
+        data = dataclasses.replace(
+            laptop.data,
+            train=train,
+            valid=valid,
+            categories=categories,
+            max_products=max_products,
+        )
+        model = dataclasses.replace(laptop.model, pooling=pooling, weights=arguments.weights)
+        head = dataclasses.replace(laptop.head, steps=steps)
+        config = dataclasses.replace(laptop, data=data, model=model, head=head, seed=seed)
+        workdir = arguments.workdir / f"{name}-{max_products or 'all'}-{pooling}-{steps}-{seed}"
+        run(config, workdir)
+        trained = open_run(workdir)
+        statistics = trained.model.statistics
+        row = (name, max_products, steps)
+        found[*row, pooling].append(test_metrics(trained, test, statistics))
+        if TRUST in statistics:
+            nothing = jax.device_put(np.zeros(2, np.float32), statistics[TRUST].sharding)
+            plain = test_metrics(trained, test, {**statistics, TRUST: nothing})
+            found[*row, "geometric"].append(plain)
     print(f"\n{date.today()}, {platform.machine()}, {os.cpu_count()} cores, jax {jax.__version__}")
     print("top-1 on the test part: all (one image / several), mean over seeds +- between seeds")
-    for (pooling, name), rows in sorted(found.items(), key=lambda item: (item[0][1], item[0][0])):
+    for (name, max_products, steps, pooling), rows in sorted(found.items()):
         everything, one, several = np.mean(rows, 0)
         spread = np.std([row[0] for row in rows], ddof=1) if len(rows) > 1 else float("nan")
+        of = f"{name:12} {max_products or 'all':>6} products {steps:6} steps {pooling:16}"
         print(
-            f"{name:12} {pooling:16} {everything:.4f} +- {spread:.4f} ({one:.4f} / {several:.4f})"
-            f"  {len(rows)} seeds"
+            f"{of} {everything:.4f} +- {spread:.4f} ({one:.4f} / {several:.4f})  {len(rows)} seeds"
         )
 
 
