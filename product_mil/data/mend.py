@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from product_mil.data.bson import (
-    NO_PICTURE,
+    INT32,
     Fault,
     Record,
     RecordError,
@@ -31,6 +31,8 @@ _ID = re.compile(rb"([\x01\x10\x12])_id\0")
 _CATEGORY = re.compile(rb"([\x01\x10\x12])category_id\0")
 _IMGS = re.compile(rb"\x04imgs\0")
 _PICTURE = re.compile(rb"(?s)\x03(\d{1,3})\0....\x05picture\0(....).")
+
+LOST_PICTURE = "an image whose length is destroyed or whose bytes are missing"
 
 _BLOCK_BYTES = 1 << 20  # of the search for the next record
 
@@ -50,7 +52,7 @@ class Mended(NamedTuple):
 def mend(descriptor: int, position: int, size_bytes: int) -> Mended:
     """Save what can be read of the record at `position`, whose length or structure is broken.
 
-    Of a record cut off by the end of the file nothing is used: the file is not complete.
+    A record that the end of the file cuts off keeps the images that are there as a whole.
     """
 
     def read(offset: int, length: int) -> bytes:
@@ -70,11 +72,14 @@ def mend(descriptor: int, position: int, size_bytes: int) -> Mended:
     if record is None:
         record = _search(data, position)
         reason = "broken BSON structure: what is left of the record is used"
-        if stop is None and end == size_bytes and (plausible or record is None):
+        if stop is None and end == size_bytes:
             what = "truncated record" if plausible else f"impossible record length {length}"
-            product_id = None if record is None else record.product_id
-            reason = f"{what}: {left} bytes are left unread; fetch the file again"
-            return Mended(end, None, [], [Fault(position, product_id, reason)], left)
+            if record is None:
+                reason = f"{what}: {left} bytes are left unread; fetch the file again"
+                return Mended(end, None, [], [Fault(position, None, reason)], left)
+            if plausible:
+                missing = f"its last {length - left} bytes are missing"
+                reason = f"{what}: {missing}; what is left of it is used; fetch the file again"
     # Each array of images more is that of a record whose head is gone.
     faults = [
         Fault(position + found.start(), None, "no integer _id: after a damaged record")
@@ -164,7 +169,7 @@ def _search(data: bytes, position: int) -> Record | None:
         while len(pictures) <= index:
             pictures.append((at, length if len(pictures) == index else 0))
             if pictures[-1][1] == 0:
-                lost = Fault(position + at, product_id, NO_PICTURE, len(pictures) - 1)
+                lost = Fault(position + at, product_id, LOST_PICTURE, len(pictures) - 1)
                 faults.append(lost)
     return Record(
         product_id,
@@ -188,6 +193,6 @@ def _pictures(data: bytes, start: int) -> Iterator[tuple[int, int, int]]:
 
 
 def _number(data: bytes, found: re.Match[bytes] | None) -> int | None:
-    if found is None or found.end() + 8 > len(data):
+    if found is None or found.end() + (4 if found[1][0] == INT32 else 8) > len(data):
         return None
     return integer_value(data, found[1][0], found.end())

@@ -2,6 +2,7 @@ import json
 import os
 import pickle
 import random
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -142,8 +143,14 @@ def test_chunks_leave_no_trace(
     assert again.fingerprint == whole.fingerprint
 
 
-def test_a_truncation_at_any_byte_keeps_the_whole_records(tmp_path: Path) -> None:
-    records = [bson.encode(product(i, b"ab", b"c" * i, category_id=i)) for i in range(3)]
+def _pictures_at(record: bytes) -> list[int]:
+    return [found.start() for found in re.finditer(rb"picture\0", record)]
+
+
+def test_a_truncation_at_any_byte_loses_only_what_is_missing(tmp_path: Path) -> None:
+    """The last record keeps its id, its category and each image that is there as a whole."""
+    products = [product(i, b"ab", b"c" * (i + 1), category_id=7 + i) for i in range(3)]
+    records = [bson.encode(fields) for fields in products]
     ends = np.cumsum([0] + [len(record) for record in records])
     data = b"".join(records)
     path = tmp_path / "a.bson"
@@ -152,17 +159,41 @@ def test_a_truncation_at_any_byte_keeps_the_whole_records(tmp_path: Path) -> Non
         whole = int((ends <= length).sum()) - 1
         parts = read(path)
         ids = [number for rows in parts for number in rows.product_id.tolist()]
-        assert ids == list(range(whole))
         left = length - int(ends[whole])
-        assert sum(rows.unread_bytes for rows in parts) == left
+        has_id = left >= 13  # in bytes 9 to 13; the category in 26 to 30
+        assert ids == list(range(whole + has_id))
+        assert sum(rows.unread_bytes for rows in parts) == (0 if has_id else left)
         faults = [fault for rows in parts for fault in rows.faults]
+        if not left:
+            assert faults == []
+            continue
+        start = int(ends[whole])
         reason = f"truncated record: {left} bytes are left unread; fetch the file again"
-        named = whole if left >= 17 else None  # the id lies in bytes 9 to 13, and is told if whole
-        assert faults == ([Fault(int(ends[whole]), named, reason)] if left else [])
+        if has_id:
+            reason = (
+                f"truncated record: its last {len(records[whole]) - left} bytes are missing; what "
+                "is left of it is used; fetch the file again"
+            )
+        assert faults[0] == Fault(start, whole if has_id else None, reason)
+        if not has_id:
+            continue
+        last = next(rows for rows in reversed(parts) if len(rows.product_id))
+        assert last.category_id.tolist() == [7 + whole if left >= 30 else NO_CATEGORY]
+        pictures = [image["picture"] for image in products[whole]["imgs"]]  # pyright: ignore[reportGeneralTypeIssues]
+        at, sizes = last.image_offset_bytes.tolist(), last.image_length_bytes.tolist()
+        found = [data[a : a + size] for a, size in zip(at, sizes, strict=True)]
+        there = [picture for picture in pictures if picture in found]
+        # One that is cut off keeps its place, of no bytes, and is a fault of its own.
+        assert found == there + [b""] * (len(found) - len(there))
+        assert [fault.image_index for fault in faults[1:]] == list(range(len(there), len(found)))
+        assert len(there) == sum(
+            start + records[whole].index(b"picture\0", k) + 13 + len(picture) <= length
+            for k, picture in zip(_pictures_at(records[whole]), pictures, strict=True)
+        )
     path.write_bytes(data[:-1])
     catalogue = open_catalogue(path)
-    assert catalogue.product_id.tolist() == [0, 1]
-    assert catalogue.unread_bytes == len(records[2]) - 1
+    assert_holds(catalogue, products)
+    assert (catalogue.unread_bytes, catalogue.num_bad_records) == (0, 0)
     assert catalogue.faults[0][0] == path
 
 
