@@ -101,6 +101,18 @@ def hides_a_record(data: bytes, following: bytes) -> bool:
     return not _HEAD.match(following, 4) and bool(_SWALLOWED.search(data, data.find(b"\x04imgs\0")))
 
 
+def swallows_a_record(data: bytes) -> bool:
+    """Whether a record of intact structure holds another one, up to its own last byte.
+
+    So it is where just as many bytes were lost inside a picture as the next record has.
+    """
+    for found in _SWALLOWED.finditer(data, data.find(b"\x04imgs\0")):
+        inner = data[found.start() + 2 :]
+        if struct.unpack_from("<i", inner)[0] == len(inner) == document_bytes(inner):
+            return True
+    return False
+
+
 def _next_record(read: Read, position: int, stop: int | None, size_bytes: int) -> int:
     """Where the next record begins; the file's end where there is none.
 

@@ -25,7 +25,14 @@ from product_mil.data.bson import (
     RecordError,
     parse_record,
 )
-from product_mil.data.mend import MAX_RECORD_BYTES, MIN_RECORD_BYTES, Mended, hides_a_record, mend
+from product_mil.data.mend import (
+    MAX_RECORD_BYTES,
+    MIN_RECORD_BYTES,
+    Mended,
+    hides_a_record,
+    mend,
+    swallows_a_record,
+)
 
 NO_CATEGORY = int(np.iinfo(np.int64).min)
 
@@ -39,6 +46,8 @@ def _little(text: bytes) -> int:
 
 
 _ID, _CATEGORY, _PICTURE = _little(b"_id\0"), _little(b"category"), _little(b"picture\0")
+# A JPEG without its end may have lost bytes, and swallowed the next record instead.
+_JPEG_BEGIN, _JPEG_END = _little(b"\xff\xd8"), _little(b"\xff\xd9")
 _IMGS = _little(bytes([ARRAY]) + b"imgs\0")
 
 
@@ -178,15 +187,18 @@ def _parse(
     faults: list[Fault] = []
     for row in np.flatnonzero(num_images == 0).tolist():
         data = buffer.data[start[row] : stop[row]]
+        record = None
         try:
             record = parse_record(data, int(start[row]))
+            broken = swallows_a_record(bytes(data))
         except RecordError as error:
-            if error.broken:  # and so perhaps its length, and all bounds after it
-                kept = bounds[: row + 1]
-                _doubt_last(buffer, kept)
-                return _parse(buffer, kept, base, hash_images=hash_images)[0], False
-            usable[row] = False
+            usable[row], broken = False, error.broken
             faults.append(error.fault)
+        if broken:  # and so perhaps its length, and all bounds after it
+            kept = bounds[: row + 1]
+            _doubt_last(buffer, kept)
+            return _parse(buffer, kept, base, hash_images=hash_images)[0], False
+        if record is None:
             continue
         product_id[row] = record.product_id
         category_id[row] = NO_CATEGORY if record.category_id is None else record.category_id
@@ -236,9 +248,9 @@ def _parse_lanes(
     A record in any other layout gets 0 images, and its other values mean nothing. The list has
     (row, position, length) of image k of every row that looked right as far as that.
     """
-    u1, i4, u4, i8, u8 = (
+    u1, u2, i4, u4, i8, u8 = (
         np.ndarray(len(buffer) - 7, dtype, buffer, strides=(1,))  # element j begins at byte j
-        for dtype in ("u1", "<i4", "<u4", "<i8", "<u8")
+        for dtype in ("u1", "<u2", "<i4", "<u4", "<i8", "<u8")
     )
     kind = u1[start + 4]
     wide = kind == INT64
@@ -266,6 +278,7 @@ def _parse_lanes(
         right = (u4[at] & 0xFFFFFF) == name
         right &= (u1[at + 7] == BINARY) & (u8[at + 8] == _PICTURE) & (u1[at + 20] != OLD_BINARY)
         right &= (length >= 0) & (i4[at + 3] == length + 19) & (end < last)
+        right &= (u2[at + 21] != _JPEG_BEGIN) | (u2[np.where(right, end - 2, 0)] == _JPEG_END)
         row, at, last, length, end = (x[right] for x in (row, at, last, length, end))
         images.append((row, at + 21, length))
         right = u1[end] == 0

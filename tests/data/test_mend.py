@@ -7,6 +7,7 @@ from pathlib import Path
 import bson
 import numpy as np
 import pytest
+from bson import Int64
 
 from product_mil.data import mend
 from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
@@ -17,7 +18,7 @@ Encoded = list[bytearray]
 
 def pictures_of(number: int) -> list[bytes]:
     rng = random.Random(number)
-    return [b"\xff\xd8" + rng.randbytes(200 + 37 * k) for k in range(1 + number % 4)]
+    return [b"\xff\xd8" + rng.randbytes(200 + 37 * k) + b"\xff\xd9" for k in range(1 + number % 4)]
 
 
 def records() -> Encoded:
@@ -156,6 +157,23 @@ def test_lost_bytes_that_fit_by_chance_hide_no_record(tmp_path: Path) -> None:
     others = WANTED.keys() - {103, 104}
     assert {k: pictures[k] for k in others} == {k: WANTED[k] for k in others}
     assert catalogue.fault_counts["broken BSON structure"] == 1
+
+
+@pytest.mark.parametrize("neighbour", [{"imgs": []}, {"category_id": Int64(3)}])
+def test_as_many_bytes_lost_as_the_next_record_has(
+    tmp_path: Path, neighbour: dict[str, object]
+) -> None:
+    """Then no length and no closing zero is wrong, and yet the next record is found."""
+    encoded = records()
+    small = bytearray(bson.encode({"_id": 5, **neighbour}))
+    encoded.insert(4, small)
+    at = encoded[3].index(pictures_of(3)[3])
+    del encoded[3][at + 20 : at + 20 + len(small)]
+    catalogue = catalogue_of(tmp_path, encoded)
+    pictures = found(catalogue)
+    assert pictures == WANTED | {5: [], 103: [*pictures_of(3)[:3], b""]}
+    assert "broken BSON structure" in catalogue.fault_counts
+    assert catalogue.product_id.tolist().index(5) == 4
 
 
 def test_records_without_an_id_are_told_beside_damaged_ones(tmp_path: Path) -> None:
