@@ -2,11 +2,15 @@
 
 import io
 import struct
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import partial
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 # 64 megapixels: larger than any product photo, and 200 MB once decoded.
 MAX_PIXELS = 64_000_000
@@ -15,6 +19,17 @@ MAX_BYTES = 64 * 1024 * 1024
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
 # `_check_pixels` does it, with one message and no warning printed on the way.
 Image.MAX_IMAGE_PIXELS = None
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # of the photo nothing is lost
+_ORIENTATION = 0x0112  # EXIF's tag, and what its values ask for
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 _LEADING = (*range(0xE0, 0xF0), 0xFE)  # JPEG markers: application segments, comments
 
 
@@ -25,9 +40,9 @@ class ImageError(Exception):
 def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
     """Decode a picture into `pixels`.
 
-    A JPEG of the right size is decoded straight into place by simplejpeg with its default flags,
-    which are bit-equal to Pillow's. Everything else (PNG, GIF, CMYK, 16 bit, EXIF rotation, other
-    sizes) goes through Pillow and is resized.
+    JPEG is decoded by simplejpeg with its default flags, which are bit-equal to Pillow's but refuse
+    data that Pillow fills up with grey; straight into place where nothing is to be resized or
+    turned. Everything else (PNG, GIF, 16 bit, JPEG of rare kinds) is decoded by Pillow.
 
     Raises:
         ImageError: the bytes are empty, too many, no picture, damaged, or a picture of more than
@@ -37,22 +52,43 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
         raise ImageError("the picture has no bytes")
     if len(data) > MAX_BYTES:
         raise ImageError(f"the picture has {len(data)} bytes, more than {MAX_BYTES}")
-    if not _decode_jpeg_in_place(data, pixels):
-        _decode_any(data, pixels)
+    if bytes(data[:2]) != b"\xff\xd8" or not _decode_jpeg(data, pixels):
+        with _faults_told():
+            image = Image.open(io.BytesIO(data), formats=_FORMATS)
+            _check_pixels(*image.size)
+            image.load()
+            orientation = _orientation(lambda: image)
+            _place(_eight_bit(image), orientation, pixels)
 
 
-def _decode_jpeg_in_place(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
-    """Whether `data` was a JPEG of just this size without a rotation, now decoded."""
-    if bytes(data[:2]) != b"\xff\xd8" or _has_exif(data):
-        return False
+def _decode_jpeg(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
+    """Whether simplejpeg can read this kind of JPEG, which is then decoded."""
     try:
-        height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-        if (height, width) != pixels.shape[:2] or colorspace in ("CMYK", "YCCK"):
-            return False
-        simplejpeg.decode_jpeg(data, "RGB", buffer=pixels)
+        rows, columns, colorspace, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:  # damaged, or of a rare subsampling
+        return False
+    height, width = int(rows), int(columns)
+    _check_pixels(width, height)
+    has_exif, has_ink = _has_exif(data), colorspace in ("CMYK", "YCCK")
+    in_place = (height, width) == pixels.shape[:2] and not has_exif and not has_ink
+    try:
+        decoded = simplejpeg.decode_jpeg(
+            data, "CMYK" if has_ink else "RGB", buffer=pixels if in_place else None
+        )
     except ValueError as error:
         raise ImageError(f"damaged JPEG: {error}") from error
+    if not in_place:
+        with _faults_told():
+            image = Image.fromarray(decoded) if not has_ink else _inked(decoded)
+            opened = partial(Image.open, io.BytesIO(data), formats=("JPEG",))  # the header alone
+            _place(image, _orientation(opened) if has_exif else 1, pixels)
     return True
+
+
+def _inked(decoded: UInt8[np.ndarray, "h w 4"]) -> Image.Image:
+    """CMYK as Adobe's programs store it, and all others after them: inverted."""
+    height, width, _ = decoded.shape
+    return Image.frombytes("CMYK", (width, height), (255 - decoded).tobytes())
 
 
 def _has_exif(data: bytes | memoryview) -> bool:
@@ -65,18 +101,11 @@ def _has_exif(data: bytes | memoryview) -> bool:
     return False
 
 
-def _decode_any(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-    height, width = pixels.shape[:2]
+@contextmanager
+def _faults_told() -> Iterator[None]:
+    """Whatever goes wrong inside is an `ImageError`."""
     try:
-        image = Image.open(io.BytesIO(data), formats=_FORMATS)
-        _check_pixels(image)
-        image = ImageOps.exif_transpose(_eight_bit(image))
-        if "A" in image.getbands() or "transparency" in image.info:
-            rgba = image.convert("RGBA")
-            image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
-        image = image.convert("RGB")
-        if image.size != (width, height):
-            image = image.resize((width, height), Image.Resampling.BICUBIC)
+        yield
     except ImageError:
         raise
     except UnidentifiedImageError:
@@ -85,19 +114,42 @@ def _decode_any(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
         # Pillow's plugins raise whatever their parser stumbles on (struct.error, SyntaxError,
         # zlib.error, ...); a bad picture never stops a run.
         raise ImageError(f"not a readable picture: {error}".replace("\n", " ")[:200]) from error
+
+
+def _orientation(opened: Callable[[], Image.Image]) -> int:
+    """EXIF's number for how the picture is to be turned; 1, not at all, where that is damaged."""
+    try:
+        return int(opened().getexif().get(_ORIENTATION, 1))
+    except Exception:
+        return 1  # whatever is wrong with it, the pixels are not concerned
+
+
+def _place(image: Image.Image, orientation: int, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Turn the picture, lay it on white where it is transparent, resize it into `pixels`."""
+    if orientation in _TURNS:
+        image = image.transpose(_TURNS[orientation])
+    height, width = pixels.shape[:2]
+    if "A" in image.getbands() or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
+    if image.mode != "RGB":
+        image = image.convert("RGB")
+    if image.size != (width, height):
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
     pixels[...] = np.asarray(image)
 
 
-def _check_pixels(image: Image.Image) -> None:
+def _check_pixels(width: int, height: int) -> None:
     """Refuse a pixel bomb; only the header has been read."""
-    if image.width * image.height > MAX_PIXELS:
-        size = f"{image.width}x{image.height}"
-        raise ImageError(f"the picture is {size}, more than {MAX_PIXELS} pixels")
+    if width * height > MAX_PIXELS:
+        raise ImageError(f"the picture is {width}x{height}, more than {MAX_PIXELS} pixels")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
     """16-bit greyscale scaled to 8; Pillow's own conversion would clip it to white."""
-    if image.mode.startswith("I;16") or image.mode == "I":
+    if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         values = np.asarray(image, np.float64) / 257.0
         return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
+    if image.mode in ("I", "F"):
+        raise ImageError("the picture has 32-bit pixels, of which none says what is white")
     return image

@@ -1,6 +1,7 @@
 import io
 import struct
 import zlib
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,7 +21,7 @@ def photo(height: int = SIZE_PX, width: int = SIZE_PX, seed: int = 0) -> np.ndar
     return np.clip(rgb + rng.normal(0, 3, rgb.shape), 0, 255).astype(np.uint8)
 
 
-def encoded(image: Image.Image | np.ndarray, kind: str = "JPEG", **options: object) -> bytes:
+def encoded(image: Image.Image | np.ndarray, kind: str = "JPEG", **options: Any) -> bytes:
     image = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     file = io.BytesIO()
     image.save(file, kind, **options)
@@ -158,19 +159,96 @@ def test_no_picture(data: bytes) -> None:
         decoded(data)
 
 
+DAMAGE = {
+    "scan cut short": lambda data: data[: len(data) // 2] + data[-2:],
+    "scan overwritten": lambda data: data[: len(data) // 2] + bytes(len(data) // 3) + data[-2:],
+    "header of another size": lambda data: data.replace(
+        struct.pack(">HH", 96, 96), struct.pack(">HH", 1500, 1500), 1
+    ),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+@pytest.mark.parametrize("kind", ["plain", "turned", "CMYK"])
+def test_a_damaged_jpeg_of_another_size_is_not_filled_with_grey(damage: str, kind: str) -> None:
+    """As strictly as one of just the right size: Pillow would decode it without a word."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(photo(96, 96))
+    options: dict[str, Any] = {"exif": exif} if kind == "turned" else {}
+    data = encoded(image.convert("CMYK") if kind == "CMYK" else image, quality=90, **options)
+    decoded(data)
+    bad = DAMAGE[damage](data)
+    assert bad != data
+    Image.open(io.BytesIO(bad)).convert("RGB")
+    with pytest.raises(ImageError, match="damaged JPEG"):
+        decoded(bad)
+
+
+def test_cmyk_of_another_size_is_resized() -> None:
+    data = encoded(Image.fromarray(photo(96, 60)).convert("CMYK"), quality=95)
+    wanted = Image.open(io.BytesIO(data)).convert("RGB")
+    wanted = wanted.resize((SIZE_PX, SIZE_PX), Image.Resampling.BICUBIC)
+    np.testing.assert_array_equal(decoded(data), np.asarray(wanted))
+
+
+def test_damaged_exif_leaves_the_picture() -> None:
+    data = encoded(photo(), quality=95)
+    body = b"Exif\0\0II*\0\xff\xff\xff\x7f\0\0\0\0"
+    segment = b"\xff\xe1" + struct.pack(">H", len(body) + 2) + body
+    np.testing.assert_array_equal(decoded(data[:2] + segment + data[2:]), by_pillow(data))
+
+
+@pytest.mark.parametrize("type_", [np.int32, np.float32])
+def test_pixels_of_unknown_range_are_refused(type_: type) -> None:
+    data = encoded(Image.fromarray(photo()[..., 0].astype(type_)), "TIFF")
+    with pytest.raises(ImageError, match="32-bit pixels"):
+        decoded(data)
+
+
+def test_junk_behind_a_jpeg_is_no_fault() -> None:
+    data = encoded(photo())
+    for junk in (b"junk", bytes(500), data):
+        np.testing.assert_array_equal(decoded(data + junk), by_pillow(data))
+
+
+def test_palettes_with_transparency_and_sixteen_bit_colours() -> None:
+    palette = Image.fromarray(photo()).quantize(16)
+    opaque = np.asarray(palette.convert("RGB"))
+    seen = decoded(encoded(palette, "PNG", transparency=3))
+    clear = np.asarray(palette) == 3
+    assert clear.any()
+    assert (seen[clear] == 255).all()
+    np.testing.assert_array_equal(seen[~clear], opaque[~clear])
+    deep = b"".join(b"\0" + (row.astype(">u2") * 257).tobytes() for row in photo())
+    np.testing.assert_array_equal(decoded(png(SIZE_PX, SIZE_PX, 16, deep)), photo())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000)])
+def test_extreme_shapes(size: tuple[int, int]) -> None:
+    data = encoded(Image.new("RGB", size, (9, 200, 3)))
+    assert np.abs(decoded(data).astype(int) - [9, 200, 3]).max() <= 2
+
+
+def test_compressed_text_is_not_unpacked_without_limit() -> None:
+    chunk = b"a\0\0" + zlib.compress(bytes(100_000_000))
+    with pytest.raises(ImageError, match="too large"):
+        decoded(png(SIZE_PX, SIZE_PX, 8, bytes(SIZE_PX * (3 * SIZE_PX + 1)), (b"zTXt", chunk)))
+
+
+def png(width: int, height: int, bits: int, rows: bytes, *extra: tuple[bytes, bytes]) -> bytes:
+    """A PNG in RGB of these filtered rows, written by hand."""
+    header = struct.pack(">IIBBBBB", width, height, bits, 2, 0, 0, 0)
+    chunks = [(b"IHDR", header), *extra, (b"IDAT", zlib.compress(rows)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+        for name, body in chunks
+    )
+
+
 def bomb(width: int, height: int) -> bytes:
     """A PNG of a few kilobytes that claims to be huge."""
-
-    def chunk(name: bytes, body: bytes) -> bytes:
-        return (
-            struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
-        )
-
-    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    body = zlib.compress(bytes(1000))
-    return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", body) + chunk(b"IEND", b"")
-    )
+    return png(width, height, 8, bytes(1000))
 
 
 @pytest.mark.parametrize("size", [(8001, 8000), (12_000, 12_000), (60_000, 60_000)])
