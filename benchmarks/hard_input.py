@@ -93,6 +93,12 @@ def _turned(image: Image.Image) -> bytes:
     return _encoded(image.rotate(90, expand=True), "JPEG", exif=exif, quality=90)
 
 
+def _cut_and_closed(picture: bytes) -> bytes:
+    """A JPEG that Pillow fills up with grey, and says nothing."""
+    large = _encoded(Image.open(io.BytesIO(picture)).resize((300, 200)), "JPEG")
+    return large[: len(large) // 2] + large[-2:]
+
+
 def _with_length(data: bytes, length: int) -> Damaged:
     return Damaged(struct.pack("<i", length) + data[4:])
 
@@ -142,6 +148,10 @@ DAMAGE: dict[str, Callable[[Record, Rng], Damaged]] = {
     "category_id is text": lambda r, rng: Damaged(bson.encode(r | {"category_id": "12"})),
     "unknown category": lambda r, rng: Damaged(bson.encode(r | {"category_id": 5})),
     "no imgs": lambda r, rng: Damaged(bson.encode(_without(r, "imgs"))),
+    "_id is an object id": lambda r, rng: Damaged(
+        bson.encode(r | {"_id": bson.ObjectId(rng.bytes(12))}), has_row=False
+    ),
+    "category_id is an array": lambda r, rng: Damaged(bson.encode(r | {"category_id": [1]})),
     "imgs is text": lambda r, rng: Damaged(bson.encode(r | {"imgs": "none"})),
     "empty imgs": lambda r, rng: Damaged(bson.encode(r | {"imgs": []})),
     "more images": _extra_images,
@@ -149,11 +159,24 @@ DAMAGE: dict[str, Callable[[Record, Rng], Damaged]] = {
     "picture is text": lambda r, rng: Damaged(
         bson.encode(r | {"imgs": [{"picture": "text"}, *r["imgs"][1:]]})
     ),
+    "image is an array": lambda r, rng: Damaged(
+        bson.encode(r | {"imgs": [*r["imgs"][:-1], [r["imgs"][-1]]]})
+    ),
     "picture of zero bytes": lambda r, rng: Damaged(_picture(r, lambda p: b"", rng)),
     "picture is noise": lambda r, rng: Damaged(_picture(r, lambda p: rng.bytes(300), rng)),
     "cut JPEG": lambda r, rng: Damaged(_picture(r, lambda p: p[: len(p) // 2], rng)),
+    "cut JPEG of another size": lambda r, rng: Damaged(_picture(r, _cut_and_closed, rng)),
     "pixel bomb": lambda r, rng: Damaged(_picture(r, lambda p: bomb(), rng)),
     "PNG": _opened(lambda image: _encoded(image, "PNG")),
+    "progressive JPEG": _opened(lambda image: _encoded(image, "JPEG", progressive=True)),
+    "palette PNG, transparent": _opened(
+        lambda image: _encoded(image.quantize(64), "PNG", transparency=3)
+    ),
+    "moving WebP": _opened(
+        lambda image: _encoded(image, "WEBP", save_all=True, append_images=[image.rotate(90)])
+    ),
+    "junk behind a JPEG": _opened(lambda image: _encoded(image, "JPEG") + b"\0junk"),
+    "one pixel": _opened(lambda image: _encoded(image.resize((1, 1)), "PNG")),
     "GIF": _opened(lambda image: _encoded(image.quantize(64), "GIF")),
     "greyscale JPEG": _opened(lambda image: _encoded(image.convert("L"), "JPEG")),
     "CMYK JPEG": _opened(lambda image: _encoded(image.convert("CMYK"), "JPEG")),
@@ -179,9 +202,14 @@ def records_of(sample: SampleFiles, count: int) -> Iterator[Record]:
         yield {**record, "_id": 10_000 + 3 * number, "imgs": [dict(i) for i in record["imgs"]]}
 
 
-def write_hard_file(path: Path, sample: SampleFiles, count: int, share: float) -> HardFile:
+CUT_ID = 1  # of the record at the end, which is cut off
+
+
+def write_hard_file(
+    path: Path, sample: SampleFiles, count: int, share: float, seed: int = 0
+) -> HardFile:
     """Write `count` products, `share` of them damaged in each of the ways, and a cut-off record."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     kinds = np.full(count, "", object)
     each = max(1, round(count * share))
     order = rng.permutation(count)
@@ -199,7 +227,7 @@ def write_hard_file(path: Path, sample: SampleFiles, count: int, share: float) -
                 hard.whole.append(record["_id"])
                 file.write(bson.encode(record))
         (cut,) = records_of(sample, 1)
-        file.write(bson.encode(cut | {"_id": 1})[:-50])
+        file.write(bson.encode(cut | {"_id": CUT_ID})[:-50])
     return hard
 
 
@@ -229,15 +257,15 @@ def check(hard: HardFile, submission: Path) -> tuple[list[str], list[str]]:
     if nameless != unnamed:
         wrong.append(f"{nameless} records without id are listed, of {unnamed}")
     lost = [number for number in hard.whole if rows[number] != 1]
-    extra = rows.keys() - hard.kinds.keys() - set(hard.whole)
+    extra = rows.keys() - hard.kinds.keys() - set(hard.whole) - {CUT_ID}
     blamed = named & set(hard.whole)
     lines.append(f"{'none':32}{len(hard.whole):8}{len(blamed):8}{len(hard.whole) - len(lost):11}")
     lines.append(f"* without an id: {nameless} listed of {unnamed}, by byte offset")
     wrong += [f"whole product {number} has no row" for number in lost[:5]]
     wrong += [f"product {number} was never written" for number in sorted(extra)[:5]]
     wrong += [f"whole product {number} is listed" for number in sorted(blamed)[:5]]
-    if 1 not in named:
-        wrong.append("the cut-off record is not listed")
+    if CUT_ID not in named or rows[CUT_ID] != 1:
+        wrong.append("the cut-off record is not listed, or has no row")
     return lines, wrong
 
 
@@ -253,6 +281,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--products", type=int, default=20_000)
     parser.add_argument("--share", type=float, default=0.02, help="of the products, for each kind")
+    parser.add_argument("--seed", type=int, default=0, help="of which record is damaged how")
     parser.add_argument("--workdir", type=Path, default=None)
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as temporary:
@@ -260,11 +289,11 @@ def main() -> None:
         root.mkdir(parents=True, exist_ok=True)
         sample = write_sample(root, seed=0, num_products=400)
         data = root / "hard.bson"
-        hard = write_hard_file(data, sample, arguments.products, arguments.share)
+        hard = write_hard_file(data, sample, arguments.products, arguments.share, arguments.seed)
         print(
             f"{date.today()}, {platform.machine()}, {os.cpu_count()} cores: {arguments.products} "
-            f"products, {arguments.share:.1%} for each of {len(DAMAGE)} kinds of damage, "
-            f"{data.stat().st_size / 1e6:.0f} MB",
+            f"products, {arguments.share:.1%} for each of {len(DAMAGE)} kinds of damage, seed "
+            f"{arguments.seed}, {data.stat().st_size / 1e6:.0f} MB",
             flush=True,
         )
         run, output = root / "run", root / "submission.csv"

@@ -56,6 +56,11 @@ def test_all_is_listed_and_predicted(
     assert wrong == []
 
     unharmed = {"record length", "record's closing", "repeated id", "category_id is", "unknown cat"}
+    # Of the cut-off record the images are used that are there as a whole: all but the last.
+    cut, (whole, *_) = found.pop(hard_input.CUT_ID), hard_input.records_of(sample, 1)
+    assert cut["num_images"] == len(whole["imgs"])
+    assert cut["num_readable_images"] == len(whole["imgs"]) - 1
+    assert cut["category_id"] == whole["category_id"]
     for number, row in found.items():
         kind = hard.kinds.get(number, "")
         if not kind or any(kind.startswith(name) for name in unharmed):
@@ -76,7 +81,7 @@ def test_all_is_listed_and_predicted(
     names = ["--workdir", trained, "--data", data, "--faults", listed, "--json"]
     evaluate([*map(str, names)])
     told = json.loads(capsys.readouterr().out)
-    labelled = [row for row in found.values() if row["log_prob_true"] is not None]
+    labelled = [row for row in [*found.values(), cut] if row["log_prob_true"] is not None]
     assert told["products"] == len(labelled)
     assert told["nll"] == pytest.approx(-np.mean([r["log_prob_true"] for r in labelled]), abs=1e-4)
     in_list = {line.split(",")[2] for line in listed.read_text().splitlines()[1:]}
