@@ -16,16 +16,16 @@ from jaxtyping import Bool, Float, Int64, UInt8, UInt64
 from tqdm import tqdm
 
 from product_mil.batch import EmbeddedBatch
-from product_mil.data.images import ImageError, decode_into
+from product_mil.data.bson import kind_of
 from product_mil.data.index import Catalogue
 from product_mil.data.loader import (
-    FileReader,
+    UNREAD,
+    ImageDecoder,
     ImageFault,
     Loaded,
     Products,
     assign_slots,
     batches,
-    image_addresses,
     image_fault,
 )
 from product_mil.data.plan import Plan
@@ -127,9 +127,8 @@ class ImageSource:
         batch_images: int,
     ) -> None:
         """`image_rows` are rows of the catalogue's image columns."""
-        self._catalogue, self._rows, self._size_px = catalogue, image_rows, image_size_px
-        self._batch_images = batch_images
-        self._reader = FileReader(catalogue.paths)
+        self._rows, self._size_px, self._batch_images = image_rows, image_size_px, batch_images
+        self._decoder = ImageDecoder(catalogue)
 
     def __len__(self) -> int:
         return (len(self._rows) + self._batch_images - 1) // self._batch_images
@@ -142,16 +141,9 @@ class ImageSource:
         start = int(index) * self._batch_images
         rows = self._rows[start : start + self._batch_images]
         images = np.zeros((self._batch_images, self._size_px, self._size_px, 3), np.uint8)
-        readable = np.ones(len(rows), bool)
-        faults: list[ImageFault] = []
-        catalogue = self._catalogue
-        for k, address in enumerate(image_addresses(catalogue, rows)):
-            try:
-                decode_into(self._reader.read(*address), images[k])
-            except ImageError as error:
-                readable[k] = False
-                faults.append(image_fault(catalogue, int(rows[k]), str(error)))
-        return _ImageBatch(images, readable, faults)
+        faults = self._decoder.decode(rows, list(images[: len(rows)]))
+        readable = ~np.isin(np.arange(len(rows)), list(faults))
+        return _ImageBatch(images, readable, list(faults.values()))
 
 
 def embed_images(
@@ -200,32 +192,41 @@ def fill_store(
     for products in selections:
         catalogue, rows = products.catalogue, used_images(products)
         hashes = _hashes(catalogue, rows)
-        missing = store.find(hashes) < 0
-        _, first, same = np.unique(_keys(hashes), return_index=True, return_inverse=True)
-        wanted = np.sort(first[missing[first]])
-        reasons: dict[tuple[str, int], str] = {}
-        waiting: list[tuple[np.ndarray, np.ndarray]] = []
-        found = embed_images(
-            catalogue,
-            rows[wanted],
-            embed,
-            image_size_px=image_size_px,
-            batch_images=batch_images,
-            threads=threads,
-        )
-        for done, values, bad in found:
-            reasons |= {(fault.file, fault.offset_bytes): fault.reason for fault in bad}
-            waiting.append((_hashes(catalogue, done), values))
-            embedded += len(done)
-            if sum(len(value) for _, value in waiting) >= PART_IMAGES:
-                _write_part(store, waiting)
-        _write_part(store, waiting)
-        store.reload()
-        # Of identical images one was tried: none of them can be read.
+        reasons: dict[Any, str] = {}  # by an image's fault without its reason, and by content
+        left = np.flatnonzero(store.find(hashes) < 0)
+        while len(left):
+            keys = _keys(hashes[left])
+            first = np.sort(np.unique(keys, return_index=True)[1])
+            waiting: list[tuple[np.ndarray, np.ndarray]] = []
+            found = embed_images(
+                catalogue,
+                rows[left[first]],
+                embed,
+                image_size_px=image_size_px,
+                batch_images=batch_images,
+                threads=threads,
+            )
+            for done, values, bad in found:
+                reasons |= {fault._replace(reason=""): fault.reason for fault in bad}
+                waiting.append((_hashes(catalogue, done), values))
+                embedded += len(done)
+                if sum(len(value) for _, value in waiting) >= PART_IMAGES:
+                    _write_part(store, waiting)
+            _write_part(store, waiting)
+            store.reload()
+            # Of identical images one was tried: where the file could not be read, another is next.
+            unread = []
+            for place in first[store.find(hashes[left[first]]) < 0].tolist():
+                reason = reasons[image_fault(catalogue, int(rows[left[place]]), "")]
+                reasons[bytes(keys[place])] = reason
+                unread += [keys[place]] * (kind_of(reason) == UNREAD)
+            again = np.isin(keys, unread)
+            again[first] = False
+            left = left[again]
         for image in np.flatnonzero(store.find(hashes) < 0).tolist():
-            tried = image_fault(catalogue, int(rows[first[same[image]]]), "")
-            reason = reasons[tried.file, tried.offset_bytes]
-            faults.append(image_fault(catalogue, int(rows[image]), reason))
+            fault = image_fault(catalogue, int(rows[image]), "")
+            of_content = reasons[bytes(_keys(hashes[image : image + 1])[0])]
+            faults.append(fault._replace(reason=reasons.get(fault, of_content)))
     return embedded, faults
 
 

@@ -12,12 +12,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int32, Int64, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
+
+UNREAD = "the file cannot be read here"  # the kind of faults that are not the image's own
 
 
 @dataclass(frozen=True)
@@ -178,13 +180,15 @@ class FileReader:
                 self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY)
             data = os.pread(self._descriptors[file], length_bytes, offset_bytes)
         except OSError as error:
-            raise ImageError(f"cannot be read: {error}") from error
+            raise ImageError(f"{UNREAD}: {error}") from error
         if len(data) != length_bytes:
-            raise ImageError("the file ends before this picture: it changed since it was indexed")
+            raise ImageError(
+                f"{UNREAD}: it ends before the picture, so changed since it was indexed"
+            )
         if image_hash is not None:
             high, low = image_hash
             if xxhash.xxh3_128_intdigest(data) != high << 64 | low:
-                raise ImageError("other bytes than were indexed: the file changed; start again")
+                raise ImageError(f"{UNREAD}: it holds other bytes than were indexed; start again")
         return data
 
     def __getstate__(self) -> dict[str, Any]:
@@ -193,6 +197,29 @@ class FileReader:
     def __del__(self) -> None:
         for descriptor in self._descriptors.values():
             os.close(descriptor)
+
+
+class ImageDecoder:
+    """Reads images of a catalogue and decodes them."""
+
+    def __init__(self, catalogue: Catalogue) -> None:
+        self._catalogue = catalogue
+        self._reader = FileReader(catalogue.paths)
+
+    def decode(
+        self, rows: Int64[np.ndarray, " m"], targets: Sequence[UInt8[np.ndarray, "h w 3"]]
+    ) -> dict[int, ImageFault]:
+        """Decode the image in each row of the catalogue's image columns into its target.
+
+        Returns the faults by place in `rows`; what the targets of those hold means nothing.
+        """
+        faults: dict[int, ImageFault] = {}
+        for place, address in enumerate(image_addresses(self._catalogue, rows)):
+            try:
+                decode_into(self._reader.read(*address), targets[place])
+            except ImageError as error:
+                faults[place] = image_fault(self._catalogue, int(rows[place]), str(error))
+        return faults
 
 
 class PixelSource:
@@ -205,7 +232,7 @@ class PixelSource:
         self._products, self._plan = products, plan
         self._size_px = image_size_px
         self._num_steps = plan.num_steps if num_steps is None else num_steps
-        self._reader = FileReader(products.catalogue.paths)
+        self._decoder = ImageDecoder(products.catalogue)
 
     def __len__(self) -> int:
         return self._num_steps
@@ -217,20 +244,12 @@ class PixelSource:
         """Decode the batch; a picture that fails leaves its slot as padding, with a fault."""
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
         images = np.zeros((*image_rows.shape, self._size_px, self._size_px, 3), np.uint8)
-        faults: list[ImageFault] = []
-        catalogue = self._products.catalogue
         shards, places = np.nonzero(image_rows >= 0)
-        rows = image_rows[shards, places]
-        places_of = zip(shards.tolist(), places.tolist(), rows.tolist(), strict=True)
-        for (shard, slot, row), address in zip(
-            places_of, image_addresses(catalogue, rows), strict=True
-        ):
-            try:
-                decode_into(self._reader.read(*address), images[shard, slot])
-            except ImageError as error:
-                faults.append(image_fault(catalogue, row, str(error)))
-                slots.segment[shard, slot] = self._plan.product_slots
-        return Loaded(PackedBatch(images, slots), positions, faults)
+        targets = [images[at] for at in zip(shards.tolist(), places.tolist(), strict=True)]
+        faults = self._decoder.decode(image_rows[shards, places], targets)
+        for place in faults:
+            slots.segment[shards[place], places[place]] = self._plan.product_slots
+        return Loaded(PackedBatch(images, slots), positions, list(faults.values()))
 
 
 def batches(source: Any, *, first_step: int = 0, threads: int = 0) -> Iterator[Any]:

@@ -108,6 +108,46 @@ def test_unreadable_images_are_listed_and_become_padding(
     assert used.tolist() == [plan.product_slots] + [1] * (len(several["imgs"]) - 1)
 
 
+def test_identical_images_share_a_reason_only_where_it_is_their_own(
+    tmp_path: Path, sample: SampleFiles, store: EmbeddingStore
+) -> None:
+    """A photo that is lost in one place is read in the next; a bad one is tried once."""
+    photos = [record["imgs"][0]["picture"] for record in bson.decode_all(sample.train.read_bytes())]
+    noise = b"\xff\xd8 no more"
+    paths = [tmp_path / "a.bson", tmp_path / "b.bson", tmp_path / "c.bson"]
+    for number, path in enumerate(paths):
+        pictures = [photos[0], noise, photos[1 + number], *[photos[9]] * (number < 2)]
+        path.write_bytes(
+            b"".join(
+                bson.encode({"_id": 10 * number + k, "imgs": [{"picture": p}]})
+                for k, p in enumerate(pictures)
+            )
+        )
+    catalogue = open_catalogue(paths, progress=False)
+    rows = np.arange(catalogue.num_products)
+    products = Products(catalogue, rows, np.zeros(len(rows), np.int32), 4)
+    paths[0].unlink()
+    paths[1].write_bytes(paths[1].read_bytes().replace(photos[9], bytes(len(photos[9]))))
+    shown: list[int] = []
+
+    def counting(images: np.ndarray) -> np.ndarray:
+        shown.append(len(images))
+        return embed(images)
+
+    embedded, faults = fill_store(
+        store, [products], counting, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
+    )
+    assert embedded == 3  # photos 0, 2 and 3
+    told = {fault.product_id: fault.reason for fault in faults}
+    assert told.keys() == {1, 2, 3, 11, 13, 21}
+    assert all("damaged JPEG" in told[i] or "not a readable" in told[i] for i in (11, 21))
+    assert "No such file" in told[2]
+    assert "No such file" in told[3]
+    assert "other bytes than were indexed" in told[13]
+    assert "No such file" in told[1]
+    assert len(shown) == 2  # the noise, once read, was not read again
+
+
 def test_damaged_and_unfinished_parts_are_made_again(
     sample: SampleFiles, store: EmbeddingStore
 ) -> None:

@@ -243,7 +243,7 @@ def test_vanished_file_is_a_fault(tmp_path: Path) -> None:
     loaded = source_of(products)[0]
     assert len(loaded.faults) > 0
     assert (loaded.batch.slots.segment == loaded.batch.slots.label.shape[1]).all()
-    assert "cannot be read" in loaded.faults[0].reason
+    assert "the file cannot be read here: " in loaded.faults[0].reason
 
 
 def test_changed_bytes_are_a_fault(tmp_path: Path) -> None:
