@@ -26,7 +26,7 @@ from product_mil.data.embeddings import (
     EmbeddingStore,
 )
 from product_mil.data.faults import FaultList, product_faults
-from product_mil.data.index import Catalogue, named_files, open_catalogue
+from product_mil.data.index import NO_CATEGORY, Catalogue, named_files, open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
 from product_mil.data.sample import ensure_sample
@@ -47,6 +47,8 @@ from product_mil.train.optim import make_optimizer
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_eval_step, make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
+
+MAX_SHOWN_CATEGORIES = 5  # of those that the category file lacks
 
 
 @dataclass(frozen=True)
@@ -172,10 +174,8 @@ def build_data(config: Config) -> RunData:
     ]
     surplus = sum("more than" in fault.reason for _, fault in found)
     notes += [f"{surplus} products have more images than config.data.max_images"][:surplus]
-    unlabelled = int((train.labels < 0).sum())
     imageless = int((train.num_images == 0).sum())
-    if unlabelled:
-        notes.append(f"{unlabelled} training products have no known category: left out")
+    notes += _unlabelled(train, categories, categories_path, data.bad_categories)
     if imageless:
         notes.append(f"{imageless} training products have no image: left out")
     train = train.subset((train.labels >= 0) & (train.num_images > 0))
@@ -202,6 +202,35 @@ def build_data(config: Config) -> RunData:
         product_faults=found,
         category_faults=category_faults,
     )
+
+
+def _unlabelled(train: Products, categories: Categories, path: str, policy: str) -> Iterator[str]:
+    """Lines on products without a class.
+
+    Raises:
+        UserError: they are most of those with a category, and the policy is to fail: the category
+            file is one of other data.
+    """
+    category_id = np.asarray(train.catalogue.category_id)[train.rows]
+    ids, counts = np.unique(category_id[train.labels < 0], return_counts=True)
+    nameless = int(counts[ids == NO_CATEGORY].sum())
+    if nameless:
+        yield f"{nameless} training products have no category_id: left out"
+    ids, counts = ids[ids != NO_CATEGORY], counts[ids != NO_CATEGORY]
+    if len(ids):
+        most = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CATEGORIES]
+        shown = ", ".join(f"{ids[i]} of {counts[i]} products" for i in most)
+        more = ", ..." if len(ids) > len(most) else ""
+        what = (
+            f"{path} lacks {len(ids)} categories of {counts.sum()} training products "
+            f"({shown}{more})"
+        )
+        if policy == "fail" and counts.sum() > (len(train) - nameless) / 2:
+            raise UserError(
+                f"{what}, more than half of them: name the file that belongs to the data, or "
+                "leave these products out with config.data.bad_categories=skip"
+            )
+        yield f"{what}: left out; add rows for them to train on these too"
 
 
 def _products(

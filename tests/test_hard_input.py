@@ -150,6 +150,28 @@ def test_bad_rows_of_the_category_file(tmp_path: Path, photo: bytes) -> None:
     assert f"{names}: 2 bad rows left out" in data.notes
 
 
+def test_categories_that_the_file_lacks(tmp_path: Path, photo: bytes) -> None:
+    """A few are left out and told; most of them mean a file of other data, and are refused."""
+    path, names = tmp_path / "a.bson", tmp_path / "names.csv"
+    products = [record(i, photo + bytes([i]), category_id=[0, 0, 1, 2][i % 4]) for i in range(16)]
+    del products[0]["category_id"]
+    path.write_bytes(b"".join(map(bson.encode, products)))
+    head = "category_id,category_level1,category_level2,category_level3\n"
+    options: dict[str, Any] = {"categories": str(names), "valid": str(path)}
+    names.write_text(head + "0,A,B,C\n1,A,B,D\n")
+    data = build_data(config_of(path, **options))
+    assert len(data.train) == 11
+    assert "1 training products have no category_id: left out" in data.notes
+    lacks = f"{names} lacks 1 categories of 4 training products (2 of 4 products)"
+    assert f"{lacks}: left out; add rows for them to train on these too" in data.notes
+    names.write_text(head + "1,A,B,D\n5,A,B,E\n")
+    with pytest.raises(UserError, match="lacks 2 categories of 11 training products") as error:
+        build_data(config_of(path, **options))
+    assert "(0 of 7 products, 2 of 4 products), more than half of them" in str(error.value)
+    assert "\n" not in str(error.value)
+    assert len(build_data(config_of(path, **options, bad_categories="skip")).train) == 4
+
+
 def test_augmentation_turns_the_embedding_cache_off_and_says_so(
     tmp_path: Path, photo: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

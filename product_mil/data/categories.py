@@ -55,6 +55,8 @@ class Categories:
 def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     """Read a CSV with the columns category_id, category_level1, _level2 and _level3, in UTF-8.
 
+    Spaces around a name are none of its own.
+
     Raises `UserError` that lists what is wrong by line, all at once. Where a list `skipped` is
     given, rows that are wrong are left out and told there instead.
     """
@@ -67,14 +69,20 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     errors: list[str] = []
     lines: dict[int, int] = {}
     for line, row in _rows(path, text):
-        number = row[0].strip() if row else ""
+        number = row[0] if row else ""
         category_id = int(number) if re.fullmatch(r"-?[0-9]{1,19}", number) else NO_CATEGORY
-        if len(row) < 4:
-            errors.append(f"line {line}: fewer fields than the header names")
+        if len(row) != 4:
+            errors.append(f"line {line}: not as many fields as the header names; quote commas")
         elif _ESCAPED.search("".join(row)):
             errors.append(f"line {line}: not UTF-8; save the file as UTF-8")
         elif not NO_CATEGORY < category_id < 2**63:
             errors.append(f"line {line}: category_id {number!r} is not a 64-bit integer")
+        elif "" in row[1:]:
+            level = row.index("", 1)
+            errors.append(
+                f"line {line}: category_level{level} is empty; where the tree ends higher up, "
+                "repeat the name above"
+            )
         elif category_id in rows:
             errors.append(f"line {line}: category_id {number} was on line {lines[category_id]}")
         else:
@@ -105,8 +113,16 @@ def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the four fields in our order, of every line that is not empty."""
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    """Line number and the four fields in our order, of every line that is not empty.
+
+    None of a line with another number of fields than the header. Commas, semicolons or tabs lie
+    between the fields, as the header has it.
+    """
+    heading = text.partition("\n")[0]
+    delimiter = next((mark for mark in ",;\t" if mark in heading), ",")
+    reader = csv.reader(
+        io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True
+    )
     try:
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in _HEADER if name not in header]
@@ -120,7 +136,8 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
         columns = [header.index(name) for name in _HEADER]
         for row in reader:
             if row:
-                yield reader.line_num, [row[i] for i in columns] if len(row) > max(columns) else []
+                right = len(row) == len(header)
+                yield reader.line_num, [row[i].strip() for i in columns] if right else []
     except csv.Error as error:
         raise UserError(f"{path}:{reader.line_num}: {error}") from None
 

@@ -150,24 +150,30 @@ def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
     """
     paths: list[Path] = []
     for item in [spec] if isinstance(spec, str | Path) else spec:
-        text = str(item)
-        parts = [text] if text and Path(text).expanduser().exists() else text.split(",")
-        for part in filter(None, (part.strip() for part in parts)):
-            path = Path(part).expanduser()
-            if path.is_dir():
-                raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
-            found = glob(str(path))  # noqa: PTH207, Path.glob refuses absolute patterns
-            matches = [path] if path.exists() else sorted(map(Path, found))
-            matches = [match for match in matches if match.is_file()]
-            if not matches:
-                raise UserError(f"{path}: no such file; check the path or the pattern")
-            paths += matches
+        try:
+            text = str(item)
+            parts = [text] if text and Path(text).expanduser().exists() else text.split(",")
+            for part in filter(None, (part.strip() for part in parts)):
+                paths += _matches(Path(part).expanduser())
+        except (OSError, RuntimeError) as error:  # no permission, no such user, too long
+            raise UserError(f"cannot look for {item}: {error}; check the path") from None
     if not paths:
         raise UserError("no BSON file was named")
     repeated = [path for path, times in Counter(map(Path.resolve, paths)).items() if times > 1]
     if repeated:
         raise UserError(f"{repeated[0]} is named more than once; name each file once")
     return paths
+
+
+def _matches(path: Path) -> list[Path]:
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
+    found = glob(str(path))  # noqa: PTH207, Path.glob refuses absolute patterns
+    matches = [path] if path.exists() else sorted(map(Path, found))
+    matches = [match for match in matches if match.is_file()]
+    if not matches:
+        raise UserError(f"{path}: no such file; check the path or the pattern")
+    return matches
 
 
 def _roots(path: Path, cache_dir: Path | None) -> list[Path]:

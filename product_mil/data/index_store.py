@@ -20,7 +20,7 @@ from product_mil.data.bson import Fault, kind_of
 from product_mil.data.scan import Rows, scan
 from product_mil.errors import UserError
 
-FORMAT = 2  # a new number makes every older index stale
+FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"
 MAX_LISTED_FAULTS = 100_000  # all are counted
 

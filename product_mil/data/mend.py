@@ -58,8 +58,8 @@ def mend(descriptor: int, position: int, size_bytes: int) -> Mended:
     def read(offset: int, length: int) -> bytes:
         return os.pread(descriptor, max(0, min(length, size_bytes - offset)), offset)
 
-    left = size_bytes - position
-    length = struct.unpack("<i", read(position, 4))[0] if left >= 4 else MIN_RECORD_BYTES
+    left, head = size_bytes - position, read(position, 4)
+    length = struct.unpack("<i", head)[0] if len(head) == 4 else MIN_RECORD_BYTES
     plausible = MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES
     stop = position + length if plausible and length <= left else None
     end = _next_record(read, position, stop, size_bytes)
@@ -131,6 +131,8 @@ def _heads(read: Read, start: int, size_bytes: int) -> Iterator[int]:
     """Places from `start` on where a record with `_id` as its first field may begin."""
     while start < size_bytes:
         block = read(start, _BLOCK_BYTES)
+        if not block:
+            return  # the file shrank
         for found in _HEAD.finditer(block, 4):
             yield start + found.start() - 4
         start += max(len(block) - 8, 1)  # a head across the border is whole in the next block

@@ -5,6 +5,7 @@ parsed in NumPy lanes, image k of every record together; a record that deviates 
 that layout goes through `parse_record`. Both ways give the same rows.
 """
 
+import os
 import struct
 from collections.abc import Iterator
 from io import FileIO
@@ -72,15 +73,16 @@ def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
     """Yield the rows of a file of `size_bytes`, a few MiB of it at a time.
 
     Where a record's length or structure is destroyed, `mend` saves what can be read of it and finds
-    the next record; only what follows the last record that can be found is left unread.
+    the next record; only what follows the last record that can be found is left unread. A file
+    that shrinks meanwhile ends the reading.
     """
     position = 0
     while True:
         for rows in _intact(file, position, size_bytes, hash_images=hash_images):
             position += rows.num_bytes
             yield rows
-        if position == size_bytes:
-            return
+        if position == size_bytes or os.fstat(file.fileno()).st_size < size_bytes:
+            return  # all is read, or what is missing was cut off meanwhile
         mended = mend(file.fileno(), position, size_bytes)
         yield _mended_rows(mended, position, hash_images=hash_images)
         position = mended.stop_bytes

@@ -68,12 +68,39 @@ def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None
         "names.csv",
         "line 3: category_id 'x' is not a 64-bit integer",
         "line 4: category_id 7 was on line 2",
-        "line 5: fewer fields",
+        "line 5: not as many fields as the header names",
         "line 6: category_id '9.0'",
         f"line 7: category_id '{2**63}'",
         "line 8: category_id '1_0'",
     ):
         assert part in message
+
+
+def test_a_comma_that_is_not_quoted_cuts_no_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="line 3: not as many fields as the header names; quote"):
+        read(tmp_path, HEADER + "1,A,B,C\n2,A,B,C, BIG\n")
+
+
+@pytest.mark.parametrize(("row", "level"), [("2,,B,C", 1), ("2,A, ,C", 2), ("2,A,B,", 3)])
+def test_a_level_without_a_name(tmp_path: Path, row: str, level: int) -> None:
+    """Groups without a name would be one group, whatever they are."""
+    message = f"names.csv: line 3: category_level{level} is empty; where the tree ends higher up"
+    with pytest.raises(UserError, match=message):
+        read(tmp_path, HEADER + f"1,A,B,C\n{row}\n")
+    skipped: list[str] = []
+    assert read_categories(tmp_path / "names.csv", skipped).ids.tolist() == [1]
+    assert len(skipped) == 1
+
+
+def test_spaces_around_names_make_no_other_group(tmp_path: Path) -> None:
+    spaced = TREE.replace("20,TOYS,BALLS,", "20, TOYS ,BALLS, ").replace("30,TOYS", " 30,TOYS ")
+    assert_is_tree(read(tmp_path, spaced))
+
+
+@pytest.mark.parametrize("mark", [";", "\t"])
+def test_as_spreadsheets_write_it(tmp_path: Path, mark: str) -> None:
+    rows = [line.split(",", 3) for line in TREE.splitlines()]
+    assert_is_tree(read(tmp_path, "".join(mark.join(row) + "\r\n" for row in rows), "utf-8-sig"))
 
 
 def test_bad_rows_are_left_out_on_request(tmp_path: Path) -> None:

@@ -392,6 +392,43 @@ def test_a_file_that_changes_while_it_is_read_is_refused(
         build_or_load_index(path)
 
 
+@pytest.mark.parametrize("share", [0.0, 0.4, 0.999])
+def test_a_file_that_shrinks_while_it_is_read_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    """At once, be there gigabytes that are gone."""
+    path = write(tmp_path / "a.bson", *[product(i, b"x" * 3000) for i in range(99)])
+    size_bytes = path.stat().st_size
+    os.truncate(path, 100 << 30)
+    real = index_store.scan
+
+    def shrinking(*args: object, **kwargs: object) -> object:
+        os.truncate(path, int(share * size_bytes))
+        yield from real(*args, **kwargs)  # pyright: ignore[reportArgumentType]
+
+    monkeypatch.setattr(index_store, "scan", shrinking)
+    with pytest.raises(UserError, match="changed while it was read"):
+        build_or_load_index(path)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("none.bson", "no such file"),
+        ("", "no such file"),
+        (".", "is a directory: name its files"),
+        ("x" * 300 + ".bson", "cannot look for .* File name too long"),
+    ],
+)
+def test_a_wrong_path_takes_one_line(tmp_path: Path, name: str, message: str) -> None:
+    path = f"{tmp_path}/{name}" if name else f"{tmp_path}/*.bson"
+    with pytest.raises(UserError, match=message) as error:
+        open_catalogue(path)
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match="cannot look for ~nobody-here/a"):
+        open_catalogue("~nobody-here/a.bson")
+
+
 def test_processes_that_build_at_once_agree(tmp_path: Path) -> None:
     path = write(tmp_path / "a.bson", *random_products(0, 2000))
     program = (
