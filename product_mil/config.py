@@ -1,7 +1,8 @@
 """The configuration: declared once, typed, overridable field by field, refused whole if wrong.
 
 Only `build.py`, `main.py` and the files in `configs/` see it; every other room takes plain
-arguments.
+arguments. A new field's default is what runs did before there was the field, so that those can
+still be opened and resumed.
 """
 
 import dataclasses
@@ -289,10 +290,11 @@ def refuse(errors: Sequence[str]) -> None:
 def differences(stored: dict[str, Any], config: Config) -> list[str]:
     """The fields in which a run's stored configuration differs from `config`, a line each.
 
-    What changes no number (the number of loader threads, how often to save) may differ.
+    What changes no number (the number of loader threads, how often to save) may differ. A field
+    younger than the run has its default there.
     """
     free = {"data.threads", "checkpoint_every_s", "name"}
-    there = flatten_dict(stored)
+    there = flatten_dict(json.loads(json.dumps(Config().to_dict()))) | flatten_dict(stored)
     here = flatten_dict(json.loads(json.dumps(config.to_dict())))
     return [
         f"config.{key}: the run has {there.get(key)!r}, you ask for {here.get(key)!r}"
@@ -313,10 +315,10 @@ def flatten_dict(nested: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def config_from_dict(stored: dict[str, Any]) -> Config:
-    """The configuration that a run's directory holds.
+    """The configuration that a run's directory holds; younger fields have their defaults.
 
     Raises:
-        UserError: fields that this version does not know.
+        UserError: fields that this version does not know, or no configuration at all.
     """
     parts: dict[str, Any] = dict(stored)
     kinds = {
@@ -328,7 +330,8 @@ def config_from_dict(stored: dict[str, Any]) -> Config:
     }
     try:
         for key, kind in kinds.items():
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored[key].items()}
+            section = stored[key] if key in ("data", "model") else stored.get(key, {})
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
             parts[key] = kind(**values)
         return Config(**parts)
     except (TypeError, KeyError) as error:

@@ -176,6 +176,22 @@ def test_round_trip_through_json() -> None:
         config_from_dict(stored)
 
 
+def test_a_run_older_than_a_field_has_its_default() -> None:
+    config = override(Config(), [("seed", "3"), ("data.image_size_px", "90")])[0]
+    stored = json.loads(json.dumps(config.to_dict()))
+    del stored["augment"], stored["model"]["head_init"], stored["data"]["bad_images"]
+    assert config_from_dict(stored) == config
+    assert differences(stored, config) == []
+    other = override(config, [("augment.flip", "0.5"), ("model.head_init", "zeros")])[0]
+    assert differences(stored, other) == [
+        "config.augment.flip: the run has 0.0, you ask for 0.5",
+        "config.model.head_init: the run has 'normal', you ask for 'zeros'",
+    ]
+    del stored["data"]
+    with pytest.raises(UserError, match="another version"):
+        config_from_dict(stored)
+
+
 def test_differences_name_the_fields() -> None:
     stored = json.loads(json.dumps(Config().to_dict()))
     assert differences(stored, Config()) == []

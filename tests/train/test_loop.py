@@ -20,7 +20,7 @@ from product_mil.train.loop import Interrupted, Stage, train_stage
 from product_mil.train.mesh import replicate
 from product_mil.train.state import TrainState
 from tests.train.test_checkpoint import assert_equal
-from tests.train.test_step import batch_of, mesh_of, prepared, start
+from tests.train.test_step import EVERYTHING, batch_of, mesh_of, prepared, start
 
 STEPS, EVERY = 11, 4
 TIMING = ("train/images_per_s", "train/wait_share")
@@ -67,8 +67,8 @@ def stage_of(stop: Callable[[int], None] = lambda step: None, **changes: Any) ->
     return dataclasses.replace(stage, **changes)
 
 
-def train(workdir: Path, stage: Stage) -> TrainState:
-    _, arrays, optimizer, _ = prepared()
+def train(workdir: Path, stage: Stage, made: Any = None) -> TrainState:
+    _, arrays, optimizer, _ = made or prepared()
     log = RunLog(workdir)
     try:
         with Checkpoints(workdir / "checkpoints") as checkpoints:
@@ -225,15 +225,31 @@ def test_all_devices_take_part(whole: Any, tmp_path: Path) -> None:
 
 
 def test_begun_on_four_devices_goes_on_with_one(whole: Any, tmp_path: Path) -> None:
+    """With dropout, augmentation and batch statistics on: as if it had had one all along."""
+    made = prepared("gated_attention", 0.3, ranges=EVERYTHING)
+
     def stop(step: int) -> None:
         if step == 5:
             raise Killed
 
+    stage = stage_of(train_step=made[3])
+    one = train(tmp_path / "one", stage, made)
+    mesh = mesh_of(4)
+    four = dataclasses.replace(
+        stage, batches=batches_until(stop), mesh=mesh, key=replicate(stage.key, mesh)
+    )
     with pytest.raises(Killed):
-        train(tmp_path, stage_of(stop, mesh=mesh_of(4)))
-    state = train(tmp_path, stage_of())
-    for path, leaf in whole[0].trainable.items():
-        np.testing.assert_allclose(state.trainable[path], leaf, atol=1e-3, err_msg=path)
+        train(tmp_path / "moved", four, made)
+    resumed_at: list[int] = []
+    moved = train(tmp_path / "moved", stage_of(resumed_at.append, train_step=made[3]), made)
+    assert resumed_at[0] == 4
+    for name in ("trainable", "statistics"):
+        for path, leaf in getattr(one, name).items():
+            np.testing.assert_allclose(
+                getattr(moved, name)[path], leaf, atol=1e-4, rtol=1e-4, err_msg=path
+            )
+    path = "backbone/dense/kernel"  # and what is random counts
+    assert np.abs(np.asarray(one.trainable[path] - whole[0].trainable[path])).max() > 1e-2
 
 
 def test_faults_are_listed(tmp_path: Path) -> None:
