@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from product_mil.data import sheet as sheet_module
 from product_mil.data.sample import SampleFiles
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -64,13 +65,13 @@ def test_products_stand_below_each_other_with_all_images(
     output = tmp_path / "sheet.png"
     pixels = sheet("--data", odd, "--output", output, "--which", "first")
     assert "5 of 5 products (first), 7 images, 1 of them unreadable" in capsys.readouterr().out
-    side, gap = show_data.THUMBNAIL_PX, show_data.GAP_PX
-    assert pixels.shape[1] == show_data.TEXT_WIDTH_PX + 2 * (side + gap) + gap
-    assert has(pixels, show_data.RED)
+    side, gap = sheet_module.THUMBNAIL_PX, sheet_module.GAP_PX
+    assert pixels.shape[1] == sheet_module.TEXT_WIDTH_PX + 2 * (side + gap) + gap
+    assert has(pixels, sheet_module.RED)
     photo = bson.decode_all(odd.read_bytes())[1]["imgs"][0]["picture"]
-    wanted = show_data._thumbnail(np.asarray(Image.open(io.BytesIO(photo))))
+    wanted = sheet_module._thumbnail(np.asarray(Image.open(io.BytesIO(photo))))
     height = len(pixels) // 5
-    place = pixels[height + gap : height + gap + side, show_data.TEXT_WIDTH_PX :][:, :side]
+    place = pixels[height + gap : height + gap + side, sheet_module.TEXT_WIDTH_PX :][:, :side]
     np.testing.assert_array_equal(place, np.asarray(wanted))
 
 
@@ -81,8 +82,8 @@ def test_what_is_chosen(odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     ):  # fmt: skip
         pixels = sheet("--data", odd, "--output", output, "--which", which)
         assert f"{count} of 5 products ({which})" in capsys.readouterr().out
-        assert has(pixels, show_data.RED) == red
-        assert any(has(pixels, colour) for colour in show_data.FRAMES) == frame
+        assert has(pixels, sheet_module.RED) == red
+        assert any(has(pixels, colour) for colour in sheet_module.FRAMES) == frame
     sheet("--data", odd, "--output", output, "--ids", "3,1")
     assert "2 of 5 products" in capsys.readouterr().out
 
@@ -93,10 +94,10 @@ def test_augmented_rows(odd: Path, tmp_path: Path) -> None:
     pixels = sheet(
         "--data", odd, "--output", output, "--ids", "1", "--augmented", 2, "--augment", "flip=1"
     )
-    side, gap, left = show_data.THUMBNAIL_PX, show_data.GAP_PX, show_data.TEXT_WIDTH_PX
+    side, gap, left = sheet_module.THUMBNAIL_PX, sheet_module.GAP_PX, sheet_module.TEXT_WIDTH_PX
     original = pixels[gap : gap + side, left : left + side].astype(int)
     for row in range(2):
-        top = gap + side + show_data.CAPTION_PX + row * (side + gap)
+        top = gap + side + sheet_module.CAPTION_PX + row * (side + gap)
         variant = pixels[top : top + side, left : left + side].astype(int)
         assert np.abs(variant - original[:, ::-1]).max() <= 1
         assert np.abs(variant - original).max() > 50

@@ -1,0 +1,188 @@
+"""A contact sheet: products below each other, with all their images and what is wrong with them."""
+
+import textwrap
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from product_mil.data.categories import Categories
+from product_mil.data.duplicates import (
+    ImageGroups,
+    group_images,
+    hashes_of,
+    product_of_images,
+    with_bytes,
+)
+from product_mil.data.images import ImageError, decode_into
+from product_mil.data.index import NO_CATEGORY, Catalogue
+from product_mil.data.loader import FileReader, image_addresses
+
+THUMBNAIL_PX = 120
+GAP_PX = 8
+TEXT_WIDTH_PX = 250
+CAPTION_PX = 30
+LINE_PX = 14
+MAX_IMAGES = 12  # of a product; a line says how many more there are
+RED = (200, 30, 30)
+# Told apart on white, also by the colour-blind (Okabe and Ito 2008).
+FRAMES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233))
+
+
+@dataclass
+class Shown:
+    """A product on the sheet."""
+
+    lines: list[str]
+    images: list[np.ndarray | str]  # pixels, or why there are none
+    captions: list[str]
+    frames: list[tuple[int, int, int] | None]
+    variants: list[list[np.ndarray | None]] = field(default_factory=list)  # a row a step
+
+
+class Book:
+    """A catalogue with what is worth saying of each product and image."""
+
+    def __init__(
+        self, catalogue: Catalogue, categories: Categories | None, image_size_px: int
+    ) -> None:
+        self.catalogue, self._categories, self._size_px = catalogue, categories, image_size_px
+        self._reader = FileReader(catalogue.paths)
+        whole = np.flatnonzero(with_bytes(catalogue))
+        groups: ImageGroups = group_images(
+            hashes_of(catalogue)[whole], product_of_images(catalogue)[whole]
+        )
+        self._images, self._start = whole[groups.image], groups.start
+        sizes = np.diff(groups.start, append=len(groups.image))
+        self._group = np.full(catalogue.num_images_total, -1)  # of images that are not alone
+        self._group[self._images] = np.repeat(np.arange(len(sizes)), sizes)
+        self._group[self._images[np.repeat(sizes, sizes) == 1]] = -1
+        self._sizes = sizes
+        self._faults: dict[int, list[str]] = {}
+        self._lost: dict[int, str] = {}  # by the place of an image that the record lacks
+        for _, fault in catalogue.faults:
+            if fault.image_index is not None:
+                self._lost[fault.offset_bytes] = fault.reason
+            elif fault.product_id is not None:
+                self._faults.setdefault(fault.product_id, []).append(fault.reason)
+
+    def rows_of_images(self, row: int) -> range:
+        """The product's images, as rows of the catalogue's image columns."""
+        first = int(self.catalogue.first_image[row])
+        return range(first, first + int(self.catalogue.num_images[row]))
+
+    def shares_images(self, row: int) -> bool:
+        """Whether another place of the catalogue holds one of its images too."""
+        return any(self._group[image] >= 0 for image in self.rows_of_images(row))
+
+    def is_bad(self, row: int) -> bool:
+        """Whether the record has a fault, or an image that cannot be read."""
+        if int(self.catalogue.product_id[row]) in self._faults:
+            return True
+        return any(isinstance(self.pixels(image), str) for image in self.rows_of_images(row))
+
+    def pixels(self, image: int) -> np.ndarray | str:
+        """As training reads it, or why it cannot."""
+        if not self.catalogue.image_length_bytes[image]:
+            lost = self._lost.get(int(self.catalogue.image_offset_bytes[image]))
+            return lost or "the picture has no bytes"
+        pixels = np.zeros((self._size_px, self._size_px, 3), np.uint8)
+        (address,) = image_addresses(self.catalogue, np.array([image]))
+        try:
+            decode_into(self._reader.read(*address), pixels)
+        except ImageError as error:
+            return str(error)
+        return pixels
+
+    def show(self, row: int) -> Shown:
+        """The product as it is drawn."""
+        catalogue = self.catalogue
+        images = self.rows_of_images(row)
+        lines = [f"product {int(catalogue.product_id[row])}", self._category(row)]
+        count = "1 image" if len(images) == 1 else f"{len(images)} images"
+        lines.append(f"{count}, record at byte {int(catalogue.offset_bytes[row])}")
+        if len(images) > MAX_IMAGES:
+            lines.append(f"the first {MAX_IMAGES} are shown")
+            images = images[:MAX_IMAGES]
+        lines += [f"! {reason}" for reason in self._faults.get(int(catalogue.product_id[row]), [])]
+        captions, frames = [], []
+        for number, image in enumerate(images):
+            others = self._others(image)
+            length = int(catalogue.image_length_bytes[image])
+            captions.append(f"{number}: {length / 1000:.1f} kB{others}")
+            group = int(self._group[image])
+            frames.append(FRAMES[group % len(FRAMES)] if group >= 0 else None)
+        return Shown(lines, [self.pixels(image) for image in images], captions, frames)
+
+    def _category(self, row: int) -> str:
+        number = int(self.catalogue.category_id[row])
+        if number == NO_CATEGORY:
+            return "no category"
+        if self._categories is None:
+            return f"category {number}"
+        place = int(self._categories.class_of(np.array([number]))[0])
+        if place < 0:
+            return f"category {number}, not in the category file"
+        return f"{number}: {' > '.join(self._categories.names[place])}"
+
+    def _others(self, image: int) -> str:
+        """Where an identical image is shown."""
+        group = int(self._group[image])
+        if group < 0:
+            return ""
+        start = self._start[group]
+        same = self._images[start : start + self._sizes[group]]
+        other = int(same[same != image][0])
+        product = int(np.searchsorted(self.catalogue.first_image, other, side="right")) - 1
+        index = other - int(self.catalogue.first_image[product])
+        more = f" +{len(same) - 2}" if len(same) > 2 else ""
+        return f"\n= {int(self.catalogue.product_id[product])} #{index}{more}"
+
+
+def draw(products: list[Shown]) -> Image.Image:
+    """The products below each other, each with its text, images and variants."""
+    columns = max((len(product.images) for product in products), default=0)
+    width = TEXT_WIDTH_PX + max(columns, 1) * (THUMBNAIL_PX + GAP_PX) + GAP_PX
+    blocks = [_block(product, width) for product in products]
+    sheet = Image.new("RGB", (width, sum(block.height for block in blocks)), "white")
+    top = 0
+    for block in blocks:
+        sheet.paste(block, (0, top))
+        top += block.height
+    return sheet
+
+
+def _block(product: Shown, width: int) -> Image.Image:
+    font = ImageFont.load_default(size=11)
+    lines = [part for line in product.lines for part in textwrap.wrap(line, 40) or [""]]
+    row_px = THUMBNAIL_PX + CAPTION_PX
+    height = max(len(lines) * LINE_PX, row_px + len(product.variants) * (THUMBNAIL_PX + GAP_PX))
+    block = Image.new("RGB", (width, height + 2 * GAP_PX), "white")
+    pen = ImageDraw.Draw(block)
+    for number, line in enumerate(lines):
+        colour = RED if line.startswith("!") else "black"
+        pen.text((GAP_PX, GAP_PX + number * LINE_PX), line, fill=colour, font=font)
+    for number, image in enumerate(product.images):
+        left, top = TEXT_WIDTH_PX + number * (THUMBNAIL_PX + GAP_PX), GAP_PX
+        box = (left, top, left + THUMBNAIL_PX - 1, top + THUMBNAIL_PX - 1)
+        if isinstance(image, str):
+            pen.rectangle(box, outline=RED, width=2)
+            reason = "\n".join(textwrap.wrap(image, 18)[:8])
+            pen.multiline_text((left + 6, top + 6), reason, fill=RED, font=font)
+        else:
+            block.paste(_thumbnail(image), (left, top))
+            if product.frames[number] is not None:
+                pen.rectangle(box, outline=product.frames[number], width=4)
+        caption = (left, top + THUMBNAIL_PX + 1)
+        pen.multiline_text(caption, product.captions[number], fill="black", font=font, spacing=1)
+        for step, variants in enumerate(product.variants):
+            variant = variants[number]
+            if variant is not None:
+                place = (left, top + row_px + step * (THUMBNAIL_PX + GAP_PX))
+                block.paste(_thumbnail(variant), place)
+    pen.line((0, block.height - 1, width, block.height - 1), fill=(210, 210, 210))
+    return block
+
+
+def _thumbnail(pixels: np.ndarray) -> Image.Image:
+    return Image.fromarray(pixels).resize((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.BICUBIC)
