@@ -13,6 +13,7 @@ import pytest
 from product_mil.build import build_data
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
+from product_mil.data.index import open_catalogue
 from product_mil.data.sample import SampleFiles
 from product_mil.errors import UserError
 from product_mil.predictions import read_predictions
@@ -87,6 +88,27 @@ def test_all_is_listed_and_predicted(
     in_list = {line.split(",")[2] for line in listed.read_text().splitlines()[1:]}
     exports_list = output.with_name("s.csv.bad_records.csv").read_text().splitlines()[1:]
     assert in_list == {line.split(",")[2] for line in exports_list}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_no_product_is_lost_whatever_the_damage_meets(
+    sample: SampleFiles, tmp_path: Path, seed: int
+) -> None:
+    """What the index alone makes of other mixtures than the one above."""
+    path = tmp_path / "hard.bson"
+    hard = hard_input.write_hard_file(path, sample, 1000, 0.02, seed)
+    catalogue = open_catalogue(path, progress=False)
+    with_id = {number for number, expected in hard.expected.items() if expected.has_row}
+    wanted = with_id | set(hard.whole) | {hard_input.CUT_ID}
+    assert set(catalogue.product_id.tolist()) == wanted
+    assert catalogue.unread_bytes == 0
+    named = {fault.product_id for _, fault in catalogue.faults}
+    assert named.isdisjoint(hard.whole)
+    broken = ("record", "bytes lost", "length of", "no imgs", "imgs is", "empty", "repeated")
+    assert named >= {n for n, kind in hard.kinds.items() if kind.startswith(broken)}
+    nameless = sum(fault.product_id is None for _, fault in catalogue.faults)
+    assert nameless == sum(not expected.has_row for expected in hard.expected.values())
 
 
 def record(number: int, *pictures: bytes, category_id: int = 1) -> dict[str, Any]:
