@@ -3,7 +3,7 @@ r"""What augmentation costs and brings: the tables of docs/augmentation.md.
     python benchmarks/augmentation.py speed [--backbones small_cnn,mobilenet_v2] [--repeats 7]
     python benchmarks/augmentation.py gain --weights mobilenet_v2.h5 --workdir DIR \
         --set TRAIN VALID CATEGORIES [--seeds 0,1,2] [--epochs 15] [--image_size_px 96] \
-        [--variants none,flip,all]
+        [--variants none,flip,all] [--max_products 0]
 
 `speed` times training steps without augmentation, with a reflection, and with all changes at once;
 and the changes alone, in one warp as they are made and in a warp each. The cases are interleaved,
@@ -156,6 +156,7 @@ def gain(arguments: argparse.Namespace) -> None:
                     train=train,
                     valid=valid,
                     categories=categories,
+                    max_products=arguments.max_products,
                     image_size_px=arguments.image_size_px,
                 ),
                 model=dataclasses.replace(laptop.model, weights=arguments.weights),
@@ -185,6 +186,7 @@ def main() -> None:
     command.add_argument("--set", nargs=3, required=True, metavar=("TRAIN", "VALID", "CATEGORIES"))
     command.add_argument("--seeds", default="0,1,2")
     command.add_argument("--variants", default="none,flip,all")
+    command.add_argument("--max_products", type=int, default=0, help="of TRAIN; 0: all")
     command.add_argument("--epochs", type=int, default=15)
     command.add_argument("--image_size_px", type=int, default=96)
     arguments = parser.parse_args()
