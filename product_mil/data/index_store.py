@@ -187,7 +187,7 @@ class _ColumnFile:
         self._dtype = np.dtype(_DTYPES[name])
         self._row_shape = (2,) if name == "image_hash" else ()
         self._hasher = xxhash.xxh3_128()
-        self._file = (directory / f"{name}.npy").open("wb")
+        self._file = (directory / f"{name}.npy").open("wb", buffering=1 << 20)
         self._write_header()
 
     def __enter__(self) -> "_ColumnFile":

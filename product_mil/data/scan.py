@@ -41,6 +41,8 @@ _CHUNK_BYTES = 6 << 20  # parsed together
 _PIECE_BYTES = 512 << 10  # read together: record lengths are followed while they are in cache
 _PADDING_BYTES = 128  # lanes gather a little past the record before they know that it is short
 
+_read_int32 = struct.Struct("<i").unpack_from
+
 
 def _little(text: bytes) -> int:
     return int.from_bytes(text, "little")
@@ -123,16 +125,16 @@ def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, 
     `left` counts the bytes of the file from the buffer's start. Returns the bytes that the next
     record takes, of which not all are in the buffer; 0 where there is no next record.
     """
-    read_length, view = struct.Struct("<i").unpack_from, buffer.data
-    position = bounds[-1]
-    while position + 4 <= filled:
-        (length,) = read_length(view, position)
+    view, add = buffer.data, bounds.append
+    position, last = bounds[-1], filled - 4
+    while position <= last:
+        (length,) = _read_int32(view, position)
         stop = position + length
         if not MIN_RECORD_BYTES <= length <= MAX_RECORD_BYTES or stop > left:
             return 0
         if stop > filled:
             return length
-        bounds.append(stop)
+        add(stop)
         position = stop
     return 4 if position + 4 <= left else 0
 
@@ -182,7 +184,8 @@ def _parse(
 
     They end before the first record of broken structure; the second value tells whether none is.
     """
-    start, stop = np.array(bounds[:-1], np.int64), np.array(bounds[1:], np.int64)
+    edges = np.array(bounds, np.int64)
+    start, stop = edges[:-1], edges[1:]
     product_id, category_id, num_images, lanes = _parse_lanes(buffer, start, stop)
     usable = np.ones(len(start), bool)
     walked: list[tuple[int, int]] = []  # position and length of images found by walking
