@@ -15,6 +15,7 @@ import xxhash
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
+from product_mil.data.buffers import BufferPool
 from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
@@ -230,9 +231,10 @@ class PixelSource:
     ) -> None:
         """`num_steps` is for training over several epochs; by default one pass."""
         self._products, self._plan = products, plan
-        self._size_px = image_size_px
         self._num_steps = plan.num_steps if num_steps is None else num_steps
         self._decoder = ImageDecoder(products.catalogue)
+        shape = (plan.shards, plan.image_slots, image_size_px, image_size_px, 3)
+        self._buffers = BufferPool(shape, np.uint8)
 
     def __len__(self) -> int:
         return self._num_steps
@@ -241,14 +243,19 @@ class PixelSource:
         return f"PixelSource({len(self._products)} products, {self._num_steps} steps)"
 
     def __getitem__(self, step: int) -> Loaded:
-        """Decode the batch; a picture that fails leaves its slot as padding, with a fault."""
+        """Decode the batch; a picture that fails leaves its slot as padding, with a fault.
+
+        The memory of the pixels is used again once nothing refers to the batch any more.
+        """
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
-        images = np.zeros((*image_rows.shape, self._size_px, self._size_px, 3), np.uint8)
+        images = self._buffers.take()
+        images[image_rows < 0] = 0
         shards, places = np.nonzero(image_rows >= 0)
         targets = [images[at] for at in zip(shards.tolist(), places.tolist(), strict=True)]
         faults = self._decoder.decode(image_rows[shards, places], targets)
         for place in faults:
             slots.segment[shards[place], places[place]] = self._plan.product_slots
+            targets[place][...] = 0
         return Loaded(PackedBatch(images, slots), positions, list(faults.values()))
 
 

@@ -297,3 +297,19 @@ def test_the_list_keeps_faults_of_a_resumed_run_and_replaces_those_of_an_export(
     with pytest.raises(UserError, match=r"a\.bson, byte 10: image 1 of product 7: damaged"):
         FaultList(None, bad_images="fail").add([fault])
     FaultList(None, bad_records="fail").add([fault])
+
+
+def test_batches_that_are_held_keep_their_pixels_and_others_memory_is_used_again(
+    tmp_path: Path,
+) -> None:
+    products = products_of(write(tmp_path / "train.bson"))
+    held = list(batches(source_of(products, 6), threads=2))
+    for step, loaded in enumerate(held):
+        assert_equal(loaded, source_of(products, 6)[step])
+    source = source_of(products, 40)
+    wanted = {(i, j): pixels_of(picture(i, j)) for i, n in enumerate(COUNTS) for j in range(n)}
+    for loaded in batches(source, threads=2):
+        assert (loaded.batch.images[loaded.batch.slots.segment == 8] == 0).all()
+        for key, pixels in contents(products, loaded).items():
+            np.testing.assert_array_equal(pixels, wanted[key])
+    assert len(source._buffers) < 12
