@@ -4,9 +4,10 @@
 
 The file is drawn in Cdiscount's shape. Floor: `simplejpeg.decode_jpeg` on the bytes of the same
 images, in memory, in as many threads. The kernels' way: seek to the record, `bson.decode` it, open
-each picture with Pillow, resize where needed, stack, as float32 as Keras' `img_to_array` makes it and
-for comparison kept as uint8. The DataLoader does the latter in as many worker processes (skipped
-without PyTorch). Ours makes uint8, and checks each picture's hash. The pixels of a batch are compared with Pillow's, bit by bit.
+each picture with Pillow, resize where needed, stack, as float32 as Keras' `img_to_array` makes it,
+and for comparison kept as uint8. The DataLoader does the latter in as many worker processes
+(skipped without PyTorch). Ours makes uint8, and checks each picture's hash. The pixels of a batch
+are compared with Pillow's, bit by bit.
 """
 
 import io
