@@ -1,0 +1,197 @@
+"""The training step against Keras on JAX and PyTorch, and what the loop and Python add to it.
+
+    python benchmarks/step.py [--backbone inception_v3] [--batch 8] [--rounds 3] [--torch]
+
+needs the extra `test` (Keras). Same net, batch, size, precision and BatchNorm mode; both compiled
+by `jax.jit`, in turns (the cases of benchmarks/depthwise.py: loss, gradients, SGD, statistics).
+`--torch` adds torchvision's net of the same name, where PyTorch is installed.
+The floor is XLA's own count of the compiled step, printed as FLOPs and bytes.
+
+Dispatch: Python's share of a step, the time until the call returns when nothing is waited for, on
+the whole state of the net with pixels too small to matter. Loop: 'train_stage' over the same steps
+as a bare loop that does nothing but call them.
+"""
+
+import os
+
+os.environ["KERAS_BACKEND"] = "jax"
+
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from depthwise import net_cases
+from measure import Best, in_turns, machine, parser, report, table
+from training import Training, batch_of, loaded_of, training
+
+from product_mil.data.faults import FaultList
+from product_mil.data.loader import Loaded
+from product_mil.train.checkpoint import Checkpoints
+from product_mil.train.log import RunLog
+from product_mil.train.loop import Stage, train_stage
+
+CLASSES = 100
+TORCHVISION = {"inception_v3": "inception_v3", "mobilenet_v2": "mobilenet_v2"}
+
+
+def against_keras(args: Any, size_px: int) -> tuple[list[list[str]], dict[str, float]]:
+    cases: dict[str, Any] = {}
+    flops: dict[str, Any] = {}
+    for what, who, function, arguments in net_cases(args.backbone, args.batch, size_px):
+        if "batch statistics" in what and args.running_only:
+            continue
+        compiled = jax.jit(function).lower(*arguments).compile()
+        name = f"{what}, {who}"
+        cost: Any = compiled.cost_analysis()
+        flops[name] = cost.get("flops", 0), cost.get("bytes accessed", 0)
+        cases[name] = lambda c=compiled, a=arguments: jax.block_until_ready(c(*a))
+    if args.torch:
+        cases |= torch_cases(args.backbone, args.batch, size_px)
+    best = in_turns(cases, args.rounds)
+    rows = [_row(name, b, flops.get(name), args.batch) for name, b in best.items()]
+    ratios = {
+        f"{name.removesuffix(', ours')}, times Keras, CPU": (
+            best[name.replace(", ours", ", Keras")].cpu_s / b.cpu_s
+        )
+        for name, b in best.items()
+        if name.endswith(", ours")
+    }
+    return rows, ratios
+
+
+def _row(name: str, best: Best, cost: Any, batch: int) -> list[str]:
+    counted = f"{cost[0] / 1e9:.1f} GFLOP, {cost[1] / 1e9:.1f} GB" if cost else ""
+    rate = f"{batch / best.wall_s:.1f}"
+    return [name, f"{best.wall_s:.3f} s", f"{best.cpu_s:.3f} s", rate, counted]
+
+
+def torch_cases(backbone: str, batch: int, size_px: int) -> dict[str, Any]:
+    import torch
+    import torchvision
+
+    # Inception V3's second head, which ours has not, is off.
+    options = {"aux_logits": False, "init_weights": False} if backbone == "inception_v3" else {}
+    net = getattr(torchvision.models, TORCHVISION[backbone])(weights=None, **options)
+    net = net.to(memory_format=torch.channels_last)
+    pixels = torch.rand(batch, 3, size_px, size_px).to(memory_format=torch.channels_last)
+    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
+
+    def forward() -> None:
+        net.eval()
+        with torch.inference_mode():
+            net(pixels)
+
+    def step() -> None:
+        net.train()
+        optimizer.zero_grad()
+        net(pixels).square().mean().backward()
+        optimizer.step()
+
+    name = f"{backbone} {{}} {size_px} px, PyTorch {torch.__version__}"
+    return {name.format("forward"): forward, name.format("step, batch statistics,"): step}
+
+
+def dispatch_ms(made: Training, batch: Any, steps: int = 50) -> float:
+    """Time until the call of a step returns, the least of several.
+
+    Before each, the step before is waited for, so that no full queue is counted.
+    """
+    state = made.fresh()
+    least = float("inf")
+    for _ in range(steps):
+        started = time.perf_counter()
+        state, loss = made.step(state, batch, made.key)
+        least = min(least, time.perf_counter() - started)
+        jax.block_until_ready(loss)
+    return 1000 * least
+
+
+def loop_share(rounds: int, steps: int, size_px: int, slots: int) -> tuple[dict[str, Best], float]:
+    """Bare calls of the step against `train_stage`, on the same batches."""
+    made = training("small_cnn", classes=CLASSES)
+    host = batch_of([[2] * (slots // 2)], slots, slots, size_px, CLASSES)
+
+    def bare() -> None:
+        state = states.pop()
+        for _ in range(steps):
+            state, loss = made.step(state, made.put(host), made.key)
+            jax.block_until_ready(loss)
+
+    def loop() -> None:
+        def batches(first: int) -> Iterator[Loaded]:
+            return (loaded_of(host) for _ in range(first, steps))
+
+        with tempfile.TemporaryDirectory() as directory:
+            workdir = Path(directory)
+            stage = Stage(
+                name="finetune",
+                num_steps=steps + 1,  # never its end: no evaluation, no checkpoint
+                evaluate_every_steps=steps + 1,
+                patience_evaluations=0,
+                checkpoint_every_s=1e9,
+                train_step=made.step,
+                calibrate=lambda parameters, statistics: statistics,
+                evaluate=lambda parameters, statistics: {},
+                batches=batches,
+                key=made.key,
+                mesh=made.mesh,
+                run_record={},
+            )
+            log = RunLog(workdir)
+            with Checkpoints(workdir / "checkpoints") as checkpoints:
+                with suppress(StopIteration):  # the batches' end
+                    train_stage(stage, states.pop(), checkpoints, log, FaultList(workdir / "f.csv"))
+            log.close()
+
+    states = [made.fresh() for _ in range(2 * (rounds + 1))]
+    best = in_turns({"bare step": bare, "in the loop": loop}, rounds)
+    return best, best["in the loop"].cpu_s / best["bare step"].cpu_s - 1
+
+
+def main() -> None:
+    arguments = parser("The training step against Keras on JAX")
+    arguments.add_argument("--backbone", default="inception_v3")
+    arguments.add_argument("--batch", type=int, default=8)
+    arguments.add_argument("--size_px", type=int, default=180)
+    arguments.add_argument("--running_only", action="store_true", help="one BatchNorm mode only")
+    arguments.add_argument("--torch", action="store_true", help="PyTorch too")
+    arguments.add_argument("--parts", default="keras,dispatch,loop")
+    args = arguments.parse_args()
+    size_px = 75 if args.smoke else args.size_px
+    parts = args.parts.split(",")
+    lines: list[str] = []
+    ratios: dict[str, float] = {}
+    if "keras" in parts:
+        rows, ratios = against_keras(args, size_px)
+        header = ["", "wall", "CPU", "images/s", "XLA's count"]
+        lines += [table(header, rows), ""]
+        lines += [f"{name}: {value:.2f}" for name, value in ratios.items()]
+    if "dispatch" in parts:
+        made = training(args.backbone, classes=CLASSES, trainable="head")
+        batch = made.put(batch_of([[1]], 1, 1, 75, CLASSES))
+        leaves = len(jax.tree.leaves(made.state))
+        dispatched_ms = dispatch_ms(made, batch, 3 if args.smoke else 50)
+        lines += [
+            f"Python dispatch: {dispatched_ms:.2f} ms a step, {args.backbone}, {leaves} leaves"
+        ]
+    if "loop" in parts:
+        steps, slots = (3, 8) if args.smoke else (40, 64)
+        best, share = loop_share(args.rounds, steps, size_px, slots)
+        each = {name: 1000 * b.cpu_s / steps for name, b in best.items()}
+        lines += [
+            f"loop: {each['bare step']:.2f} ms of CPU a bare step (small_cnn, {slots} images of "
+            f"{size_px} px), {each['in the loop']:.2f} ms in the loop: {share:+.1%}"
+        ]
+        ratios["bare step to loop, CPU"] = 1 / (1 + share)
+    about = machine("jax", "keras", "torch")
+    report(args, f"{about}; batch {args.batch}, float32", "\n".join(lines), ratios)
+    assert np.isfinite(list(ratios.values())).all()
+
+
+if __name__ == "__main__":
+    main()
