@@ -4,7 +4,7 @@
 
 needs the extra `test` (Keras). Same net, batch, size, precision and BatchNorm mode; both compiled
 by `jax.jit`, in turns (the cases of benchmarks/depthwise.py: loss, gradients, SGD, statistics).
-`--torch` adds torchvision's net of the same name, where PyTorch is installed.
+`--torch` adds MobileNetV2 in PyTorch, for `--backbone mobilenet_v2` where PyTorch is installed.
 The floor is XLA's own count of the compiled step, printed as FLOPs and bytes.
 
 Dispatch: Python's share of a step, the time until the call returns when nothing is waited for, on
@@ -36,7 +36,6 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage, train_stage
 
 CLASSES = 100
-TORCHVISION = {"inception_v3": "inception_v3", "mobilenet_v2": "mobilenet_v2"}
 
 
 def against_keras(args: Any, size_px: int) -> tuple[list[list[str]], dict[str, float]]:
@@ -51,7 +50,7 @@ def against_keras(args: Any, size_px: int) -> tuple[list[list[str]], dict[str, f
         flops[name] = cost.get("flops", 0), cost.get("bytes accessed", 0)
         cases[name] = lambda c=compiled, a=arguments: jax.block_until_ready(c(*a))
     if args.torch:
-        cases |= torch_cases(args.backbone, args.batch, size_px)
+        cases |= torch_cases(args.batch, size_px)
     best = in_turns(cases, args.rounds)
     rows = [_row(name, b, flops.get(name), args.batch) for name, b in best.items()]
     ratios = {
@@ -70,13 +69,11 @@ def _row(name: str, best: Best, cost: Any, batch: int) -> list[str]:
     return [name, f"{best.wall_s:.3f} s", f"{best.cpu_s:.3f} s", rate, counted]
 
 
-def torch_cases(backbone: str, batch: int, size_px: int) -> dict[str, Any]:
+def torch_cases(batch: int, size_px: int) -> dict[str, Any]:
     import torch
-    import torchvision
+    from torch_nets import MobileNetV2
 
-    # Inception V3's second head, which ours has not, is off.
-    options = {"aux_logits": False, "init_weights": False} if backbone == "inception_v3" else {}
-    net = getattr(torchvision.models, TORCHVISION[backbone])(weights=None, **options)
+    net = MobileNetV2()
     net = net.to(memory_format=torch.channels_last)
     pixels = torch.rand(batch, 3, size_px, size_px).to(memory_format=torch.channels_last)
     optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
@@ -92,7 +89,7 @@ def torch_cases(backbone: str, batch: int, size_px: int) -> dict[str, Any]:
         net(pixels).square().mean().backward()
         optimizer.step()
 
-    name = f"{backbone} {{}} {size_px} px, PyTorch {torch.__version__}"
+    name = f"mobilenet_v2 {{}} {size_px} px, PyTorch {torch.__version__}"
     return {name.format("forward"): forward, name.format("step, batch statistics,"): step}
 
 
@@ -143,9 +140,10 @@ def loop_share(rounds: int, steps: int, size_px: int, slots: int) -> tuple[dict[
                 run_record={},
             )
             log = RunLog(workdir)
-            with Checkpoints(workdir / "checkpoints") as checkpoints:
-                with suppress(StopIteration):  # the batches' end
-                    train_stage(stage, states.pop(), checkpoints, log, FaultList(workdir / "f.csv"))
+            faults = FaultList(workdir / "faults.csv")
+            # StopIteration is the batches' end.
+            with Checkpoints(workdir / "checkpoints") as checkpoints, suppress(StopIteration):
+                train_stage(stage, states.pop(), checkpoints, log, faults)
             log.close()
 
     states = [made.fresh() for _ in range(2 * (rounds + 1))]

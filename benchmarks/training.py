@@ -20,9 +20,14 @@ class Training(NamedTuple):
     state: TrainState  # donated by the step: use a `fresh` one each time
     fresh: Callable[[], TrainState]
     step: Callable[..., tuple[TrainState, Any]]
-    predict: Callable[..., Any]  # of a batch
+    predict_step: Any  # of `model` and a batch
+    model: tuple[Any, Any]
+    log_prior: Any
     key: Any
     mesh: Any
+
+    def predict(self, batch: Any) -> Any:
+        return self.predict_step(*self.model, batch, self.log_prior)
 
     def put(self, batch: PackedBatch) -> Any:
         return put_batch(batch, self.mesh)
@@ -67,11 +72,8 @@ def training(
     arrays = replicate((model.parameters, model.statistics), mesh)
     log_prior = np.full(classes, -np.log(classes), np.float32)
 
-    def predict(batch: Any) -> Any:
-        return predict_step(*arrays, batch, log_prior)
-
     key = replicate(jax.random.key(0), mesh)
-    return Training(fresh(), fresh, step, predict, key, mesh)
+    return Training(fresh(), fresh, step, predict_step, arrays, log_prior, key, mesh)
 
 
 def batch_of(

@@ -44,6 +44,7 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.mesh import replicate
 from product_mil.train.optim import make_optimizer
+from product_mil.train.runtime import peak_flops_per_s
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_eval_step, make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
@@ -428,6 +429,7 @@ def build_stage(
         key=replicate(jax.random.fold_in(jax.random.key(config.seed), len(earlier)), mesh),
         mesh=mesh,
         run_record={**record, "stage": name},
+        peak_flops_per_s=peak_flops_per_s(config.model.compute_dtype),
     )
     state = initial_state(
         model.parameters,

@@ -20,6 +20,7 @@ from product_mil.errors import UserError
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.mesh import put_batch
+from product_mil.train.runtime import step_flops
 from product_mil.train.state import Arrays, TrainState, evaluated_parameters, zero_totals
 
 STEPS_IN_FLIGHT = 2  # the host runs this far ahead of the devices
@@ -45,6 +46,7 @@ class Stage:
     key: PRNGKeyArray
     mesh: Mesh
     run_record: Mapping[str, Any]
+    peak_flops_per_s: float = 0.0  # of all devices; 0: utilisation is not told
 
 
 def train_stage(
@@ -65,7 +67,7 @@ def train_stage(
     log.cut(stage.name, step)
     if restored is not None:
         log.say(f"{stage.name}: goes on at step {step} of {stage.num_steps}")
-    pace = _Pace(stage.name, step)
+    pace = _Pace(stage, step)
     batches = stage.batches(step)
     bar = tqdm(total=stage.num_steps, initial=step, desc=stage.name, unit="step", disable=None)
     with _stop_requests() as stop, bar:
@@ -74,14 +76,12 @@ def train_stage(
                 loaded = next(batches)
             faults.add(loaded.faults)
             batch = put_batch(loaded.batch, stage.mesh)
+            pace.measure_cost(state, batch)
             with jax.transfer_guard("disallow"):
                 state, loss = stage.train_step(state, batch, stage.key)
             step += 1
-            pace.stepped(loss, state)
-            bar.update()
-            if pace.compiled_in_s is not None:
-                log.say(f"{stage.name}: first step after {pace.compiled_in_s:.1f} s")
-                pace.compiled_in_s = None
+            pace.stepped(loss, loaded)
+            _tell(bar, pace, log, stage.name)
             asked = stop()  # once: who asks later is heard after the next step, and saved then
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
                 pace.drain()
@@ -109,18 +109,32 @@ def train_stage(
     return state
 
 
+def _tell(bar: tqdm, pace: "_Pace", log: RunLog, stage: str) -> None:
+    """Move the bar by a step; say once how long the first one took."""
+    if not bar.disable:
+        bar.set_postfix_str(_rates(pace.rates()), refresh=False)
+    bar.update()
+    if pace.compiled_in_s is not None:
+        log.say(f"{stage}: first step after {pace.compiled_in_s:.1f} s")
+        pace.compiled_in_s = None
+
+
 class _Pace:
     """How fast a stage goes, and how far the host runs ahead of the devices."""
 
-    def __init__(self, stage: str, step: int) -> None:
+    def __init__(self, stage: Stage, step: int) -> None:
         self._stage, self._step = stage, step
         self._losses: deque[Any] = deque()
         self._started: float | None = None  # after the first step: compiling is no throughput
         self._first: tuple[int, float] | None = None  # that step, and when it was done
-        self._waited_s = 0.0
-        self._images_before = 0.0
+        self._flops_a_step: float | None = None
+        self._begin()
         self.saved_at = time.monotonic()
         self.compiled_in_s: float | None = None
+
+    def _begin(self) -> None:
+        self._waited_s = 0.0
+        self._steps = self._images = self._products = 0  # since `_started`
 
     @contextmanager
     def waiting(self) -> Iterator[None]:
@@ -129,15 +143,27 @@ class _Pace:
         yield
         self._waited_s += time.monotonic() - before
 
-    def stepped(self, loss: Any, state: TrainState) -> None:
+    def measure_cost(self, state: TrainState, batch: Any) -> None:
+        """Count the floating-point operations of a step, before the first one."""
+        if self._stage.peak_flops_per_s and self._flops_a_step is None:
+            arguments = state, batch, self._stage.key
+            self._flops_a_step = step_flops(self._stage.train_step, *arguments)
+
+    def stepped(self, loss: Any, loaded: Loaded) -> None:
         """Note a step; block on the one before the last two."""
         self._step += 1
         self._losses.append(loss)
         if self._started is None:
-            self._images_before = float(jax.device_get(state.totals["images"]))
+            jax.block_until_ready(loss)
             self.compiled_in_s = time.monotonic() - self.saved_at
-            self._started, self._waited_s = time.monotonic(), 0.0
+            self._started = time.monotonic()
+            self._begin()
             self._first = self._step, self._started
+        else:
+            slots = loaded.batch.slots
+            self._steps += 1
+            self._images += int((slots.segment < slots.label.shape[1]).sum())
+            self._products += int((slots.label >= 0).sum())
         if len(self._losses) > STEPS_IN_FLIGHT:
             self._check_oldest()
 
@@ -149,10 +175,11 @@ class _Pace:
     def _check_oldest(self) -> None:
         value = float(jax.device_get(self._losses.popleft()))
         if not math.isfinite(value):
+            name = self._stage.name
             raise UserError(
-                f"the loss is {value} at step {self._step - len(self._losses)} of stage "
-                f"{self._stage}: lower config.{self._stage}.learning_rate, or set "
-                f"config.{self._stage}.clip_norm, in a new --workdir"
+                f"the loss is {value} at step {self._step - len(self._losses)} of stage {name}: "
+                f"lower config.{name}.learning_rate, or set config.{name}.clip_norm, in a new "
+                "--workdir"
             )
 
     def seconds_a_step(self) -> float:
@@ -174,21 +201,35 @@ class _Pace:
         totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
         if totals["images"] == 0:
             raise UserError(
-                f"stage {self._stage}: no training image could be read since the last evaluation; "
-                "bad_records.csv in the run's directory has the reasons"
+                f"stage {self._stage.name}: no training image could be read since the last "
+                "evaluation; bad_records.csv in the run's directory has the reasons"
             )
-        spent_s = max(time.monotonic() - (self._started or self.saved_at), 1e-9)
         return {
             "train/loss": totals["loss"] / max(totals["steps"], 1),
             "train/top1": totals["correct"] / max(totals["products"], 1),
-            "train/images_per_s": (totals["images"] - self._images_before) / spent_s,
+            **self.rates(),
+        }
+
+    def rates(self) -> dict[str, float]:
+        """How fast since the last evaluation, and the share of time spent waiting for data.
+
+        Where the devices' peak is known also what of it the model's operations use (MFU).
+        """
+        spent_s = max(time.monotonic() - (self._started or self.saved_at), 1e-9)
+        found = {
+            "train/images_per_s": self._images / spent_s,
+            "train/products_per_s": self._products / spent_s,
             "train/wait_share": self._waited_s / spent_s,
         }
+        if self._flops_a_step:
+            flops_per_s = self._flops_a_step * self._steps / spent_s
+            found["train/mfu"] = flops_per_s / self._stage.peak_flops_per_s
+        return found
 
     def restart(self) -> None:
         """Begin to measure anew, after an evaluation and its checkpoint."""
         self._started = self.saved_at = time.monotonic()
-        self._waited_s, self._images_before = 0.0, 0.0
+        self._begin()
 
 
 def _line(stage: Stage, step: int, values: Mapping[str, float], seconds_a_step: float) -> str:
@@ -198,11 +239,17 @@ def _line(stage: Stage, step: int, values: Mapping[str, float], seconds_a_step: 
     ]
     if "valid/top1" in values:
         parts.append(f"valid nll {values['valid/nll']:.4f} top1 {values['valid/top1']:.4f}")
-    parts.append(
-        f"{values['train/images_per_s']:.0f} images/s, {values['train/wait_share']:.0%} waiting, "
-        f"{_duration(seconds_a_step * (stage.num_steps - step))} left"
-    )
+    parts.append(f"{_rates(values)}, {_duration(seconds_a_step * (stage.num_steps - step))} left")
     return " | ".join(parts)
+
+
+def _rates(values: Mapping[str, float]) -> str:
+    text = (
+        f"{values['train/images_per_s']:.0f} images/s, "
+        f"{values['train/products_per_s']:.0f} products/s, "
+        f"{values['train/wait_share']:.0%} waiting"
+    )
+    return text + (f", MFU {values['train/mfu']:.0%}" if "train/mfu" in values else "")
 
 
 def _duration(seconds: float) -> str:

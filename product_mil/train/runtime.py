@@ -1,6 +1,11 @@
-"""How this program uses JAX: set in one place, before the first compilation."""
+"""How this program uses JAX: set in one place, and what it can expect of the devices."""
+
+import time
+from collections.abc import Callable
+from typing import Any
 
 import jax
+import jax.numpy as jnp
 from absl import logging
 
 from product_mil.cache import cache_root
@@ -21,3 +26,34 @@ def configure_jax() -> None:
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+
+
+def step_flops(step: Callable[..., Any], *arguments: Any) -> float:
+    """Floating-point operations of a jitted function, over all devices.
+
+    XLA's count of the program before it is optimised: afterwards, on GPUs, convolutions are calls
+    into a library, and count as nothing.
+    """
+    cost: Any = step.lower(*arguments).cost_analysis()  # type: ignore[attr-defined]
+    return float((cost or {}).get("flops", 0.0))
+
+
+def matmul_flops_per_s(dtype: str, size: int = 8192, repeats: int = 8) -> float:
+    """What a large matrix multiplication of this type reaches on the first device, measured."""
+    a = jnp.ones((size, size), dtype)
+    multiply = jax.jit(lambda x: x @ x)
+    multiply(a).block_until_ready()
+    best_s = float("inf")
+    for _ in range(3):
+        started = time.perf_counter()
+        results = [multiply(a) for _ in range(repeats)]
+        jax.block_until_ready(results)
+        best_s = min(best_s, (time.perf_counter() - started) / repeats)
+    return 2.0 * size**3 / best_s
+
+
+def peak_flops_per_s(dtype: str) -> float:
+    """The matrix-multiply ceiling of all GPUs; 0 on a CPU, where utilisation tells little."""
+    if jax.default_backend() == "cpu":
+        return 0.0
+    return matmul_flops_per_s(dtype) * jax.device_count()

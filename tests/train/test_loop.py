@@ -18,12 +18,13 @@ from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Interrupted, Stage, train_stage
 from product_mil.train.mesh import replicate
+from product_mil.train.runtime import step_flops
 from product_mil.train.state import TrainState
 from tests.train.test_checkpoint import assert_equal
 from tests.train.test_step import EVERYTHING, batch_of, mesh_of, prepared, start
 
 STEPS, EVERY = 11, 4
-TIMING = ("train/images_per_s", "train/wait_share")
+TIMING = ("train/images_per_s", "train/products_per_s", "train/wait_share", "train/mfu")
 
 
 class Killed(Exception):
@@ -264,3 +265,38 @@ def test_faults_are_listed(tmp_path: Path) -> None:
     assert len(FaultList(tmp_path / "bad.csv")) == 8  # those before the last checkpoint
     train(tmp_path, stage_of())
     assert len(FaultList(tmp_path / "bad.csv")) == STEPS
+
+
+def test_rates_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A clock that moves by 0.5 s a batch waited for and 1.5 s a step; nothing else takes time."""
+    now = [100.0]
+    monkeypatch.setattr("product_mil.train.loop.time.monotonic", lambda: now[0])
+
+    def wait(step: int) -> None:
+        now[0] += 0.5
+
+    def train_step(state: TrainState, batch: Any, key: Any) -> tuple[TrainState, Any]:
+        now[0] += 1.5
+        return prepared()[3](state, batch, key)
+
+    flops = 6e9
+    monkeypatch.setattr("product_mil.train.loop.step_flops", lambda *_: flops)
+    train(tmp_path, stage_of(wait, train_step=train_step, peak_flops_per_s=4e9))
+    lines = RunLog(tmp_path).metrics()
+    # The first step compiles: it counts for nothing, and neither does the wait for it.
+    for line, steps in zip(lines, ([1, 2, 3], [4, 5, 6, 7], [8, 9, 10]), strict=True):
+        slots = [batch_of(step).slots for step in steps]
+        images = sum(int((s.segment < s.label.shape[1]).sum()) for s in slots)
+        products = sum(int((s.label >= 0).sum()) for s in slots)
+        assert images > products > 0
+        assert line["train/images_per_s"] == pytest.approx(images / (2 * len(steps)))
+        assert line["train/products_per_s"] == pytest.approx(products / (2 * len(steps)))
+        assert line["train/wait_share"] == pytest.approx(0.25)
+        assert line["train/mfu"] == pytest.approx(6e9 / 2 / 4e9)
+    log = (tmp_path / "log.txt").read_text()
+    assert "products/s, 25% waiting, MFU 75%," in log
+
+
+def test_operations_of_a_step_are_counted() -> None:
+    a, b = jnp.ones((32, 64)), jnp.ones((64, 16))
+    assert step_flops(jax.jit(lambda x, y: x @ y), a, b) == 2 * 32 * 64 * 16

@@ -1,0 +1,47 @@
+"""MobileNetV2 (Sandler et al. 2018) in PyTorch, as a rival that needs no further package."""
+
+import torch
+from torch import nn
+
+
+def _conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(inputs, outputs, size, stride, size // 2, groups=groups, bias=False),
+        nn.BatchNorm2d(outputs),
+    )
+
+
+class _Block(nn.Module):
+    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+        super().__init__()
+        self.residual = stride == 1 and inputs == outputs
+        wide = inputs * expansion
+        layers: list[nn.Module] = []
+        if expansion > 1:
+            layers += [_conv(inputs, wide, 1), nn.ReLU6(inplace=True)]
+        layers += [_conv(wide, wide, 3, stride, groups=wide), nn.ReLU6(inplace=True)]
+        self.layers = nn.Sequential(*layers, _conv(wide, outputs, 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y = self.layers(x)
+        return x + y if self.residual else y
+
+
+class MobileNetV2(nn.Module):
+    """Images, channels first, to an embedding of 1280."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layers: list[nn.Module] = [_conv(3, 32, 3, 2), nn.ReLU6(inplace=True)]
+        inputs = 32
+        for expansion, outputs, count, first_stride in (
+            (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
+            (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
+        ):  # fmt: skip
+            for k in range(count):
+                layers.append(_Block(inputs, outputs, 1 if k else first_stride, expansion))
+                inputs = outputs
+        self.layers = nn.Sequential(*layers, _conv(inputs, 1280, 1), nn.ReLU6(inplace=True))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layers(x).mean((2, 3))
