@@ -67,7 +67,7 @@ class Bench:
         self.size_px = 75 if args.smoke else 180
         self.batch = 8 if args.smoke else 512
         self.products = 300 if args.smoke else 100_000
-        self.backbones = ["mobilenet_v2", "inception_v3"] if args.smoke else _all_backbones()
+        self.backbones = ["small_cnn"] if args.smoke else _all_backbones()
         self.matmul, self.copy = 1.0, 1.0
         self.directory = Path(args.directory)
 
@@ -205,7 +205,7 @@ def loader(bench: Bench) -> Iterator[dict[str, Any]]:
 def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
     """Decoded on the host and sent to the device as a run does it, Inception V3."""
     products = _data(bench)
-    backbone = "mobilenet_v2" if bench.smoke else "inception_v3"
+    backbone = "small_cnn" if bench.smoke else "inception_v3"
     made = training(backbone, classes=CLASSES, dtype="bfloat16")
     counts = products.num_images
     options = {"shards": 1, "image_slots": bench.batch}

@@ -24,8 +24,8 @@ def test_what_is_slower_by_more_than_a_tenth_is_seen(tmp_path: Path) -> None:
     (tmp_path / "fake.py").write_text(FAKE)
     reference = tmp_path / "ratios.json"
     for now, status, line in (
-        (1.81, 0, "ok      speed: 1.81, was 2.00 (-10%)"),
-        (1.79, 1, "SLOWER  speed: 1.79, was 2.00 (-10%)"),
+        (1.82, 0, "ok      speed: 1.82, was 2.00 (-9%)"),
+        (1.78, 1, "SLOWER  speed: 1.78, was 2.00 (-11%)"),
         (3.0, 0, "ok      speed: 3.00, was 2.00 (+50%)"),
     ):
         name = f'fake {{"speed":{now}}}'
