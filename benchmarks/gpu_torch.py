@@ -8,8 +8,8 @@ import sys
 import time
 from collections.abc import Callable
 
-import timm
-import torch
+import timm  # pyright: ignore[reportMissingImports]
+import torch  # pyright: ignore[reportMissingImports]
 
 
 def best_s(run: Callable[[], object], synchronize: Callable[[], object]) -> float:

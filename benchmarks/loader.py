@@ -78,7 +78,7 @@ class Task:
                 pass
 
     def data_loader(self, threads: int) -> None:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         loader = torch.utils.data.DataLoader(
             _Records(self.path, self.records), batch_size=None, num_workers=threads
@@ -105,7 +105,7 @@ class _Records:
         return len(self._records)
 
     def __getitem__(self, step: int) -> Any:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
 
         return torch.from_numpy(stack(self._path, self._records[step], np.uint8))
 
@@ -140,7 +140,7 @@ def _decode_all(pictures: list[bytes]) -> None:
 
 def has_torch() -> bool:
     try:
-        import torch
+        import torch  # pyright: ignore[reportMissingImports]
     except ImportError:
         return False
     return bool(torch.__version__)

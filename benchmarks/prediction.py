@@ -57,7 +57,7 @@ def keras_predict(backbone: str, size_px: int, images: int, batch: int) -> Any:
     outputs = keras.layers.Dense(CLASSES, activation="softmax")(net(scaled(inputs)))
     model = keras.Model(inputs, outputs)
     pixels = np.random.default_rng(0).integers(0, 256, (images, size_px, size_px, 3), np.uint8)
-    return lambda: model.predict(pixels, batch_size=batch, verbose=0)
+    return lambda: model.predict(pixels, batch_size=batch, verbose=0)  # pyright: ignore[reportArgumentType]
 
 
 def memory_bytes(path: Path) -> int:

@@ -70,7 +70,7 @@ def _row(name: str, best: Best, cost: Any, batch: int) -> list[str]:
 
 
 def torch_cases(batch: int, size_px: int) -> dict[str, Any]:
-    import torch
+    import torch  # pyright: ignore[reportMissingImports]
     from torch_nets import MobileNetV2
 
     net = MobileNetV2()

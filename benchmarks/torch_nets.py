@@ -1,7 +1,7 @@
 """MobileNetV2 (Sandler et al. 2018) in PyTorch, as a rival that needs no further package."""
 
-import torch
-from torch import nn
+import torch  # pyright: ignore[reportMissingImports]
+from torch import nn  # pyright: ignore[reportMissingImports]
 
 
 def _conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1) -> nn.Sequential:
