@@ -25,7 +25,7 @@ from flax import nnx
 from jax import lax
 
 from product_mil.model.backbones import backbone
-from product_mil.model.blocks import depthwise_conv, depthwise_conv_lax
+from product_mil.model.convolutions import depthwise_conv, depthwise_conv_lax
 
 Case = tuple[str, str, Callable, tuple]  # what is done, by whom, function, arguments
 

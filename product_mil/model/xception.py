@@ -9,8 +9,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
 
-from product_mil.model.blocks import BatchNorm, Conv, SeparableConv, max_pool
+from product_mil.model.blocks import BatchNorm, Conv, SeparableConv
 from product_mil.model.keras_layers import TOP, KerasLayer
+from product_mil.model.spatial_pools import max_pool
 
 
 class Block(nnx.Module):

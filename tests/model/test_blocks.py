@@ -7,14 +7,15 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from product_mil.model.blocks import (
-    BatchNorm,
-    Conv,
-    DepthwiseConv,
+from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
+from product_mil.model.convolutions import (
+    conv,
+    conv_lax,
     depthwise_conv,
     depthwise_conv_lax,
     pointwise_conv,
 )
+from product_mil.model.spatial_pools import avg_pool_same, max_pool, max_pool_lax
 
 
 def _value_and_gradients(function, *arguments, cotangent):
@@ -78,6 +79,77 @@ def test_pointwise_gradients_are_those_of_the_product(narrow, wide):
     got = _value_and_gradients(pointwise_conv, x, kernel, cotangent=cotangent)
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"),
+    [((3, 3), 1, "VALID"), ((3, 1), 1, "VALID"), ((2, 2), 2, "VALID"), ((3, 3), 1, "SAME")],
+)
+def test_conv_and_its_gradients_equal_the_library_form(kernel, stride, padding):
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 8, 7, 3)).astype(np.float32)
+    kernel = random.normal(size=(*kernel, 3, 4)).astype(np.float32)
+
+    def library(x, kernel):
+        return conv_lax(x, kernel, stride, padding)
+
+    def ours(x, kernel):
+        return conv(x, kernel, stride, padding)
+
+    shape = jax.eval_shape(library, x, kernel).shape
+    cotangent = random.normal(size=shape).astype(np.float32)
+    wanted = _value_and_gradients(library, x, kernel, cotangent=cotangent)
+    got = _value_and_gradients(ours, x, kernel, cotangent=cotangent)
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "shape", "padding"),
+    [
+        (3, 2, (9, 8), "SAME"),
+        (3, 2, (9, 8), "VALID"),
+        (2, 2, (7, 6), "VALID"),
+        (3, 1, (5, 6), ((1, 1), (1, 1))),
+    ],
+)
+@pytest.mark.parametrize("dtype", [jnp.float32, jnp.bfloat16])
+def test_max_pool_and_its_gradient_equal_the_library_form(size, stride, shape, padding, dtype):
+    random = np.random.default_rng(0)
+    # Of few values: the gradient of equals goes to the first of them in both.
+    x = jnp.asarray(random.integers(-3, 3, size=(2, *shape, 5)), dtype)
+
+    def library(x):
+        pads = padding
+        if isinstance(padding, str):
+            pads = lax.padtype_to_pads(shape, (size, size), (stride, stride), padding)
+        return max_pool_lax(x, size, stride, tuple(pads))
+
+    def ours(x):
+        return max_pool(x, size, stride, padding)
+
+    cotangent = random.integers(-8, 8, size=jax.eval_shape(library, x).shape).astype(dtype)
+    wanted = _value_and_gradients(library, x, cotangent=cotangent)
+    got = _value_and_gradients(ours, x, cotangent=cotangent)
+    for one, other in zip(got, wanted, strict=True):
+        assert one.dtype == dtype
+        np.testing.assert_array_equal(one, other)
+
+
+def test_average_pool_counts_no_padding():
+    random = np.random.default_rng(0)
+    x = random.normal(size=(2, 5, 4, 3)).astype(np.float32)
+
+    def by_hand(x):
+        window, ones = ((1, 3, 3, 1), (1, 1, 1, 1), "SAME"), jnp.ones_like(x)
+        total = lax.reduce_window(x, 0.0, lax.add, *window)
+        return total / lax.reduce_window(ones, 0.0, lax.add, *window)
+
+    cotangent = random.normal(size=x.shape).astype(np.float32)
+    wanted = _value_and_gradients(by_hand, x, cotangent=cotangent)
+    got = _value_and_gradients(avg_pool_same, x, cotangent=cotangent)
+    for one, other in zip(got, wanted, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(("kernel_px", "stride"), [(1, 1), (1, 2), (3, 1), (3, 2)])

@@ -1,0 +1,211 @@
+"""Convolutions in the form that is fastest on the platform they are compiled for (NHWC, H W I O).
+
+Which form that is was measured (docs/performance.md, benchmarks/depthwise.py): on CPUs XLA's
+grouped convolution, its unpadded convolution and its choice of what to transpose in a 1x1 kernel's
+gradient are slow. Other platforms take XLA's own forms; whether ours are faster on a GPU is not
+measured.
+"""
+
+from functools import partial
+from itertools import product
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float
+
+Pads = tuple[tuple[int, int], ...]  # zeros before and after, for height and width
+Padding = str | Pads
+
+
+def explicit_pads(
+    shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, padding: Padding
+) -> Pads:
+    """`SAME` or `VALID` as numbers of zeros, for an image `[b, h, w, c]`; pads as they are."""
+    if not isinstance(padding, str):
+        return padding
+    return tuple(lax.padtype_to_pads(shape[1:3], kernel_shape[:2], (stride, stride), padding))
+
+
+def conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "kh kw i o"], stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 o"]:
+    """Convolve; a 1x1 kernel runs as a matrix product."""
+    if kernel.shape[:2] == (1, 1):  # no padding reaches a 1x1 kernel
+        return pointwise_conv(x[:, ::stride, ::stride], kernel[0, 0])
+    pads = explicit_pads(x.shape, kernel.shape, stride, padding)
+    if stride > 1 or any(map(any, pads)):
+        return conv_lax(x, kernel, stride, pads)
+    return lax.platform_dependent(
+        x, kernel, cpu=_conv_one_more, default=partial(conv_lax, stride=1, padding=pads)
+    )
+
+
+def conv_lax(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
+    """Convolution as XLA has it."""
+    return lax.conv_general_dilated(
+        x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
+    )
+
+
+def _conv_one_more(x: Array, kernel: Array) -> Array:
+    """Unpadded convolution as a padded one, its last row and column cut off.
+
+    XLA's takes 2.5 to 4.6 times as long without any padding, 1.6 times with its gradients.
+    """
+    return conv_lax(x, kernel, 1, ((0, 1), (0, 1)))[:, :-1, :-1]
+
+
+@jax.custom_vjp
+def pointwise_conv(
+    x: Float[Array, "b h w i"], kernel: Float[Array, "i o"]
+) -> Float[Array, "b h w o"]:
+    """1x1 convolution as a matrix product over the channels."""
+    return x @ kernel
+
+
+def _pointwise_forward(x: Array, kernel: Array):
+    return x @ kernel, (x, kernel)
+
+
+def _pointwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    x, kernel = saved
+    rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    # XLA transposes the left side in memory: let that be the narrow one, by itself (barrier).
+    # Left to choose, it transposed the wide one, at five times the cost of the product.
+    if rows.shape[1] <= dy_rows.shape[1]:
+        dkernel = lax.optimization_barrier(rows.T) @ dy_rows
+    else:
+        dkernel = (lax.optimization_barrier(dy_rows.T) @ rows).T
+    return dy @ kernel.T, dkernel.astype(kernel.dtype)
+
+
+pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
+
+
+def depthwise_conv(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c"], stride: int, padding: Padding
+) -> Float[Array, "b h2 w2 c"]:
+    """Depthwise convolution in the form that is fastest on the platform it is compiled for.
+
+    On a CPU, XLA's grouped convolution is 15 to 60 times slower than shifted multiply-adds
+    (benchmarks/depthwise.py). Other platforms take the library form: which is faster on a GPU
+    is not measured yet.
+    """
+    return _depthwise_conv(x, kernel, stride, explicit_pads(x.shape, kernel.shape, stride, padding))
+
+
+def depthwise_conv_lax(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    """Depthwise convolution as XLA's grouped convolution."""
+    return lax.conv_general_dilated(
+        x,
+        kernel[:, :, None, :],
+        (stride, stride),
+        pads,
+        dimension_numbers=("NHWC", "HWIO", "NHWC"),
+        feature_group_count=x.shape[-1],
+    )
+
+
+def depthwise_conv_shifted(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    """Depthwise convolution as a sum of shifted, scaled copies of the padded input.
+
+    Sums are float32 whatever the type of `x`.
+    """
+    weights = kernel.astype(jnp.float32).reshape(-1, 1, 1, 1, kernel.shape[-1])
+    values = taps(x, kernel.shape, stride, pads, 0.0)
+    total = sum(tap.astype(jnp.float32) * w for tap, w in zip(values, weights, strict=True))
+    return jnp.asarray(total, x.dtype)
+
+
+def _shifted_gradients(
+    x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
+) -> tuple[Array, Array]:
+    """Gradients of the shifted form, written out: autodiff's are several times slower."""
+    dkernel = _kernel_gradient(x, kernel.shape, dy, stride, pads).astype(kernel.dtype)
+    # dx convolves dy, spread out by the stride, with the kernel turned by 180 degrees.
+    config = [(0, 0, 0)]
+    for k, (low, _), size, out in zip(
+        kernel.shape[:2], pads, x.shape[1:3], dy.shape[1:3], strict=True
+    ):
+        wide = (out - 1) * stride + 1
+        config.append((k - 1 - low, size + low - wide, stride - 1))
+    config.append((0, 0, 0))
+    spread = lax.pad(dy, jnp.zeros((), dy.dtype), config)
+    dx = depthwise_conv_shifted(spread, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
+    return dx.astype(x.dtype), dkernel
+
+
+def _kernel_gradient(
+    x: Array, kernel_shape: tuple[int, ...], dy: Array, stride: int, pads: Pads
+) -> Array:
+    """Sum over images and places of input times `dy`, for each tap and channel, in float32.
+
+    Row by row with one running sum a tap: what a row needs stays in the processor's cache. Nine
+    reductions over whole tensors took 10 to 20 times as long.
+    """
+    height, width, _ = kernel_shape
+    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
+    rows, columns = dy.shape[1:3]
+    span = (columns - 1) * stride + 1
+
+    def add_row(row: Array, sums: list[Array]) -> list[Array]:
+        dy_row = lax.dynamic_index_in_dim(dy, row, 1, keepdims=False).astype(jnp.float32)
+        x_rows = lax.dynamic_slice_in_dim(padded, row * stride, height, 1).astype(jnp.float32)
+        values = [x_rows[:, i, j : j + span : stride] for i in range(height) for j in range(width)]
+        return [total + tap * dy_row for total, tap in zip(sums, values, strict=True)]
+
+    zero = jnp.zeros((dy.shape[0], columns, dy.shape[3]), jnp.float32)
+    sums = lax.fori_loop(0, rows, add_row, [zero] * (height * width))
+    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel_shape)
+
+
+def _lax_gradients(
+    x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
+) -> tuple[Array, Array]:
+    _, gradients = jax.vjp(partial(depthwise_conv_lax, stride=stride, pads=pads), x, kernel)
+    return gradients(dy)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def _depthwise_conv(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=partial(depthwise_conv_shifted, stride=stride, pads=pads),
+        default=partial(depthwise_conv_lax, stride=stride, pads=pads),
+    )
+
+
+def _forward(x: Array, kernel: Array, stride: int, pads: Pads):
+    return _depthwise_conv(x, kernel, stride, pads), (x, kernel)
+
+
+def _backward(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array):
+    return lax.platform_dependent(
+        *saved,
+        dy,
+        cpu=partial(_shifted_gradients, stride=stride, pads=pads),
+        default=partial(_lax_gradients, stride=stride, pads=pads),
+    )
+
+
+_depthwise_conv.defvjp(_forward, _backward)
+
+
+def taps(
+    x: Array, kernel_shape: tuple[int, ...], stride: int, pads: Pads, border: float
+) -> list[Array]:
+    """For each kernel position in row order, the values it meets; `border` is what pads hold."""
+    # The barrier keeps padding out of the loop over the taps, where its tests for the border
+    # would be made nine times a value.
+    config = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
+    padded = lax.optimization_barrier(lax.pad(x, jnp.asarray(border, x.dtype), config))
+    spans = [
+        (size - k) // stride * stride + 1
+        for size, k in zip(padded.shape[1:3], kernel_shape, strict=False)
+    ]
+    return [
+        padded[:, i : i + spans[0] : stride, j : j + spans[1] : stride]
+        for i, j in product(range(kernel_shape[0]), range(kernel_shape[1]))
+    ]
