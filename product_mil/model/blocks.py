@@ -9,6 +9,7 @@ from jaxtyping import Array, Bool, Float
 
 from product_mil.model import initializers
 from product_mil.model.convolutions import Padding, conv, depthwise_conv, pointwise_conv
+from product_mil.model.normalisation import moments, normalise
 
 
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -114,7 +115,7 @@ class SeparableConv(nnx.Module):
         return pointwise_conv(x, self.pointwise[...].astype(self.dtype))
 
 
-class BatchNorm(nnx.BatchNorm):
+class BatchNorm(nnx.Module):
     """Batch normalisation over b, h, w; statistics and arithmetic in float32.
 
     Keras' semantics: `momentum` is the share of the old running value that stays, and the
@@ -131,21 +132,14 @@ class BatchNorm(nnx.BatchNorm):
         use_scale: bool = True,
         rngs: nnx.Rngs,
     ):
-        super().__init__(
-            features,
-            momentum=momentum,
-            epsilon=epsilon,
-            dtype=jnp.float32,
-            use_scale=use_scale,
-            # E[x^2] - E[x]^2 loses the variance of channels whose mean is large.
-            use_fast_variance=False,
-            scale_init=initializers.ones,
-            bias_init=initializers.zeros,
-            rngs=rngs,
-        )
-        self.output_dtype = dtype
+        shape = (features,)
+        self.mean = nnx.BatchStat(initializers.zeros(rngs.params(), shape))
+        self.var = nnx.BatchStat(initializers.ones(rngs.params(), shape))
+        self.scale = nnx.Param(initializers.ones(rngs.params(), shape)) if use_scale else None
+        self.bias = _bias(features, rngs)
+        self.momentum, self.epsilon, self.dtype = momentum, epsilon, dtype
 
-    def __call__(  # pyright: ignore[reportIncompatibleMethodOverride]  # the mode has no default
+    def __call__(
         self,
         x: Float[Array, "b h w c"],
         *,
@@ -153,9 +147,18 @@ class BatchNorm(nnx.BatchNorm):
         mask: Bool[Array, " b"] | None = None,
     ) -> Float[Array, "b h w c"]:
         """Normalise; with batch statistics, over the images that `mask` marks (None: all)."""
-        mask = None if mask is None else mask[:, None, None, None]
-        y = super().__call__(x, use_running_average=use_running_statistics, mask=mask)
-        return y.astype(self.output_dtype)
+        x = x.astype(jnp.float32)
+        if use_running_statistics:
+            mean, var = self.mean[...], self.var[...]
+        else:
+            mean, var = moments(x, jnp.ones(x.shape[0], bool) if mask is None else mask)
+            for running, new in ((self.mean, mean), (self.var, var)):
+                kept = self.momentum * running[...]
+                running[...] = kept + (1 - self.momentum) * lax.stop_gradient(new)
+        factor = lax.rsqrt(var + self.epsilon)
+        if self.scale is not None:
+            factor = factor * self.scale[...]
+        return normalise(x, mean, factor, self.bias[...]).astype(self.dtype)
 
 
 class ConvNorm(nnx.Module):
