@@ -78,9 +78,7 @@ def exported_against_keras(name: str, data: str, count: int) -> str:
         work = Path(directory)
         theirs = keras_files.build(keras, name)
         if name == "mobilenet_v2":  # Keras pads this one by the size that it is built for
-            fixed: Any = keras.applications.MobileNetV2
-            net = fixed(weights=None, include_top=False, pooling="avg", input_shape=(180, 180, 3))
-            net.set_weights(theirs.get_weights()[:-2])
+            net = keras_files.fixed_size(keras, theirs, 180)
         else:
             net = keras.Model(theirs.inputs, theirs.outputs[0])
         keras_files.save_as_published(keras, theirs, work / "weights.h5")

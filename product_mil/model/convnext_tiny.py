@@ -10,11 +10,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float, UInt8
 
 from product_mil.model import initializers
 from product_mil.model.blocks import Conv, Dense, DepthwiseConv, LayerNorm
 from product_mil.model.keras_layers import KerasLayer
+from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 # Of ImageNet's pixels from 0 to 255.
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
@@ -52,7 +53,7 @@ class Block(nnx.Module):
         return x + self.scale(y)
 
 
-class ConvNeXtTiny(nnx.Module):
+class ConvNeXtTiny(Backbone):
     """Pixels in 0..255 to one embedding of 768 an image: global average, then LayerNorm; no top.
 
     Any image size from 32 px; shapes are those at 224 px. `dtype` is the type of the arithmetic,
@@ -78,24 +79,26 @@ class ConvNeXtTiny(nnx.Module):
         self.last_norm = LayerNorm(768, **of)
         self.dtype = dtype
 
-    def __call__(
-        self,
-        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b 768"]:
-        """Embed each image; images know nothing of each other, so the mode changes nothing."""
-        del use_running_statistics, mask
-        x = (
-            (pixels.astype(jnp.float32) - MEAN[None, None, None]) / SPREAD[None, None, None]
-        ).astype(self.dtype)
+    def scaled(
+        self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
+    ) -> Float[Array, "b h w 3"]:
+        """To mean 0 and spread 1 over ImageNet."""
+        x = pixels.astype(jnp.float32) - MEAN[None, None, None]
+        return (x / SPREAD[None, None, None]).astype(self.dtype)
+
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map; images know nothing of each other, so the mode changes nothing."""
+        del mode
         x = self.stem_norm(self.stem(x))
         for index, stage in enumerate(self.stages):
             if index > 0:
                 x = self.halve[index - 1](self.halve_norms[index - 1](x))
             for block in stage:
                 x = block(x)
+        return x
+
+    def pooled(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Global average, normalised."""
         return self.last_norm(x.mean((1, 2)))
 
 
@@ -170,4 +173,18 @@ TORCHVISION_NAMES = _torch_names(
     "features.{odd}.{index}",
     ("block.0", "block.2", "block.3", "block.5", "layer_scale"),
     ("classifier.0", "classifier.2"),
+)
+
+SPEC = BackboneSpec(
+    name="convnext_tiny",
+    build=ConvNeXtTiny,
+    embedding_dim=768,
+    image_size_px=224,
+    weights=keras_weights(
+        "convnext/convnext_tiny",
+        notop_hash="sha256:d547c096cabd03329d7be5562c5e14798aa39ed24b474157cef5e85ab9e49ef1",
+        top_hash="sha256:8ae6e78ce2933352b1ef4008e6dd2f17bc40771563877d156bc6426c7cf503ff",
+    ),
+    keras_layers=KERAS_LAYERS,
+    torch_namings=(TIMM_NAMES, TORCHVISION_NAMES),
 )

@@ -13,6 +13,7 @@ from jaxtyping import Array, Bool, Float, UInt8
 
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
 from product_mil.model.keras_layers import TOP, KerasLayer, conv_and_norm
+from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 
 class FusedBlock(nnx.Module):
@@ -95,7 +96,7 @@ class MBConv(nnx.Module):
         return x + y if self.adds_input else y
 
 
-class EfficientNetV2S(nnx.Module):
+class EfficientNetV2S(Backbone):
     """Pixels in 0..255 to one embedding of 1280 an image (global average, no top).
 
     Any image size; shapes are those at 384 px. `dtype` is the type of the arithmetic, parameters
@@ -126,21 +127,18 @@ class EfficientNetV2S(nnx.Module):
         self.last_norm = _norm(dtype, rngs)(1280)
         self.dtype = dtype
 
-    def __call__(
-        self,
-        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b 1280"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        x = pixels.astype(self.dtype) / 128.0 - 1.0
+    def scaled(
+        self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
+    ) -> Float[Array, "b h w 3"]:
+        """By 128, as Keras does here."""
+        return pixels.astype(self.dtype) / 128.0 - 1.0
+
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map."""
         x = jax.nn.silu(self.stem_norm(self.stem(x), **mode))
         for block in self.blocks:
             x = block(x, **mode)
-        x = jax.nn.silu(self.last_norm(self.last(x), **mode))
-        return x.mean((1, 2))
+        return jax.nn.silu(self.last_norm(self.last(x), **mode))
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
@@ -185,4 +183,17 @@ KERAS_LAYERS = (
     *_keras_layers(),
     *conv_and_norm("top_conv", "top_bn", "last", "last_norm"),
     TOP,
+)
+
+SPEC = BackboneSpec(
+    name="efficientnet_v2_s",
+    build=EfficientNetV2S,
+    embedding_dim=1280,
+    image_size_px=384,
+    weights=keras_weights(
+        "efficientnet_v2/efficientnetv2-s",
+        notop_hash="md5:af0682fb74e8c54910f2d4393339c070",
+        top_hash="md5:e1d88a8495beba45748fedd0cecbe016",
+    ),
+    keras_layers=KERAS_LAYERS,
 )

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float
 
 from product_mil.model.blocks import Conv, ConvNorm
 from product_mil.model.keras_layers import TOP, Branch, KerasLayer, unit_layers, unnamed_units
 from product_mil.model.spatial_pools import avg_pool_same, max_pool
+from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 Unit = tuple[int, int | tuple[int, int]]  # channels and kernel size
 
@@ -96,7 +97,7 @@ MIXED_7A = (((256, 1), (384, 3)), ((256, 1), (288, 3)), ((256, 1), (288, 3), (32
 BLOCK8 = (((192, 1),), ((192, 1), (224, (1, 3)), (256, (3, 1))))
 
 
-class InceptionResNetV2(nnx.Module):
+class InceptionResNetV2(Backbone):
     """Pixels in 0..255 to one embedding of 1536 an image (global average, no top).
 
     Any image size from 75 px; shapes are those at 299 px. `dtype` is the type of the arithmetic,
@@ -133,16 +134,8 @@ class InceptionResNetV2(nnx.Module):
         self.last = unit(2080, 1536, 1)  # 8 8 1536
         self.dtype = dtype
 
-    def __call__(
-        self,
-        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b 1536"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        x = pixels.astype(self.dtype) / 127.5 - 1.0
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map."""
         for index, unit in enumerate(self.stem):
             x = unit(x, **mode)
             if index in (2, 4):
@@ -156,7 +149,7 @@ class InceptionResNetV2(nnx.Module):
         x = self.mixed_7a(x, **mode)
         for block in self.block8:
             x = block(x, **mode)
-        return self.last(x, **mode).mean((1, 2))
+        return self.last(x, **mode)
 
 
 def _keras_layers() -> tuple[KerasLayer, ...]:
@@ -187,3 +180,17 @@ def _keras_layers() -> tuple[KerasLayer, ...]:
 
 # In the order of Keras' files; the numbers are those of a fresh process.
 KERAS_LAYERS = _keras_layers()
+
+SPEC = BackboneSpec(
+    name="inception_resnet_v2",
+    build=InceptionResNetV2,
+    embedding_dim=1536,
+    image_size_px=299,
+    min_image_size_px=75,
+    weights=keras_weights(
+        "inception_resnet_v2/inception_resnet_v2_weights_tf_dim_ordering_tf_kernels",
+        notop_hash="md5:d19885ff4a710c122648d3b5c3b684e4",
+        top_hash="md5:e693bd0210a403b3192acc6073ad2e96",
+    ),
+    keras_layers=KERAS_LAYERS,
+)

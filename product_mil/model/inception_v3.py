@@ -5,11 +5,12 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Float
 
 from product_mil.model.blocks import ConvNorm
 from product_mil.model.keras_layers import TOP, Branch, KerasLayer, unnamed_units
 from product_mil.model.spatial_pools import avg_pool_same, max_pool
+from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 # Names are those of torchvision and timm but for the first letter of a block's.
 
@@ -154,7 +155,7 @@ class InceptionE(nnx.Module):
         return jnp.concatenate([one, *three, *twice, pool], -1)
 
 
-class InceptionV3(nnx.Module):
+class InceptionV3(Backbone):
     """Pixels in 0..255 to one embedding of 2048 an image (global average, no top).
 
     Any image size from 75 px; shapes are those at 299 px. `dtype` is the type of the arithmetic,
@@ -181,16 +182,8 @@ class InceptionV3(nnx.Module):
         self.mixed_7c = InceptionE(2048, **of)  # 8 8 2048
         self.dtype = dtype
 
-    def __call__(
-        self,
-        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b 2048"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        x = pixels.astype(self.dtype) / 127.5 - 1.0
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map."""
         x = self.conv2d_1a_3x3(x, **mode)
         x = self.conv2d_2a_3x3(x, **mode)
         x = self.conv2d_2b_3x3(x, **mode)
@@ -200,7 +193,7 @@ class InceptionV3(nnx.Module):
         x = max_pool(x, 3, 2, "VALID")
         for name in BLOCKS:
             x = getattr(self, name)(x, **mode)
-        return x.mean((1, 2))
+        return x
 
 
 STEM = ("conv2d_1a_3x3", "conv2d_2a_3x3", "conv2d_2b_3x3", "conv2d_3b_1x1", "conv2d_4a_3x3")
@@ -240,3 +233,18 @@ KERAS_LAYERS = _keras_layers()
 TORCH_NAMES = {
     layer.path: layer.path[0].upper() + layer.path[1:] for layer in KERAS_LAYERS if layer.path
 } | {None: "fc"}
+
+SPEC = BackboneSpec(
+    name="inception_v3",
+    build=InceptionV3,
+    embedding_dim=2048,
+    image_size_px=299,
+    min_image_size_px=75,
+    weights=keras_weights(
+        "inception_v3/inception_v3_weights_tf_dim_ordering_tf_kernels",
+        notop_hash="md5:bcbd6486424b2319ff4ef7d526e38f63",
+        top_hash="md5:9a0d58056eeedaa3f26cb7ebd46da564",
+    ),
+    keras_layers=KERAS_LAYERS,
+    torch_namings=(TORCH_NAMES,),
+)

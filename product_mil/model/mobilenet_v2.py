@@ -5,10 +5,11 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float
 
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, relu6
 from product_mil.model.keras_layers import TOP, KerasLayer
+from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 
 class InvertedResidual(nnx.Module):
@@ -52,7 +53,7 @@ class InvertedResidual(nnx.Module):
         return x + y if self.adds_input else y
 
 
-class MobileNetV2(nnx.Module):
+class MobileNetV2(Backbone):
     """Pixels in 0..255 to one embedding of 1280 an image (global average, no top).
 
     Any image size from 1 px; shapes below are those at 224 px. `dtype` is the type of the
@@ -88,21 +89,12 @@ class MobileNetV2(nnx.Module):
         self.last_norm = _norm(dtype, rngs)(1280)
         self.dtype = dtype
 
-    def __call__(
-        self,
-        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b 1280"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        x = pixels.astype(self.dtype) / 127.5 - 1.0
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map."""
         x = relu6(self.stem_norm(self.stem(x), **mode))
         for block in self.blocks:
             x = block(x, **mode)
-        x = relu6(self.last_norm(self.last(x), **mode))
-        return x.mean((1, 2))
+        return relu6(self.last_norm(self.last(x), **mode))
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
@@ -129,4 +121,18 @@ KERAS_LAYERS = (
     KerasLayer("Conv_1", "conv2d", "last"),
     KerasLayer("Conv_1_bn", "batch_normalization", "last_norm"),
     TOP,
+)
+
+SPEC = BackboneSpec(
+    name="mobilenet_v2",
+    build=MobileNetV2,
+    embedding_dim=1280,
+    image_size_px=224,
+    weights=keras_weights(
+        "mobilenet_v2/mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224",
+        notop="_no_top.h5",
+        notop_hash=None,
+        top_hash=None,
+    ),
+    keras_layers=KERAS_LAYERS,
 )

@@ -9,7 +9,7 @@ from typing import Any
 
 from product_mil.cache import cache_root
 from product_mil.errors import UserError
-from product_mil.model.backbones import BackboneSpec, PublishedFile
+from product_mil.model.spec import BackboneSpec, PublishedFile
 
 
 def weights_cache_dir() -> Path:

@@ -6,11 +6,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float
 
 from product_mil.model.blocks import BatchNorm, Conv
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.spatial_pools import max_pool
+from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 
 class Bottleneck(nnx.Module):
@@ -58,7 +59,7 @@ class Bottleneck(nnx.Module):
         return shortcut + self.conv3(y)
 
 
-class ResNet50V2(nnx.Module):
+class ResNet50V2(Backbone):
     """Pixels in 0..255 to one embedding of 2048 an image (global average, no top).
 
     Any image size; shapes are those at 224 px. `dtype` is the type of the arithmetic, parameters
@@ -94,23 +95,14 @@ class ResNet50V2(nnx.Module):
         self.last_norm = _norm(dtype, rngs)(2048)
         self.dtype = dtype
 
-    def __call__(
-        self,
-        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b 2048"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        x = pixels.astype(self.dtype) / 127.5 - 1.0
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map."""
         x = self.stem(x)
         # The border is zeros, as in Keras, and no value below 0 wins against it.
         x = max_pool(jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), 3, 2, "VALID")
         for block in self.blocks:
             x = block(x, **mode)
-        x = jax.nn.relu(self.last_norm(x, **mode))
-        return x.mean((1, 2))
+        return jax.nn.relu(self.last_norm(x, **mode))
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
@@ -141,4 +133,17 @@ KERAS_LAYERS = (
     *_keras_layers(),
     KerasLayer("post_bn", "batch_normalization", "last_norm"),
     TOP,
+)
+
+SPEC = BackboneSpec(
+    name="resnet50_v2",
+    build=ResNet50V2,
+    embedding_dim=2048,
+    image_size_px=224,
+    weights=keras_weights(
+        "resnet/resnet50v2_weights_tf_dim_ordering_tf_kernels",
+        notop_hash="md5:fac2f116257151a9d068a22e544a4917",
+        top_hash="md5:3ef43a0b657b3be2300d5770ece849e0",
+    ),
+    keras_layers=KERAS_LAYERS,
 )

@@ -9,6 +9,7 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Num
 
 from product_mil.model.initializers import he_normal, ones, zeros
+from product_mil.model.spec import BackboneSpec
 
 INPUT_SIZE_PX = 60  # a third of Cdiscount's 180: enough to tell shapes, a ninth of the work
 
@@ -107,3 +108,11 @@ def resize(pixels: Num[Array, "b h w 3"], size_px: int) -> Float[Array, "b size 
     if h % size_px == 0 and w % size_px == 0:
         return x.reshape(b, size_px, h // size_px, size_px, w // size_px, 3).mean(axis=(2, 4))
     return jax.image.resize(x, (b, size_px, size_px, 3), "linear", antialias=True)
+
+
+SPEC = BackboneSpec(
+    name="small_cnn",
+    build=SmallCNN,
+    embedding_dim=SmallCNN.embedding_dim,
+    image_size_px=180,
+)

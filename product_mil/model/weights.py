@@ -17,9 +17,9 @@ from flax import nnx
 from jaxtyping import Float
 
 from product_mil.errors import UserError
-from product_mil.model.backbones import BackboneSpec
 from product_mil.model.keras_layers import KerasLayer, number_of
 from product_mil.model.published import published_file
+from product_mil.model.spec import BackboneSpec
 from product_mil.model.weight_files import (
     TENSORS,
     FileLayer,

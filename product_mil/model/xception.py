@@ -7,11 +7,12 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float
 
 from product_mil.model.blocks import BatchNorm, Conv, SeparableConv
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.spatial_pools import max_pool
+from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 
 class Block(nnx.Module):
@@ -55,7 +56,7 @@ class Block(nnx.Module):
         return self.shortcut_norm(self.shortcut(x), **mode) + max_pool(y, 3, 2, "SAME")
 
 
-class Xception(nnx.Module):
+class Xception(Backbone):
     """Pixels in 0..255 to one embedding of 2048 an image (global average, no top).
 
     Any image size from 71 px; shapes are those at 299 px. `dtype` is the type of the arithmetic,
@@ -84,23 +85,14 @@ class Xception(nnx.Module):
         self.norm4 = norm(2048)
         self.dtype = dtype
 
-    def __call__(
-        self,
-        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None = None,
-    ) -> Float[Array, "b 2048"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        x = pixels.astype(self.dtype) / 127.5 - 1.0
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map."""
         x = jax.nn.relu(self.norm1(self.conv1(x), **mode))
         x = jax.nn.relu(self.norm2(self.conv2(x), **mode))
         for block in self.blocks:
             x = block(x, **mode)
         x = jax.nn.relu(self.norm3(self.conv3(x), **mode))
-        x = jax.nn.relu(self.norm4(self.conv4(x), **mode))
-        return x.mean((1, 2))
+        return jax.nn.relu(self.norm4(self.conv4(x), **mode))
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
@@ -134,3 +126,17 @@ def _keras_layers() -> list[KerasLayer]:
 
 # In the order of Keras' files.
 KERAS_LAYERS = (*_keras_layers(), TOP)
+
+SPEC = BackboneSpec(
+    name="xception",
+    build=Xception,
+    embedding_dim=2048,
+    image_size_px=299,
+    min_image_size_px=71,
+    weights=keras_weights(
+        "xception/xception_weights_tf_dim_ordering_tf_kernels",
+        notop_hash="md5:b0042744bf5b25fce3cb969f33bebb97",
+        top_hash="md5:0a58e3b7378bc2990ea3b43d5981f1f6",
+    ),
+    keras_layers=KERAS_LAYERS,
+)

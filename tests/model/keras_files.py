@@ -47,6 +47,15 @@ def build(keras: Any, name: str, seed: int = 0) -> Any:
     return both
 
 
+def fixed_size(keras: Any, net: Any, size_px: int) -> Any:
+    """MobileNetV2 with the weights of `net` for one size of images: the embedding alone."""
+    fixed = keras.applications.MobileNetV2(
+        weights=None, include_top=False, pooling="avg", input_shape=(size_px, size_px, 3)
+    )
+    fixed.set_weights(net.get_weights()[:-2])
+    return fixed
+
+
 def _random_like(random: np.random.Generator, variable: Any) -> np.ndarray:
     """Random values through which float32 carries: no layer explodes, starves or saturates.
 

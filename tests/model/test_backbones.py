@@ -48,6 +48,29 @@ def test_embedding_statistics_and_masked_images(name):
     jax.tree.map(np.testing.assert_array_equal, statistics, same_statistics)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(BACKBONES))
+def test_every_parameter_gets_a_gradient(name):
+    spec = backbone(name)
+    graph, *state = nnx.split(spec.build(rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat)
+    parameters, statistics = map(nnx.as_pure, state)
+    size = max(spec.min_image_size_px, 64)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+
+    @jax.jit
+    def gradient(parameters, statistics, pixels):
+        def loss(parameters):
+            module = nnx.merge(graph, parameters, statistics)
+            embedding = module(pixels, use_running_statistics=False)
+            return (embedding * jnp.linspace(-1.0, 1.0, spec.embedding_dim)[None]).sum()
+
+        return jax.grad(loss)(parameters)
+
+    for path, leaf in jax.tree.leaves_with_path(gradient(parameters, statistics, pixels)):
+        assert np.isfinite(leaf).all(), path
+        assert np.any(leaf != 0), path
+
+
 def test_table_is_keyed_by_name_and_unknown_names_are_told():
     assert all(name == spec.name for name, spec in BACKBONES.items())
     assert backbone("mobilenet_v2").embedding_dim == 1280

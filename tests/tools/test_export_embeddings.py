@@ -2,7 +2,9 @@
 
 import importlib.util
 import sys
+import warnings
 from pathlib import Path
+from typing import Any
 
 import bson
 import jax
@@ -13,6 +15,7 @@ from flax import nnx
 from product_mil.data.images import decode_into
 from product_mil.model.backbones import backbone
 from product_mil.model.weights import load_weights
+from tests.model import keras_files
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -65,6 +68,40 @@ def test_rows_are_readable_images_in_file_order(
     expected = np.asarray(embed(state, pixels))
     scale = np.abs(expected).max()
     np.testing.assert_allclose(columns["embedding"], expected, atol=2e-5 * scale)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", list(keras_files.NETS))
+def test_every_backbone_exports_what_keras_embeds(
+    name: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Random weights in the published layout, real photos."""
+    monkeypatch.setenv("KERAS_BACKEND", "jax")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        keras: Any = pytest.importorskip("keras", reason="pip install -e .[test]")
+    records = bson.decode_all((shared / "data/grocery/val.bson").read_bytes())[:3]
+    data, output = tmp_path / "some.bson", tmp_path / "emb.npz"
+    data.write_bytes(b"".join(map(bson.encode, records)))
+    pictures = [image["picture"] for record in records for image in record["imgs"]]
+    pixels = np.zeros((len(pictures), 96, 96, 3), np.uint8)
+    for picture, place in zip(pictures, pixels, strict=True):
+        decode_into(picture, place)
+    with jax.numpy_rank_promotion("allow"):  # Keras adds vectors to tensors
+        net = keras_files.build(keras, name)
+        weights = keras_files.save_as_published(keras, net, tmp_path / "weights.h5")
+        if name == "mobilenet_v2":  # Keras pads this one by the size that it is built for
+            net = keras_files.fixed_size(keras, net, 96)
+        outputs = jax.jit(lambda x: net(x, training=False))(keras_files.scaled(name, pixels))
+        wanted = np.asarray(outputs[0] if isinstance(outputs, list) else outputs)
+    export(
+        monkeypatch, "--backbone", name, "--weights", weights, "--data", data,
+        "--output", output, "--image_size_px", "96",
+    )  # fmt: skip
+    with np.load(output, allow_pickle=False) as found:
+        got = found["embedding"]
+    assert np.abs(got - wanted).max() < 1e-4 * np.abs(wanted).max()
+    assert np.abs(got[0] - got[1]).max() > 1e-3 * np.abs(wanted).max()
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,100 @@
+"""What every backbone is to the rest of the program: its facts and its call."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from flax import nnx
+from jax.typing import DTypeLike
+from jaxtyping import Array, Bool, Float, UInt8
+
+from product_mil.model.keras_layers import KerasLayer
+
+
+@dataclass(frozen=True)
+class PublishedFile:
+    """A weights file on the network; `hash` as pooch writes it, None where none is published."""
+
+    url: str
+    hash: str | None
+
+    @property
+    def file_name(self) -> str:
+        """The last part of the address."""
+        return self.url.rsplit("/", 1)[-1]
+
+
+@dataclass(frozen=True)
+class PublishedWeights:
+    """The weights of a net with and without its ImageNet classifier."""
+
+    without_top: PublishedFile
+    with_top: PublishedFile
+    provenance: str
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """What the rest of the program has to know of a backbone.
+
+    `build(rngs=, dtype=)` makes a module that maps pixels `[b, h, w, 3]` in 0..255 to embeddings
+    `[b, embedding_dim]` and does its own scaling. `keras_layers` lists the layers of the net in
+    the order of Keras' files; each of `torch_namings` gives the prefix of a module's tensors in a
+    PyTorch file.
+    """
+
+    name: str
+    build: Callable[..., nnx.Module]
+    embedding_dim: int
+    image_size_px: int  # that the published weights were trained at
+    min_image_size_px: int = 32
+    weights: PublishedWeights | None = None
+    keras_layers: tuple[KerasLayer, ...] = ()
+    torch_namings: tuple[Mapping[str | None, str], ...] = ()
+
+
+def keras_weights(
+    path: str, *, notop_hash: str | None, top_hash: str | None, notop: str = "_notop.h5"
+) -> PublishedWeights:
+    """Files of Keras Applications, trained on ImageNet (ILSVRC 2012)."""
+    root = f"https://storage.googleapis.com/tensorflow/keras-applications/{path}"
+    return PublishedWeights(
+        without_top=PublishedFile(root + notop, notop_hash),
+        with_top=PublishedFile(f"{root}.h5", top_hash),
+        provenance="Keras Applications, trained on ImageNet (ILSVRC 2012)",
+    )
+
+
+class Backbone(nnx.Module):
+    """Pixels to embeddings in three steps: scale, features, global average.
+
+    A net defines `features(x, use_running_statistics=, mask=)`, sets `dtype`, the type of its
+    arithmetic, and overrides the other two steps where its own differ.
+    """
+
+    dtype: DTypeLike
+
+    def __call__(
+        self,
+        pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"],
+        *,
+        use_running_statistics: bool,
+        mask: Bool[Array, " b"] | None = None,
+    ) -> Float[Array, "b d"]:
+        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
+        x = self.scaled(pixels)
+        x = self.features(x, use_running_statistics=use_running_statistics, mask=mask)
+        return self.pooled(x)
+
+    def scaled(
+        self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
+    ) -> Float[Array, "b h w 3"]:
+        """Values from 0..255 to -1..1."""
+        return pixels.astype(self.dtype) / 127.5 - 1.0
+
+    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+        """The last map; `mode` goes to every BatchNorm."""
+        raise NotImplementedError
+
+    def pooled(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
+        """Global average."""
+        return x.mean((1, 2))
