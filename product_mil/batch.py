@@ -31,3 +31,10 @@ class EmbeddedBatch(NamedTuple):
 
     embeddings: Float[Any, "S n d"]
     slots: Slots
+
+
+class SizedBatch(NamedTuple):
+    """The same images at several sizes, for models that differ in them."""
+
+    images: tuple[UInt8[Any, "S n h w 3"], ...]
+    slots: Slots

@@ -27,7 +27,10 @@ ROWS_PER_GROUP = 32_768  # of the Parquet file; what is held in memory before it
 
 @dataclass(frozen=True, eq=False)
 class PredictionBlock:
-    """Predictions of b consecutive products, in file order, and of their m readable images."""
+    """Predictions of b consecutive products, in file order, and of their m readable images.
+
+    The three columns of images may be empty where nothing is known of them.
+    """
 
     product_id: Int64[np.ndarray, " b"]
     category_id: Int64[np.ndarray, " b"]  # the true one; read only where `has_category`
@@ -103,7 +106,8 @@ def check_output(path: Path, *, directory: bool = False) -> None:
         raise UserError(f"{path} is a directory: name a file")
 
 
-def _draft_of(path: Path) -> Path:
+def draft_of(path: Path) -> Path:
+    """Where a file is written before it gets its name."""
     return path.with_name(path.name + ".draft")
 
 
@@ -112,9 +116,9 @@ class SubmissionWriter:
 
     def __init__(self, path: Path, class_ids: Int64[np.ndarray, " k"]) -> None:
         """Raises `UserError` where the file cannot be made."""
-        self.drafts = [(_draft_of(path), path)]
+        self.drafts = [(draft_of(path), path)]
         self._class_ids = class_ids
-        self._file = _open(_draft_of(path))
+        self._file = open_stream(draft_of(path))
         # No name and time in the header: the same predictions give the same bytes.
         self._stream = (
             gzip.GzipFile("", "wb", 6, self._file, mtime=0) if path.suffix == ".gz" else self._file
@@ -152,7 +156,7 @@ class ParquetWriter:
         Raises:
             UserError: the file cannot be made.
         """
-        self.drafts = [(_draft_of(path), path)]
+        self.drafts = [(draft_of(path), path)]
         self._class_ids = class_ids
         self._schema = _schema(topk).with_metadata(
             {
@@ -161,7 +165,7 @@ class ParquetWriter:
                 "product_mil.run": json.dumps(dict(run), ensure_ascii=False),
             }
         )
-        self._file = _open(_draft_of(path))
+        self._file = open_stream(draft_of(path))
         self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
         self._waiting: list[pa.RecordBatch] = []
         self._rows_waiting = 0
@@ -213,7 +217,9 @@ def _record_batch(
     block: PredictionBlock, class_ids: Int64[np.ndarray, " k"], schema: pa.Schema
 ) -> pa.RecordBatch:
     topk = block.top_class.shape[1]
-    offsets = np.concatenate([[0], np.cumsum(block.num_readable_images)]).astype(np.int32)
+    # A block made from files knows of no images: its lists are empty.
+    listed = block.num_readable_images if len(block.image_index) else 0 * block.num_readable_images
+    offsets = np.concatenate([[0], np.cumsum(listed)]).astype(np.int32)
     kept = block.top_probability.sum(1, dtype=np.float64)
 
     def of_images(values: np.ndarray) -> pa.Array:
@@ -268,19 +274,19 @@ class MatrixWriter:
                 f"{needed_bytes / 1e9:.1f} GB, the disk has {free_bytes / 1e9:.1f} GB free; use "
                 "--probabilities, which keeps the most probable ones"
             )
-        self.drafts = [(_draft_of(file), file) for file in (ids, columns, about, matrix)]
+        self.drafts = [(draft_of(file), file) for file in (ids, columns, about, matrix)]
         self._files = []
         for file, shape, kind in (
             (matrix, (num_products, len(class_ids)), "<f4"),
             (ids, (num_products,), "<i8"),
             (columns, class_ids.shape, "<i8"),
         ):
-            stream = _open(_draft_of(file))
+            stream = open_stream(draft_of(file))
             header = {"descr": kind, "fortran_order": False, "shape": shape}
             np.lib.format.write_array_header_1_0(stream, header)
             self._files.append(stream)
         self._files[2].write(class_ids.astype("<i8").tobytes())
-        _draft_of(about).write_text(
+        draft_of(about).write_text(
             json.dumps(
                 {"format": FORMAT, "categories": json.loads(categories_json), "run": dict(run)},
                 ensure_ascii=False,
@@ -356,7 +362,8 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
     )
 
 
-def _open(path: Path) -> Any:
+def open_stream(path: Path) -> Any:
+    """Open a draft. Raises `UserError` where it cannot be made."""
     try:
         return path.open("wb")
     except OSError as error:

@@ -5,11 +5,13 @@
 
 The submission has a row for each product, in file order; a product without a readable image gets
 the most frequent category. Pictures and records that could not be read are listed in
-<output>.bad_records.csv.
+<output>.bad_records.csv. `--min_confidence 0.9` adds <output>.levels.csv, for people who work on a
+catalogue: the category where it is that sure, else its group at level 2 or 1.
 """
 
 import argparse
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,18 +19,18 @@ from tqdm import tqdm
 
 from product_mil.data.faults import FAULTS_SUFFIX, product_faults
 from product_mil.data.index import NO_CATEGORY
-from product_mil.data.loader import Products
+from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.flags import add_policy_flags, add_test_time_flags
-from product_mil.predictions import (
-    MatrixWriter,
-    ParquetWriter,
-    SubmissionWriter,
-    Writer,
-    check_output,
-    matrix_files,
-    written_whole,
+from product_mil.outputs import (
+    add_output_flags,
+    add_writers,
+    check_outputs,
+    levels_report,
+    needs_all,
+    output_files,
 )
+from product_mil.predictions import PredictionBlock, Writer, written_whole
 
 if TYPE_CHECKING:
     from product_mil.trained import TrainedRun
@@ -41,17 +43,11 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--workdir", type=Path, required=True, help="directory of a trained run")
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
-    parser.add_argument("--output", type=Path, required=True, help="submission .csv or .csv.gz")
+    add_output_flags(parser)
     parser.add_argument(
-        "--probabilities",
-        type=Path,
-        help="also write top classes and attention to this Parquet file",
-    )
-    parser.add_argument("--topk", type=int, default=10, help="classes kept there (default 10)")
-    parser.add_argument(
-        "--all_probabilities",
-        type=Path,
-        help="also write the full matrix, with its ids, to this directory (or .npy file)",
+        "--fit_on",
+        help="labelled products for the calibration of --min_confidence "
+        "(default: the run's own validation products)",
     )
     parser.add_argument(
         "--checkpoint", choices=("last", "best"), default="last", help="default: last"
@@ -68,34 +64,14 @@ def main(argv: list[str] | None = None) -> None:
         export(open_run(args.workdir, args.checkpoint), args)
 
 
-def _outputs(args: argparse.Namespace) -> list[Path]:
-    others = [args.probabilities] if args.probabilities else []
-    matrix = matrix_files(args.all_probabilities) if args.all_probabilities else ()
-    return [args.output, _faults_path(args.output), *others, *matrix]
-
-
 def _faults_path(output: Path) -> Path:
     return output.with_name(output.name + FAULTS_SUFFIX)
 
 
 def _check(args: argparse.Namespace) -> None:
-    for name in ("topk", "images_per_batch"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
-    if args.output.suffix in (".parquet", ".npy"):
-        raise UserError(f"--output {args.output}: a submission is CSV, .csv or .csv.gz")
-    outputs, directory = _outputs(args), args.all_probabilities
-    to_check = set(outputs)
-    if directory and directory.suffix != ".npy":
-        check_output(directory, directory=True)
-        if not directory.exists():
-            to_check -= set(matrix_files(directory))
-    for path in to_check:
-        check_output(path)
-    resolved = [path.resolve() for path in outputs]
-    for path, place in zip(outputs, resolved, strict=True):
-        if resolved.count(place) > 1:
-            raise UserError(f"{path} is named for two outputs; give each its own name")
+    if args.images_per_batch < 1:
+        raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
+    check_outputs(args, [_faults_path(args.output)])
 
 
 def export(run: "TrainedRun", args: argparse.Namespace) -> None:
@@ -108,59 +84,61 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
     print(f"{run.summary}\nwriting {', '.join(map(str, named))}", flush=True)
     products = run.products(args.data)
     data = {path.resolve() for path in products.catalogue.paths}
-    for path in _outputs(args):
+    for path in [*output_files(args), _faults_path(args.output)]:
         if path.resolve() in data:
             raise UserError(f"{path} is the data itself; choose another output")
+    step = _predict_step(run, args)
+    back_off = None
+    if args.min_confidence is not None:
+        from product_mil.members import calibrated_back_off, validation_products
+
+        valid = validation_products([run], args.fit_on)
+        back_off = calibrated_back_off(_blocks(run, valid, step, args), run.categories, args)
+    about = run.identity | {
+        "predicted_files": [str(path) for path in products.catalogue.paths],
+        "predicted_fingerprint": products.catalogue.fingerprint,
+        "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
+    }
     writers: list[Writer] = []
     with written_whole(writers):
-        add_writers(writers, run, products, args)
-        report = predict(run, products, writers, args)
-    print(report)
+        add_writers(writers, args, run.categories, len(products), about, back_off)
+        report = predict(run, products, step, writers, args)
+    print("\n".join([report, *levels_report(writers, args)]))
 
 
-def add_writers(
-    writers: list[Writer], run: "TrainedRun", products: Products, args: argparse.Namespace
-) -> None:
-    """A writer for each output asked for; the submission, named last, is the sign of success."""
-    class_ids = run.categories.ids
-    about: dict[str, Any] = {
-        "categories_json": run.categories.to_json(),
-        "run": run.identity
-        | {
-            "predicted_files": [str(path) for path in products.catalogue.paths],
-            "predicted_fingerprint": products.catalogue.fingerprint,
-            "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
-        },
-    }
-    if args.all_probabilities:
-        writers.append(MatrixWriter(args.all_probabilities, class_ids, len(products), **about))
-    if args.probabilities:
-        topk = min(args.topk, len(class_ids))
-        writers.append(ParquetWriter(args.probabilities, class_ids, topk=topk, **about))
-    writers.append(SubmissionWriter(args.output, class_ids))
-
-
-def predict(
-    run: "TrainedRun", products: Products, writers: list[Writer], args: argparse.Namespace
-) -> str:
-    """Predict and write all products; list what could not be read. Lines that sum it up."""
-    from product_mil.predict import predict_products
+def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any], Any]:
+    """What the outputs need of a batch."""
     from product_mil.train.step import ViewMean, make_predict_step
 
-    topk = min(args.topk, len(run.categories.ids))
     step = make_predict_step(
         run.model.structure,
-        topk=topk,
-        keep_all=args.all_probabilities is not None,
+        topk=min(args.topk, len(run.categories.ids)),
+        keep_all=needs_all(args),
         views=ViewMean(args.tta, args.tta_mean),
     )
     arrays, log_prior = (run.model.parameters, run.model.statistics), run.log_prior
-    blocks = predict_products(
-        products,
-        run.batches(products, args.images_per_batch, pixels=args.tta != "none"),
-        lambda batch: step(*arrays, batch, log_prior),
-        run.mesh,
-    )
+    return lambda batch: step(*arrays, batch, log_prior)
+
+
+def _blocks(
+    run: "TrainedRun", products: Products, step: Callable[[Any], Any], args: argparse.Namespace
+) -> Iterator[tuple[PredictionBlock, list[ImageFault]]]:
+    from product_mil.predict import predict_products
+
+    pixels = args.tta != "none"
+    loaded = run.batches(products, args.images_per_batch, pixels=pixels)
+    return predict_products(products, loaded, step, run.mesh)
+
+
+def predict(
+    run: "TrainedRun",
+    products: Products,
+    step: Callable[[Any], Any],
+    writers: list[Writer],
+    args: argparse.Namespace,
+) -> str:
+    """Predict and write all products; list what could not be read. Lines that sum it up."""
+    blocks = _blocks(run, products, step, args)
     listed = run.fault_list(_faults_path(args.output), args.bad_records, args.bad_images)
     listed.add_records(products.catalogue)
     listed.add_products(product_faults(products, labelled=False))

@@ -14,7 +14,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Bool, Int32, Int64, UInt8
 
-from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
+from product_mil.batch import EmbeddedBatch, PackedBatch, SizedBatch, Slots
 from product_mil.data.buffers import BufferPool
 from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import Catalogue
@@ -122,7 +122,7 @@ def image_addresses(
 class Loaded(NamedTuple):
     """A batch, and what of it stays on the host."""
 
-    batch: PackedBatch | EmbeddedBatch
+    batch: PackedBatch | EmbeddedBatch | SizedBatch
     positions: Int64[np.ndarray, "S p"]  # in `Products`; -1 for padding
     faults: list[ImageFault]
 

@@ -1,0 +1,204 @@
+"""Predictions that back off: a category where that is sure enough, else its group, else nothing.
+
+What a catalogue team can use without looking at every product: each answer, at whatever level of
+the tree, is right about as often as its calibrated probability says.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
+from scipy.sparse import csr_array
+
+from product_mil.compare.rules import TEMPERATURE_PRODUCTS, fit_temperature
+from product_mil.data.categories import Categories
+from product_mil.predictions import PredictionBlock, draft_of, open_stream
+
+HEADER = (
+    "_id",
+    "level",
+    "category_id",
+    "category_level1",
+    "category_level2",
+    "category_level3",
+    "probability",
+)
+_TINY = np.finfo(np.float32).tiny
+
+
+class Answers(NamedTuple):
+    """One answer a product: level 3 is a class, 2 and 1 a group, 0 the whole tree."""
+
+    level: Int32[np.ndarray, " b"]
+    node: Int64[np.ndarray, " b"]  # class index, or number of the group at that level; 0 at 0
+    probability: Float64[np.ndarray, " b"]  # that the product lies under the node
+
+
+class BackOff:
+    """The rule for one tree, confidence and temperature."""
+
+    def __init__(
+        self, categories: Categories, *, min_confidence: float, temperature: float
+    ) -> None:
+        self.categories, self.min_confidence = categories, min_confidence
+        self.temperature = temperature
+        self._groups = {
+            level: _membership(groups)
+            for level, groups in ((2, categories.level2), (1, categories.level1))
+        }
+
+    def answers(
+        self, probabilities: Float32[np.ndarray, "b k"], seen: Bool[np.ndarray, " b"]
+    ) -> Answers:
+        """The deepest level at which one node has at least `min_confidence`.
+
+        `seen` marks products with a readable image; those without have the prior, to which the
+        temperature does not apply.
+        """
+        sharpness = np.where(seen, 1 / self.temperature, 1.0)[:, None]
+        powers = np.maximum(probabilities, _TINY).astype(np.float64) ** sharpness
+        powers /= powers.sum(1, keepdims=True)
+        level = np.zeros(len(powers), np.int32)
+        node = np.zeros(len(powers), np.int64)
+        probability = np.ones(len(powers))
+        for number, sums in (
+            (1, powers @ self._groups[1]),
+            (2, powers @ self._groups[2]),
+            (3, powers),
+        ):
+            best, largest = sums.argmax(1), sums.max(1)
+            sure = largest >= self.min_confidence
+            level[sure], node[sure], probability[sure] = number, best[sure], largest[sure]
+        return Answers(level, node, np.minimum(probability, 1))
+
+    def right(self, answers: Answers, label: Int32[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
+        """Whether each product, of this class, lies under the answer."""
+        true = np.stack(
+            [np.zeros_like(label), self.categories.level1[label], self.categories.level2[label]]
+            + [label]
+        )
+        return true[answers.level, np.arange(len(label))] == answers.node
+
+
+def _membership(groups: Int32[np.ndarray, " k"]) -> csr_array:
+    """Sums over groups as a matrix product `[b, k] @ [k, g]`."""
+    k = len(groups)
+    shape = (k, int(groups.max()) + 1)
+    return csr_array((np.ones(k), (np.arange(k), groups)), shape=shape)
+
+
+class LevelCounts:
+    """How many products were answered at each level, and how many of the labelled ones rightly."""
+
+    def __init__(self) -> None:
+        self.products = np.zeros(4, np.int64)
+        self.labelled = np.zeros(4, np.int64)
+        self.right = np.zeros(4, np.int64)
+
+    def add(
+        self, back_off: BackOff, answers: Answers, label: Int32[np.ndarray, " b"]
+    ) -> None:
+        """Count answers; a label of -1 is unknown."""
+        self.products += np.bincount(answers.level, minlength=4)
+        known = label >= 0
+        chosen = Answers(*(values[known] for values in answers))
+        self.labelled += np.bincount(chosen.level, minlength=4)
+        right = back_off.right(chosen, label[known])
+        self.right += np.bincount(chosen.level[right], minlength=4)
+
+    def table(self, title: str) -> str:
+        """Coverage and precision by level, deepest first, and summed from there."""
+        total, lines = max(int(self.products.sum()), 1), [title]
+        lines.append("  level            products  coverage  precision  down to here: both")
+        for level, name in ((3, "3 (category)"), (2, "2"), (1, "1"), (0, "none sure enough")):
+            own, above = int(self.products[level]), self.products[level:].sum() / total
+            precision = _share(self.right[level], self.labelled[level])
+            so_far = _share(self.right[level:].sum(), self.labelled[level:].sum())
+            if level == 0:
+                precision = so_far = "-"
+            lines.append(
+                f"  {name:16} {own:8d}  {own / total:8.1%}  {precision:>9}  {above:8.1%} {so_far:>9}"
+            )
+        return "\n".join(lines)
+
+
+def _share(part: int, whole: int) -> str:
+    return f"{part / whole:.1%}" if whole else "-"
+
+
+class Calibration(NamedTuple):
+    """A temperature, and the validation products that it was fitted on."""
+
+    temperature: float
+    probabilities: Float32[np.ndarray, "N k"]
+    label: Int32[np.ndarray, " N"]
+
+
+def calibrate(blocks: Iterable[PredictionBlock], categories: Categories) -> Calibration:
+    """Fit a temperature by the likelihood of labelled products with images (Guo et al. 2017).
+
+    Of the blocks, which come with all probabilities, the first `TEMPERATURE_PRODUCTS` such
+    products count.
+    """
+    kept, labels, count = [], [], 0
+    for block in blocks:
+        assert block.probabilities is not None
+        label = _labels(block, categories)
+        chosen = (label >= 0) & (block.num_readable_images > 0)
+        kept.append(block.probabilities[chosen])
+        labels.append(label[chosen])
+        count += int(chosen.sum())
+        if count >= TEMPERATURE_PRODUCTS:
+            break
+    probabilities, label = np.concatenate(kept), np.concatenate(labels)
+    log_probs = np.log(np.maximum(probabilities, _TINY))
+    return Calibration(fit_temperature(log_probs, label), probabilities, label)
+
+
+def _labels(block: PredictionBlock, categories: Categories) -> Int32[np.ndarray, " b"]:
+    label = categories.class_of(block.category_id)
+    return np.where(block.has_category, label, -1).astype(np.int32)
+
+
+class BackOffWriter:
+    """A row a product: the level, the node's id (of a category) and names, its probability."""
+
+    def __init__(self, path: Path, back_off: BackOff) -> None:
+        """Raises `UserError` where the file cannot be made."""
+        self.drafts = [(draft_of(path), path)]
+        self.counts = LevelCounts()
+        self._back_off = back_off
+        self._file = open_stream(draft_of(path))
+        self._file.write((",".join(HEADER) + "\n").encode())
+        self._names = _node_names(back_off.categories)
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block; it must have come with its probabilities."""
+        assert block.probabilities is not None
+        categories = self._back_off.categories
+        answers = self._back_off.answers(block.probabilities, block.num_readable_images > 0)
+        self.counts.add(self._back_off, answers, _labels(block, categories))
+        text = io.StringIO(newline="")
+        rows = csv.writer(text, lineterminator="\n")
+        columns = (values.tolist() for values in (block.product_id, *answers))
+        for product_id, level, node, probability in zip(*columns, strict=True):
+            category = int(categories.ids[node]) if level == 3 else ""
+            names = self._names[level][node]
+            rows.writerow([product_id, level, category, *names, f"{probability:.6f}"])
+        self._file.write(text.getvalue().encode())
+
+    def close(self) -> None:
+        """Finish the file."""
+        self._file.close()
+
+
+def _node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:
+    """Names of the nodes of each level, from the root's to the classes'; empty below them."""
+    level1 = {int(g): (n[0], "", "") for g, n in zip(categories.level1, categories.names, strict=True)}
+    level2 = {int(g): (n[0], n[1], "") for g, n in zip(categories.level2, categories.names, strict=True)}
+    groups = [[found[g] for g in range(len(found))] for found in (level1, level2)]
+    return [[("", "", "")], *groups, list(categories.names)]

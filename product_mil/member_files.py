@@ -1,0 +1,289 @@
+"""Prediction files as members of an ensemble: brought to one order of products and of classes."""
+
+import csv
+import json
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float32, Int32, Int64
+
+from product_mil.data.categories import Categories, categories_from_ids
+from product_mil.data.scan import NO_CATEGORY
+from product_mil.errors import UserError
+from product_mil.predictions import matrix_files, read_predictions
+
+MISSING_SUFFIX = ".missing.csv"
+BLOCK_BYTES = 32_000_000  # of all members' probabilities together
+_MAX_BLOCK_ROWS = 4096
+_NAMED = 5  # of the missing ids, in the error itself
+_COLUMNS = (
+    "product_id",
+    "category_id",
+    "num_images",
+    "num_readable_images",
+    "top_category_id",
+    "top_probability",
+    "remaining_probability",
+)
+
+
+@dataclass(frozen=True, eq=False)
+class ProductFacts:
+    """What is known of products besides probabilities."""
+
+    category_id: Int64[np.ndarray, " N"]  # `NO_CATEGORY` where unlabelled
+    num_images: Int32[np.ndarray, " N"]
+    num_readable_images: Int32[np.ndarray, " N"]
+
+
+class Member(Protocol):
+    """Probabilities in a file."""
+
+    path: Path
+    product_id: Int64[np.ndarray, " N"]
+    class_ids: Int64[np.ndarray, " k"]  # of the columns
+    categories: Categories | None
+    facts: ProductFacts | None
+
+    def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
+        """The probabilities in these rows."""
+        ...
+
+
+class MatrixMember:
+    """A full matrix, read by `pread` a block at a time: a file that shrinks is an error."""
+
+    facts = None
+
+    def __init__(self, path: Path) -> None:
+        """Raises `UserError` where the files are absent, damaged or do not fit each other."""
+        self.path = path
+        matrix_path, ids_path, columns_path, about_path = matrix_files(path)
+        self.product_id, self.class_ids = _ids(ids_path), _ids(columns_path)
+        self.categories = _categories_in(about_path)
+        header = _load(matrix_path)
+        shape = (len(self.product_id), len(self.class_ids))
+        if header.shape != shape or header.dtype.kind != "f" or not header.flags.c_contiguous:
+            raise UserError(
+                f"{matrix_path} is {header.dtype} {header.shape}; expected floating point numbers "
+                f"{shape}, as there are {shape[0]} product ids and {shape[1]} category ids"
+            )
+        self._dtype, self._first_byte = header.dtype, int(getattr(header, "offset", 0))
+        self._file = matrix_path.open("rb", buffering=0)
+
+    def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
+        """The probabilities in these rows; neighbours are read at once."""
+        starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
+        parts = []
+        row_bytes = self._dtype.itemsize * len(self.class_ids)
+        for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
+            wanted = int(stop - start) * row_bytes
+            offset = self._first_byte + int(places[start]) * row_bytes
+            data = os.pread(self._file.fileno(), wanted, offset)
+            if len(data) != wanted:
+                raise UserError(f"{self._file.name} became shorter while it was read; start again")
+            parts.append(np.frombuffer(data, self._dtype))
+        return np.concatenate(parts).astype(np.float32).reshape(len(places), -1)
+
+
+class ParquetMember:
+    """The most probable classes; what is left over is spread evenly over the other classes."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `UserError` where the file is absent, damaged or of another kind."""
+        self.path = path
+        file = read_predictions(path, _COLUMNS)
+        self.categories = Categories.from_json(file.categories_json)
+        self.class_ids = self.categories.ids
+        self.product_id = file.column("product_id")
+        category = file.table.column("category_id").combine_chunks()
+        self.facts = ProductFacts(
+            category.fill_null(NO_CATEGORY).to_numpy(),
+            file.column("num_images"),
+            file.column("num_readable_images"),
+        )
+        self._top = self.categories.class_of(file.column("top_category_id").reshape(-1))
+        self._top = self._top.reshape(len(self.product_id), -1)
+        if (self._top < 0).any():
+            raise UserError(f"{path} holds category ids that are not among its own; export again")
+        self._probability = file.column("top_probability")
+        self._remaining = file.column("remaining_probability")
+
+    def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
+        """The probabilities in these rows."""
+        k, top = len(self.class_ids), self._top[places]
+        others = max(k - top.shape[1], 1)
+        rows = np.repeat(self._remaining[places, None] / np.float32(others), k, axis=1)
+        np.put_along_axis(rows, top.astype(np.int64), self._probability[places], 1)
+        return rows
+
+
+@dataclass(frozen=True, eq=False)
+class AlignedMembers:
+    """Members in the order of the first one's products and of ascending category ids."""
+
+    members: list[Member]
+    places: list[Int64[np.ndarray, " N"]]  # of each product, in each member
+    columns: list[Int64[np.ndarray, " k"]]  # of each class, in each member
+    categories: Categories
+
+    @property
+    def product_id(self) -> Int64[np.ndarray, " N"]:
+        """In the order of all blocks."""
+        return self.members[0].product_id
+
+    @property
+    def facts(self) -> ProductFacts | None:
+        """Of the first member that has them, in the order of all blocks."""
+        for member, places in zip(self.members, self.places, strict=True):
+            if member.facts is not None:
+                return ProductFacts(*(values[places] for values in vars(member.facts).values()))
+        return None
+
+    @property
+    def block_rows(self) -> int:
+        """Products in a block: what memory allows, however many classes there are."""
+        row_bytes = 4 * len(self.members) * len(self.categories.ids)
+        return int(np.clip(BLOCK_BYTES // row_bytes, 1, _MAX_BLOCK_ROWS))
+
+    def blocks(self) -> Iterator[Float32[np.ndarray, "m b k"]]:
+        """Every member's probabilities of consecutive products.
+
+        Raises:
+            UserError: numbers that are no probabilities, with the file and the product.
+        """
+        for first in range(0, len(self.product_id), self.block_rows):
+            chosen = slice(first, first + self.block_rows)
+            block = np.stack(
+                [
+                    member.rows(places[chosen])[:, columns]
+                    for member, places, columns in zip(
+                        self.members, self.places, self.columns, strict=True
+                    )
+                ]
+            )
+            self._check(block, first)
+            yield block
+
+    def _check(self, block: Float32[np.ndarray, "m b k"], first: int) -> None:
+        # NaN fails every comparison.
+        fine = (block.min(-1) >= 0) & (np.abs(block.sum(-1) - 1) < 1e-2)
+        if not fine.all():
+            member, row = np.argwhere(~fine)[0]
+            raise UserError(
+                f"{self.members[member].path}: what it says of product "
+                f"{self.product_id[first + row]} are no probabilities (they are negative or sum to "
+                f"{block[member, row].sum():.4g}); export it again"
+            )
+
+
+def open_member(path: Path) -> Member:
+    """A Parquet file or a full matrix of tools/export_predictions.py.
+
+    Raises:
+        UserError: another kind of file.
+    """
+    if path.is_dir() or path.suffix == ".npy":
+        return MatrixMember(path)
+    if path.suffix in (".csv", ".gz"):
+        raise UserError(
+            f"{path} holds one guess a product; members are combined by their probabilities: name "
+            "what --probabilities or --all_probabilities of tools/export_predictions.py wrote"
+        )
+    return ParquetMember(path)
+
+
+def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
+    """Match members by product and category id.
+
+    Raises:
+        UserError: a product twice in a member, or products or classes that a member misses; a
+            long list of those is written to `listing`.
+    """
+    names = [str(member.path) for member in members]
+    for name, member in zip(names, members, strict=True):
+        for what, ids in (("product", member.product_id), ("category", member.class_ids)):
+            distinct, times = np.unique(ids, return_counts=True)
+            if (times > 1).any():
+                raise UserError(f"{name} has {what} {distinct[times > 1][0]} more than once")
+        if not len(member.product_id):
+            raise UserError(f"{name} holds no product")
+    refuse_missing("categories", names, [member.class_ids for member in members], listing)
+    refuse_missing("products", names, [member.product_id for member in members], listing)
+    wanted = members[0].product_id
+    known = [member.categories for member in members if member.categories is not None]
+    return AlignedMembers(
+        members=list(members),
+        places=[_places(member.product_id, wanted) for member in members],
+        columns=[np.argsort(member.class_ids, kind="stable") for member in members],
+        categories=known[0] if known else categories_from_ids(members[0].class_ids),
+    )
+
+
+def refuse_missing(
+    what: str, names: Sequence[str], ids: Sequence[Int64[np.ndarray, " _"]], listing: Path
+) -> None:
+    """Refuse members that lack ids which others have; the whole list, if long, is a CSV file."""
+    if all(np.array_equal(found, ids[0]) for found in ids[1:]):
+        return
+    union = np.unique(np.concatenate(ids))
+    missing = {name: np.setdiff1d(union, found) for name, found in zip(names, ids, strict=True)}
+    missing = {name: lost for name, lost in missing.items() if len(lost)}
+    if not missing:
+        return
+    parts = [
+        f"{name} misses {len(lost)} {what} that others have ("
+        f"{', '.join(map(str, lost[:_NAMED].tolist()))}{', ...' if len(lost) > _NAMED else ''})"
+        for name, lost in missing.items()
+    ]
+    where = ""
+    if any(len(lost) > _NAMED for lost in missing.values()):
+        with listing.open("w", newline="", encoding="utf-8") as file:
+            rows = csv.writer(file)
+            rows.writerow(["member", "missing", "id"])
+            for name, lost in missing.items():
+                rows.writerows([name, what, number] for number in lost.tolist())
+        where = f"; {listing} lists them all"
+    raise UserError(
+        f"{'; '.join(parts)}{where}: members answer for the same {what}; leave that one out, or "
+        "make it again"
+    )
+
+
+def _places(
+    there: Int64[np.ndarray, " N"], wanted: Int64[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
+    """Where each wanted id stands; all are there."""
+    if np.array_equal(there, wanted):
+        return np.arange(len(wanted))
+    order = np.argsort(there, kind="stable")
+    return order[np.searchsorted(there, wanted, sorter=order)]
+
+
+def _ids(path: Path) -> Int64[np.ndarray, " _"]:
+    ids = np.asarray(_load(path))
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise UserError(f"{path} is {ids.dtype} {ids.shape}; expected a column of whole numbers")
+    return ids.astype(np.int64)
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"cannot read {path}: {error}") from None
+
+
+def _categories_in(about: Path) -> Categories | None:
+    """The names of the classes; a matrix made elsewhere may lack them."""
+    if not about.exists():
+        return None
+    try:
+        fields = json.loads(about.read_text(encoding="utf-8"))
+        return Categories.from_json(json.dumps(fields["categories"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise UserError(f"cannot read {about}: {error}") from None

@@ -1,0 +1,256 @@
+"""Trained runs as members of an ensemble: one pass over the images, whoever looks at them."""
+
+import argparse
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Float64
+
+from product_mil.backoff import BackOff, LevelCounts, calibrate
+from product_mil.batch import PackedBatch, SizedBatch
+from product_mil.build import build_data
+from product_mil.config import Config
+from product_mil.data.categories import Categories
+from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.embed import backbone_stays_frozen
+from product_mil.ensemble import Rule, combine, combined_attention
+from product_mil.errors import UserError
+from product_mil.member_files import refuse_missing
+from product_mil.model.classifier import merge_model
+from product_mil.predictions import PredictionBlock
+from product_mil.train.mesh import put_batch
+from product_mil.train.step import (
+    Batch,
+    Predicted,
+    ViewMean,
+    largest,
+    log_mean_exp,
+    product_log_probs,
+    view_embeddings,
+)
+from product_mil.trained import TrainedRun, open_run
+
+
+def open_members(
+    workdirs: Sequence[Path], checkpoint: Literal["last", "best"], listing: Path
+) -> list[TrainedRun]:
+    """Open runs that can answer together.
+
+    Raises:
+        UserError: they know other categories (a long list of those is written to `listing`), or
+            look at other images of a product.
+    """
+    runs = [open_run(workdir, checkpoint) for workdir in workdirs]
+    names = [str(workdir) for workdir in workdirs]
+    refuse_missing("categories", names, [run.categories.ids for run in runs], listing)
+    for run in runs[1:]:
+        for field in ("max_images", "drop_images_md5"):
+            ours, theirs = (getattr(r.config.data, field) for r in (runs[0], run))
+            if ours != theirs:
+                raise UserError(
+                    f"{run.workdir} was trained with config.data.{field}={theirs}, "
+                    f"{runs[0].workdir} with {ours}: they see other images; export the predictions "
+                    "of each and combine the files with --predictions"
+                )
+    return runs
+
+
+def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Products:
+    """The labelled products with images of `spec`, or the runs' own validation products.
+
+    Raises:
+        UserError: the runs have no validation products in common, or they can't be had any more.
+    """
+    if spec:
+        products = runs[0].products(spec)
+    else:
+        configs = [run.config for run in runs]
+        draws = not configs[0].data.valid or configs[0].data.max_products
+        config = Config(data=configs[0].data, seed=configs[0].seed if draws else 0)
+        if len({run.record["data_fingerprint"] for run in runs}) > 1 or any(
+            _split(run.config) != _split(runs[0].config) for run in runs
+        ):
+            raise UserError(
+                "the runs were validated on different products, and one may have been trained on "
+                "what another was validated on: give --fit_on labelled.bson that none has seen"
+            )
+        try:
+            data = build_data(config)
+        except UserError as error:
+            raise UserError(
+                f"the validation products of {runs[0].workdir} are gone ({error}): give --fit_on "
+                "labelled.bson"
+            ) from None
+        if data.fingerprint != runs[0].record["data_fingerprint"]:
+            raise UserError(
+                f"the data of {runs[0].workdir} changed since it was trained: give --fit_on "
+                "labelled.bson"
+            )
+        products = data.valid
+    usable = (products.labels >= 0) & (products.num_images > 0)
+    if not usable.any():
+        raise UserError(f"{spec}: no product with an image and a category of the runs")
+    return products.subset(usable)
+
+
+def _split(config: Config) -> tuple[Any, ...]:
+    """What decides which products are validated on."""
+    data = config.data
+    drawn = (data.valid_fraction, data.max_products, config.seed)
+    fixed = (data.valid, data.drop_images_md5)
+    return fixed if data.valid and not data.max_products else fixed + drawn
+
+
+def calibrated_back_off(
+    predicted: Iterable[tuple[PredictionBlock, list[ImageFault]]],
+    categories: Categories,
+    args: argparse.Namespace,
+) -> BackOff:
+    """Predictions that back off, calibrated on these; prints what to expect of them."""
+    found = calibrate((block for block, _ in predicted), categories)
+    back_off = BackOff(
+        categories, min_confidence=args.min_confidence, temperature=found.temperature
+    )
+    counts, seen = LevelCounts(), np.ones(len(found.label), bool)
+    counts.add(back_off, back_off.answers(found.probabilities, seen), found.label)
+    print(
+        counts.table(
+            f"{len(found.label)} validation products, at least {args.min_confidence:g} sure at "
+            f"temperature {found.temperature:.3f}:"
+        ),
+        flush=True,
+    )
+    return back_off
+
+
+class MemberOutputs:
+    """All members' outputs for a batch, inside a traced function.
+
+    Members with equal backbones (the same arrays, image size and precision) share embeddings.
+    """
+
+    def __init__(self, runs: Sequence[TrainedRun], views: ViewMean) -> None:
+        self._views = views
+        self._structures = [run.model.structure for run in runs]
+        self.sizes_px = sorted({run.config.data.image_size_px for run in runs})
+        self._size = [self.sizes_px.index(run.config.data.image_size_px) for run in runs]
+        self.backbones = [_backbone_of(run) for run in runs]
+        self.arrays = [
+            (run.model.parameters, run.model.statistics, run.log_prior) for run in runs
+        ]
+
+    def __call__(
+        self, arrays: Sequence[Any], batch: Batch | SizedBatch
+    ) -> tuple[Float[Array, "m S p k"], Float[Array, "m S n"], Float[Array, "m S n k"]]:
+        """Log-probabilities of products, attention, and log-probabilities of images alone."""
+        embedded: dict[str, Array] = {}
+        log_probs, attention, alone = [], [], []
+        for number, (parameters, statistics, log_prior) in enumerate(arrays):
+            own = batch
+            if isinstance(batch, SizedBatch):
+                own = PackedBatch(batch.images[self._size[number]], batch.slots)
+            model = merge_model(self._structures[number], parameters, statistics)
+            name = self.backbones[number]
+            if name not in embedded:
+                embedded[name] = view_embeddings(model, own, self._views)
+            outputs = [model.fuse(view, own.slots, None) for view in embedded[name]]
+            of_views = [product_log_probs(output, own, log_prior) for output in outputs]
+            log_probs.append(log_mean_exp(jnp.stack(of_views)))
+            attention.append(jnp.stack([output.attention for output in outputs]).mean(0))
+            singles = [jax.nn.log_softmax(model.each_alone(view)) for view in embedded[name]]
+            alone.append(log_mean_exp(jnp.stack(singles)))
+        return jnp.stack(log_probs), jnp.stack(attention), jnp.stack(alone)
+
+
+def _backbone_of(run: TrainedRun) -> str:
+    """A name that only equal backbones on equal pixels share."""
+    name = hashlib.sha256()
+    for arrays in (run.model.parameters, run.model.statistics):
+        for path in sorted(arrays):
+            if path.startswith("backbone/"):
+                name.update(path.encode() + np.asarray(arrays[path]).tobytes())
+    model, size_px = run.config.model, run.config.data.image_size_px
+    return f"{model.backbone} {model.compute_dtype} {size_px} {name.hexdigest()}"
+
+
+def make_ensemble_step(
+    members: MemberOutputs,
+    weights: Float64[np.ndarray, " m"],
+    rule: Rule,
+    *,
+    topk: int,
+    keep_all: bool,
+) -> Callable[[Any], Predicted]:
+    """The ensemble as a predict step of one batch: what `predict_products` takes."""
+
+    def ensemble_step(arrays: Any, batch: Any) -> Predicted:
+        log_probs, attention, alone = members(arrays, batch)
+        together = combine(log_probs, weights, rule)
+        values, classes = largest(together, topk)
+        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
+        return Predicted(
+            top_class=classes,
+            top_probability=jnp.exp(values),
+            log_prob_true=jnp.take_along_axis(together, label, -1)[..., 0],
+            attention=combined_attention(attention, weights),
+            image_top_class=combine(alone, weights, rule).argmax(-1).astype(jnp.int32),
+            probabilities=jnp.exp(together) if keep_all else None,
+        )
+
+    step = jax.jit(ensemble_step)
+    return lambda batch: step(members.arrays, batch)
+
+
+def member_log_probs(
+    runs: Sequence[TrainedRun],
+    members: MemberOutputs,
+    products: Products,
+    batches: Iterable[Loaded],
+) -> Iterator[tuple[Float[np.ndarray, "m b k"], Any]]:
+    """Log-probabilities of every member, and the labels, of consecutive products."""
+    step = jax.jit(lambda arrays, batch: members(arrays, batch)[0])
+    for loaded in batches:
+        log_probs = np.asarray(step(members.arrays, put_batch(loaded.batch, runs[0].mesh)))
+        real = loaded.positions >= 0
+        yield log_probs[:, real], products.labels[loaded.positions[real]]
+
+
+def member_batches(
+    runs: Sequence[TrainedRun],
+    members: MemberOutputs,
+    products: Products,
+    images_per_batch: int,
+    *,
+    views: ViewMean,
+) -> Iterator[Loaded]:
+    """Every product once, in order, each image decoded once for each image size among the runs.
+
+    Where all members share one backbone that training left frozen, its embedding cache serves.
+    """
+    frozen = all(
+        run.config.data.embedding_cache and backbone_stays_frozen(run.config) for run in runs
+    )
+    if frozen and len(set(members.backbones)) == 1 and views.views == "none":
+        yield from runs[0].batches(products, images_per_batch)
+        return
+    by_size = {run.config.data.image_size_px: run for run in runs}
+    streams = [
+        by_size[size_px].batches(products, images_per_batch, pixels=True)
+        for size_px in members.sizes_px
+    ]
+    for parts in zip(*streams, strict=True):
+        slots = parts[0].batch.slots
+        # An image that one size could not read is padding for all.
+        segment = np.maximum.reduce([part.batch.slots.segment for part in parts])
+        yield Loaded(
+            SizedBatch(
+                tuple(part.batch.images for part in parts), slots._replace(segment=segment)
+            ),
+            parts[0].positions,
+            list(dict.fromkeys(fault for part in parts for fault in part.faults)),
+        )
