@@ -3,8 +3,8 @@
 Numbers to numbers: members are the leading axis m of log-probabilities, whatever they come from.
 """
 
-from collections.abc import Callable
-from typing import Any, Literal
+from collections.abc import Callable, Iterable
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,6 +20,7 @@ FLOOR = float(np.log(np.finfo(np.float32).tiny))
 _TIE_SHARE = 0.01
 _MAX_COMPARED_VOTERS = 12  # 3**12 outcomes of one class against another
 _EQUAL = 1e-5  # sums of weights that differ by less are a tie
+FIT_BYTES = 1_000_000_000  # of log-probabilities, held while weights are fitted
 _ROWS = 1024  # of a chunk, in float64
 
 
@@ -76,7 +77,14 @@ def combined_attention(
     return jnp.tensordot(jnp.asarray(weights), attention, 1)
 
 
-def fit_average(log_prob_true: Float[np.ndarray, "N m"]) -> Float64[np.ndarray, " m"]:
+class Optimum(NamedTuple):
+    """Weights, and the mean log-likelihood of the labels under them."""
+
+    weights: Float64[np.ndarray, " m"]
+    log_likelihood: float
+
+
+def fit_average(log_prob_true: Float[np.ndarray, "N m"]) -> Optimum:
     """Weights of `average` that make N labels most likely: a concave problem on the simplex.
 
     `log_prob_true` is what each member gives the true class of each product. The mean
@@ -95,7 +103,7 @@ def fit_average(log_prob_true: Float[np.ndarray, "N m"]) -> Float64[np.ndarray, 
 
 def fit_geometric_mean(
     log_probs: Float[np.ndarray, "m N k"], label: Int[np.ndarray, " N"]
-) -> Float64[np.ndarray, " m"]:
+) -> Optimum:
     """Weights of `geometric_mean` that make N labels most likely; as concave and as safe.
 
     Memory beyond the argument does not grow with N.
@@ -120,10 +128,60 @@ def fit_geometric_mean(
     return _best_on_simplex(likelihood, m)
 
 
+class Fitted(NamedTuple):
+    """Weights, and what they reached on the products that they were fitted on."""
+
+    weights: Float64[np.ndarray, " m"]
+    num_products: int  # that were fitted on
+    member_nll: Float64[np.ndarray, " m"]  # of those products, by each member
+    nll: float  # by the ensemble; of `vote`, by the average that its weights are fitted for
+
+
+def fit_weights(
+    blocks: Iterable[tuple[Float[np.ndarray, "m b k"], Int[np.ndarray, " b"]]],
+    rule: Rule,
+    num_products: int,
+) -> Fitted:
+    """Fit the weights of a rule on the members' log-probabilities of `num_products` products.
+
+    A label below 0 is unknown, and such products count for nothing. `average` and `vote` need
+    one number a product and member; votes have no likelihood, so theirs are the weights of
+    `average`. `geometric_mean` needs all of them, and takes a random part of the products where
+    more than `FIT_BYTES` would be held.
+
+    Raises:
+        ValueError: no product has a label.
+    """
+    kept, true, labels, keep, done = [], [], [], None, 0
+    for log_probs, label in blocks:
+        m, b, k = log_probs.shape
+        if keep is None:
+            room = max(FIT_BYTES // (4 * m * k), 1)
+            keep = np.ones(num_products, bool)
+            if rule == "geometric_mean" and room < num_products:
+                order = np.random.default_rng(0).permutation(num_products)
+                keep[order[room:]] = False
+        chosen = np.flatnonzero(keep[done : done + b] & (label >= 0))
+        done += b
+        labels.append(label[chosen])
+        true.append(log_probs[:, chosen, label[chosen]].T)
+        if rule == "geometric_mean":
+            kept.append(log_probs[:, chosen].astype(np.float32))
+    label = np.concatenate(labels) if labels else np.zeros(0, np.int32)
+    if not len(label):
+        raise ValueError("weights are fitted on labelled products, and there is none")
+    log_prob_true = np.maximum(np.concatenate(true), FLOOR).astype(np.float64)
+    if rule == "geometric_mean":
+        found = fit_geometric_mean(np.concatenate(kept, 1), label)
+    else:
+        found = fit_average(log_prob_true)
+    return Fitted(found.weights, len(label), -log_prob_true.mean(0), -found.log_likelihood)
+
+
 Objective = Callable[[Float64[np.ndarray, " m"]], tuple[float, Float64[np.ndarray, " m"]]]
 
 
-def _best_on_simplex(objective: Objective, m: int) -> Float64[np.ndarray, " m"]:
+def _best_on_simplex(objective: Objective, m: int) -> Optimum:
     """The point of the simplex where a concave objective, given with its gradient, is largest.
 
     What the solver finds stands only where it is as good as equal weights and every single
@@ -147,4 +205,6 @@ def _best_on_simplex(objective: Objective, m: int) -> Float64[np.ndarray, " m"]:
     fitted = np.clip(found.x, 0, None)
     if np.isfinite(fitted).all() and fitted.sum() > 0:
         candidates.insert(0, fitted / fitted.sum())
-    return max(candidates, key=lambda weights: objective(weights)[0])
+    values = [objective(weights)[0] for weights in candidates]
+    best = int(np.argmax(values))
+    return Optimum(candidates[best], values[best])

@@ -11,6 +11,7 @@ from sklearn.ensemble import VotingClassifier
 from sklearn.preprocessing import LabelEncoder
 
 from product_mil.ensemble import (
+    FLOOR,
     RULES,
     combine,
     equal_weights,
@@ -177,14 +178,17 @@ def test_fitted_is_never_below_its_best_member(rule: str) -> None:
         members = random_members(seed, m, n, int(rng.integers(2, 8)))
         label = labels_of(members, seed)
         log_probs = np.log(members) * rng.choice([0.2, 1.0, 8.0], (m, 1, 1))
-        log_probs = log_softmax(log_probs, axis=-1)
+        log_probs = np.maximum(log_softmax(log_probs, axis=-1), FLOOR)
         if seed % 5 == 0:
             log_probs[-1] = log_probs[0]
         true = log_probs[:, np.arange(n), label]
-        fitted = fit_average(true.T) if rule == "average" else fit_geometric_mean(log_probs, label)
+        fitted, told = (
+            fit_average(true.T) if rule == "average" else fit_geometric_mean(log_probs, label)
+        )
         assert fitted.min() >= 0
         np.testing.assert_allclose(fitted.sum(), 1, rtol=1e-12)
         found = mean_log_likelihood(log_probs, label, fitted, rule)
+        np.testing.assert_allclose(told, found, rtol=1e-9, atol=1e-12)
         rivals = [true.mean(1).max(), mean_log_likelihood(log_probs, label, equal_weights(m), rule)]
         assert found >= max(rivals) - 1e-9, seed
         gains.append(found - max(rivals))
@@ -198,7 +202,7 @@ def test_fitted_weights_are_the_best_ones(rule: str) -> None:
     label = labels_of(members, 3)
     log_probs = np.log(members)
     true = log_probs[:, np.arange(len(label)), label]
-    fitted = fit_average(true.T) if rule == "average" else fit_geometric_mean(log_probs, label)
+    fitted, _ = fit_average(true.T) if rule == "average" else fit_geometric_mean(log_probs, label)
     steps = 25
     grid = [
         np.asarray([a, b, steps - a - b]) / steps
@@ -215,7 +219,7 @@ def test_a_sure_mistake_is_survived() -> None:
     """A member that gave the truth probability 0 is weighed, not fatal."""
     true = np.log(np.asarray([[0.9, 0.5], [1e-45, 0.5], [0.9, 0.5]], np.float64))
     true[1, 0] = -np.inf
-    fitted = fit_average(true)
+    fitted, _ = fit_average(true)
     assert 0 < fitted[0] < 1
     members = np.asarray([[[1.0, 0.0]], [[0.3, 0.7]]])
     assert np.isfinite(np.log(combined(members, [0.5, 0.5], "geometric_mean"))).all()

@@ -1,6 +1,10 @@
 """Measure a trained run on any labelled BSON files, as training measures its validation part.
 
 python tools/evaluate.py --workdir runs/joint --data labelled.bson [--json]
+python tools/evaluate.py --predictions ensemble.parquet --data labelled.bson
+
+`--predictions` takes what tools/export_predictions.py and tools/ensemble.py write: --probabilities,
+--all_probabilities or a submission, which has a first guess alone.
 """
 
 import argparse
@@ -24,7 +28,8 @@ if TYPE_CHECKING:
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the run, score, print."""
     parser = argparse.ArgumentParser(description="Measure a trained run on labelled BSON files.")
-    parser.add_argument("--workdir", type=Path, required=True, help="directory of a trained run")
+    parser.add_argument("--workdir", type=Path, help="directory of a trained run")
+    parser.add_argument("--predictions", type=Path, help="a prediction file in place of a run")
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
@@ -36,17 +41,24 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_user_error():
         if args.images_per_batch < 1:
             raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
+        if (args.workdir is None) == (args.predictions is None):
+            raise UserError("name a run with --workdir or a file with --predictions, one of the two")
+        if args.predictions is not None and (args.tta != "none" or args.faults is not None):
+            raise UserError("--tta and --faults go with --workdir: a file holds no images")
         # JAX starts here, not for a typing error.
         from product_mil.train.log import metrics_table
         from product_mil.train.step import ViewMean
         from product_mil.trained import open_run
 
-        run = open_run(args.workdir, args.checkpoint)
-        if not args.json:
-            print(run.summary, flush=True)
-        faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
-        views = ViewMean(args.tta, args.tta_mean)
-        metrics, remarks = evaluate(run, args.data, args.images_per_batch, faults, views)
+        if args.predictions is not None:
+            metrics, remarks = evaluate_file(args.predictions, args.data)
+        else:
+            run = open_run(args.workdir, args.checkpoint)
+            if not args.json:
+                print(run.summary, flush=True)
+            faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
+            views = ViewMean(args.tta, args.tta_mean)
+            metrics, remarks = evaluate(run, args.data, args.images_per_batch, faults, views)
         if args.json:
             print(json.dumps({**metrics, "remarks": remarks}, indent=1))
         else:
@@ -113,6 +125,64 @@ def evaluate(
     if summary:
         remarks.append(summary)
     return metrics_of(scores, products, run.categories), remarks
+
+
+def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
+    """The same metrics of a prediction file, as far as the file allows them.
+
+    Raises:
+        UserError: files that cannot be read, or that have no labelled product in common.
+    """
+    import numpy as np
+
+    from product_mil.compare.answers import Questions, take
+    from product_mil.compare.files import read_answers
+    from product_mil.data.categories import categories_from_ids
+    from product_mil.data.index import open_catalogue
+    from product_mil.data.loader import Products
+    from product_mil.train.evaluate import ProductScores, metrics_of
+
+    catalogue = open_catalogue(spec)
+    rows = catalogue.first_records()
+    ids, category = (
+        np.asarray(column)[rows] for column in (catalogue.product_id, catalogue.category_id)
+    )
+    num_images = np.asarray(catalogue.num_images)[rows].astype(np.int32)
+    file = read_answers(path, Questions(ids, category, num_images))
+    order = np.argsort(file.product_id, kind="stable")
+    place = np.searchsorted(file.product_id, ids, sorter=order)
+    place = order[np.minimum(place, len(order) - 1)]
+    there = file.product_id[place] == ids
+    categories = file.categories or categories_from_ids(category)
+    labels = np.where(there, categories.class_of(category), -1).astype(np.int32)
+    if (labels < 0).all():
+        raise UserError(
+            f"{path} and {spec} have no product of a known category in common: give the labelled "
+            "products that were predicted"
+        )
+    remarks = [f"{path}: no {file.left_out}"]
+    if not there.all():
+        remarks.append(f"{int((~there).sum())} products are not in {path}: not scored")
+    unknown = int((labels[there] < 0).sum())
+    if unknown:
+        remarks.append(f"{unknown} products of unknown category: not scored")
+    answers, count = take(file.answers, place), len(rows)
+    top1 = categories.class_of(answers.guess)
+    lacking = {
+        "top5": answers.in_top5 is None,
+        "calibration_error": answers.confidence is None,
+        "nll": answers.log_prob_true is None,
+    }
+    zeros = np.zeros(count, np.float32)
+    scores = ProductScores(
+        top1=top1,
+        in_top5=zeros.astype(bool) if answers.in_top5 is None else answers.in_top5,
+        confidence=zeros if answers.confidence is None else answers.confidence,
+        log_prob_true=zeros if answers.log_prob_true is None else answers.log_prob_true,
+    )
+    products = Products(catalogue, rows, labels, max(int(num_images.max()), 1))
+    metrics = metrics_of(scores, products, categories)
+    return {name: v for name, v in metrics.items() if not lacking.get(name)}, remarks
 
 
 def _watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:

@@ -1,0 +1,78 @@
+"""Prediction files combined: from blocks of members' probabilities to blocks of predictions."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Float32, Float64, Int32
+
+from product_mil.data.scan import NO_CATEGORY
+from product_mil.ensemble import FLOOR, Rule, combine
+from product_mil.member_files import AlignedMembers, ProductFacts
+from product_mil.predictions import PredictionBlock
+from product_mil.train.step import largest
+
+
+def combine_files(
+    aligned: AlignedMembers,
+    facts: ProductFacts,
+    weights: Float64[np.ndarray, " m"],
+    rule: Rule,
+    *,
+    topk: int,
+    keep_all: bool,
+) -> Iterator[PredictionBlock]:
+    """The ensemble's predictions of all products, in the order of the first member.
+
+    Memory does not grow with the number of products beyond a few columns. Photos are not known
+    here, so the columns of images are empty.
+    """
+
+    @jax.jit
+    def step(probabilities: Any, label: Any) -> Any:
+        together = combine(jnp.log(probabilities), weights, rule)
+        values, classes = largest(together, topk)
+        true = jnp.take_along_axis(together, jnp.maximum(label, 0)[:, None], -1)[:, 0]
+        return jnp.exp(values), classes, true, jnp.exp(together) if keep_all else None
+
+    done, labels = 0, aligned.categories.class_of(facts.category_id)
+    for probabilities in aligned.blocks():
+        chosen = slice(done, done + probabilities.shape[1])
+        done = chosen.stop
+        label, missing = labels[chosen], aligned.block_rows - len(labels[chosen])
+        # One shape, one program.
+        padded = np.pad(probabilities, ((0, 0), (0, missing), (0, 0)), constant_values=1)
+        found = jax.device_get(step(padded, np.pad(label, (0, missing))))
+        values, classes, true, everything = (
+            None if part is None else part[: len(label)] for part in found
+        )
+        category = facts.category_id[chosen]
+        empty = np.zeros(0, np.int32)
+        yield PredictionBlock(
+            product_id=aligned.product_id[chosen],
+            category_id=category,
+            has_category=category != NO_CATEGORY,
+            log_prob_true=np.where(label >= 0, true, np.float32(np.nan)),
+            num_images=facts.num_images[chosen],
+            num_readable_images=facts.num_readable_images[chosen],
+            top_class=classes,
+            top_probability=values,
+            image_index=empty,
+            attention=empty.astype(np.float32),
+            image_top_class=empty,
+            probabilities=everything,
+        )
+
+
+def file_log_probs(
+    aligned: AlignedMembers, label: Int32[np.ndarray, " N"]
+) -> Iterator[tuple[Float32[np.ndarray, "m b k"], Int32[np.ndarray, " b"]]]:
+    """Log-probabilities of every member, and the labels, of consecutive products."""
+    done = 0
+    for probabilities in aligned.blocks():
+        chosen = slice(done, done + probabilities.shape[1])
+        done = chosen.stop
+        with np.errstate(divide="ignore"):
+            yield np.maximum(np.log(probabilities), np.float32(FLOOR)), label[chosen]
