@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Float64, Int32, Int64
+from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from scipy.sparse import csr_array
 
 from product_mil.compare.rules import TEMPERATURE_PRODUCTS, fit_temperature
@@ -46,6 +46,11 @@ class BackOff:
     ) -> None:
         self.categories, self.min_confidence = categories, min_confidence
         self.temperature = temperature
+        self._labels = (
+            categories.level1,
+            categories.level2,
+            np.arange(len(categories.ids), dtype=np.int32),
+        )
         self._groups = {
             level: _membership(groups)
             for level, groups in ((2, categories.level2), (1, categories.level1))
@@ -77,10 +82,7 @@ class BackOff:
 
     def right(self, answers: Answers, label: Int32[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """Whether each product, of this class, lies under the answer."""
-        true = np.stack(
-            [np.zeros_like(label), self.categories.level1[label], self.categories.level2[label]]
-            + [label]
-        )
+        true = np.stack([np.zeros_like(label), *(groups[label] for groups in self._labels)])
         return true[answers.level, np.arange(len(label))] == answers.node
 
 
@@ -99,9 +101,7 @@ class LevelCounts:
         self.labelled = np.zeros(4, np.int64)
         self.right = np.zeros(4, np.int64)
 
-    def add(
-        self, back_off: BackOff, answers: Answers, label: Int32[np.ndarray, " b"]
-    ) -> None:
+    def add(self, back_off: BackOff, answers: Answers, label: Int32[np.ndarray, " b"]) -> None:
         """Count answers; a label of -1 is unknown."""
         self.products += np.bincount(answers.level, minlength=4)
         known = label >= 0
@@ -121,7 +121,8 @@ class LevelCounts:
             if level == 0:
                 precision = so_far = "-"
             lines.append(
-                f"  {name:16} {own:8d}  {own / total:8.1%}  {precision:>9}  {above:8.1%} {so_far:>9}"
+                f"  {name:16} {own:8d}  {own / total:8.1%}  {precision:>9}"
+                f"  {above:8.1%} {so_far:>9}"
             )
         return "\n".join(lines)
 
@@ -198,7 +199,11 @@ class BackOffWriter:
 
 def _node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:
     """Names of the nodes of each level, from the root's to the classes'; empty below them."""
-    level1 = {int(g): (n[0], "", "") for g, n in zip(categories.level1, categories.names, strict=True)}
-    level2 = {int(g): (n[0], n[1], "") for g, n in zip(categories.level2, categories.names, strict=True)}
+    level1 = {
+        int(g): (n[0], "", "") for g, n in zip(categories.level1, categories.names, strict=True)
+    }
+    level2 = {
+        int(g): (n[0], n[1], "") for g, n in zip(categories.level2, categories.names, strict=True)
+    }
     groups = [[found[g] for g in range(len(found))] for found in (level1, level2)]
     return [[("", "", "")], *groups, list(categories.names)]

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 
 import product_mil
 from product_mil.config import Config, StageConfig
@@ -28,7 +28,7 @@ from product_mil.data.embeddings import (
 from product_mil.data.faults import FaultList, product_faults
 from product_mil.data.index import NO_CATEGORY, Catalogue, named_files, open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
-from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan
+from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_draws
 from product_mil.data.sample import ensure_sample
 from product_mil.data.split import split_products
 from product_mil.embed import cached_embeddings
@@ -42,6 +42,7 @@ from product_mil.train.augment import Ranges
 from product_mil.train.evaluate import metrics_of, score_products
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
+from product_mil.train.losses import Target
 from product_mil.train.mesh import replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.runtime import peak_flops_per_s
@@ -283,7 +284,7 @@ def build_model(
     return model, notes
 
 
-def log_prior_of(class_counts: Int64[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
+def log_prior_of(class_counts: Num[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
     """Logarithm of the class frequencies in training, with one added to each count."""
     counts = class_counts.astype(np.float64) + 1
     return np.log(counts / counts.sum()).astype(np.float32)
@@ -321,6 +322,27 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     return epochs * steps_per_epoch
 
 
+def _adjustments(
+    stage: StageConfig,
+    data: RunData,
+    draws: Float[np.ndarray, " N"] | None,
+    log_prior: Float[np.ndarray, " k"],
+) -> tuple[Float[np.ndarray, " k"] | None, Float[np.ndarray, " k"] | None]:
+    """What is added to logits in the loss, and what on validation products as they come.
+
+    Both None where classes are drawn as they are and no adjustment is asked for. The loss goes by
+    the frequencies that training sees; the second one undoes the sampling besides.
+    """
+    if not stage.logit_adjustment and draws is None:
+        return None, None
+    seen = log_prior
+    if draws is not None:
+        k = len(log_prior)
+        seen = log_prior_of(np.bincount(data.train.labels, weights=draws, minlength=k))
+    adjustment = np.float32(stage.logit_adjustment) * seen
+    return adjustment if stage.logit_adjustment else None, adjustment + log_prior - seen
+
+
 def build_stage(
     config: Config,
     name: str,
@@ -335,8 +357,16 @@ def build_stage(
     """A stage and the state that it starts from."""
     settings: StageConfig = getattr(config, name)
     shards, image_slots = config.data.shards, settings.images_per_batch // config.data.shards
+    draws = None
+    if config.data.balance_power:
+        draws = balanced_draws(data.train.labels, config.data.balance_power)
     plan = ShuffledPlan(
-        data.train.num_images, shards=shards, image_slots=image_slots, seed=config.seed
+        data.train.num_images,
+        shards=shards,
+        image_slots=image_slots,
+        seed=config.seed,
+        draws=draws,
+        labels=data.train.labels,
     )
     valid_plan = evaluation_plan(data.valid, shards, image_slots)
     num_steps = stage_num_steps(settings, plan.num_steps)
@@ -349,17 +379,24 @@ def build_stage(
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
     )
+    log_prior = log_prior_of(data.class_counts)
+    adjustment, restoring = _adjustments(settings, data, draws, log_prior)
     ranges = Ranges(**dataclasses.asdict(config.augment))
     train_step = make_train_step(
         model.structure,
         optimizer,
-        label_smoothing=settings.label_smoothing,
+        target=Target(
+            settings.label_smoothing,
+            adjustment,
+            (settings.level1_loss, settings.level2_loss),
+            (data.categories.level1, data.categories.level2),
+        ),
         batch_statistics=settings.batch_statistics,
         ema_decay=settings.ema_decay,
         ranges=ranges,
     )
-    eval_step, trust_step = make_eval_step(model.structure), make_trust_step(model.structure)
-    log_prior = log_prior_of(data.class_counts)
+    eval_step = make_eval_step(model.structure)
+    trust_step = make_trust_step(model.structure, restoring)
     threads = config.data.threads or os.cpu_count() or 1
 
     @functools.cache

@@ -29,6 +29,8 @@ class DataConfig:
     sample_seed: int = 0  # of the embedded sample
     max_products: int = 0  # a random subset of train for a quick look; 0: all
     valid_fraction: float = 0.2
+    # How far classes come equally often in training (docs/imbalance.md); 0: as they are; 1: equally
+    balance_power: float = 0.0
     drop_images_md5: tuple[str, ...] = ()  # placeholders such as "no photo yet"
     image_size_px: int = 180
     max_images: int = 4  # of a product; the first ones are used
@@ -74,6 +76,9 @@ class StageConfig:
     weight_decay: float = 1e-4  # of kernels
     clip_norm: float = 1.0  # of the whole gradient; 0: none
     label_smoothing: float = 0.0
+    logit_adjustment: float = 0.0  # tau of Menon et al. 2021; 1: classes count alike; 0: none
+    level1_loss: float = 0.0  # weight of the loss of level-1 groups beside that of categories
+    level2_loss: float = 0.0
     ema_decay: float = 0.0  # evaluate and keep an average of the parameters; 0: none
     patience_evaluations: int = 0  # stop after so many without a better valid/nll; 0: never
 
@@ -237,6 +242,7 @@ def problems(config: Config) -> list[str]:
 
     data, model = config.data, config.model
     need(0 < data.valid_fraction < 1, "data.valid_fraction", "must lie between 0 and 1")
+    need(0 <= data.balance_power <= 1, "data.balance_power", "must be from 0 to 1")
     need(data.shards >= 1, "data.shards", "must be at least 1")
     need(data.max_images >= 1, "data.max_images", "must be at least 1")
     need(data.max_products >= 0, "data.max_products", "must not be negative (0: all)")
@@ -261,6 +267,9 @@ def problems(config: Config) -> list[str]:
         need(stage.weight_decay >= 0, f"{name}.weight_decay", "must not be negative")
         need(stage.clip_norm >= 0, f"{name}.clip_norm", "must not be negative (0: none)")
         need(0 <= stage.label_smoothing < 1, f"{name}.label_smoothing", "must be in [0, 1)")
+        for field_name in ("logit_adjustment", "level1_loss", "level2_loss"):
+            value = getattr(stage, field_name)
+            need(value >= 0, f"{name}.{field_name}", "must not be negative (0: none)")
         need(0 <= stage.ema_decay < 1, f"{name}.ema_decay", "must be in [0, 1)")
         need(stage.patience_evaluations >= 0, f"{name}.patience_evaluations", "must be 0 or more")
         need(

@@ -14,7 +14,7 @@ def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_test_time_flags(parser: argparse.ArgumentParser) -> None:
-    """`--tta` and `--tta_mean`: what `train.step.ViewMean` takes."""
+    """`--tta`, `--tta_mean` and `--logit_adjustment`: what the predict step takes besides."""
     parser.add_argument(
         "--tta",
         choices=("none", "flip", "crops", "flip_crops"),
@@ -26,4 +26,12 @@ def add_test_time_flags(parser: argparse.ArgumentParser) -> None:
         choices=("probabilities", "embeddings"),
         default="probabilities",
         help="what of the views is averaged (default: probabilities)",
+    )
+    parser.add_argument(
+        "--logit_adjustment",
+        type=float,
+        default=0.0,
+        metavar="TAU",
+        help="answer as if classes were this much more alike in frequency than in training: 1 "
+        "takes their frequencies out (default: 0; docs/imbalance.md)",
     )

@@ -6,7 +6,6 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 from jaxtyping import Float32, Int32, Int64
@@ -40,24 +39,10 @@ class ProductFacts:
     num_readable_images: Int32[np.ndarray, " N"]
 
 
-class Member(Protocol):
-    """Probabilities in a file."""
-
-    path: Path
-    product_id: Int64[np.ndarray, " N"]
-    class_ids: Int64[np.ndarray, " k"]  # of the columns
-    categories: Categories | None
-    facts: ProductFacts | None
-
-    def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
-        """The probabilities in these rows."""
-        ...
-
-
 class MatrixMember:
-    """A full matrix, read by `pread` a block at a time: a file that shrinks is an error."""
+    """A full matrix `[N, k]`, read by `pread` a block at a time: a file that shrinks is an error."""
 
-    facts = None
+    facts: ProductFacts | None = None
 
     def __init__(self, path: Path) -> None:
         """Raises `UserError` where the files are absent, damaged or do not fit each other."""
@@ -120,6 +105,9 @@ class ParquetMember:
         rows = np.repeat(self._remaining[places, None] / np.float32(others), k, axis=1)
         np.put_along_axis(rows, top.astype(np.int64), self._probability[places], 1)
         return rows
+
+
+Member = MatrixMember | ParquetMember
 
 
 @dataclass(frozen=True, eq=False)

@@ -25,6 +25,7 @@ from product_mil.model.classifier import merge_model
 from product_mil.predictions import PredictionBlock
 from product_mil.train.mesh import put_batch
 from product_mil.train.step import (
+    ONE_VIEW,
     Batch,
     Predicted,
     ViewMean,
@@ -134,15 +135,16 @@ class MemberOutputs:
     Members with equal backbones (the same arrays, image size and precision) share embeddings.
     """
 
-    def __init__(self, runs: Sequence[TrainedRun], views: ViewMean) -> None:
-        self._views = views
+    def __init__(
+        self, runs: Sequence[TrainedRun], views: ViewMean = ONE_VIEW, tau: float = 0.0
+    ) -> None:
+        """`views` and `tau` are those of `make_predict_step`."""
+        self._views, self._tau = views, tau
         self._structures = [run.model.structure for run in runs]
         self.sizes_px = sorted({run.config.data.image_size_px for run in runs})
         self._size = [self.sizes_px.index(run.config.data.image_size_px) for run in runs]
         self.backbones = [_backbone_of(run) for run in runs]
-        self.arrays = [
-            (run.model.parameters, run.model.statistics, run.log_prior) for run in runs
-        ]
+        self.arrays = [(run.model.parameters, run.model.statistics, run.log_prior) for run in runs]
 
     def __call__(
         self, arrays: Sequence[Any], batch: Batch | SizedBatch
@@ -151,15 +153,17 @@ class MemberOutputs:
         embedded: dict[str, Array] = {}
         log_probs, attention, alone = [], [], []
         for number, (parameters, statistics, log_prior) in enumerate(arrays):
-            own = batch
-            if isinstance(batch, SizedBatch):
-                own = PackedBatch(batch.images[self._size[number]], batch.slots)
+            own = (
+                PackedBatch(batch.images[self._size[number]], batch.slots)
+                if isinstance(batch, SizedBatch)
+                else batch
+            )
             model = merge_model(self._structures[number], parameters, statistics)
             name = self.backbones[number]
             if name not in embedded:
                 embedded[name] = view_embeddings(model, own, self._views)
             outputs = [model.fuse(view, own.slots, None) for view in embedded[name]]
-            of_views = [product_log_probs(output, own, log_prior) for output in outputs]
+            of_views = [product_log_probs(output, own, log_prior, self._tau) for output in outputs]
             log_probs.append(log_mean_exp(jnp.stack(of_views)))
             attention.append(jnp.stack([output.attention for output in outputs]).mean(0))
             singles = [jax.nn.log_softmax(model.each_alone(view)) for view in embedded[name]]
@@ -248,9 +252,7 @@ def member_batches(
         # An image that one size could not read is padding for all.
         segment = np.maximum.reduce([part.batch.slots.segment for part in parts])
         yield Loaded(
-            SizedBatch(
-                tuple(part.batch.images for part in parts), slots._replace(segment=segment)
-            ),
+            SizedBatch(tuple(part.batch.images for part in parts), slots._replace(segment=segment)),
             parts[0].positions,
             list(dict.fromkeys(fault for part in parts for fault in part.faults)),
         )

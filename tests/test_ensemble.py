@@ -160,6 +160,7 @@ def mean_log_likelihood(
     log_probs: np.ndarray, label: np.ndarray, weights: np.ndarray, rule: str
 ) -> float:
     """In float64, another way than the code under test."""
+    pooled: Any
     if rule == "average":
         with np.errstate(divide="ignore"):
             pooled = logsumexp(log_probs + np.log(weights)[:, None, None], axis=0)

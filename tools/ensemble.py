@@ -6,8 +6,9 @@
     python tools/ensemble.py --predictions joint.parquet averaged_matrix/ --output submission.csv \
         --weights fitted --fit_predictions joint_valid.parquet averaged_valid_matrix/
 
-Runs see each image once, together. Rules: average (of probabilities), geometric_mean, vote. Weights:
-equal, fitted by the likelihood of validation products, or numbers in the order of the members.
+Runs see each image once, together. Rules: average (of probabilities), geometric_mean, vote.
+Weights: equal, fitted by the likelihood of validation products, or numbers in the order of the
+members.
 The outputs are those of tools/export_predictions.py, for tools/compare.py --predictions and
 tools/evaluate.py --predictions.
 """
@@ -105,8 +106,8 @@ def _check(args: argparse.Namespace) -> None:
     if args.runs and args.fit_predictions:
         raise UserError("--fit_predictions goes with --predictions; runs take --fit_on")
     if args.predictions:
-        if args.tta != "none":
-            raise UserError("--tta goes with --runs: files hold no images")
+        if args.tta != "none" or args.logit_adjustment:
+            raise UserError("--tta and --logit_adjustment go with --runs")
         if args.weights == "fitted" and not args.fit_predictions:
             raise UserError("--weights fitted: name the members' --fit_predictions")
         if args.min_confidence is not None and not args.fit_predictions:
@@ -177,7 +178,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         if path.resolve() in data:
             raise UserError(f"{path} is the data itself; choose another output")
     views = ViewMean(args.tta, args.tta_mean)
-    members = MemberOutputs(runs, views)
+    members = MemberOutputs(runs, views, args.logit_adjustment)
     categories = runs[0].categories
 
     def loaded(chosen: Any) -> Any:
@@ -205,6 +206,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         "predicted_files": [str(path) for path in products.catalogue.paths],
         "predicted_fingerprint": products.catalogue.fingerprint,
         "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
+        "logit_adjustment": args.logit_adjustment,
     }
     listed = runs[0].fault_list(_faults_path(args), args.bad_records, args.bad_images)
     listed.add_records(products.catalogue)

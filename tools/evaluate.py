@@ -42,9 +42,13 @@ def main(argv: list[str] | None = None) -> None:
         if args.images_per_batch < 1:
             raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
         if (args.workdir is None) == (args.predictions is None):
-            raise UserError("name a run with --workdir or a file with --predictions, one of the two")
-        if args.predictions is not None and (args.tta != "none" or args.faults is not None):
-            raise UserError("--tta and --faults go with --workdir: a file holds no images")
+            raise UserError(
+                "name a run with --workdir or a file with --predictions, one of the two"
+            )
+        if args.predictions is not None and (
+            args.tta != "none" or args.logit_adjustment or args.faults is not None
+        ):
+            raise UserError("--tta, --logit_adjustment and --faults go with --workdir alone")
         # JAX starts here, not for a typing error.
         from product_mil.train.log import metrics_table
         from product_mil.train.step import ViewMean
@@ -58,7 +62,9 @@ def main(argv: list[str] | None = None) -> None:
                 print(run.summary, flush=True)
             faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
             views = ViewMean(args.tta, args.tta_mean)
-            metrics, remarks = evaluate(run, args.data, args.images_per_batch, faults, views)
+            metrics, remarks = evaluate(
+                run, args.data, args.images_per_batch, faults, views, args.logit_adjustment
+            )
         if args.json:
             print(json.dumps({**metrics, "remarks": remarks}, indent=1))
         else:
@@ -71,6 +77,7 @@ def evaluate(
     images_per_batch: int,
     faults: FaultList,
     views: "ViewMean",
+    tau: float = 0.0,
 ) -> tuple[dict[str, float], list[str]]:
     """Metrics of `train.evaluate.metrics_of`, and what is worth saying of the data.
 
@@ -92,7 +99,7 @@ def evaluate(
     faults.add_records(products.catalogue)
     faults.add_products(product_faults(products, labelled=True))
     step, model, log_prior = (
-        make_eval_step(run.model.structure, views),
+        make_eval_step(run.model.structure, views, tau),
         run.model,
         run.log_prior,
     )
@@ -140,7 +147,7 @@ def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
     from product_mil.data.categories import categories_from_ids
     from product_mil.data.index import open_catalogue
     from product_mil.data.loader import Products
-    from product_mil.train.evaluate import ProductScores, metrics_of
+    from product_mil.train.evaluate import TREE_METRICS, ProductScores, metrics_of
 
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
@@ -153,7 +160,9 @@ def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
     place = np.searchsorted(file.product_id, ids, sorter=order)
     place = order[np.minimum(place, len(order) - 1)]
     there = file.product_id[place] == ids
-    categories = file.categories or categories_from_ids(category)
+    # A submission knows no tree: every id is a class of its own.
+    known = np.concatenate([category, file.answers.guess])
+    categories = file.categories or categories_from_ids(known)
     labels = np.where(there, categories.class_of(category), -1).astype(np.int32)
     if (labels < 0).all():
         raise UserError(
@@ -172,6 +181,7 @@ def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
         "top5": answers.in_top5 is None,
         "calibration_error": answers.confidence is None,
         "nll": answers.log_prob_true is None,
+        **dict.fromkeys(TREE_METRICS, file.categories is None),
     }
     zeros = np.zeros(count, np.float32)
     scores = ProductScores(

@@ -98,6 +98,7 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
         "predicted_files": [str(path) for path in products.catalogue.paths],
         "predicted_fingerprint": products.catalogue.fingerprint,
         "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
+        "logit_adjustment": args.logit_adjustment,
     }
     writers: list[Writer] = []
     with written_whole(writers):
@@ -115,6 +116,7 @@ def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any]
         topk=min(args.topk, len(run.categories.ids)),
         keep_all=needs_all(args),
         views=ViewMean(args.tta, args.tta_mean),
+        tau=args.logit_adjustment,
     )
     arrays, log_prior = (run.model.parameters, run.model.statistics), run.log_prior
     return lambda batch: step(*arrays, batch, log_prior)

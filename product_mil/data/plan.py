@@ -10,7 +10,7 @@ from collections import OrderedDict
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Int, Int64
+from jaxtyping import Float64, Int, Int64
 
 
 @runtime_checkable
@@ -47,15 +47,37 @@ def _template(counts: Int[np.ndarray, " sizes"], num_bins: int) -> Int64[np.ndar
     return template
 
 
+def balanced_draws(labels: Int[np.ndarray, " N"], power: float) -> Float64[np.ndarray, " N"]:
+    """How often each product is drawn in an epoch of N draws, so that classes come more evenly.
+
+    A class of n products comes in proportion to n ** (1 - power): 0 leaves them as they are, 1
+    draws every class as often, 0.5 lies between ("square-root sampling").
+    """
+    sizes = np.bincount(labels).astype(np.float64)
+    weights = sizes[labels] ** -power
+    return weights * (len(labels) / weights.sum())
+
+
 class ShuffledPlan:
     """Training: every epoch a new global shuffle with a constant number of steps.
 
     From the histogram of products by number of images one template of bins is made; each epoch
     permutes the products within a size, and the bins. Every product appears once an epoch.
+
+    With `draws`, and labels beside them, product i appears `draws[i]` times an epoch on average:
+    the whole part of that always, and one time more in some epochs. The histogram is then that of
+    the draws, so the number of steps stays constant.
     """
 
     def __init__(
-        self, num_images: Int[np.ndarray, " N"], *, shards: int, image_slots: int, seed: int
+        self,
+        num_images: Int[np.ndarray, " N"],
+        *,
+        shards: int,
+        image_slots: int,
+        seed: int,
+        draws: Float64[np.ndarray, " N"] | None = None,
+        labels: Int[np.ndarray, " N"] | None = None,
     ) -> None:
         """`num_images` is from 1 to `image_slots` for each product.
 
@@ -68,6 +90,11 @@ class ShuffledPlan:
             raise ValueError(f"products need 1 to {image_slots} images to be packed")
         self.shards, self.image_slots, self.seed = shards, image_slots, seed
         counts = np.bincount(num_images)
+        self._draws, self._labels = draws, labels
+        if draws is not None:
+            # Rounded up: no size, however rare, is never drawn.
+            counts = np.ceil(np.bincount(num_images, draws) - 1e-6).astype(np.int64)
+        self._counts = counts
         total = int((counts * np.arange(len(counts))).sum())
         self.num_steps = -(-total // (shards * image_slots))
         sizes = np.arange(len(counts))
@@ -90,10 +117,30 @@ class ShuffledPlan:
             if epoch not in self._epochs:
                 rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
                 bins = rng.permutation(len(self._template))
-                self._epochs[epoch] = bins, [rng.permutation(rows) for rows in self._by_size]
+                self._epochs[epoch] = (
+                    bins,
+                    [
+                        self._drawn(rows, int(count), rng)
+                        for rows, count in zip(self._by_size, self._counts, strict=True)
+                    ],
+                )
                 while len(self._epochs) > 2:
                     self._epochs.popitem(last=False)
             return self._epochs[epoch]
+
+    def _drawn(
+        self, rows: Int64[np.ndarray, " n"], count: int, rng: np.random.Generator
+    ) -> Int64[np.ndarray, " c"]:
+        """The products of one size for an epoch, `count` draws in random order."""
+        order = rng.permutation(rows)
+        if self._draws is None or self._labels is None or not len(rows):
+            return order
+        # Systematic sampling (Madow 1949) along the classes, in random order within each: every
+        # class and every product comes as often as it should, to within one draw.
+        order = order[np.argsort(self._labels[order], kind="stable")]
+        ends = np.cumsum(self._draws[order])
+        points = (np.arange(count) + rng.random()) * (ends[-1] / count)
+        return rng.permutation(order[np.searchsorted(ends, points, side="right")])
 
     def rows(self, step: int) -> list[Int64[np.ndarray, " _"]]:
         """For each shard of global step `step` (epochs follow each other), its products."""

@@ -13,6 +13,7 @@ from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.train.mesh import put_batch
 from product_mil.train.step import Scores
 
+TREE_METRICS = ("top1_level_1", "top1_level_2", "top1_level_3", "error_tree_distance")
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. 2017
 
 
@@ -63,10 +64,33 @@ def expected_calibration_error(
     return float(np.abs(gaps).sum() / max(len(confidence), 1))
 
 
+def tree_distance(
+    top1: Int[np.ndarray, " N"], label: Int[np.ndarray, " N"], categories: Categories
+) -> Int[np.ndarray, " N"]:
+    """Edges from each category up to the lowest node that it shares with the true one.
+
+    0: the category itself; 1: they share the group at level 2; 2: at level 1 alone; 3: the root
+    alone. All categories lie at level 3, so the way back down is as long.
+    """
+    same1 = categories.level1[top1] == categories.level1[label]
+    same2 = categories.level2[top1] == categories.level2[label]
+    return 3 - same1.astype(np.int64) - same2 - (top1 == label)
+
+
+def mean_class_accuracy(correct: Bool[np.ndarray, " N"], label: Int[np.ndarray, " N"]) -> float:
+    """Mean over the classes with a product of the share that is right (balanced accuracy)."""
+    products = np.bincount(label)
+    right = np.bincount(label, weights=correct)
+    return float((right[products > 0] / products[products > 0]).mean())
+
+
 def metrics_of(
     scores: ProductScores, products: Products, categories: Categories
 ) -> dict[str, float]:
     """top1, top5, nll, calibration_error, top1_level_1..3 and top1_images_1.. with their counts.
+
+    `mean_class_accuracy` counts every class alike, `error_tree_distance` is the mean of
+    `tree_distance` over the products that are wrong (0 without any).
 
     Products of unknown category are left out (`products` says how many counted); the number of
     images is the recorded one.
@@ -86,6 +110,10 @@ def metrics_of(
         "top1_level_1": float((categories.level1[top1] == categories.level1[label]).mean()),
         "top1_level_2": float((categories.level2[top1] == categories.level2[label]).mean()),
         "top1_level_3": float(correct.mean()),
+        "error_tree_distance": float(
+            tree_distance(top1, label, categories)[~correct].sum() / max((~correct).sum(), 1)
+        ),
+        "mean_class_accuracy": mean_class_accuracy(correct, label),
     }
     num_images = np.asarray(products.catalogue.num_images)[products.rows][known]
     for count in np.unique(np.minimum(num_images, products.max_images)):

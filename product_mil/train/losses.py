@@ -4,6 +4,7 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from product_mil.batch import Slots
@@ -20,6 +21,54 @@ class Sum(NamedTuple):
     def mean(self) -> Float[Array, ""]:
         """The mean, 0 over nothing."""
         return self.total / jnp.maximum(self.items, 1)
+
+
+class Target(NamedTuple):
+    """What besides the label shapes the loss; all of it is off by default.
+
+    `adjustment` is added to the logits in the loss alone: with tau times the logarithm of the
+    class frequencies, the model learns logits that treat classes alike (Menon et al. 2021,
+    equation 10). `level_weights` are of two more terms, the cross-entropies of the groups at
+    levels 1 and 2, whose probabilities are the sums of their classes'.
+    """
+
+    smoothing: float = 0.0
+    adjustment: Float[np.ndarray, " k"] | None = None
+    level_weights: tuple[float, float] = (0.0, 0.0)
+    groups: tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]] | None = None  # of each class
+
+
+def target_loss(
+    logits: Float[Array, "*e k"], label: Int[Array, "*e"], target: Target
+) -> Float[Array, "*e"]:
+    """The loss of each item; where its label is negative it has to be masked by the caller.
+
+    Raises:
+        ValueError: level weights without groups.
+    """
+    if target.adjustment is not None:
+        adjustment = jnp.asarray(target.adjustment, logits.dtype)
+        logits = logits + adjustment.reshape((1,) * (logits.ndim - 1) + (-1,))
+    loss = cross_entropy(logits, label, target.smoothing)
+    if any(target.level_weights):
+        if target.groups is None:
+            raise ValueError("a loss at the levels of the tree needs the groups of the classes")
+        log_probs = jax.nn.log_softmax(logits)
+        for weight, groups in zip(target.level_weights, target.groups, strict=True):
+            if weight:
+                loss = loss + weight * group_cross_entropy(log_probs, label, groups)
+    return loss
+
+
+def group_cross_entropy(
+    log_probs: Float[Array, "*e k"], label: Int[Array, "*e"], groups: Int[np.ndarray, " k"]
+) -> Float[Array, "*e"]:
+    """-log of the summed probability of all classes in the label's group."""
+    of_class = jnp.asarray(groups)
+    own = of_class[jnp.maximum(label, 0)][..., None]
+    same = own == of_class.reshape((1,) * (log_probs.ndim - 1) + (-1,))
+    # Never empty: the label's own class is in it.
+    return -jax.nn.logsumexp(jnp.where(same, log_probs, -jnp.inf), -1)
 
 
 def cross_entropy(
@@ -39,14 +88,14 @@ def masked_sum(values: Float[Array, "*e"], mask: Bool[Array, "*e"]) -> Sum:
     return Sum(jnp.where(mask, values, 0).sum(), mask.sum().astype(values.dtype))
 
 
-def product_loss(output: HeadOutput, slots: Slots, smoothing: float) -> Sum:
+def product_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
     """Cross-entropy of products that have a label and at least one readable image."""
     label = jnp.asarray(slots.label)
     has_image = segments.image_counts(slots.segment, label.shape[1]) > 0
-    return masked_sum(cross_entropy(output.logits, label, smoothing), (label >= 0) & has_image)
+    return masked_sum(target_loss(output.logits, label, target), (label >= 0) & has_image)
 
 
-def image_loss(output: HeadOutput, slots: Slots, smoothing: float) -> Sum:
+def image_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
     """Cross-entropy of each image against its product's label.
 
     Raises:
@@ -55,4 +104,4 @@ def image_loss(output: HeadOutput, slots: Slots, smoothing: float) -> Sum:
     if output.image_logits is None:
         raise ValueError("this head has no image logits")
     label = segments.spread(jnp.asarray(slots.label) + 1, slots.segment) - 1  # padding: -1
-    return masked_sum(cross_entropy(output.image_logits, label, smoothing), label >= 0)
+    return masked_sum(target_loss(output.image_logits, label, target), label >= 0)

@@ -13,7 +13,7 @@ from product_mil.model import segments
 from product_mil.model.classifier import Arrays, merge_model, statistics_of
 from product_mil.model.heads import HeadOutput
 from product_mil.train.augment import Ranges, Views, augment, seen_through, view_maps
-from product_mil.train.losses import image_loss, product_loss
+from product_mil.train.losses import Target, image_loss, product_loss
 from product_mil.train.state import TrainState
 
 Batch = PackedBatch | EmbeddedBatch
@@ -24,7 +24,7 @@ def make_train_step(
     structure: Any,
     optimizer: optax.GradientTransformation,
     *,
-    label_smoothing: float,
+    target: Target,
     batch_statistics: bool,
     ema_decay: float,
     ranges: Ranges = NOTHING,
@@ -47,9 +47,9 @@ def make_train_step(
         output = model(batch, use_running_statistics=not batch_statistics, key=key)
         losses = []
         if model.head.trains_products:
-            losses.append(product_loss(output, batch.slots, label_smoothing))
+            losses.append(product_loss(output, batch.slots, target))
         if model.head.trains_images:
-            losses.append(image_loss(output, batch.slots, label_smoothing))
+            losses.append(image_loss(output, batch.slots, target))
         loss = jnp.stack([part.mean() for part in losses]).sum()
         label = jnp.asarray(batch.slots.label)
         correct = (output.logits.argmax(-1) == label) & (label >= 0)
@@ -130,11 +130,16 @@ class Scores(NamedTuple):
 
 
 def product_log_probs(
-    output: HeadOutput, batch: Batch, log_prior: Float[Array, " k"]
+    output: HeadOutput, batch: Batch, log_prior: Float[Array, " k"], tau: float = 0.0
 ) -> Float[Array, "S p k"]:
-    """Log-probabilities; products without a readable image get the prior."""
+    """Log-probabilities; products without a readable image get the prior.
+
+    `tau` subtracts so much of the log prior from the logits (Menon et al. 2021, equation 9): with
+    1, a model that was trained on the classes as they come answers as if all were as frequent.
+    """
     counts = segments.image_counts(batch.slots.segment, output.logits.shape[1])
-    return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(output.logits), log_prior)
+    logits = output.logits - tau * log_prior[None, None] if tau else output.logits
+    return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(logits), log_prior)
 
 
 def largest(
@@ -149,10 +154,13 @@ def largest(
     return -negated[..., :count], index[..., :count]
 
 
-def make_eval_step(structure: Any, views: ViewMean = ONE_VIEW) -> Callable[..., Scores]:
+def make_eval_step(
+    structure: Any, views: ViewMean = ONE_VIEW, tau: float = 0.0
+) -> Callable[..., Scores]:
     """Score labelled products with running statistics and without dropout; changes nothing.
 
-    The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`.
+    The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`; `tau` is
+    of `product_log_probs`.
     """
 
     def eval_step(
@@ -163,7 +171,7 @@ def make_eval_step(structure: Any, views: ViewMean = ONE_VIEW) -> Callable[..., 
             model.fuse(view, batch.slots, None) for view in view_embeddings(model, batch, views)
         ]
         log_probs = log_mean_exp(
-            jnp.stack([product_log_probs(output, batch, log_prior) for output in outputs])
+            jnp.stack([product_log_probs(output, batch, log_prior, tau) for output in outputs])
         )
         label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
         _, top = largest(log_probs, min(5, log_probs.shape[-1]))
@@ -189,11 +197,12 @@ class Predicted(NamedTuple):
 
 
 def make_predict_step(
-    structure: Any, *, topk: int, keep_all: bool, views: ViewMean = ONE_VIEW
+    structure: Any, *, topk: int, keep_all: bool, views: ViewMean = ONE_VIEW, tau: float = 0.0
 ) -> Callable[..., Predicted]:
     """The most probable classes, attention, and each image's own guess.
 
-    `keep_all` also returns the full matrix, which is large: k floats a product.
+    `keep_all` also returns the full matrix, which is large: k floats a product; `tau` is of
+    `product_log_probs`.
     """
 
     def predict_step(
@@ -203,7 +212,7 @@ def make_predict_step(
         embeddings = view_embeddings(model, batch, views)
         outputs = [model.fuse(view, batch.slots, None) for view in embeddings]
         log_probs = log_mean_exp(
-            jnp.stack([product_log_probs(output, batch, log_prior) for output in outputs])
+            jnp.stack([product_log_probs(output, batch, log_prior, tau) for output in outputs])
         )
         alone = jnp.stack([jax.nn.log_softmax(model.each_alone(view)) for view in embeddings])
         values, classes = largest(log_probs, topk)

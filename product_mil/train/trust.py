@@ -24,8 +24,14 @@ SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
 TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)  # so that confidence alone decides nothing
 
 
-def make_trust_step(structure: Any) -> Callable[..., Float[Array, "S p a t"]]:
-    """Negative log-likelihood of each product's label under each share and temperature."""
+def make_trust_step(
+    structure: Any, adjustment: Float[np.ndarray, " k"] | None = None
+) -> Callable[..., Float[Array, "S p a t"]]:
+    """Negative log-likelihood of each product's label under each share and temperature.
+
+    `adjustment` is added to the logits: what a model that learned to treat classes alike lacks to
+    tell how likely they are among products as they come (`losses.Target`).
+    """
 
     def trust_step(parameters: Arrays, statistics: Arrays, batch: Any) -> Float[Array, "S p a t"]:
         model = merge_model(structure, parameters, statistics)
@@ -37,8 +43,10 @@ def make_trust_step(structure: Any) -> Callable[..., Float[Array, "S p a t"]]:
         parts = head.parts(embeddings, segment, place, label.shape[1], None)
 
         def nll(share: float, temperature: float) -> Float[Array, "S p"]:
-            logits = (parts.geometric + share * parts.correction) / temperature
-            log_probs = jax.nn.log_softmax(logits)
+            logits = parts.geometric + share * parts.correction
+            if adjustment is not None:
+                logits = logits + adjustment[None, None]
+            log_probs = jax.nn.log_softmax(logits / temperature)
             return -jnp.take_along_axis(log_probs, label[..., None], -1)[..., 0]
 
         return jnp.stack([jnp.stack([nll(a, t) for t in TEMPERATURES], -1) for a in SHARES], -2)

@@ -7,7 +7,15 @@ import pytest
 
 from product_mil.batch import Slots
 from product_mil.model.heads import HeadOutput
-from product_mil.train.losses import cross_entropy, image_loss, masked_sum, product_loss
+from product_mil.train.losses import (
+    Target,
+    cross_entropy,
+    group_cross_entropy,
+    image_loss,
+    masked_sum,
+    product_loss,
+    target_loss,
+)
 
 K = 5
 # Shard 0: products of 1 and 2 images, one without any, one unlabelled; shard 1: one product.
@@ -32,7 +40,7 @@ def by_hand(logits: Any, label: Any, smoothing: float) -> float:
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_product_loss_by_hand(smoothing: float) -> None:
     """Without products that lack an image or a label."""
-    found = product_loss(OUTPUT, SLOTS, smoothing)
+    found = product_loss(OUTPUT, SLOTS, Target(smoothing))
     wanted = [
         by_hand(OUTPUT.logits[s, p], LABEL[s, p], smoothing) for s, p in ((0, 0), (0, 1), (1, 0))
     ]
@@ -43,7 +51,7 @@ def test_product_loss_by_hand(smoothing: float) -> None:
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.1])
 def test_image_loss_by_hand(smoothing: float) -> None:
-    found = image_loss(OUTPUT, SLOTS, smoothing)
+    found = image_loss(OUTPUT, SLOTS, Target(smoothing))
     images = [(0, 0, 2), (0, 1, 0), (0, 2, 0), (1, 1, 4), (1, 3, 4)]
     wanted = [by_hand(OUTPUT.image_logits[s, j], label, smoothing) for s, j, label in images]
     np.testing.assert_allclose(found.total, sum(wanted), rtol=1e-6)
@@ -52,7 +60,10 @@ def test_image_loss_by_hand(smoothing: float) -> None:
 
 def test_unlabelled_and_padding_have_no_weight() -> None:
     def total(output: HeadOutput) -> jax.Array:
-        return product_loss(output, SLOTS, 0.1).total + image_loss(output, SLOTS, 0.1).total
+        return (
+            product_loss(output, SLOTS, Target(0.1)).total
+            + image_loss(output, SLOTS, Target(0.1)).total
+        )
 
     gradient = jax.grad(total)(OUTPUT)
     for s in range(2):
@@ -71,18 +82,18 @@ def test_unlabelled_and_padding_have_no_weight() -> None:
 
 def test_nothing_labelled_gives_zero() -> None:
     slots = SLOTS._replace(label=jnp.full((2, 4), -1, jnp.int32))
-    for loss in (product_loss(OUTPUT, slots, 0.0), image_loss(OUTPUT, slots, 0.0)):
+    for loss in (product_loss(OUTPUT, slots, Target()), image_loss(OUTPUT, slots, Target())):
         assert loss.mean() == 0
         assert loss.items == 0
 
 
 def test_sums_of_shards_add_up() -> None:
-    whole = product_loss(OUTPUT, SLOTS, 0.0)
+    whole = product_loss(OUTPUT, SLOTS, Target())
     parts = [
         product_loss(
             jax.tree.map(lambda x, s=s: x[s : s + 1], OUTPUT),
             Slots(*(x[s : s + 1] for x in SLOTS)),
-            0.0,
+            Target(),
         )
         for s in range(2)
     ]
@@ -92,7 +103,7 @@ def test_sums_of_shards_add_up() -> None:
 
 def test_head_without_image_logits() -> None:
     with pytest.raises(ValueError, match="no image logits"):
-        image_loss(OUTPUT._replace(image_logits=None), SLOTS, 0.0)
+        image_loss(OUTPUT._replace(image_logits=None), SLOTS, Target())
 
 
 def test_masked_sum_of_nothing() -> None:
@@ -104,3 +115,87 @@ def test_masked_sum_of_nothing() -> None:
 def test_large_logits_are_finite() -> None:
     logits = jnp.asarray([1e4, 0.0, -1e4])
     assert np.isfinite(cross_entropy(logits, jnp.asarray(2), 0.1))
+
+
+GROUPS = (np.asarray([0, 0, 0, 1, 1], np.int32), np.asarray([0, 0, 1, 2, 2], np.int32))
+
+
+def summed_by_hand(logits: Any, label: int, groups: np.ndarray) -> float:
+    probabilities = np.exp(np.asarray(logits, np.float64))
+    probabilities /= probabilities.sum()
+    return -float(
+        np.log(sum(p for p, g in zip(probabilities, groups, strict=True) if g == groups[label]))
+    )
+
+
+def test_loss_of_the_levels_by_hand() -> None:
+    """The label's loss and, weighted, that of the sums over its groups at levels 1 and 2."""
+    target = Target(0.1, level_weights=(0.5, 0.25), groups=GROUPS)
+    wanted = [
+        by_hand(logits, label, 0.1)
+        + 0.5 * summed_by_hand(logits, label, GROUPS[0])
+        + 0.25 * summed_by_hand(logits, label, GROUPS[1])
+        for logits, label in (
+            (OUTPUT.logits[s, p], int(LABEL[s, p])) for s, p in ((0, 0), (0, 1), (1, 0))
+        )
+    ]
+    np.testing.assert_allclose(product_loss(OUTPUT, SLOTS, target).total, sum(wanted), rtol=1e-6)
+    only = Target(level_weights=(0.0, 2.0), groups=GROUPS)
+    images = [(0, 0, 2), (0, 1, 0), (0, 2, 0), (1, 1, 4), (1, 3, 4)]
+    wanted = [
+        by_hand(OUTPUT.image_logits[s, j], label, 0.0)
+        + 2 * summed_by_hand(OUTPUT.image_logits[s, j], label, GROUPS[1])
+        for s, j, label in images
+    ]
+    np.testing.assert_allclose(image_loss(OUTPUT, SLOTS, only).total, sum(wanted), rtol=1e-6)
+
+
+def test_gradient_of_the_levels() -> None:
+    """By hand, p_j - [j in group] p_j / P(group); no NaN where all the rest is impossible."""
+    logits = jnp.asarray([0.3, -1.0, 2.0, 0.5, -0.2])
+    probabilities = np.asarray(jax.nn.softmax(logits), np.float64)
+    for label in range(K):
+        for groups in GROUPS:
+            found = jax.grad(
+                lambda x, label=label, groups=groups: group_cross_entropy(
+                    jax.nn.log_softmax(x), jnp.asarray(label), groups
+                )
+            )(logits)
+            same = groups == groups[label]
+            within = np.where(same, probabilities, 0) / probabilities[same].sum()
+            np.testing.assert_allclose(found, probabilities - within, atol=1e-6)
+    target = Target(level_weights=(1.0, 1.0), groups=GROUPS)
+    extreme = jnp.asarray([1e4, 0.0, -1e4, -1e4, -1e4])
+    for label in range(K):
+        gradient = jax.grad(lambda x, label=label: target_loss(x, jnp.asarray(label), target))
+        assert np.isfinite(gradient(extreme)).all()
+
+
+def test_adjusted_logits_by_hand() -> None:
+    """The loss of softmax(logits + tau log prior), also at the levels."""
+    adjustment = np.log(np.asarray([0.5, 0.2, 0.2, 0.05, 0.05], np.float32))
+    plain = Target(level_weights=(0.5, 0.0), groups=GROUPS)
+    for label in range(K):
+        logits = OUTPUT.logits[0, label % 4]
+        np.testing.assert_allclose(
+            target_loss(logits, jnp.asarray(label), plain._replace(adjustment=adjustment)),
+            target_loss(logits + adjustment, jnp.asarray(label), plain),
+            rtol=1e-6,
+        )
+
+
+def test_off_is_bit_equal() -> None:
+    """Zero weights and no adjustment give the very program of the label's loss alone."""
+    for target in (Target(0.1), Target(0.1, None, (0.0, 0.0), GROUPS)):
+        found = product_loss(OUTPUT, SLOTS, target)
+        values = cross_entropy(OUTPUT.logits, LABEL, 0.1)
+        mask = jnp.asarray([[True, True, False, False], [True, False, False, False]])
+        assert found.total == masked_sum(values, mask).total
+        traced = str(jax.make_jaxpr(lambda x, t=target: target_loss(x, LABEL, t))(OUTPUT.logits))
+        plain = str(jax.make_jaxpr(lambda x: cross_entropy(x, LABEL, 0.1))(OUTPUT.logits))
+        assert traced == plain
+
+
+def test_levels_need_groups() -> None:
+    with pytest.raises(ValueError, match="needs the groups"):
+        target_loss(OUTPUT.logits, LABEL, Target(level_weights=(1.0, 0.0)))

@@ -16,6 +16,7 @@ from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import HeadOutput, build_head
 from product_mil.train.augment import Ranges, augment
+from product_mil.train.losses import Target
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import evaluated_parameters, initial_state, partition
@@ -109,7 +110,7 @@ def prepared(
     step = make_train_step(
         structure,
         rule,
-        label_smoothing=0.1,
+        target=Target(0.1),
         batch_statistics=batch_statistics,
         ema_decay=ema_decay,
         ranges=ranges,
