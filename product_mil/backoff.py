@@ -127,7 +127,7 @@ class LevelCounts:
         return "\n".join(lines)
 
 
-def _share(part: int, whole: int) -> str:
+def _share(part: np.integer, whole: np.integer) -> str:
     return f"{part / whole:.1%}" if whole else "-"
 
 

@@ -40,7 +40,7 @@ class ProductFacts:
 
 
 class MatrixMember:
-    """A full matrix `[N, k]`, read by `pread` a block at a time: a file that shrinks is an error."""
+    """A full matrix `[N, k]`, read with `pread`, so that a file that shrinks is an error."""
 
     facts: ProductFacts | None = None
 
@@ -52,26 +52,33 @@ class MatrixMember:
         self.categories = _categories_in(about_path)
         header = _load(matrix_path)
         shape = (len(self.product_id), len(self.class_ids))
-        if header.shape != shape or header.dtype.kind != "f" or not header.flags.c_contiguous:
+        if not header.flags.c_contiguous:
+            raise UserError(
+                f"{matrix_path} lies column by column: save it with np.ascontiguousarray"
+            )
+        if header.shape != shape or header.dtype.kind != "f":
             raise UserError(
                 f"{matrix_path} is {header.dtype} {header.shape}; expected floating point numbers "
                 f"{shape}, as there are {shape[0]} product ids and {shape[1]} category ids"
             )
         self._dtype, self._first_byte = header.dtype, int(getattr(header, "offset", 0))
-        self._file = matrix_path.open("rb", buffering=0)
+        self._matrix_path = matrix_path
 
     def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
         """The probabilities in these rows; neighbours are read at once."""
         starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
-        parts = []
         row_bytes = self._dtype.itemsize * len(self.class_ids)
-        for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
-            wanted = int(stop - start) * row_bytes
-            offset = self._first_byte + int(places[start]) * row_bytes
-            data = os.pread(self._file.fileno(), wanted, offset)
-            if len(data) != wanted:
-                raise UserError(f"{self._file.name} became shorter while it was read; start again")
-            parts.append(np.frombuffer(data, self._dtype))
+        parts = []
+        with self._matrix_path.open("rb", buffering=0) as file:
+            for start, stop in zip(starts, [*starts[1:], len(places)], strict=True):
+                wanted_bytes = int(stop - start) * row_bytes
+                offset_bytes = self._first_byte + int(places[start]) * row_bytes
+                data = os.pread(file.fileno(), wanted_bytes, offset_bytes)
+                if len(data) != wanted_bytes:
+                    raise UserError(
+                        f"{self._matrix_path} became shorter while it was read; start again"
+                    )
+                parts.append(np.frombuffer(data, self._dtype))
         return np.concatenate(parts).astype(np.float32).reshape(len(places), -1)
 
 
