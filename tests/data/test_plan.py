@@ -4,7 +4,7 @@ import pickle
 import numpy as np
 import pytest
 
-from product_mil.data.plan import SequentialPlan, ShuffledPlan
+from product_mil.data.plan import SequentialPlan, ShuffledPlan, balanced_draws
 
 CDISCOUNT_SHARES = (0.618, 0.160, 0.077, 0.145)
 
@@ -136,3 +136,55 @@ def test_sequential_of_nothing() -> None:
 def test_sequential_refuses_too_many_images() -> None:
     with pytest.raises(ValueError, match="0 to 4"):
         SequentialPlan(np.asarray([1, 5]), shards=1, image_slots=4)
+
+
+def test_draws_by_hand() -> None:
+    """Classes of 8, 4 and 1 products: as they are, by square roots, alike; always 13 draws."""
+    labels = np.repeat([0, 1, 2], [8, 4, 1])
+    for power, shares in ((0.0, [8, 4, 1]), (0.5, [8**0.5, 2, 1]), (1.0, [1, 1, 1])):
+        draws = balanced_draws(labels, power)
+        np.testing.assert_allclose(np.bincount(labels, draws), 13 * np.divide(shares, sum(shares)))
+        for label in range(3):
+            assert np.ptp(draws[labels == label]) == 0
+
+
+@pytest.mark.parametrize("power", [0.5, 1.0])
+def test_balanced_epochs(power: float) -> None:
+    """Classes come as often as they should, each product in turn; a pure function of the step."""
+    rng = np.random.default_rng(0)
+    num_images = cdiscount(2000)
+    labels = np.minimum(rng.geometric(0.3, 2000) - 1, 9)
+    draws = balanced_draws(labels, power)
+    arguments = {"shards": 2, "image_slots": 32, "seed": 5, "draws": draws, "labels": labels}
+    plan = ShuffledPlan(num_images, **arguments)
+    epochs = []
+    for epoch in range(20):
+        steps = range(epoch * plan.num_steps, (epoch + 1) * plan.num_steps)
+        shards = [rows for step in steps for rows in plan.rows(step)]
+        assert max(num_images[rows].sum() for rows in shards) <= 32
+        assert max(map(len, shards)) <= plan.product_slots
+        drawn = np.concatenate(shards)
+        assert 2000 <= len(drawn) <= 2000 + 4  # each of four sizes is rounded up
+        # To within one draw and that rounding, in each of four sizes.
+        np.testing.assert_allclose(np.bincount(labels[drawn]), np.bincount(labels, draws), atol=8)
+        epochs.append(np.bincount(drawn, minlength=2000))
+    times = np.asarray(epochs)
+    # Systematic sampling: the whole part always, one time more in some epochs.
+    assert (times >= np.floor(draws * 0.999)).all()
+    assert (times <= np.ceil(draws * 1.02 + 1e-6)).all()
+    np.testing.assert_allclose(times.mean(0).mean(), draws.mean(), rtol=0.01)
+    assert times[:, draws < 0.9].max() == 1
+    assert (times.sum(0) > 0).mean() > 0.9
+    again = ShuffledPlan(num_images, **arguments)
+    for step in (57, 3, 11):
+        for a, b in zip(again.rows(step), plan.rows(step), strict=True):
+            np.testing.assert_array_equal(a, b)
+
+
+def test_draws_of_one_each_are_every_product_once() -> None:
+    num_images, labels = cdiscount(500), np.arange(500) % 7
+    plan = ShuffledPlan(
+        num_images, shards=2, image_slots=16, seed=1, draws=np.ones(500), labels=labels
+    )
+    check_epoch(plan, num_images, 0)
+    check_epoch(plan, num_images, plan.num_steps)

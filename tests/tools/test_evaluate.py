@@ -82,6 +82,16 @@ def test_equals_the_exported_predictions(
         "top1_level_2": same_to_level(2),
         "top1_level_3": correct.mean(),
         "top1_several_images": correct[num_images > 1].mean(),
+        "mean_class_accuracy": np.mean([correct[true == c].mean() for c in np.unique(true)]),
+        "error_tree_distance": np.mean(
+            [
+                next(
+                    up for up in range(1, 4) if up == 3 or names[a][: 3 - up] == names[b][: 3 - up]
+                )
+                for a, b in zip(top[:, 0].tolist(), true.tolist(), strict=True)
+                if a != b
+            ]
+        ),
     }
     for count in range(5):
         expected[f"top1_images_{count}"] = correct[num_images == count].mean()

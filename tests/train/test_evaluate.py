@@ -1,9 +1,16 @@
+import json
+
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from sklearn.metrics import accuracy_score, log_loss, top_k_accuracy_score
+from sklearn.metrics import (
+    accuracy_score,
+    log_loss,
+    recall_score,
+    top_k_accuracy_score,
+)
 
-from product_mil.data.categories import read_categories
+from product_mil.data.categories import Categories, read_categories
 from product_mil.data.index import open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan
@@ -13,6 +20,7 @@ from product_mil.train.evaluate import (
     expected_calibration_error,
     metrics_of,
     score_products,
+    tree_distance,
 )
 from product_mil.train.step import Scores, make_eval_step
 from tests.train.test_step import LOG_PRIOR, batch_of, mesh_of, prepared
@@ -91,6 +99,7 @@ def test_metrics_against_scikit_learn(sample: SampleFiles, unknown: int) -> None
         "top1_level_1": accuracy_score(categories.level1[label], categories.level1[top1]),
         "top1_level_2": accuracy_score(categories.level2[label], categories.level2[top1]),
         "top1_level_3": accuracy_score(label, top1),
+        "mean_class_accuracy": recall_score(label, top1, average="macro", labels=np.unique(label)),
     }
     for name, value in wanted.items():
         np.testing.assert_allclose(found[name], value, rtol=1e-5, err_msg=name)
@@ -106,6 +115,15 @@ def test_metrics_against_scikit_learn(sample: SampleFiles, unknown: int) -> None
     np.testing.assert_allclose(
         found["top1_several_images"], accuracy_score(label[several], top1[several])
     )
+
+
+def test_tree_distance_by_hand() -> None:
+    """0 right, 1 within a group of level 2, 2 within one of level 1, 3 only at the root."""
+    text = {"ids": [1, 2, 3, 4], "names": [["a", "x", "1"], ["a", "x", "2"], ["a", "y", "3"]]}
+    text["names"].append(["b", "x", "4"])
+    categories = Categories.from_json(json.dumps(text))
+    label, top1 = np.asarray([0, 0, 0, 0, 3]), np.asarray([0, 1, 2, 3, 1])
+    np.testing.assert_array_equal(tree_distance(top1, label, categories), [0, 1, 2, 3, 3])
 
 
 def test_calibration_error_by_hand() -> None:

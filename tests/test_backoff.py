@@ -1,0 +1,96 @@
+"""Predictions that back off, by hand."""
+
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from product_mil.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
+from product_mil.data.categories import Categories
+from product_mil.predictions import PredictionBlock, written_whole
+
+NAMES = [["a", "x", "1"], ["b", "z", "2"], ["a", "x", "3"], ["a", "y", 'say "4", please']]
+TREE = Categories.from_json(json.dumps({"ids": [10, 20, 30, 40], "names": NAMES}))
+PROBABILITIES = np.asarray(
+    [
+        [0.9, 0.05, 0.03, 0.02],  # a category
+        [0.45, 0.05, 0.45, 0.05],  # a group at level 2
+        [0.3, 0.1, 0.2, 0.4],  # at level 1
+        [0.3, 0.5, 0.1, 0.1],  # nothing
+        [0.1, 0.2, 0.1, 0.6],
+    ],
+    np.float32,
+)
+
+
+def block_of(probabilities: np.ndarray, category: list[int]) -> PredictionBlock:
+    n, empty = len(probabilities), np.zeros(0, np.int32)
+    return PredictionBlock(
+        product_id=np.arange(n) + 100,
+        category_id=np.asarray(category),
+        has_category=np.asarray(category) != 0,
+        log_prob_true=np.zeros(n, np.float32),
+        num_images=np.ones(n, np.int32),
+        num_readable_images=np.ones(n, np.int32),
+        top_class=probabilities.argmax(1)[:, None].astype(np.int32),
+        top_probability=probabilities.max(1)[:, None],
+        image_index=empty,
+        attention=empty.astype(np.float32),
+        image_top_class=empty,
+        probabilities=probabilities,
+    )
+
+
+def test_levels_and_file_by_hand(tmp_path: Path) -> None:
+    writer = BackOffWriter(
+        tmp_path / "levels.csv", BackOff(TREE, min_confidence=0.6, temperature=1.0)
+    )
+    with written_whole([writer]):
+        writer.write(block_of(PROBABILITIES[:3], [10, 20, 30]))
+        writer.write(block_of(PROBABILITIES[3:], [0, 40]))
+    with (tmp_path / "levels.csv").open(newline="", encoding="utf-8") as file:
+        rows = [list(row.values()) for row in csv.DictReader(file)]
+    assert rows == [
+        ["100", "3", "10", "a", "x", "1", "0.900000"],
+        ["101", "2", "", "a", "x", "", "0.900000"],
+        ["102", "1", "", "a", "", "", "0.900000"],
+        ["100", "0", "", "", "", "", "1.000000"],
+        ["101", "3", "40", "a", "y", 'say "4", please', "0.600000"],
+    ]
+    counts = writer.counts
+    np.testing.assert_array_equal(counts.products, [1, 1, 1, 2])
+    np.testing.assert_array_equal(counts.labelled, [0, 1, 1, 2])
+    np.testing.assert_array_equal(counts.right, [0, 1, 0, 2])
+    lines = counts.table("title").splitlines()
+    assert lines[2].split() == ["3", "(category)", "2", "40.0%", "100.0%", "40.0%", "100.0%"]
+    assert lines[3].split() == ["2", "1", "20.0%", "0.0%", "60.0%", "66.7%"]
+
+
+@pytest.mark.parametrize("temperature", [0.5, 2.0])
+def test_temperature_by_hand(temperature: float) -> None:
+    """Powers of the probabilities, normalised; not of a product without a readable image."""
+    back_off = BackOff(TREE, min_confidence=0.0, temperature=temperature)
+    found = back_off.answers(PROBABILITIES, np.asarray([True, True, True, True, False]))
+    powers = PROBABILITIES.astype(np.float64) ** (1 / temperature)
+    wanted = (powers / powers.sum(1, keepdims=True)).max(1)
+    wanted[4] = 0.6
+    np.testing.assert_allclose(found.probability, wanted, rtol=1e-6)
+    np.testing.assert_array_equal(found.level, 3)
+
+
+def test_calibrated_confidence_is_kept() -> None:
+    """Of a model that is too sure the temperature is found, and precision keeps its promise."""
+    rng = np.random.default_rng(0)
+    logits = rng.normal(scale=1.5, size=(4000, 4))
+    truth = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
+    label = (truth.cumsum(1) < rng.random((4000, 1))).sum(1)
+    sure = np.exp(3 * logits) / np.exp(3 * logits).sum(1, keepdims=True)
+    block = block_of(sure.astype(np.float32), TREE.ids[label].tolist())
+    found = calibrate([block], TREE)
+    assert found.temperature == pytest.approx(3, rel=0.1)
+    back_off, counts = BackOff(TREE, min_confidence=0.8, temperature=found.temperature), None
+    counts = LevelCounts()
+    counts.add(back_off, back_off.answers(found.probabilities, np.ones(4000, bool)), found.label)
+    assert counts.right[1:].sum() / counts.labelled[1:].sum() > 0.8
