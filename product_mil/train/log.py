@@ -102,13 +102,12 @@ class RunLog:
 
 def metrics_table(values: Mapping[str, float], title: str) -> str:
     """Metrics as aligned lines for people."""
-    shares = ("top1", "top5", "calibration_error", "trust")
+    fractions = ("top1", "top5", "calibration_error", "trust", "error_tree", "mean_class", "nll")
     lines = [title]
     for name, value in values.items():
         if name.startswith("products_images_"):
             continue
-        share = name.startswith(shares)
-        text = f"{value:8.4f}" if share or name == "nll" else f"{value:8.0f}"
+        text = f"{value:8.4f}" if name.startswith(fractions) else f"{value:8.0f}"
         count = values.get("products_images_" + name.removeprefix("top1_images_"))
         of = f"   of {count:.0f} products" if name.startswith("top1_images_") and count else ""
         lines.append(f"  {name:<22}{text}{of}")
