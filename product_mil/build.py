@@ -34,7 +34,7 @@ from product_mil.data.split import split_products
 from product_mil.embed import cached_embeddings
 from product_mil.errors import UserError
 from product_mil.head_init import NAMED, initialise_head
-from product_mil.model.backbones import backbone
+from product_mil.model.backbones import backbone, blocks_of
 from product_mil.model.classifier import Arrays, Classifier, Model, split_model
 from product_mil.model.heads import build_head
 from product_mil.model.weights import load_weights
@@ -96,6 +96,12 @@ def check_config(config: Config) -> list[str]:
         spec = backbone(config.model.backbone)
     except UserError as error:
         return [*found, f"config.model.backbone: {error}"]
+    for name, stage in (("head", config.head), ("finetune", config.finetune)):
+        if stage.epochs and stage.trainable not in ("head", "all", *(names := blocks_of(spec))):
+            found.append(
+                f"config.{name}.trainable={stage.trainable}: expected head, all or a block of "
+                f"{spec.name}: {', '.join(names)}"
+            )
     dim = spec.embedding_dim
     if config.data.image_size_px < spec.min_image_size_px:
         found.append(
@@ -473,6 +479,11 @@ def build_stage(
         model.statistics,
         optimizer,
         trainable=settings.trainable,
+        blocks=(
+            ()
+            if settings.trainable in ("head", "all")
+            else blocks_of(backbone(config.model.backbone))
+        ),
         with_ema=settings.ema_decay > 0,
     )
     return stage, state

@@ -68,7 +68,7 @@ class StageConfig:
     epochs: int = 0  # 0 skips the stage; -1: whole epochs that reach `steps`, at least 10
     steps: int = 0  # only read where epochs is -1
     images_per_batch: int = 256  # over all devices
-    trainable: Literal["head", "all"] = "all"
+    trainable: str = "all"  # head, all, or a block of the backbone: the head and all from it up
     batch_statistics: bool = False  # normalise by the batch and move the running statistics
     optimizer: Literal["adamw", "nadamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3  # at the end of the warm-up; a cosine to 0 follows
@@ -273,9 +273,9 @@ def problems(config: Config) -> list[str]:
         need(0 <= stage.ema_decay < 1, f"{name}.ema_decay", "must be in [0, 1)")
         need(stage.patience_evaluations >= 0, f"{name}.patience_evaluations", "must be 0 or more")
         need(
-            not (stage.trainable == "head" and stage.batch_statistics),
+            stage.trainable == "all" or not stage.batch_statistics,
             f"{name}.batch_statistics",
-            "a frozen backbone keeps its statistics; set trainable=all or batch_statistics=false",
+            "what is frozen keeps its statistics; set trainable=all or batch_statistics=false",
         )
         slots = stage.images_per_batch // max(data.shards, 1)
         need(

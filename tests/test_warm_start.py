@@ -42,7 +42,7 @@ def test_another_head_takes_the_backbone_and_says_what_is_new(trained: Path) -> 
     fresh, _ = build_model(config, len(source.categories.ids))
     model, notes = warm_start(fresh, "small_cnn", source.categories, trained)
     assert "head/classify_image/kernel" in notes[1]
-    path = "backbone/block_1/kernel"
+    path = "backbone/blocks/0/kernel"
     np.testing.assert_array_equal(model.parameters[path], source.model.parameters[path])
     assert model.statistics.keys() == fresh.statistics.keys()
 

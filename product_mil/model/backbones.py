@@ -3,6 +3,8 @@
 Adding one is a file with the net and its facts, and its name here (docs/adding-a-backbone.md).
 """
 
+from flax import nnx
+
 from product_mil.errors import UserError
 from product_mil.model import (
     convnext_tiny,
@@ -16,18 +18,18 @@ from product_mil.model import (
 )
 from product_mil.model.spec import BackboneSpec
 
-NETS = (
-    convnext_tiny,
-    efficientnet_v2_s,
-    inception_resnet_v2,
-    inception_v3,
-    mobilenet_v2,
-    resnet50_v2,
-    small_cnn,
-    xception,
+SPECS = (
+    convnext_tiny.SPEC,
+    efficientnet_v2_s.SPEC,
+    inception_resnet_v2.SPEC,
+    inception_v3.SPEC,
+    mobilenet_v2.SPEC,
+    resnet50_v2.SPEC,
+    *small_cnn.SPECS,
+    xception.SPEC,
 )
 
-BACKBONES: dict[str, BackboneSpec] = {net.SPEC.name: net.SPEC for net in NETS}
+BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in SPECS}
 
 
 def backbone(name: str) -> BackboneSpec:
@@ -35,3 +37,18 @@ def backbone(name: str) -> BackboneSpec:
     if name not in BACKBONES:
         raise UserError(f"backbone {name!r} is not known; choose one of {', '.join(BACKBONES)}")
     return BACKBONES[name]
+
+
+def blocks_of(spec: BackboneSpec) -> tuple[str, ...]:
+    """The parts of a net that have parameters, in the order in which its file declares them.
+
+    Names are beginnings of parameter paths, such as `blocks/14` or `mixed_7a`.
+    """
+    found: list[str] = []
+    for name, part in vars(spec.build(rngs=nnx.Rngs(0))).items():
+        listed = part if isinstance(part, nnx.List) else None
+        parts = {name: part} if listed is None else {f"{name}/{i}": p for i, p in enumerate(listed)}
+        for path, each in parts.items():
+            if isinstance(each, nnx.Module) and nnx.to_flat_state(nnx.state(each, nnx.Param)):
+                found.append(path)
+    return tuple(found)

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.heads import Head, HeadOutput
 
-Arrays = dict[str, Array]  # leaves by path, such as "backbone/block_1/kernel"
+Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 
 
 class Classifier(nnx.Module):

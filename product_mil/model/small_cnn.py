@@ -1,6 +1,8 @@
-"""A small convolutional net trained from scratch: what a laptop's CPU learns in a minute or two."""
+"""Small convolutional nets trained from scratch: what a laptop's CPU learns in a few minutes."""
 
-from typing import ClassVar
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
 
 import jax
 import jax.numpy as jnp
@@ -8,26 +10,34 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Num
 
-from product_mil.model.initializers import he_normal, ones, zeros
+from product_mil.model.initializers import Initializer, he_normal, ones, zeros
 from product_mil.model.spec import BackboneSpec
 
 INPUT_SIZE_PX = 60  # a third of Cdiscount's 180: enough to tell shapes, a ninth of the work
 
 
 class SmallCNN(nnx.Module):
-    """Four 3x3 convolutions of stride 2, each with BatchNorm and ReLU, then the global mean.
+    """3x3 convolutions of stride 2, each with BatchNorm and ReLU, then the global mean.
 
-    Takes photos of any size and resizes them to `INPUT_SIZE_PX` itself, on the device.
+    Takes photos of any size and resizes them to `INPUT_SIZE_PX` itself, on the device. `widths`
+    are the channels after each halving of the resolution; with `refined`, a convolution of stride 1
+    follows each as a residual, which starts at zero: the deeper net begins as the shallower one.
     """
 
-    embedding_dim: ClassVar[int] = 192
-
-    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(
+        self,
+        widths: Sequence[int] = (24, 48, 96, 192),
+        *,
+        refined: bool = False,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike = jnp.float32,
+    ):
         self.dtype = dtype
-        self.block_1 = ConvBlock(3, 24, rngs=rngs, dtype=dtype)
-        self.block_2 = ConvBlock(24, 48, rngs=rngs, dtype=dtype)
-        self.block_3 = ConvBlock(48, 96, rngs=rngs, dtype=dtype)
-        self.block_4 = ConvBlock(96, self.embedding_dim, rngs=rngs, dtype=dtype)
+        of = {"rngs": rngs, "dtype": dtype}
+        self.blocks = nnx.List([ConvBlock(*dims, **of) for dims in pairwise((3, *widths))])
+        self.refinements = nnx.List(
+            [ConvBlock(dim, dim, stride=1, scale_init=zeros, **of) for dim in widths * refined]
+        )
 
     def __call__(
         self,
@@ -45,17 +55,27 @@ class SmallCNN(nnx.Module):
             mask = mask[:, None, None, None]
             x = jnp.where(mask, x, 0)  # whatever padding holds ends here
         x = x.astype(self.dtype)
-        x = self.block_1(x, use_running_statistics, mask)  # b 30 30 24
-        x = self.block_2(x, use_running_statistics, mask)  # b 15 15 48
-        x = self.block_3(x, use_running_statistics, mask)  # b 8 8 96
-        x = self.block_4(x, use_running_statistics, mask)  # b 4 4 192
-        return x.mean(axis=(1, 2))  # b 192
+        for index, block in enumerate(self.blocks):
+            x = nnx.relu(block(x, use_running_statistics, mask))  # 30 30, 15 15, 8 8, 4 4
+            if self.refinements:
+                x = nnx.relu(x + self.refinements[index](x, use_running_statistics, mask))
+        return x.mean(axis=(1, 2))
 
 
 class ConvBlock(nnx.Module):
-    """3x3 convolution of stride 2, BatchNorm, ReLU."""
+    """3x3 convolution and BatchNorm."""
 
-    def __init__(self, dim_in: int, dim_out: int, *, rngs: nnx.Rngs, dtype: DTypeLike):
+    def __init__(
+        self,
+        dim_in: int,
+        dim_out: int,
+        *,
+        stride: int = 2,
+        scale_init: Initializer = ones,
+        rngs: nnx.Rngs,
+        dtype: DTypeLike,
+    ):
+        self.stride = stride
         # No bias: the normalisation that follows would subtract it again.
         self.kernel = nnx.Param(he_normal(rngs.params(), (3, 3, dim_in, dim_out)))
         # Momentum 0.9: a run has only a few hundred steps for its running statistics to settle.
@@ -64,7 +84,7 @@ class ConvBlock(nnx.Module):
             momentum=0.9,
             epsilon=1e-3,
             dtype=dtype,
-            scale_init=ones,
+            scale_init=scale_init,
             bias_init=zeros,
             rngs=rngs,
         )
@@ -75,13 +95,13 @@ class ConvBlock(nnx.Module):
         use_running_statistics: bool,
         mask: Bool[Array, "b 1 1 1"] | None,
     ) -> Float[Array, "b h2 w2 c2"]:
-        """Halve the resolution (odd sizes round up)."""
-        x = conv3x3_stride2(x, self.kernel[...].astype(x.dtype))
-        return nnx.relu(self.norm(x, use_running_average=use_running_statistics, mask=mask))
+        """Divide the resolution by the stride (odd sizes round up)."""
+        x = conv3x3(x, self.kernel[...].astype(x.dtype), self.stride)
+        return self.norm(x, use_running_average=use_running_statistics, mask=mask)
 
 
-def conv3x3_stride2(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c c2"]
+def conv3x3(
+    x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c c2"], stride: int
 ) -> Float[Array, "b h2 w2 c2"]:
     """Convolve with a zero border of one pixel, as one matrix product over the nine shifts of `x`.
 
@@ -90,7 +110,8 @@ def conv3x3_stride2(
     """
     _, h, w, c = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # b h+2 w+2 c
-    shifts = [padded[:, i : i + h : 2, j : j + w : 2] for i in range(3) for j in range(3)]
+    starts = [(i, j) for i in range(3) for j in range(3)]
+    shifts = [padded[:, i : i + h : stride, j : j + w : stride] for i, j in starts]
     patches = jnp.concatenate(shifts, axis=-1)  # b h2 w2 9c
     return patches @ kernel.reshape(9 * c, -1)  # b h2 w2 c2
 
@@ -110,9 +131,10 @@ def resize(pixels: Num[Array, "b h w 3"], size_px: int) -> Float[Array, "b size 
     return jax.image.resize(x, (b, size_px, size_px, 3), "linear", antialias=True)
 
 
-SPEC = BackboneSpec(
-    name="small_cnn",
-    build=SmallCNN,
-    embedding_dim=SmallCNN.embedding_dim,
-    image_size_px=180,
+SPECS = (
+    BackboneSpec("small_cnn", SmallCNN, embedding_dim=192, image_size_px=180),
+    # The paper's ladder of nets from scratch: 2, 4 and 8 convolutions.
+    BackboneSpec("cnn_1", partial(SmallCNN, (24, 48)), embedding_dim=48, image_size_px=180),
+    BackboneSpec("cnn_2", SmallCNN, embedding_dim=192, image_size_px=180),
+    BackboneSpec("cnn_3", partial(SmallCNN, refined=True), embedding_dim=192, image_size_px=180),
 )

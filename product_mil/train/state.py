@@ -1,6 +1,6 @@
 """Everything that a training step changes, and the rule of what it may change."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -27,23 +27,38 @@ class TrainState(NamedTuple):
 # What a training step adds up; see `step.make_train_step`.
 TOTALS = ("loss", "steps", "correct", "products", "images")
 
-TRAINABLE: dict[str, Callable[[str], bool]] = {
-    "head": lambda path: path.startswith("head/"),
-    "all": lambda path: True,
-}
 
+def trainable_prefixes(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
+    """Beginnings of the paths that `trainable` lets change.
 
-def partition(parameters: Arrays, trainable: str) -> tuple[Arrays, Arrays]:
-    """Split parameters into trainable and frozen by the rule called `trainable`.
+    It is `head`, `all`, or one of `blocks`, the backbone's parts in the order in which an image
+    passes through them: then that part, all after it and the head.
 
     Raises:
-        ValueError: the rule selects no parameter, or one is neither the head's nor the backbone's.
+        ValueError: none of these.
+    """
+    if trainable == "all":
+        return ("head/", "backbone/")
+    if trainable == "head":
+        return ("head/",)
+    if trainable not in blocks:
+        raise ValueError(f"trainable={trainable!r}: expected head, all or one of {list(blocks)}")
+    return ("head/", *(f"backbone/{block}/" for block in blocks[blocks.index(trainable) :]))
+
+
+def partition(
+    parameters: Arrays, trainable: str, blocks: Sequence[str] = ()
+) -> tuple[Arrays, Arrays]:
+    """Split parameters into trainable and frozen, by `trainable_prefixes`.
+
+    Raises:
+        ValueError: nothing is trainable, or a parameter is neither the head's nor the backbone's.
     """
     strangers = [path for path in parameters if not path.startswith(("head/", "backbone/"))]
     if strangers:
         raise ValueError(f"parameters outside head/ and backbone/: {', '.join(strangers)}")
-    rule = TRAINABLE[trainable]
-    chosen = {path: value for path, value in parameters.items() if rule(path)}
+    prefixes = trainable_prefixes(trainable, blocks)
+    chosen = {path: value for path, value in parameters.items() if path.startswith(prefixes)}
     if not chosen:
         raise ValueError(f"trainable={trainable!r} selects no parameter")
     return chosen, {path: v for path, v in parameters.items() if path not in chosen}
@@ -60,10 +75,11 @@ def initial_state(
     optimizer: optax.GradientTransformation,
     *,
     trainable: str,
+    blocks: Sequence[str] = (),
     with_ema: bool,
 ) -> TrainState:
     """The state before the first step; leaves are copies, since steps donate them."""
-    chosen, frozen = partition(parameters, trainable)
+    chosen, frozen = partition(parameters, trainable, blocks)
     return TrainState(
         step=jnp.asarray(np.zeros((), np.int32)),
         trainable=_copy(chosen),

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.model.small_cnn import SmallCNN, conv3x3_stride2, resize
+from product_mil.model.small_cnn import SmallCNN, conv3x3, resize
 
 
 @pytest.fixture(scope="module")
@@ -14,15 +14,15 @@ def photos() -> np.ndarray:
     return coarse.repeat(20, axis=1).repeat(20, axis=2)
 
 
-@pytest.mark.parametrize("size", [15, 30])
-def test_convolution_equals_the_library_one(size: int):
+@pytest.mark.parametrize(("size", "stride"), [(15, 2), (30, 2), (9, 1)])
+def test_convolution_equals_the_library_one(size: int, stride: int):
     rng = np.random.default_rng(0)
     x = jnp.asarray(rng.normal(size=(2, size, size, 4)), jnp.float32)
     kernel = jnp.asarray(rng.normal(size=(3, 3, 4, 6)), jnp.float32)
     expected = jax.lax.conv_general_dilated(
-        x, kernel, (2, 2), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
+        x, kernel, (stride, stride), ((1, 1), (1, 1)), dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    np.testing.assert_allclose(conv3x3_stride2(x, kernel), expected, atol=2e-5)
+    np.testing.assert_allclose(conv3x3(x, kernel, stride), expected, atol=2e-5)
 
 
 def test_resize_takes_block_means_and_agrees_with_any_other_size(photos: np.ndarray):
@@ -59,8 +59,8 @@ def test_statistics_move_only_in_training(photos: np.ndarray):
     model = SmallCNN(rngs=nnx.Rngs(0))
     x = jnp.asarray(photos)
     model(x, use_running_statistics=True)
-    assert float(jnp.abs(model.block_4.norm.mean[...]).max()) == 0
+    assert float(jnp.abs(model.blocks[3].norm.mean[...]).max()) == 0
     model(x, use_running_statistics=False)
-    assert float(jnp.abs(model.block_4.norm.mean[...]).max()) > 0
+    assert float(jnp.abs(model.blocks[3].norm.mean[...]).max()) > 0
     alone = model(x[:1], use_running_statistics=True)
     np.testing.assert_allclose(model(x, use_running_statistics=True)[:1], alone, atol=1e-5)

@@ -1,0 +1,16 @@
+"""A net of four convolutions from scratch: `configs/cnn_1.py` with another backbone.
+
+    python -m product_mil.main --config=configs/cnn_2.py [:joint or :smoke]
+"""
+
+import dataclasses
+from pathlib import Path
+
+from product_mil.config import Config, load_config
+
+
+def get_config(argument: str) -> Config:
+    """The configuration for an argument."""
+    first = load_config(f"{Path(__file__).with_name('cnn_1.py')}:{argument}")
+    model = dataclasses.replace(first.model, backbone="cnn_2")
+    return dataclasses.replace(first, name=first.name.replace("cnn_1", "cnn_2"), model=model)
