@@ -17,7 +17,7 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int64, Num
 
 import product_mil
-from product_mil.config import Config, StageConfig
+from product_mil.config import AUGMENT_LIMITS, Config, StageConfig
 from product_mil.data.bson import Fault
 from product_mil.data.categories import Categories, categories_from_ids, read_categories
 from product_mil.data.duplicates import drop_images, shared_with
@@ -27,7 +27,7 @@ from product_mil.data.embeddings import (
 )
 from product_mil.data.faults import FaultList, product_faults
 from product_mil.data.index import NO_CATEGORY, Catalogue, named_files, open_catalogue
-from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_draws
 from product_mil.data.sample import ensure_sample
 from product_mil.data.split import split_products
@@ -37,6 +37,8 @@ from product_mil.head_init import NAMED, initialise_head
 from product_mil.model.backbones import backbone, blocks_of
 from product_mil.model.classifier import Arrays, Classifier, Model, split_model
 from product_mil.model.heads import build_head
+from product_mil.model.prior import NO_BACKBONE, PriorHead
+from product_mil.model.tree import Levels, TreeHead
 from product_mil.model.weights import load_weights
 from product_mil.train.augment import Ranges
 from product_mil.train.evaluate import metrics_of, score_products
@@ -108,6 +110,7 @@ def check_config(config: Config) -> list[str]:
             f"config.data.image_size_px={config.data.image_size_px}: {spec.name} takes images "
             f"from {spec.min_image_size_px} px"
         )
+    found += _baseline_problems(config, on_host=spec.on_host is not None)
     attention = config.model.pooling in ("gated_attention", "transformer")
     if attention and dim % config.model.attention_heads:
         found.append(
@@ -119,6 +122,26 @@ def check_config(config: Config) -> list[str]:
         found.append(
             f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
         )
+    return found
+
+
+def _baseline_problems(config: Config, *, on_host: bool) -> list[str]:
+    """What the systems that are no nets cannot do, a line each."""
+    model, found = config.model, []
+    if (model.pooling == "prior") != (model.backbone == NO_BACKBONE):
+        found.append(
+            f"config.model.pooling={model.pooling} with config.model.backbone={model.backbone}: "
+            f"prior and {NO_BACKBONE} go together, and with nothing else"
+        )
+    if on_host and (config.finetune.epochs or not config.data.embedding_cache):
+        found.append(
+            f"config.model.backbone={model.backbone}: has nothing to finetune and lives in the "
+            "cache; set config.finetune.epochs=0 and config.data.embedding_cache=true"
+        )
+    if on_host and any(getattr(config.augment, name) for name in AUGMENT_LIMITS):
+        found.append(f"config.model.backbone={model.backbone}: takes no augmentation")
+    if model.weights and (on_host or model.pooling in ("prior", "tree")):
+        found.append(f"config.model.weights={model.weights}: a {model.pooling} takes none")
     return found
 
 
@@ -253,11 +276,15 @@ def _products(
 
 
 def build_model(
-    config: Config, classes: int, category_ids: Int64[np.ndarray, " k"] | None = None
+    config: Config,
+    classes: int,
+    category_ids: Int64[np.ndarray, " k"] | None = None,
+    levels: Levels | None = None,
 ) -> tuple[Model, list[str]]:
     """A classifier with its weights loaded, and lines that say what was loaded.
 
     `category_ids` is given where the head is about to be trained: then `head_init` counts.
+    `levels` is read by the tree alone.
 
     Raises:
         UserError: weights that do not fit, or cannot be had.
@@ -266,17 +293,24 @@ def build_model(
     spec = backbone(settings.backbone)
     rngs = nnx.Rngs(config.seed)
     net = spec.build(rngs=rngs, dtype=jnp.dtype(settings.compute_dtype))
-    head = build_head(
-        settings.pooling,
-        dim=spec.embedding_dim,
-        classes=classes,
-        attention_heads=settings.attention_heads,
-        attention_dim=settings.attention_dim,
-        dropout_rate=settings.dropout,
-        position_embedding=settings.position_embedding,
-        count_embedding=settings.count_embedding,
-        rngs=rngs,
-    )
+    if settings.pooling == "prior":
+        head = PriorHead(classes)
+    elif settings.pooling == "tree":
+        assert levels is not None
+        dropout_rate = settings.dropout
+        head = TreeHead(spec.embedding_dim, levels, dropout_rate=dropout_rate, rngs=rngs)
+    else:
+        head = build_head(
+            settings.pooling,
+            dim=spec.embedding_dim,
+            classes=classes,
+            attention_heads=settings.attention_heads,
+            attention_dim=settings.attention_dim,
+            dropout_rate=settings.dropout,
+            position_embedding=settings.position_embedding,
+            count_embedding=settings.count_embedding,
+            rngs=rngs,
+        )
     notes, top = [], None
     if settings.weights and not Path(settings.weights).is_dir():  # a directory: a warm start
         with_top = category_ids is not None and settings.head_init not in NAMED
@@ -288,6 +322,11 @@ def build_model(
         model, more = initialise_head(model, settings.head_init, category_ids, top, config.seed)
         notes += more
     return model, notes
+
+
+def levels_of(categories: Categories) -> Levels:
+    """What `build_model` has to know of the tree."""
+    return categories.level1.tolist(), categories.level2.tolist()
 
 
 def log_prior_of(class_counts: Num[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:
@@ -380,7 +419,7 @@ def build_stage(
     optimizer = make_optimizer(
         settings.optimizer,
         learning_rate=settings.learning_rate,
-        num_steps=num_steps,
+        num_steps=max(num_steps, 1),
         warmup_fraction=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
@@ -418,7 +457,11 @@ def build_stage(
         faults.add(filled.unreadable)
         return filled.store
 
-    def source(products: Products, chosen: Plan, steps: int) -> PixelSource | EmbeddedSource:
+    def source(
+        products: Products, chosen: Plan, steps: int
+    ) -> PixelSource | EmbeddedSource | UnseenSource:
+        if config.model.backbone == NO_BACKBONE:
+            return UnseenSource(products, chosen)
         filled = store()
         if filled is not None:
             return EmbeddedSource(products, chosen, filled, num_steps=steps)

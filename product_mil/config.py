@@ -16,7 +16,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from product_mil.errors import UserError
 
-Pooling = Literal["probabilities", "mean", "max", "gated_attention", "transformer", "residual"]
+Pooling = Literal["probabilities", "mean", "max", "gated_attention", "transformer", "residual", "tree", "prior"]
 
 
 @dataclass(frozen=True)
@@ -284,7 +284,10 @@ def problems(config: Config) -> list[str]:
             f"must be a multiple of data.shards={data.shards} and hold data.max_images="
             f"{data.max_images} in each shard",
         )
-    if config.head.epochs == 0 and config.finetune.epochs == 0:
+    untrained = config.head.epochs == 0 and config.finetune.epochs == 0
+    if model.pooling == "prior" and not untrained:
+        found.append("config.model.pooling=prior: is counted, not trained; set both epochs to 0")
+    if untrained and model.pooling != "prior":
         found.append("config.head.epochs=0 and config.finetune.epochs=0: nothing to train")
     return found
 

@@ -22,6 +22,7 @@ from product_mil.data.embeddings import (
 from product_mil.data.loader import ImageFault, Products
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
+from product_mil.model.hand_made import VERSION as HAND_MADE_VERSION
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.runtime import embedding_batch_images
 from product_mil.train.step import make_embed_step
@@ -69,6 +70,8 @@ def cached_embeddings(
         for path in sorted(arrays):
             if path.startswith("backbone/"):
                 key.update(path.encode() + np.asarray(arrays[path]).tobytes())
+    if spec.on_host is not None:
+        key.update(f"version {HAND_MADE_VERSION}".encode())
     name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
     directory = cache_root() / "embeddings" / f"{name}-{key.hexdigest()[:16]}"
     needed_bytes, free_bytes = room_for(directory, num_images, spec.embedding_dim, dtype)
@@ -83,7 +86,7 @@ def cached_embeddings(
     embedded, unreadable = fill_store(
         store,
         selections,
-        embed_function(model, mesh),
+        spec.on_host or embed_function(model, mesh),
         image_size_px=config.data.image_size_px,
         batch_images=embedding_batch_images(),
         threads=config.data.threads or os.cpu_count() or 1,

@@ -18,12 +18,15 @@ from product_mil.build import (
     build_data,
     build_model,
     build_stage,
+    levels_of,
+    log_prior_of,
     run_record,
 )
 from product_mil.config import Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
+from product_mil.model.prior import with_log_prior
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
 from product_mil.train.loop import Interrupted, train_stage
@@ -52,7 +55,11 @@ def run(config: Config, workdir: Path) -> None:
     _refuse_another(config, workdir)
     data = build_data(config)
     mesh = data_mesh(config.data.shards)
-    model, notes = build_model(config, len(data.categories.ids), data.categories.ids)
+    model, notes = build_model(
+        config, len(data.categories.ids), data.categories.ids, levels_of(data.categories)
+    )
+    if config.model.pooling == "prior":
+        model = with_log_prior(model, log_prior_of(data.class_counts))
     if Path(config.model.weights).is_dir() and config.model.weights:
         from product_mil.warm_start import warm_start
 
@@ -75,7 +82,8 @@ def run(config: Config, workdir: Path) -> None:
     log.say(_introduction(config, workdir, data, record))
     for note in data.notes + notes:
         log.say(f"  note: {note}")
-    stages = tuple(name for name in STAGES if getattr(config, name).epochs != 0)
+    # The prior has a stage of no steps.
+    stages = tuple(name for name in STAGES if getattr(config, name).epochs != 0) or STAGES[:1]
     try:
         for number, name in enumerate(stages):
             stage, state = build_stage(

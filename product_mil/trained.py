@@ -15,17 +15,18 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
-from product_mil.build import build_model, evaluation_plan, log_prior_of
+from product_mil.build import build_model, evaluation_plan, levels_of, log_prior_of
 from product_mil.config import Config, config_from_dict
 from product_mil.data.categories import Categories
 from product_mil.data.duplicates import drop_images
 from product_mil.data.embeddings import EmbeddedSource
 from product_mil.data.faults import FaultList, Policy
 from product_mil.data.index import open_catalogue
-from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
+from product_mil.model.prior import NO_BACKBONE
 from product_mil.run import STAGES, checkpoint_directory
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.mesh import data_mesh, replicate
@@ -115,6 +116,9 @@ class TrainedRun:
         image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
         plan = evaluation_plan(products, self.mesh.size, image_slots)
         threads = self.config.data.threads or os.cpu_count() or 1
+        if self.config.model.backbone == NO_BACKBONE:
+            yield from batches(UnseenSource(products, plan), threads=threads)
+            return
         cached = self.config.data.embedding_cache and backbone_stays_frozen(self.config)
         if cached and not pixels:
             filled = cached_embeddings(self.config, self.model, [products], self.mesh)
@@ -174,7 +178,7 @@ def _load(workdir: Path, stage: str, step: int, mesh: Mesh) -> TrainedRun:
         categories = Categories.from_json(record["categories"])
         # The pretrained file may be gone, and its values are all replaced.
         untrained = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
-        model, _ = build_model(untrained, len(categories.ids))
+        model, _ = build_model(untrained, len(categories.ids), levels=levels_of(categories))
         parameters, statistics = found.restore_model(
             step, replicate(model.parameters, mesh), replicate(model.statistics, mesh)
         )

@@ -259,6 +259,25 @@ class PixelSource:
         return Loaded(PackedBatch(images, slots), positions, list(faults.values()))
 
 
+class UnseenSource:
+    """Grain's source for a model that looks at no photo: slots with embeddings 0, nothing read."""
+
+    def __init__(self, products: Products, plan: Plan) -> None:
+        self._products, self._plan = products, plan
+
+    def __len__(self) -> int:
+        return self._plan.num_steps
+
+    def __repr__(self) -> str:
+        return f"UnseenSource({len(self._products)} products)"
+
+    def __getitem__(self, step: int) -> Loaded:
+        """Assign the slots of a step."""
+        slots, positions, _ = assign_slots(self._products, self._plan, int(step))
+        embeddings = np.zeros((*slots.segment.shape, 1), np.float32)
+        return Loaded(EmbeddedBatch(embeddings, slots), positions, [])
+
+
 def batches(source: Any, *, first_step: int = 0, threads: int = 0) -> Iterator[Any]:
     """The source's elements from `first_step` on, loaded ahead in threads, in order.
 

@@ -9,9 +9,11 @@ from product_mil.errors import UserError
 from product_mil.model import (
     convnext_tiny,
     efficientnet_v2_s,
+    hand_made,
     inception_resnet_v2,
     inception_v3,
     mobilenet_v2,
+    prior,
     resnet50_v2,
     small_cnn,
     xception,
@@ -21,9 +23,11 @@ from product_mil.model.spec import BackboneSpec
 SPECS = (
     convnext_tiny.SPEC,
     efficientnet_v2_s.SPEC,
+    hand_made.SPEC,
     inception_resnet_v2.SPEC,
     inception_v3.SPEC,
     mobilenet_v2.SPEC,
+    prior.SPEC,
     resnet50_v2.SPEC,
     *small_cnn.SPECS,
     xception.SPEC,

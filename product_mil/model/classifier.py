@@ -9,7 +9,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
-from product_mil.model.heads import Head, HeadOutput
+from product_mil.model.heads import HeadOutput
 
 Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 
@@ -17,7 +17,7 @@ Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 class Classifier(nnx.Module):
     """Pr(Y | x1..xn) for packed products."""
 
-    def __init__(self, backbone: Callable[..., Array], head: Head):
+    def __init__(self, backbone: Callable[..., Array], head: Callable[..., HeadOutput]):
         self.backbone = backbone
         self.head = head
 

@@ -3,6 +3,7 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, UInt8
@@ -50,6 +51,7 @@ class BackboneSpec:
     weights: PublishedWeights | None = None
     keras_layers: tuple[KerasLayer, ...] = ()
     torch_namings: tuple[Mapping[str | None, str], ...] = ()
+    on_host: Callable[[np.ndarray], np.ndarray] | None = None  # embeds uint8 images, not on devices
 
 
 def keras_weights(

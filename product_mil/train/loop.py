@@ -61,6 +61,12 @@ def train_stage(
     restored = checkpoints.restore(state)
     state = state if restored is None else restored
     step = int(state.step)
+    if stage.num_steps == 0 and restored is None:  # counted beforehand: the prior
+        found = stage.evaluate(evaluated_parameters(state), state.statistics)
+        values = {f"valid/{name}": value for name, value in found.items()}
+        log.write(stage.name, 0, values)
+        checkpoints.save(state, stage.run_record, values)
+        return state
     if step >= stage.num_steps or _out_of_patience(stage, log, step):
         log.say(f"{stage.name}: complete, {step} steps")
         return state
