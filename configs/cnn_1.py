@@ -19,7 +19,7 @@ def from_scratch(backbone: str) -> dict[str, Config]:
         # From scratch there is nothing to freeze: one stage trains everything.
         head=StageConfig(epochs=0, trainable="head"),
         finetune=StageConfig(
-            epochs=20,
+            epochs=14,
             images_per_batch=128,
             batch_statistics=True,
             learning_rate=3e-3,

@@ -1,6 +1,6 @@
 """A net of four convolutions from scratch: `configs/cnn_1.py` with another backbone.
 
-    python -m product_mil.main --config=configs/cnn_2.py [:joint or :smoke]
+python -m product_mil.main --config=configs/cnn_2.py [:joint or :smoke]
 """
 
 import dataclasses

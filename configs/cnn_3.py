@@ -1,9 +1,9 @@
-"""A net of eight convolutions from scratch: `configs/cnn_1.py` with another backbone.
+"""A net of six convolutions from scratch: `configs/cnn_1.py` with another backbone.
 
     python -m product_mil.main --config=configs/cnn_3.py [:joint or :smoke]
 
-Every other convolution is a residual that starts at zero, so that the net begins as `cnn_2.py`'s and
-depth cannot hurt from the start; the paper's third net, plain and deeper, fell to the prior.
+The last two are residuals that start at zero, so that the net begins as that of `cnn_2.py` and
+depth cannot hurt from the start; the paper's third, plain net fell to the prior.
 """
 
 import dataclasses

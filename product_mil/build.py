@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ from product_mil.data.split import split_products
 from product_mil.embed import cached_embeddings
 from product_mil.errors import UserError
 from product_mil.head_init import NAMED, initialise_head
-from product_mil.model.backbones import backbone, blocks_of
+from product_mil.model.backbones import BackboneSpec, backbone, blocks_of
 from product_mil.model.classifier import Arrays, Classifier, Model, split_model
 from product_mil.model.heads import build_head
 from product_mil.model.prior import NO_BACKBONE, PriorHead
@@ -48,7 +49,7 @@ from product_mil.train.losses import Target
 from product_mil.train.mesh import replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.runtime import peak_flops_per_s
-from product_mil.train.state import TrainState, initial_state
+from product_mil.train.state import WHOLE_PARTS, TrainState, initial_state
 from product_mil.train.step import make_eval_step, make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
 
@@ -98,18 +99,13 @@ def check_config(config: Config) -> list[str]:
         spec = backbone(config.model.backbone)
     except UserError as error:
         return [*found, f"config.model.backbone: {error}"]
-    for name, stage in (("head", config.head), ("finetune", config.finetune)):
-        if stage.epochs and stage.trainable not in ("head", "all", *(names := blocks_of(spec))):
-            found.append(
-                f"config.{name}.trainable={stage.trainable}: expected head, all or a block of "
-                f"{spec.name}: {', '.join(names)}"
-            )
     dim = spec.embedding_dim
     if config.data.image_size_px < spec.min_image_size_px:
         found.append(
             f"config.data.image_size_px={config.data.image_size_px}: {spec.name} takes images "
             f"from {spec.min_image_size_px} px"
         )
+    found += _trainable_problems(config, spec)
     found += _baseline_problems(config, on_host=spec.on_host is not None)
     attention = config.model.pooling in ("gated_attention", "transformer")
     if attention and dim % config.model.attention_heads:
@@ -122,6 +118,20 @@ def check_config(config: Config) -> list[str]:
         found.append(
             f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
         )
+    return found
+
+
+def _trainable_problems(config: Config, spec: BackboneSpec) -> list[str]:
+    """Stages that name a block which the backbone does not have, a line each."""
+    found: list[str] = []
+    for name, stage in (("head", config.head), ("finetune", config.finetune)):
+        if stage.epochs and stage.trainable not in WHOLE_PARTS:
+            blocks = blocks_of(spec)
+            if stage.trainable not in blocks:
+                found.append(
+                    f"config.{name}.trainable={stage.trainable}: expected head, all or a block "
+                    f"of {spec.name}: {', '.join(blocks)}"
+                )
     return found
 
 
@@ -398,8 +408,9 @@ def build_stage(
     record: dict[str, Any],
     log: RunLog,
     faults: FaultList,
+    deadline: float = math.inf,
 ) -> tuple[Stage, TrainState]:
-    """A stage and the state that it starts from."""
+    """A stage and the state that it starts from; it stops at the deadline of `time.monotonic`."""
     settings: StageConfig = getattr(config, name)
     shards, image_slots = config.data.shards, settings.images_per_batch // config.data.shards
     draws = None
@@ -452,7 +463,7 @@ def build_stage(
         if ranges.on:
             log.say("  augmentation is on: no embedding cache, each image is embedded at each use")
             return None
-        filled = cached_embeddings(config, model, (data.train, data.valid), mesh)
+        filled = cached_embeddings(config, model, (data.train, data.valid), mesh, deadline)
         log.say(f"  {filled.summary}")
         faults.add(filled.unreadable)
         return filled.store
@@ -516,6 +527,7 @@ def build_stage(
         mesh=mesh,
         run_record={**record, "stage": name},
         peak_flops_per_s=peak_flops_per_s(config.model.compute_dtype),
+        deadline=deadline,
     )
     state = initial_state(
         model.parameters,
@@ -523,9 +535,7 @@ def build_stage(
         optimizer,
         trainable=settings.trainable,
         blocks=(
-            ()
-            if settings.trainable in ("head", "all")
-            else blocks_of(backbone(config.model.backbone))
+            () if settings.trainable in WHOLE_PARTS else blocks_of(backbone(config.model.backbone))
         ),
         with_ema=settings.ema_decay > 0,
     )

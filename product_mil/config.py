@@ -16,7 +16,9 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from product_mil.errors import UserError
 
-Pooling = Literal["probabilities", "mean", "max", "gated_attention", "transformer", "residual", "tree", "prior"]
+Pooling = Literal[
+    "probabilities", "mean", "max", "gated_attention", "transformer", "residual", "tree", "prior"
+]
 
 
 @dataclass(frozen=True)

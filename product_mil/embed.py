@@ -1,6 +1,7 @@
 """What a frozen backbone says of images: computed over the devices, kept in the user's cache."""
 
 import hashlib
+import math
 import os
 import time
 from collections.abc import Sequence
@@ -23,6 +24,7 @@ from product_mil.data.loader import ImageFault, Products
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
 from product_mil.model.hand_made import VERSION as HAND_MADE_VERSION
+from product_mil.train.loop import Interrupted
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.runtime import embedding_batch_images
 from product_mil.train.step import make_embed_step
@@ -55,9 +57,16 @@ def backbone_stays_frozen(config: Config) -> bool:
 
 
 def cached_embeddings(
-    config: Config, model: Model, selections: Sequence[Products], mesh: Mesh
+    config: Config,
+    model: Model,
+    selections: Sequence[Products],
+    mesh: Mesh,
+    deadline: float = math.inf,
 ) -> CachedEmbeddings:
     """Embed what the cache lacks of these products' images.
+
+    Raises:
+        Interrupted: `time.monotonic` reached the deadline; what is in the cache stays there.
 
     The store is named by the backbone's own arrays, so that whatever made them (a file, a seed, an
     earlier run), equal backbones share it. Without room on the disk there is no store.
@@ -83,10 +92,17 @@ def cached_embeddings(
         return CachedEmbeddings(None, lacking, [])
     store = EmbeddingStore(directory, dim=spec.embedding_dim, dtype=dtype)
     started = time.monotonic()
+    compute = spec.on_host or embed_function(model, mesh)
+
+    def embed(images: np.ndarray) -> np.ndarray:
+        if time.monotonic() >= deadline:
+            raise Interrupted("stopped while images were being embedded")
+        return compute(images)
+
     embedded, unreadable = fill_store(
         store,
         selections,
-        spec.on_host or embed_function(model, mesh),
+        embed,
         image_size_px=config.data.image_size_px,
         batch_images=embedding_batch_images(),
         threads=config.data.threads or os.cpu_count() or 1,

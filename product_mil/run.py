@@ -1,6 +1,7 @@
 """A training run from its first line to its last: both stages, in one directory."""
 
 import json
+import math
 import platform
 import shutil
 import subprocess
@@ -44,12 +45,12 @@ def checkpoint_directory(workdir: Path, stage: str) -> Path:
     return workdir / "checkpoints" / stage
 
 
-def run(config: Config, workdir: Path) -> None:
-    """Train, or go on with, the run in `workdir`.
+def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
+    """Train, or go on with, the run in `workdir`, at most until `time.monotonic` is `deadline`.
 
     Raises:
         UserError: what the user can put right.
-        SystemExit: status 143 after a request to stop, with everything saved.
+        SystemExit: status 143 after a request to stop or the deadline, with everything saved.
     """
     started = time.monotonic()
     _refuse_another(config, workdir)
@@ -87,7 +88,7 @@ def run(config: Config, workdir: Path) -> None:
     try:
         for number, name in enumerate(stages):
             stage, state = build_stage(
-                config, name, stages[:number], data, model, mesh, record, log, faults
+                config, name, stages[:number], data, model, mesh, record, log, faults, deadline
             )
             with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
                 state = train_stage(stage, replicate(state, mesh), checkpoints, log, faults)

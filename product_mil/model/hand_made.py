@@ -12,6 +12,7 @@ from flax import nnx
 from jaxtyping import Float, Float32, UInt8
 
 from product_mil.errors import UserError
+from product_mil.model.spec import BackboneSpec
 
 VERSION = 1  # part of the cache's name: raise it when the same photo gives other features
 SIDE_PX = 96
@@ -54,8 +55,8 @@ def _describe_one(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " d"
         cells_per_block=(BLOCK_CELLS, BLOCK_CELLS),
     )
     bins = np.array(HSV_BINS)
-    hue, saturation, value = np.moveaxis(np.minimum((rgb2hsv(small) * bins).astype(int), bins - 1), 2, 0)
-    colour = (hue * bins[1] + saturation) * bins[2] + value
+    hsv = np.minimum((rgb2hsv(small) * bins).astype(int), bins - 1)
+    colour = (hsv[..., 0] * bins[1] + hsv[..., 1]) * bins[2] + hsv[..., 2]
     texture = local_binary_pattern(np.round(grey * 255).astype(np.uint8), 8, 1, "uniform")
     parts = [
         _grid_histograms(colour, COLOUR_CELLS, int(bins.prod())),
@@ -96,6 +97,4 @@ class HandMade(nnx.Module):
         )
 
 
-SPEC = BackboneSpec(
-    "hand_made", HandMade, EMBEDDING_DIM, image_size_px=180, on_host=describe
-)
+SPEC = BackboneSpec("hand_made", HandMade, EMBEDDING_DIM, image_size_px=180, on_host=describe)

@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, Int32, PRNGKeyArray
 from product_mil.model.classifier import Arrays, Model
 from product_mil.model.heads import HeadOutput
 from product_mil.model.pooling import uniform_attention
+from product_mil.model.spec import BackboneSpec
 
 NO_BACKBONE = "none"  # its name among the backbones
 LOG_PRIOR = "head/log_prior"

@@ -20,24 +20,25 @@ class SmallCNN(nnx.Module):
     """3x3 convolutions of stride 2, each with BatchNorm and ReLU, then the global mean.
 
     Takes photos of any size and resizes them to `INPUT_SIZE_PX` itself, on the device. `widths`
-    are the channels after each halving of the resolution; with `refined`, a convolution of stride 1
-    follows each as a residual, which starts at zero: the deeper net begins as the shallower one.
+    are the channels after each halving of the resolution; the last `refined` of them are followed
+    by a convolution of stride 1, a residual that starts at zero: the deeper net begins as the
+    shallower one.
     """
 
     def __init__(
         self,
         widths: Sequence[int] = (24, 48, 96, 192),
         *,
-        refined: bool = False,
+        refined: int = 0,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
     ):
         self.dtype = dtype
         of = {"rngs": rngs, "dtype": dtype}
         self.blocks = nnx.List([ConvBlock(*dims, **of) for dims in pairwise((3, *widths))])
-        self.refinements = nnx.List(
-            [ConvBlock(dim, dim, stride=1, scale_init=zeros, **of) for dim in widths * refined]
-        )
+        self.first_refined = len(widths) - refined
+        refine = partial(ConvBlock, stride=1, scale_init=zeros, **of)
+        self.refinements = nnx.List([refine(dim, dim) for dim in widths[self.first_refined :]])
 
     def __call__(
         self,
@@ -57,8 +58,9 @@ class SmallCNN(nnx.Module):
         x = x.astype(self.dtype)
         for index, block in enumerate(self.blocks):
             x = nnx.relu(block(x, use_running_statistics, mask))  # 30 30, 15 15, 8 8, 4 4
-            if self.refinements:
-                x = nnx.relu(x + self.refinements[index](x, use_running_statistics, mask))
+            if index >= self.first_refined:
+                refine = self.refinements[index - self.first_refined]
+                x = nnx.relu(x + refine(x, use_running_statistics, mask))
         return x.mean(axis=(1, 2))
 
 
@@ -133,8 +135,8 @@ def resize(pixels: Num[Array, "b h w 3"], size_px: int) -> Float[Array, "b size 
 
 SPECS = (
     BackboneSpec("small_cnn", SmallCNN, embedding_dim=192, image_size_px=180),
-    # The paper's ladder of nets from scratch: 2, 4 and 8 convolutions.
+    # The paper's ladder of nets from scratch: 2, 4 and 6 convolutions.
     BackboneSpec("cnn_1", partial(SmallCNN, (24, 48)), embedding_dim=48, image_size_px=180),
     BackboneSpec("cnn_2", SmallCNN, embedding_dim=192, image_size_px=180),
-    BackboneSpec("cnn_3", partial(SmallCNN, refined=True), embedding_dim=192, image_size_px=180),
+    BackboneSpec("cnn_3", partial(SmallCNN, refined=2), embedding_dim=192, image_size_px=180),
 )

@@ -47,6 +47,7 @@ class Stage:
     mesh: Mesh
     run_record: Mapping[str, Any]
     peak_flops_per_s: float = 0.0  # of all devices; 0: utilisation is not told
+    deadline: float = math.inf  # of `time.monotonic`; then it stops as if asked to
 
 
 def train_stage(
@@ -61,18 +62,12 @@ def train_stage(
     restored = checkpoints.restore(state)
     state = state if restored is None else restored
     step = int(state.step)
-    if stage.num_steps == 0 and restored is None:  # counted beforehand: the prior
-        found = stage.evaluate(evaluated_parameters(state), state.statistics)
-        values = {f"valid/{name}": value for name, value in found.items()}
-        log.write(stage.name, 0, values)
-        checkpoints.save(state, stage.run_record, values)
-        return state
+    if stage.num_steps == 0 and restored is None:
+        _keep_untrained(stage, state, checkpoints, log)
     if step >= stage.num_steps or _out_of_patience(stage, log, step):
         log.say(f"{stage.name}: complete, {step} steps")
         return state
-    log.cut(stage.name, step)
-    if restored is not None:
-        log.say(f"{stage.name}: goes on at step {step} of {stage.num_steps}")
+    _begin(stage, step, log)
     pace = _Pace(stage, step)
     batches = stage.batches(step)
     bar = tqdm(total=stage.num_steps, initial=step, desc=stage.name, unit="step", disable=None)
@@ -88,7 +83,8 @@ def train_stage(
             step += 1
             pace.stepped(loss, loaded)
             _tell(bar, pace, log, stage.name)
-            asked = stop()  # once: who asks later is heard after the next step, and saved then
+            # Read once: who asks later is heard after the next step, and saved then.
+            asked = stop() or time.monotonic() >= stage.deadline
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
                 pace.drain()
                 values = pace.metrics(state)
@@ -123,6 +119,21 @@ def _tell(bar: tqdm, pace: "_Pace", log: RunLog, stage: str) -> None:
     if pace.compiled_in_s is not None:
         log.say(f"{stage}: first step after {pace.compiled_in_s:.1f} s")
         pace.compiled_in_s = None
+
+
+def _begin(stage: Stage, step: int, log: RunLog) -> None:
+    """Drop what was logged after the checkpoint, and say where the stage goes on."""
+    log.cut(stage.name, step)
+    if step:
+        log.say(f"{stage.name}: goes on at step {step} of {stage.num_steps}")
+
+
+def _keep_untrained(stage: Stage, state: TrainState, checkpoints: Checkpoints, log: RunLog) -> None:
+    """Measure and save a model that has no steps to take: the prior, which is counted."""
+    found = stage.evaluate(evaluated_parameters(state), state.statistics)
+    values = {f"valid/{name}": value for name, value in found.items()}
+    log.write(stage.name, 0, values)
+    checkpoints.save(state, stage.run_record, values)
 
 
 class _Pace:

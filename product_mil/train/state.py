@@ -26,6 +26,7 @@ class TrainState(NamedTuple):
 
 # What a training step adds up; see `step.make_train_step`.
 TOTALS = ("loss", "steps", "correct", "products", "images")
+WHOLE_PARTS = ("head", "all")  # what may be trained besides "from this block up"
 
 
 def trainable_prefixes(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
