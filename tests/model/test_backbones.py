@@ -7,14 +7,15 @@ import pytest
 from flax import nnx
 
 from product_mil.errors import UserError
-from product_mil.model.backbones import BACKBONES, backbone
+from product_mil.model.backbones import BACKBONES, backbone, blocks_of
 
 
 @pytest.mark.parametrize(
     "name",
     [
-        name if name == "small_cnn" else pytest.param(name, marks=pytest.mark.slow)
-        for name in BACKBONES
+        pytest.param(name, marks=pytest.mark.slow) if spec.keras_layers else name
+        for name, spec in BACKBONES.items()
+        if spec.on_host is None and name != "none"
     ],
 )
 def test_embedding_statistics_and_masked_images(name):
@@ -75,6 +76,20 @@ def test_table_is_keyed_by_name_and_unknown_names_are_told():
     assert all(name == spec.name for name, spec in BACKBONES.items())
     assert backbone("mobilenet_v2").embedding_dim == 1280
     with pytest.raises(
-        UserError, match=r"'inception_v9'.*mobilenet_v2, resnet50_v2, small_cnn, xception"
+        UserError, match=r"'inception_v9'.*mobilenet_v2, none, resnet50_v2, small_cnn, xception"
     ):
         backbone("inception_v9")
+
+
+def test_blocks_are_named_in_the_order_in_which_an_image_passes():
+    blocks = blocks_of(backbone("cnn_3"))
+    assert blocks == (*(f"blocks/{i}" for i in range(4)), "refinements/0", "refinements/1")
+    assert blocks_of(backbone("none")) == ()
+
+
+@pytest.mark.slow
+def test_blocks_of_the_pretrained_nets_that_configurations_name():
+    assert blocks_of(backbone("inception_v3"))[-3:] == ("mixed_7a", "mixed_7b", "mixed_7c")
+    assert blocks_of(backbone("xception"))[-5:] == ("blocks/11", "conv3", "norm3", "conv4", "norm4")
+    ends = ("blocks/14", "blocks/15", "blocks/16", "last", "last_norm")
+    assert blocks_of(backbone("mobilenet_v2"))[-5:] == ends

@@ -212,6 +212,26 @@ def test_head_stage_leaves_the_backbone_bit_equal() -> None:
     assert all("backbone" not in str(p) for p, _ in jax.tree.leaves_with_path(state.optimizer))
 
 
+def test_from_a_block_up_what_lies_below_stays_bit_equal() -> None:
+    _, (parameters, statistics), optimizer, step = frozen_stage()
+    blocks = ("dense", "norm")  # of TinyNet, in their order
+    state = initial_state(
+        parameters, statistics, optimizer, trainable="norm", blocks=blocks, with_ema=False
+    )
+    before = host(state)
+    assert set(before.frozen) == {path for path in parameters if "backbone/dense" in path}
+    for i in range(3):
+        state, _ = step(state, batch_of(i), KEY)
+    for part in ("frozen", "statistics"):
+        for path, leaf in getattr(before, part).items():
+            np.testing.assert_array_equal(getattr(state, part)[path], leaf, err_msg=path)
+    for path, leaf in before.trainable.items():
+        assert np.any(state.trainable[path] != leaf), path
+    with pytest.raises(ValueError, match=r"'neck': expected head, all or one of \['dense', 'norm'"):
+        partition(parameters, "neck", blocks)
+    assert set(partition(parameters, "dense", blocks)[1]) == set()
+
+
 def flops(lowered: Any) -> float:
     return lowered.cost_analysis()["flops"]
 

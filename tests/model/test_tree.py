@@ -1,0 +1,113 @@
+"""The tree of classifiers, against products of probabilities computed by hand."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+from product_mil.batch import Slots
+from product_mil.model.tree import TreeHead
+from product_mil.train.losses import image_loss
+
+# Six leaves: group 0 of level 1 has groups 0 and 1 of level 2, group 1 has 2 (of one leaf) and 3.
+LEVEL1 = (0, 0, 0, 1, 1, 1)
+LEVEL2 = (0, 0, 1, 2, 3, 3)
+LEVEL1_OF_2 = (0, 0, 1, 1)
+DIM = 5
+
+
+@pytest.fixture(scope="module")
+def head() -> TreeHead:
+    made = TreeHead(DIM, (LEVEL1, LEVEL2), dropout_rate=0.0, rngs=nnx.Rngs(0))
+    random = np.random.default_rng(0)
+    for layer in (made.root, made.of_level_1, made.of_level_2):
+        layer.kernel[...] = jnp.asarray(random.normal(size=layer.kernel.shape), jnp.float32)
+        layer.bias[...] = jnp.asarray(random.normal(size=layer.bias.shape), jnp.float32)
+    return made
+
+
+def by_hand(head: TreeHead, x: np.ndarray) -> np.ndarray:
+    """Probabilities of the leaves for one image, node by node."""
+
+    def scores(layer: nnx.Linear) -> np.ndarray:
+        return x.astype(np.float64) @ np.asarray(layer.kernel[...], np.float64) + np.asarray(
+            layer.bias[...], np.float64
+        )
+
+    def among(all_scores: np.ndarray, siblings: list[int], child: int) -> float:
+        exp = np.exp([all_scores[i] for i in siblings])
+        return float(exp[siblings.index(child)] / exp.sum())
+
+    root, first, second = (scores(each) for each in (head.root, head.of_level_1, head.of_level_2))
+    result = []
+    for leaf, (a, b) in enumerate(zip(LEVEL1, LEVEL2, strict=True)):
+        path = among(root, [0, 1], a)
+        path *= among(first, [g for g in range(4) if LEVEL1_OF_2[g] == a], b)
+        path *= among(second, [k for k in range(6) if LEVEL2[k] == b], leaf)
+        result.append(path)
+    return np.array(result)
+
+
+def packed(x: np.ndarray, segment: list[int], label: list[int]) -> tuple[jax.Array, Slots]:
+    slots = Slots(
+        segment=np.array([segment], np.int32),
+        position=np.zeros((1, len(segment)), np.int32),
+        label=np.array([label], np.int32),
+    )
+    return jnp.asarray(x[None], jnp.float32), slots
+
+
+def test_a_leaf_is_the_product_along_its_path_and_a_product_the_mean_of_its_images(head):
+    x = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
+    x[3] = np.nan  # padding
+    embeddings, slots = packed(x, [0, 0, 1, 2], [1, 4])
+    output = head(embeddings, jnp.asarray(slots.segment), jnp.asarray(slots.position), 2, None)
+    of_images = np.exp(np.asarray(output.image_logits))[0]
+    wanted = np.stack([by_hand(head, row) for row in x[:3]])
+    np.testing.assert_allclose(of_images[:3], wanted, rtol=1e-5)
+    np.testing.assert_allclose(of_images[:3].sum(-1), 1, atol=1e-6)
+    of_products = np.exp(np.asarray(output.logits))[0]
+    np.testing.assert_allclose(of_products[0], wanted[:2].mean(0), rtol=1e-5)
+    np.testing.assert_allclose(of_products[1], wanted[2], rtol=1e-5)
+    np.testing.assert_allclose(of_products.sum(-1), 1, atol=1e-6)
+    np.testing.assert_allclose(output.attention[0], [0.5, 0.5, 1, 0])
+
+
+def test_neighbours_change_no_bit(head):
+    x = np.random.default_rng(2).normal(size=(3, DIM)).astype(np.float32)
+    place = jnp.zeros((1, 3), jnp.int32)
+    segment = jnp.asarray([[0, 0, 1]], jnp.int32)
+    one = head(jnp.asarray(x[None]), segment, place, 2, None).logits
+    x[2] = 1e4
+    other = head(jnp.asarray(x[None]), segment, place, 2, None).logits
+    np.testing.assert_array_equal(one[0, 0], other[0, 0])
+    assert np.any(np.asarray(one[0, 1]) != np.asarray(other[0, 1]))
+
+
+def test_large_scores_stay_finite(head):
+    x = jnp.full((1, 1, DIM), 1e4, jnp.float32)
+    log_probs = head.leaf_log_probs(x)
+    assert np.isfinite(np.asarray(log_probs)).all()
+    np.testing.assert_allclose(np.exp(np.asarray(log_probs)).sum(-1), 1, atol=1e-6)
+
+
+def test_a_node_learns_from_its_own_subtree_alone(head):
+    graph, parameters = nnx.split(head)
+    x = np.random.default_rng(3).normal(size=(2, DIM)).astype(np.float32)
+    embeddings, slots = packed(x, [0, 1], [1, 0])  # both under group 0 of both levels
+
+    def loss(parameters):
+        module = nnx.merge(graph, parameters)
+        output = module(embeddings, jnp.asarray(slots.segment), jnp.asarray(slots.position), 2, None)
+        return image_loss(output, slots, 0.0).total
+
+    value, gradient = jax.value_and_grad(loss)(parameters)
+    wanted = -np.log(by_hand(head, x[0])[1]) - np.log(by_hand(head, x[1])[0])
+    np.testing.assert_allclose(value, wanted, rtol=1e-5)
+    gradient = nnx.to_pure_dict(gradient)
+    moved = {name: np.any(np.asarray(gradient[name]["kernel"]) != 0, axis=0) for name in gradient}
+    np.testing.assert_array_equal(moved["root"], [True, True])
+    np.testing.assert_array_equal(moved["of_level_1"], [True, True, False, False])
+    # Leaf 2 is its group's only one: nothing to decide there.
+    np.testing.assert_array_equal(moved["of_level_2"], [True, True, False, False, False, False])
