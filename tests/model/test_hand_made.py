@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from flax import nnx
 
 from product_mil.errors import UserError
 from product_mil.model.backbones import backbone
@@ -60,4 +61,4 @@ def test_neighbours_change_no_bit(images: np.ndarray):
 def test_it_is_no_net(images: np.ndarray):
     spec = backbone("hand_made")
     with pytest.raises(UserError, match="embedding_cache"):
-        spec.build(rngs=None)(images, use_running_statistics=True)
+        spec.build(rngs=nnx.Rngs(0))(images, use_running_statistics=True)

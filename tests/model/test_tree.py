@@ -55,7 +55,7 @@ def packed(x: np.ndarray, segment: list[int], label: list[int]) -> tuple[jax.Arr
         position=np.zeros((1, len(segment)), np.int32),
         label=np.array([label], np.int32),
     )
-    return jnp.asarray(x[None], jnp.float32), slots
+    return jnp.asarray(x[None], jnp.float32), jax.tree.map(jnp.asarray, slots)
 
 
 def test_a_leaf_is_the_product_along_its_path_and_a_product_the_mean_of_its_images(head):
@@ -99,14 +99,17 @@ def test_a_node_learns_from_its_own_subtree_alone(head):
 
     def loss(parameters):
         module = nnx.merge(graph, parameters)
-        output = module(embeddings, jnp.asarray(slots.segment), jnp.asarray(slots.position), 2, None)
+        output = module(
+            embeddings, jnp.asarray(slots.segment), jnp.asarray(slots.position), 2, None
+        )
         return image_loss(output, slots, 0.0).total
 
     value, gradient = jax.value_and_grad(loss)(parameters)
     wanted = -np.log(by_hand(head, x[0])[1]) - np.log(by_hand(head, x[1])[0])
     np.testing.assert_allclose(value, wanted, rtol=1e-5)
     gradient = nnx.to_pure_dict(gradient)
-    moved = {name: np.any(np.asarray(gradient[name]["kernel"]) != 0, axis=0) for name in gradient}
+    # The loss normalises what is normalised already: up to rounding, nothing comes of that.
+    moved = {n: np.any(np.abs(gradient[n]["kernel"]) > 1e-6, axis=0) for n in gradient}
     np.testing.assert_array_equal(moved["root"], [True, True])
     np.testing.assert_array_equal(moved["of_level_1"], [True, True, False, False])
     # Leaf 2 is its group's only one: nothing to decide there.

@@ -1,0 +1,142 @@
+"""The ladder: planned for the weights at hand, trained within a budget, gone on with."""
+
+import csv
+import importlib.util
+import json
+import os
+import sys
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from product_mil.data.sample import SampleFiles
+from product_mil.trained import open_run
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def tool() -> Any:
+    path = ROOT / "tools" / "seed_table.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module  # dataclasses look their module up
+    spec.loader.exec_module(module)
+    return module
+
+
+def arguments(**changed: Any) -> SimpleNamespace:
+    """What `main` parses, without any flag."""
+    unset = {
+        "data": "", "valid": "", "categories": "", "max_products": 0, "seed": 0,
+        "weights": [], "rungs": [],
+    }  # fmt: skip
+    return SimpleNamespace(**(unset | changed))
+
+
+def test_without_weights_the_pretrained_rungs_are_left_out(tool: Any) -> None:
+    planned, left_out = tool.plan(arguments(), [])
+    assert [rung.name for rung in planned] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
+    assert len(left_out) == 4
+    assert "inception_v3-joint: no weights of inception_v3 at hand" in left_out[1]
+
+
+def test_mobilenet_takes_the_place_of_what_is_missing_once(tool: Any, tmp_path: Path) -> None:
+    weights = tmp_path / "mobilenet.h5"
+    weights.touch()
+    planned, left_out = tool.plan(arguments(weights=[f"mobilenet_v2={weights}"]), [])
+    assert left_out == []
+    by_name = {rung.name: rung for rung in planned}
+    assert list(by_name)[-2:] == ["mobilenet_v2", "mobilenet_v2-joint"]
+    joint = by_name["mobilenet_v2-joint"]
+    assert joint.note == (
+        "in place of inception_v3-joint and xception-joint, whose weights are not at hand"
+    )
+    assert joint.config.model.backbone == "mobilenet_v2"
+    assert joint.config.model.weights == str(weights)
+    assert joint.config.model.pooling == "residual"
+    assert by_name["mobilenet_v2"].config.model.pooling == "probabilities"
+    assert joint.config.finetune.trainable == "blocks/14"
+    # With weights of its own a net stands for itself.
+    both = [f"mobilenet_v2={weights}", f"xception={weights}"]
+    planned, _ = tool.plan(arguments(weights=both, rungs=["xception", "inception_v3"]), [])
+    names = {rung.name: rung for rung in planned}
+    assert list(names) == ["mobilenet_v2", "xception"]
+    assert names["xception"].note == ""
+    assert names["xception"].config.finetune.trainable == "blocks/11"
+    assert names["mobilenet_v2"].note == "in place of inception_v3, whose weights are not at hand"
+
+
+def test_the_ladder_within_a_budget_and_gone_on_with(
+    tool: Any, sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def table(budget_minutes: float) -> dict[str, dict[str, str]]:
+        tool.main(
+            [
+                "--output", str(tmp_path), "--budget_minutes", str(budget_minutes),
+                "--data", str(sample.train), "--categories", str(sample.categories),
+                "--config.data.image_size_px=48", "--rungs", "prior", "cnn_1",
+            ]
+        )  # fmt: skip
+        with (tmp_path / "seed_table.csv").open(encoding="utf-8") as file:
+            return {row["system"]: row for row in csv.DictReader(file)}
+
+    rows = table(0.01)
+    assert list(rows) == ["prior", "cnn_1"]
+    assert rows["prior"]["cut_short"] == "False"
+    assert rows["cnn_1"]["cut_short"] == "True"
+    run = open_run(tmp_path / "runs" / "cnn_1")
+    assert 1 <= run.step < 28
+    assert rows["cnn_1"]["note"] == f"stopped in stage finetune at step {run.step}"
+    assert int(rows["cnn_1"]["parameters"]) == run.record["parameters"]
+    assert float(rows["cnn_1"]["images_per_s"]) > 0
+    last = (tmp_path / "runs" / "prior" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert float(rows["prior"]["top1"]) == json.loads(last)["valid/top1"]
+    assert (tmp_path / "seed_table.png").stat().st_size > 5000
+    said = capsys.readouterr().out
+    assert "CUT SHORT: stopped in stage finetune" in said
+
+    before = json.loads((tmp_path / "runs" / "cnn_1.json").read_text())["spent_s"]
+    again = table(60)
+    assert again["cnn_1"]["cut_short"] == "False"
+    assert open_run(tmp_path / "runs" / "cnn_1").step == 28  # 14 epochs of 2 steps
+    assert float(again["cnn_1"]["train_s"]) > before
+    assert again["prior"] == rows["prior"]  # not trained again
+
+
+def test_a_killed_session_counts_until_its_last_sign_of_life(tool: Any, tmp_path: Path) -> None:
+    workdir = tmp_path / "runs" / "cnn_1"
+    workdir.mkdir(parents=True)
+    started = time.time() - 100
+    state = {"spent_s": 5.0, "started": started, "row": None}
+    (tmp_path / "runs" / "cnn_1.json").write_text(json.dumps(state))
+    log = workdir / "log.txt"
+    log.touch()
+    os.utime(log, (started + 40, started + 40))
+    assert tool.Progress(tmp_path, "cnn_1").spent_s == pytest.approx(45, abs=0.01)
+    assert tool.Progress(tmp_path, "cnn_1").spent_s == pytest.approx(45, abs=0.01)  # once
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--rungs", "cnn_4"], "there is no such rung"),
+        (["--weights", "xception"], "expected BACKBONE=FILE"),
+        (["--budget_minutes", "0"], "must be above 0"),
+        (["--budget"], "unknown argument"),
+    ],
+)
+def test_mistakes_are_one_line(
+    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit) as left:
+        tool.main(["--output", str(tmp_path / "out"), *flags])
+    assert left.value.code == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert error.count("\n") == 1
