@@ -13,7 +13,7 @@ RANKS = {
     0: ("__init__", "batch", "cache", "config", "errors", "predictions"),
     1: ("data", "model"),
     2: ("train",),
-    3: ("predict", "ensemble", "member_files", "backoff", "compare", "baselines"),
+    3: ("predict", "ensemble", "member_files", "backoff", "compare"),
     4: (
         "build",
         "contest",
@@ -30,7 +30,7 @@ RANKS = {
     ),
 }
 RANK_OF = {name: rank for rank, names in RANKS.items() for name in names}
-DIRECTORIES = ("data", "model", "train", "baselines", "compare")
+DIRECTORIES = ("data", "model", "train", "compare")
 FILES = sorted([*PACKAGE.rglob("*.py"), *(ROOT / "tools").glob("*.py")])
 
 

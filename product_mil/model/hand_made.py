@@ -3,7 +3,6 @@
 They are computed by scikit-image on the host, so they exist only as cached embeddings.
 """
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -15,6 +14,7 @@ from product_mil.errors import UserError
 from product_mil.model.spec import BackboneSpec
 
 VERSION = 1  # part of the cache's name: raise it when the same photo gives other features
+MAX_THREADS = 16  # no more than there are images start
 SIDE_PX = 96
 HSV_BINS = (8, 3, 3)
 COLOUR_CELLS = 3  # a side
@@ -36,7 +36,7 @@ def describe(images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b d"]
     uniform local binary patterns (Ojala et al. 2002). Histograms are shares under a square root, as
     in Arandjelovic & Zisserman 2012: linear classifiers then compare them by Hellinger's kernel.
     """
-    with ThreadPoolExecutor(min(len(images), os.cpu_count() or 1) or 1) as pool:
+    with ThreadPoolExecutor(MAX_THREADS) as pool:
         rows = list(pool.map(_describe_one, images))
     return np.stack(rows) if rows else np.zeros((0, EMBEDDING_DIM), np.float32)
 
