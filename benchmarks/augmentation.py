@@ -111,13 +111,14 @@ def training(backbone: str, ranges: Ranges) -> Callable[[], Any]:
 
 def speed(arguments: argparse.Namespace) -> None:
     images, key = jnp.asarray(random_batch().images), jax.random.key(0)
-    fused = jax.jit(lambda images: augment(images, key, ranges_of(EVERYTHING)))
-    apart = jax.jit(lambda images: separately(images, key))
-    mirrored = jax.jit(lambda images: augment(images, key, Ranges(flip=0.5)))
+    # The key is an argument: as a constant the maps would be computed when compiling.
+    fused = jax.jit(lambda images, key: augment(images, key, ranges_of(EVERYTHING)))
+    apart = jax.jit(separately)
+    mirrored = jax.jit(lambda images, key: augment(images, key, Ranges(flip=0.5)))
     cases: dict[tuple[str, str], Callable[[], Any]] = {
-        ("changes alone", "flip"): lambda: mirrored(images).block_until_ready(),
-        ("changes alone", "all in one warp"): lambda: fused(images).block_until_ready(),
-        ("changes alone", "all in a warp each"): lambda: apart(images).block_until_ready(),
+        ("changes alone", "flip"): lambda: mirrored(images, key).block_until_ready(),
+        ("changes alone", "all in one warp"): lambda: fused(images, key).block_until_ready(),
+        ("changes alone", "all in a warp each"): lambda: apart(images, key).block_until_ready(),
     }
     for backbone in arguments.backbones.split(","):
         for name in ("none", "flip", "all"):
