@@ -23,6 +23,7 @@ def head() -> TreeHead:
     random = np.random.default_rng(0)
     for layer in (made.root, made.of_level_1, made.of_level_2):
         layer.kernel[...] = jnp.asarray(random.normal(size=layer.kernel.shape), jnp.float32)
+        assert layer.bias is not None
         layer.bias[...] = jnp.asarray(random.normal(size=layer.bias.shape), jnp.float32)
     return made
 
@@ -31,6 +32,7 @@ def by_hand(head: TreeHead, x: np.ndarray) -> np.ndarray:
     """Probabilities of the leaves for one image, node by node."""
 
     def scores(layer: nnx.Linear) -> np.ndarray:
+        assert layer.bias is not None
         return x.astype(np.float64) @ np.asarray(layer.kernel[...], np.float64) + np.asarray(
             layer.bias[...], np.float64
         )
