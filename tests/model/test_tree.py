@@ -8,7 +8,7 @@ from flax import nnx
 
 from product_mil.batch import Slots
 from product_mil.model.tree import TreeHead
-from product_mil.train.losses import image_loss
+from product_mil.train.losses import Target, image_loss
 
 # Six leaves: group 0 of level 1 has groups 0 and 1 of level 2, group 1 has 2 (of one leaf) and 3.
 LEVEL1 = (0, 0, 0, 1, 1, 1)
@@ -104,7 +104,7 @@ def test_a_node_learns_from_its_own_subtree_alone(head):
         output = module(
             embeddings, jnp.asarray(slots.segment), jnp.asarray(slots.position), 2, None
         )
-        return image_loss(output, slots, 0.0).total
+        return image_loss(output, slots, Target()).total
 
     value, gradient = jax.value_and_grad(loss)(parameters)
     wanted = -np.log(by_hand(head, x[0])[1]) - np.log(by_hand(head, x[1])[0])
