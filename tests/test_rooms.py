@@ -13,7 +13,7 @@ RANKS = {
     0: ("__init__", "batch", "cache", "config", "errors", "predictions"),
     1: ("data", "model"),
     2: ("train",),
-    3: ("predict", "ensemble", "member_files", "backoff", "compare"),
+    3: ("predict", "ensemble", "member_files", "file_ensemble", "backoff", "compare"),
     4: (
         "build",
         "contest",
