@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.sharding import Mesh
-from jaxtyping import Float, Int64, Num
+from jaxtyping import Float, Int, Int64, Num
 
 import product_mil
 from product_mil.config import AUGMENT_LIMITS, Config, StageConfig
@@ -377,9 +377,9 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     return epochs * steps_per_epoch
 
 
-def _adjustments(
+def adjustments(
     stage: StageConfig,
-    data: RunData,
+    labels: Int[np.ndarray, " N"],
     draws: Float[np.ndarray, " N"] | None,
     log_prior: Float[np.ndarray, " k"],
 ) -> tuple[Float[np.ndarray, " k"] | None, Float[np.ndarray, " k"] | None]:
@@ -393,7 +393,7 @@ def _adjustments(
     seen = log_prior
     if draws is not None:
         k = len(log_prior)
-        seen = log_prior_of(np.bincount(data.train.labels, weights=draws, minlength=k))
+        seen = log_prior_of(np.bincount(labels, weights=draws, minlength=k))
     adjustment = np.float32(stage.logit_adjustment) * seen
     return adjustment if stage.logit_adjustment else None, adjustment + log_prior - seen
 
@@ -436,7 +436,7 @@ def build_stage(
         clip_norm=settings.clip_norm,
     )
     log_prior = log_prior_of(data.class_counts)
-    adjustment, restoring = _adjustments(settings, data, draws, log_prior)
+    adjustment, restoring = adjustments(settings, data.train.labels, draws, log_prior)
     ranges = Ranges(**dataclasses.asdict(config.augment))
     train_step = make_train_step(
         model.structure,

@@ -2,7 +2,9 @@ import csv
 import gzip
 import importlib.util
 import io
+import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -139,6 +141,47 @@ def test_everything(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str
         str(records[5]["_id"]), str(records[6]["_id"]),
     }  # fmt: skip
     assert not list(hard.rglob("*.draft"))
+
+
+def test_levels(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Calibrated on the run's validation part; every row as the matrix has it."""
+    export(
+        "--workdir", trained, "--data", hard / "*.bson", "--output", hard / "s.csv",
+        "--all_probabilities", hard / "matrix", "--min_confidence", 0.05,
+    )  # fmt: skip
+    said = capsys.readouterr().out
+    found = re.search(r"24 validation products, .* temperature (\d+\.\d+):", said)
+    assert found is not None
+    probabilities = np.load(hard / "matrix" / "probabilities.npy").astype(np.float64)
+    sharp = probabilities ** (1 / float(found[1]))
+    sharp /= sharp.sum(1, keepdims=True)
+    records = in_order(hard)
+    imageless = [record["_id"] in (records[4]["_id"], records[5]["_id"]) for record in records]
+    sharp[imageless] = probabilities[imageless]
+    ids = np.load(hard / "matrix" / "category_ids.npy").tolist()
+    about = json.loads((hard / "matrix" / "about.json").read_text(encoding="utf-8"))
+    names = [tuple(name) for name in about["categories"]["names"]]
+    with (hard / "s.csv.levels.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["_id"]) for row in rows] == [record["_id"] for record in records]
+    levels = set()
+    for row, of_class in zip(rows, sharp, strict=True):
+        level, told = int(row["level"]), float(row["probability"])
+        levels.add(level)
+        sums: list[dict[tuple[str, ...], float]] = [{}, {}, {}, {}]
+        for name, probability in zip(names, of_class, strict=True):
+            for depth in range(4):
+                sums[depth][name[:depth]] = sums[depth].get(name[:depth], 0) + probability
+        node = tuple(row[f"category_level{depth}"] for depth in range(1, level + 1))
+        assert told == pytest.approx(max(sums[level].values()), abs=1e-3)
+        assert sums[level][node] == pytest.approx(told, abs=1e-3)
+        if level < 3:
+            assert max(sums[level + 1].values()) < 0.05 + 1e-3
+            assert row["category_id"] == ""
+        else:
+            assert names[ids.index(int(row["category_id"]))] == node
+    assert max(levels) >= 1
+    assert "s.csv.levels.csv, at least 0.05 sure:" in said
 
 
 def test_again_and_otherwise(
