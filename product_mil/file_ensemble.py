@@ -45,9 +45,8 @@ def combine_files(
         # One shape, one program.
         padded = np.pad(probabilities, ((0, 0), (0, missing), (0, 0)), constant_values=1)
         found = jax.device_get(step(padded, np.pad(label, (0, missing))))
-        values, classes, true, everything = (
-            None if part is None else part[: len(label)] for part in found
-        )
+        values, classes, true = (part[: len(label)] for part in found[:3])
+        everything = found[3][: len(label)] if keep_all else None
         category = facts.category_id[chosen]
         empty = np.zeros(0, np.int32)
         yield PredictionBlock(

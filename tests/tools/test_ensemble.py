@@ -288,7 +288,6 @@ def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: Any) -> Non
         probabilities /= probabilities.sum(1, keepdims=True)
         ids = np.arange(n) if number == 0 else rng.permutation(n)
         members.append(write_matrix(tmp_path / str(number), ids, probabilities))
-    del probabilities
     monkeypatch.setattr(member_files, "BLOCK_BYTES", 1_000_000)
     tracemalloc.start()
     call("ensemble", "--predictions", *members, "--output", tmp_path / "s.csv")
