@@ -324,7 +324,7 @@ def rivals(bench: Bench) -> Iterator[dict[str, Any]]:
 
 def depthwise(bench: Bench) -> Iterator[dict[str, Any]]:
     """Layers of MobileNetV2 and Xception, both forms, forward and gradients."""
-    from product_mil.model.blocks import depthwise_conv_lax, depthwise_conv_shifted
+    from product_mil.model.convolutions import depthwise_conv_lax, depthwise_conv_shifted
 
     shapes = [(45, 144, 1), (12, 384, 1), (90, 96, 2), (22, 728, 1), (11, 728, 1)]
     forms = {"shifted": depthwise_conv_shifted, "library": depthwise_conv_lax}
