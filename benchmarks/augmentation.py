@@ -90,7 +90,7 @@ def training(backbone: str, ranges: Ranges) -> Callable[[], Any]:
     step = make_train_step(
         model.structure,
         optimizer,
-        label_smoothing=0.0,
+        target=Target(smoothing=0.0),
         batch_statistics=False,
         ema_decay=0.0,
         ranges=ranges,

@@ -256,9 +256,10 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
     backbone = "small_cnn" if bench.smoke else "inception_v3"
     made = training(backbone, classes=CLASSES, dtype="bfloat16")
     counts = products.num_images
-    options = {"shards": 1, "image_slots": bench.batch}
     size_px = 180 if not bench.smoke else 75
-    predicted = PixelSource(products, SequentialPlan(counts, **options), image_size_px=size_px)
+    predicted = PixelSource(
+        products, SequentialPlan(counts, shards=1, image_slots=bench.batch), image_size_px=size_px
+    )
     yield _timed(bench, "prediction", predicted, made, made.predict)
     state = made.state
 
@@ -267,7 +268,11 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
         state, loss = made.step(state, batch, made.key)
         return loss
 
-    trained = PixelSource(products, ShuffledPlan(counts, seed=0, **options), image_size_px=size_px)
+    trained = PixelSource(
+        products,
+        ShuffledPlan(counts, shards=1, image_slots=bench.batch, seed=0),
+        image_size_px=size_px,
+    )
     yield _timed(bench, "training", trained, made, step)
 
 

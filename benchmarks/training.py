@@ -10,6 +10,7 @@ from product_mil.batch import PackedBatch, Slots
 from product_mil.build import build_model
 from product_mil.config import Config, ModelConfig
 from product_mil.data.loader import Loaded
+from product_mil.train.losses import Target
 from product_mil.train.mesh import data_mesh, put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import TrainState, initial_state
@@ -56,7 +57,7 @@ def training(
     step = make_train_step(
         model.structure,
         optimizer,
-        label_smoothing=0.1,
+        target=Target(smoothing=0.1),
         batch_statistics=batch_statistics,
         ema_decay=0.0,
     )
