@@ -34,6 +34,7 @@ from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, l
 from product_mil.run import run
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.log import RunLog
+from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer
 from product_mil.train.runtime import configure_jax
 from product_mil.train.state import initial_state

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from tqdm import tqdm
 
-from product_mil.data.faults import FaultList, product_faults
+from product_mil.data.faults import FaultList, lost, product_faults
 from product_mil.data.loader import Loaded
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.flags import add_policy_flags, add_test_time_flags
@@ -123,11 +123,8 @@ def evaluate(
         )
     faults.add(unreadable)
     catalogue = products.catalogue
-    if catalogue.num_bad_records or catalogue.unread_bytes:
-        remarks.append(
-            f"{catalogue.num_bad_records} broken records and {catalogue.unread_bytes} bytes of the "
-            "data that could not be read as records: not scored"
-        )
+    if unread := lost(catalogue):
+        remarks.append(f"{unread}: not scored")
     summary = faults.write()
     if summary:
         remarks.append(summary)

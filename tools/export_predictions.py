@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from product_mil.data.faults import FAULTS_SUFFIX, product_faults
+from product_mil.data.faults import FAULTS_SUFFIX, lost, product_faults
 from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError, exit_on_user_error
@@ -177,11 +177,8 @@ def _remarks(run: "TrainedRun", products: Products, imageless: int) -> list[str]
     repeated = catalogue.num_products - len(products)
     if repeated:
         lines.append(f"{repeated} records repeat a product id: the first one of each is predicted")
-    if catalogue.num_bad_records or catalogue.unread_bytes:
-        lines.append(
-            f"{catalogue.num_bad_records} broken records and {catalogue.unread_bytes} bytes of the "
-            "data that could not be read as records have no row"
-        )
+    if unread := lost(catalogue):
+        lines.append(f"{unread} have no row")
     return lines
 
 

@@ -130,6 +130,14 @@ class FaultList:
         return f"{len(self._faults)} faults in the data ({', '.join(shown)}{more}){where}"
 
 
+def lost(catalogue: Catalogue) -> str | None:
+    """What of the data is in no product, in words; None where nothing is."""
+    records, unread_bytes = catalogue.num_bad_records, catalogue.unread_bytes
+    parts = [f"{records} broken records"] if records else []
+    parts += [f"{unread_bytes} bytes that could not be read as records"] if unread_bytes else []
+    return " and ".join(parts) or None
+
+
 def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path, Fault]]:
     """Products with more images than are used, or of an unknown category.
 

@@ -95,10 +95,8 @@ def test_everything(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str
     assert "40 products" in said
     assert "2 products have no readable image: predicted as" in said
     assert "1 of 26 labelled products are of no category of this run" in said
-    assert (
-        "1 broken records and 50 bytes of the data that could not be read as records have no row"
-        in said
-    )
+    # That without an id; the one that the end of the file cuts off has that of an earlier one.
+    assert "\n1 broken records have no row\n" in said
 
     records, submission = in_order(hard), rows_of(output)
     assert len(records) == 40
