@@ -136,7 +136,7 @@ def test_everything(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str
     with (hard / "s.csv.gz.bad_records.csv").open(newline="", encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
     assert {row["product_id"] for row in listed if row["image_index"]} == {
-        str(records[5]["_id"]), str(records[6]["_id"]),
+        str(records[k]["_id"]) for k in (0, 5, 6)  # 0: cut off by the end of the file
     }  # fmt: skip
     assert not list(hard.rglob("*.draft"))
 
