@@ -19,7 +19,7 @@ from product_mil.trained import open_run
 pytestmark = pytest.mark.slow
 
 ROOT = Path(__file__).resolve().parent.parent
-TIMING = ("train/images_per_s", "train/wait_share")
+TIMING = ("train/images_per_s", "train/products_per_s", "train/wait_share")
 PATIENCE_S = 400
 
 

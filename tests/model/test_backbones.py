@@ -50,13 +50,16 @@ def test_embedding_statistics_and_masked_images(name):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", list(BACKBONES))
+@pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if not spec.on_host])
 def test_every_parameter_gets_a_gradient(name):
     spec = backbone(name)
     graph, *state = nnx.split(spec.build(rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat)
     parameters, statistics = map(nnx.as_pure, state)
+    random = np.random.default_rng(0)
+    # Away from zero, where some residuals start: what lies before them would learn nothing yet.
+    parameters = jax.tree.map(lambda leaf: leaf + random.normal(0, 0.02, leaf.shape), parameters)
     size = max(spec.min_image_size_px, 64)
-    pixels = np.random.default_rng(0).integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+    pixels = random.integers(0, 256, (4, size, size, 3), dtype=np.uint8)
 
     @jax.jit
     def gradient(parameters, statistics, pixels):

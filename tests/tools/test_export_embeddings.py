@@ -71,6 +71,7 @@ def test_rows_are_readable_images_in_file_order(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
 @pytest.mark.parametrize("name", list(keras_files.NETS))
 def test_every_backbone_exports_what_keras_embeds(
     name: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
