@@ -169,6 +169,7 @@ def test_files_in_any_order_and_kind(
     assert len({(tmp_path / f"{name}.csv").read_bytes() for name in "abc"}) == 1
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sizes", [1, 2])
 def test_each_image_is_decoded_once_a_size(
     sizes: int, trained: Path, rival: Path, few: Path, tmp_path: Path, monkeypatch: Any
@@ -187,6 +188,7 @@ def test_each_image_is_decoded_once_a_size(
     assert len(seen) == sizes * num_images
 
 
+@pytest.mark.slow
 def test_fitted_weights_of_runs_and_files(
     trained: Path, rival: Path, sample: SampleFiles, few: Path, exported: list[Path],
     tmp_path: Path, capsys: pytest.CaptureFixture[str],

@@ -72,6 +72,7 @@ def test_mobilenet_takes_the_place_of_what_is_missing_once(tool: Any, tmp_path: 
     assert names["mobilenet_v2"].note == "in place of inception_v3, whose weights are not at hand"
 
 
+@pytest.mark.slow
 def test_the_ladder_within_a_budget_and_gone_on_with(
     tool: Any, sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
