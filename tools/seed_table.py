@@ -428,7 +428,7 @@ def _plot(rows: Sequence[dict[str, Any]], title: str, path: Path) -> None:
     axis.invert_yaxis()
     axis.set(xlabel="top-1", xlim=(0, 1.08))
     axis.set_title(title, fontsize=7, wrap=True)
-    axis.legend(fontsize=8, loc="lower right")
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     draft = path.with_name(f"draft-{path.name}")
     figure.savefig(draft, dpi=120)
     draft.replace(path)
