@@ -29,7 +29,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from product_mil.batch import PackedBatch, Slots
-from product_mil.build import build_model
+from product_mil.build.model import build_model
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, load_config
 from product_mil.run import run
 from product_mil.train.augment import Ranges, augment

@@ -7,7 +7,7 @@ import jax
 import numpy as np
 
 from product_mil.batch import PackedBatch, Slots
-from product_mil.build import build_model
+from product_mil.build.model import build_model
 from product_mil.config import Config, ModelConfig
 from product_mil.data.loader import Loaded
 from product_mil.train.losses import Target

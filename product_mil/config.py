@@ -1,6 +1,6 @@
 """The configuration: declared once, typed, overridable field by field, refused whole if wrong.
 
-Only `build.py`, `main.py` and the files in `configs/` see it; every other room takes plain
+Only `build/`, `main.py` and the files in `configs/` see it; every other room takes plain
 arguments. A new field's default is what runs did before there was the field, so that those can
 still be opened and resumed.
 """

@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
-from product_mil.build import RunData, build_data
+from product_mil.build.data import RunData, build_data
 from product_mil.compare.answers import Answers, Contestant, Questions, take
 from product_mil.compare.files import AnswerFile, read_answers
 from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of

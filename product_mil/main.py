@@ -46,7 +46,7 @@ def main(argv: list[str]) -> None:
         config, wrong = override(config, assignments)
         errors += wrong + problems(config)
         # JAX starts here, not for a typing error.
-        from product_mil.build import check_config
+        from product_mil.build.check import check_config
         from product_mil.run import run
         from product_mil.train.runtime import configure_jax
 

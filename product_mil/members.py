@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float64
 
 from product_mil.backoff import BackOff, LevelCounts, calibrate
 from product_mil.batch import PackedBatch, SizedBatch
-from product_mil.build import build_data
+from product_mil.build.data import build_data
 from product_mil.config import Config
 from product_mil.data.categories import Categories
 from product_mil.data.loader import ImageFault, Loaded, Products

@@ -14,15 +14,9 @@ from typing import Any
 
 import jax
 
-from product_mil.build import (
-    RunData,
-    build_data,
-    build_model,
-    build_stage,
-    levels_of,
-    log_prior_of,
-    run_record,
-)
+from product_mil.build.data import RunData, build_data
+from product_mil.build.model import build_model, levels_of, log_prior_of
+from product_mil.build.stage import build_stage, run_record
 from product_mil.config import Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError

@@ -15,7 +15,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
-from product_mil.build import build_model, evaluation_plan, levels_of, log_prior_of
+from product_mil.build.model import build_model, levels_of, log_prior_of
+from product_mil.build.stage import evaluation_plan
 from product_mil.config import Config, config_from_dict
 from product_mil.data.categories import Categories
 from product_mil.data.duplicates import drop_images

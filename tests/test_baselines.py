@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.build import build_data
+from product_mil.build.data import build_data
 from product_mil.config import Config, DataConfig, StageConfig, load_config
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
 from product_mil.data.index import open_catalogue
@@ -141,7 +141,7 @@ def test_passes_over_the_features_take_little_memory(sample: SampleFiles, tmp_pa
     ],
 )
 def test_what_cannot_be_is_refused(assignments: dict[str, str], message: str):
-    from product_mil.build import check_config
+    from product_mil.build.check import check_config
     from product_mil.config import override, problems
 
     config = load_config(str(CONFIGS / f"{assignments.pop('config')}.py"))

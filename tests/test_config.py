@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from product_mil.build import stage_num_steps
+from product_mil.build.stage import stage_num_steps
 from product_mil.config import (
     Config,
     DataConfig,

@@ -10,7 +10,7 @@ import bson
 import numpy as np
 import pytest
 
-from product_mil.build import build_data
+from product_mil.build.data import build_data
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
 from product_mil.data.index import open_catalogue
@@ -210,7 +210,7 @@ def test_augmentation_turns_the_embedding_cache_off_and_says_so(
     def never(*_: object) -> None:
         raise AssertionError("embedded for a cache")
 
-    monkeypatch.setattr("product_mil.build.cached_embeddings", never)
+    monkeypatch.setattr("product_mil.build.stage.cached_embeddings", never)
     run(config, tmp_path / "run")
     assert "augmentation is on: no embedding cache" in capsys.readouterr().out
 

@@ -6,7 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.build import build_model, check_config
+from product_mil.build.check import check_config
+from product_mil.build.model import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.errors import UserError
 from product_mil.head_init import initialise_head

@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from product_mil.build import adjustments, log_prior_of
+from product_mil.build.model import log_prior_of
+from product_mil.build.stage import adjustments
 from product_mil.config import StageConfig
 from product_mil.data.plan import balanced_draws
 from product_mil.train.step import make_eval_step, make_predict_step

@@ -4,7 +4,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.build import build_model
+from product_mil.build.model import build_model
 from product_mil.data.categories import categories_from_ids
 from product_mil.errors import UserError
 from product_mil.trained import open_run

@@ -122,7 +122,7 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> Variants:
     Raises:
         UserError: configurations that are wrong, or would not be a fair comparison.
     """
-    from product_mil.build import check_config
+    from product_mil.build.check import check_config
     from product_mil.config import load_config, override, problems, refuse
     from product_mil.contest import differing_fields, unfair_fields
     from product_mil.run import run

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from product_mil.build import build_model
+from product_mil.build.model import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.data.embeddings import embed_images
 from product_mil.data.faults import FAULTS_SUFFIX, FaultList

@@ -117,7 +117,7 @@ def plan(args: argparse.Namespace, overrides: Sequence[str]) -> tuple[list[Plann
     Raises:
         UserError: unknown rungs or backbones, or configurations that are wrong.
     """
-    from product_mil.build import check_config
+    from product_mil.build.check import check_config
     from product_mil.model.backbones import backbone
 
     names = [rung.name for rung in RUNGS]
@@ -283,7 +283,7 @@ def _train(config: Config, own: Progress, share_s: float) -> bool:
 
 def _measure(rung: Planned, own: Progress, cut: bool, args: argparse.Namespace) -> dict[str, Any]:
     """The rung's line of the table."""
-    from product_mil.build import build_data
+    from product_mil.build.data import build_data
     from product_mil.train.evaluate import metrics_of, score_products
     from product_mil.train.step import make_eval_step
     from product_mil.trained import open_run

@@ -1,0 +1,98 @@
+"""What is wrong with a configuration, before anything is read."""
+
+from pathlib import Path
+
+import jax
+
+from product_mil.config import AUGMENT_LIMITS, Config
+from product_mil.data.index import named_files
+from product_mil.errors import UserError
+from product_mil.head_init import NAMED
+from product_mil.model.backbones import BackboneSpec, backbone, blocks_of
+from product_mil.model.prior import NO_BACKBONE
+from product_mil.train.state import WHOLE_PARTS
+
+
+def check_config(config: Config) -> list[str]:
+    """What is wrong with a configuration's names, a line each; values are `config.problems`."""
+    found: list[str] = []
+    for name, spec in (("train", config.data.train), ("valid", config.data.valid)):
+        try:
+            if spec:
+                named_files(spec)
+        except UserError as error:
+            found.append(f"config.data.{name}: {error}")
+    if config.data.categories and not Path(config.data.categories).is_file():
+        found.append(f"config.data.categories: {config.data.categories}: no such file")
+    weights = config.model.weights
+    if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
+        found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")
+    head_init = config.model.head_init
+    if head_init not in NAMED:
+        if not Path(head_init).is_file():
+            found.append(
+                f"config.model.head_init: {head_init}: no such file, nor {', '.join(NAMED)}"
+            )
+        if weights != "imagenet" and not Path(weights).expanduser().is_file():
+            found.append(
+                f"config.model.head_init={head_init}: needs the ImageNet top of "
+                "config.model.weights=imagenet or of a file"
+            )
+    try:
+        spec = backbone(config.model.backbone)
+    except UserError as error:
+        return [*found, f"config.model.backbone: {error}"]
+    dim = spec.embedding_dim
+    if config.data.image_size_px < spec.min_image_size_px:
+        found.append(
+            f"config.data.image_size_px={config.data.image_size_px}: {spec.name} takes images "
+            f"from {spec.min_image_size_px} px"
+        )
+    found += _trainable_problems(config, spec)
+    found += _baseline_problems(config, on_host=spec.on_host is not None)
+    attention = config.model.pooling in ("gated_attention", "transformer")
+    if attention and dim % config.model.attention_heads:
+        found.append(
+            f"config.model.attention_heads={config.model.attention_heads}: does not divide the "
+            f"{dim} channels of {config.model.backbone}"
+        )
+    devices = jax.device_count()
+    if config.data.shards % devices:
+        found.append(
+            f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
+        )
+    return found
+
+
+def _trainable_problems(config: Config, spec: BackboneSpec) -> list[str]:
+    """Stages that name a block which the backbone does not have, a line each."""
+    found: list[str] = []
+    for name, stage in (("head", config.head), ("finetune", config.finetune)):
+        if stage.epochs and stage.trainable not in WHOLE_PARTS:
+            blocks = blocks_of(spec)
+            if stage.trainable not in blocks:
+                found.append(
+                    f"config.{name}.trainable={stage.trainable}: expected head, all or a block "
+                    f"of {spec.name}: {', '.join(blocks)}"
+                )
+    return found
+
+
+def _baseline_problems(config: Config, *, on_host: bool) -> list[str]:
+    """What the systems that are no nets cannot do, a line each."""
+    model, found = config.model, []
+    if (model.pooling == "prior") != (model.backbone == NO_BACKBONE):
+        found.append(
+            f"config.model.pooling={model.pooling} with config.model.backbone={model.backbone}: "
+            f"prior and {NO_BACKBONE} go together, and with nothing else"
+        )
+    if on_host and (config.finetune.epochs or not config.data.embedding_cache):
+        found.append(
+            f"config.model.backbone={model.backbone}: has nothing to finetune and lives in the "
+            "cache; set config.finetune.epochs=0 and config.data.embedding_cache=true"
+        )
+    if on_host and any(getattr(config.augment, name) for name in AUGMENT_LIMITS):
+        found.append(f"config.model.backbone={model.backbone}: takes no augmentation")
+    if model.weights and (on_host or model.pooling in ("prior", "tree")):
+        found.append(f"config.model.weights={model.weights}: a {model.pooling} takes none")
+    return found

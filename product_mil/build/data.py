@@ -1,0 +1,166 @@
+"""The products of a run, their classes, and what is worth saying of them."""
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from product_mil.config import Config
+from product_mil.data.bson import Fault
+from product_mil.data.categories import Categories, categories_from_ids, read_categories
+from product_mil.data.duplicates import drop_images, shared_with
+from product_mil.data.faults import product_faults
+from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.data.loader import Products
+from product_mil.data.sample import ensure_sample
+from product_mil.data.split import split_products
+from product_mil.errors import UserError
+
+MAX_SHOWN_CATEGORIES = 5  # of those that the category file lacks
+
+
+@dataclass(frozen=True)
+class RunData:
+    """The products of a run, their classes, and what is worth saying of them."""
+
+    train: Products
+    valid: Products
+    categories: Categories
+    class_counts: Int64[np.ndarray, " k"]  # in train
+    fingerprint: str
+    notes: list[str]
+    product_faults: list[tuple[Path, Fault]]  # that no single file's index can tell
+    category_faults: list[str]  # rows of the category file that were left out
+
+
+def build_data(config: Config) -> RunData:
+    """Index, split and label the products.
+
+    Raises:
+        UserError: files that are missing, no BSON, or hold no labelled product.
+    """
+    data, notes = config.data, []
+    train_spec, categories_path = data.train, data.categories
+    if not train_spec:
+        sample = ensure_sample(data.sample_seed)
+        train_spec, categories_path = str(sample.train), str(sample.categories)
+    catalogue = open_catalogue(train_spec)
+    category_faults: list[str] = []
+    skipped = category_faults if data.bad_categories == "skip" else None
+    categories = (
+        read_categories(Path(categories_path), skipped)
+        if categories_path
+        else categories_from_ids(np.asarray(catalogue.category_id))
+    )
+    dropped = drop_images(catalogue, data.drop_images_md5) if data.drop_images_md5 else None
+    split = split_products(
+        catalogue,
+        valid_fraction=0.0 if data.valid else data.valid_fraction,
+        seed=config.seed,
+        max_products=data.max_products,
+        ignored_images=dropped,
+    )
+    if split.num_linked and not data.valid:
+        notes.append(f"{split.num_linked} products share an image: kept on one side of the split")
+    popular = zip(split.popular_images.tolist(), split.popular_num_products, strict=True)
+    for image, count in list(popular)[:5]:
+        notes.append(
+            f"the image at byte {catalogue.image_offset_bytes[image]} is in {count} products; if "
+            "it is a placeholder, name its md5 in config.data.drop_images_md5"
+        )
+    first = catalogue.first_records()
+    train_rows, valid_rows, valid_catalogue, valid_dropped = (
+        np.intersect1d(split.train_rows, first),
+        np.intersect1d(split.valid_rows, first),
+        catalogue,
+        dropped,
+    )
+    fingerprint = catalogue.fingerprint
+    if data.valid:
+        valid_catalogue = open_catalogue(data.valid)
+        valid_rows = valid_catalogue.first_records()
+        shared = shared_with(catalogue, train_rows, valid_catalogue, valid_rows)
+        if shared:
+            notes.append(f"{shared} validation products share an image with training")
+        if data.drop_images_md5:
+            valid_dropped = drop_images(valid_catalogue, data.drop_images_md5)
+        fingerprint += valid_catalogue.fingerprint
+    train = _products(catalogue, train_rows, categories, data.max_images, dropped)
+    valid = _products(valid_catalogue, valid_rows, categories, data.max_images, valid_dropped)
+    found = [*product_faults(train, labelled=True), *product_faults(valid, labelled=True)]
+    notes += [f"{categories_path}: {len(category_faults)} bad rows left out"][
+        : len(category_faults)
+    ]
+    surplus = sum("more than" in fault.reason for _, fault in found)
+    notes += [f"{surplus} products have more images than config.data.max_images"][:surplus]
+    imageless = int((train.num_images == 0).sum())
+    notes += _unlabelled(train, categories, categories_path, data.bad_categories)
+    if imageless:
+        notes.append(f"{imageless} training products have no image: left out")
+    train = train.subset((train.labels >= 0) & (train.num_images > 0))
+    if not len(train):
+        raise UserError(
+            f"{train_spec}: no product with an image and a category of "
+            f"{categories_path or 'its own'}; check config.data.categories"
+        )
+    scored = int((valid.labels >= 0).sum())
+    if not scored:
+        raise UserError(
+            f"{data.valid or 'the validation part'}: no product of a known category; check "
+            "config.data.valid and config.data.categories"
+        )
+    if scored < len(valid):
+        notes.append(f"{len(valid) - scored} validation products of unknown category: not scored")
+    return RunData(
+        train=train,
+        valid=valid,
+        categories=categories,
+        class_counts=np.bincount(train.labels, minlength=len(categories.ids)).astype(np.int64),
+        fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:32],
+        notes=notes,
+        product_faults=found,
+        category_faults=category_faults,
+    )
+
+
+def _unlabelled(train: Products, categories: Categories, path: str, policy: str) -> Iterator[str]:
+    """Lines on products without a class.
+
+    Raises:
+        UserError: they are most of those with a category, and the policy is to fail: the category
+            file is one of other data.
+    """
+    category_id = np.asarray(train.catalogue.category_id)[train.rows]
+    ids, counts = np.unique(category_id[train.labels < 0], return_counts=True)
+    nameless = int(counts[ids == NO_CATEGORY].sum())
+    if nameless:
+        yield f"{nameless} training products have no category_id: left out"
+    ids, counts = ids[ids != NO_CATEGORY], counts[ids != NO_CATEGORY]
+    if len(ids):
+        most = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CATEGORIES]
+        shown = ", ".join(f"{ids[i]} of {counts[i]} products" for i in most)
+        more = ", ..." if len(ids) > len(most) else ""
+        what = (
+            f"{path} lacks {len(ids)} categories of {counts.sum()} training products "
+            f"({shown}{more})"
+        )
+        if policy == "fail" and counts.sum() > (len(train) - nameless) / 2:
+            raise UserError(
+                f"{what}, more than half of them: name the file that belongs to the data, or "
+                "leave these products out with config.data.bad_categories=skip"
+            )
+        yield f"{what}: left out; add rows for them to train on these too"
+
+
+def _products(
+    catalogue: Catalogue,
+    rows: np.ndarray,
+    categories: Categories,
+    max_images: int,
+    dropped: np.ndarray | None,
+) -> Products:
+    labels = categories.class_of(np.asarray(catalogue.category_id)[rows])
+    return Products(catalogue, rows, labels, max_images, dropped)

@@ -1,0 +1,237 @@
+"""A stage of training: its plan, its step, its evaluation, and the state that it starts from."""
+
+import dataclasses
+import functools
+import math
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float, Int
+
+import product_mil
+from product_mil.build.data import RunData
+from product_mil.build.model import log_prior_of
+from product_mil.config import Config, StageConfig
+from product_mil.data.embeddings import (
+    EmbeddedSource,
+    EmbeddingStore,
+)
+from product_mil.data.faults import FaultList
+from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
+from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_draws
+from product_mil.embed import cached_embeddings
+from product_mil.model.backbones import backbone, blocks_of
+from product_mil.model.classifier import Arrays, Model
+from product_mil.model.prior import NO_BACKBONE
+from product_mil.train.augment import Ranges
+from product_mil.train.evaluate import metrics_of, score_products
+from product_mil.train.log import RunLog
+from product_mil.train.loop import Stage
+from product_mil.train.losses import Target
+from product_mil.train.mesh import replicate
+from product_mil.train.optim import make_optimizer
+from product_mil.train.runtime import peak_flops_per_s
+from product_mil.train.state import WHOLE_PARTS, TrainState, initial_state
+from product_mil.train.step import make_eval_step, make_train_step
+from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
+
+
+def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
+    """What travels with the weights of a run: enough to predict without the run's data."""
+    return {
+        "config": config.to_dict(),
+        "categories": data.categories.to_json(),
+        "class_counts": data.class_counts.tolist(),
+        "data_fingerprint": data.fingerprint,
+        "version": product_mil.__version__,
+        "parameters": int(sum(np.prod(leaf.shape) for leaf in model.parameters.values())),
+    }
+
+
+def evaluation_plan(products: Products, shards: int, image_slots: int) -> SequentialPlan:
+    """Every product once, in order."""
+    return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
+
+
+MIN_EPOCHS = 10  # of a stage whose length is given in steps
+
+
+def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
+    """Whole epochs, as many as the stage asks for.
+
+    By steps, small data is seen often enough to converge and large data at least `MIN_EPOCHS`
+    times (docs/heads.md).
+    """
+    epochs = stage.epochs
+    if epochs < 0:
+        epochs = max(-(-stage.steps // steps_per_epoch), MIN_EPOCHS)
+    return epochs * steps_per_epoch
+
+
+def adjustments(
+    stage: StageConfig,
+    labels: Int[np.ndarray, " N"],
+    draws: Float[np.ndarray, " N"] | None,
+    log_prior: Float[np.ndarray, " k"],
+) -> tuple[Float[np.ndarray, " k"] | None, Float[np.ndarray, " k"] | None]:
+    """What is added to logits in the loss, and what on validation products as they come.
+
+    Both None where classes are drawn as they are and no adjustment is asked for. The loss goes by
+    the frequencies that training sees; the second one undoes the sampling besides.
+    """
+    if not stage.logit_adjustment and draws is None:
+        return None, None
+    seen = log_prior
+    if draws is not None:
+        k = len(log_prior)
+        seen = log_prior_of(np.bincount(labels, weights=draws, minlength=k))
+    adjustment = np.float32(stage.logit_adjustment) * seen
+    return adjustment if stage.logit_adjustment else None, adjustment + log_prior - seen
+
+
+def build_stage(
+    config: Config,
+    name: str,
+    earlier: tuple[str, ...],
+    data: RunData,
+    model: Model,
+    mesh: Mesh,
+    record: dict[str, Any],
+    log: RunLog,
+    faults: FaultList,
+    deadline: float = math.inf,
+) -> tuple[Stage, TrainState]:
+    """A stage and the state that it starts from; it stops at the deadline of `time.monotonic`."""
+    settings: StageConfig = getattr(config, name)
+    shards, image_slots = config.data.shards, settings.images_per_batch // config.data.shards
+    draws = None
+    if config.data.balance_power:
+        draws = balanced_draws(data.train.labels, config.data.balance_power)
+    plan = ShuffledPlan(
+        data.train.num_images,
+        shards=shards,
+        image_slots=image_slots,
+        seed=config.seed,
+        draws=draws,
+        labels=data.train.labels,
+    )
+    valid_plan = evaluation_plan(data.valid, shards, image_slots)
+    num_steps = stage_num_steps(settings, plan.num_steps)
+    epochs = num_steps // plan.num_steps
+    optimizer = make_optimizer(
+        settings.optimizer,
+        learning_rate=settings.learning_rate,
+        num_steps=max(num_steps, 1),
+        warmup_fraction=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+    )
+    log_prior = log_prior_of(data.class_counts)
+    adjustment, restoring = adjustments(settings, data.train.labels, draws, log_prior)
+    ranges = Ranges(**dataclasses.asdict(config.augment))
+    train_step = make_train_step(
+        model.structure,
+        optimizer,
+        target=Target(
+            settings.label_smoothing,
+            adjustment,
+            (settings.level1_loss, settings.level2_loss),
+            (data.categories.level1, data.categories.level2),
+        ),
+        batch_statistics=settings.batch_statistics,
+        ema_decay=settings.ema_decay,
+        ranges=ranges,
+    )
+    eval_step = make_eval_step(model.structure)
+    trust_step = make_trust_step(model.structure, restoring)
+    threads = config.data.threads or os.cpu_count() or 1
+
+    @functools.cache
+    def store() -> EmbeddingStore | None:
+        """Filled at the first batch: a stage that is already complete needs none."""
+        if settings.trainable != "head" or not config.data.embedding_cache:
+            return None
+        if ranges.on:
+            log.say("  augmentation is on: no embedding cache, each image is embedded at each use")
+            return None
+        filled = cached_embeddings(config, model, (data.train, data.valid), mesh, deadline)
+        log.say(f"  {filled.summary}")
+        faults.add(filled.unreadable)
+        return filled.store
+
+    def source(
+        products: Products, chosen: Plan, steps: int
+    ) -> PixelSource | EmbeddedSource | UnseenSource:
+        if config.model.backbone == NO_BACKBONE:
+            return UnseenSource(products, chosen)
+        filled = store()
+        if filled is not None:
+            return EmbeddedSource(products, chosen, filled, num_steps=steps)
+        size_px = config.data.image_size_px
+        return PixelSource(products, chosen, image_size_px=size_px, num_steps=steps)
+
+    def train_batches(first_step: int) -> Iterator[Loaded]:
+        return batches(source(data.train, plan, num_steps), first_step=first_step, threads=threads)
+
+    def valid_batches() -> Iterator[Loaded]:
+        return batches(source(data.valid, valid_plan, valid_plan.num_steps), threads=threads)
+
+    def calibrate(parameters: Arrays, statistics: Arrays) -> Arrays:
+        if TRUST not in statistics:
+            return statistics
+        nll = collect_nll(
+            len(data.valid),
+            valid_batches(),
+            lambda batch: trust_step(parameters, statistics, batch),
+            mesh,
+        )
+        scored = (data.valid.labels >= 0) & (data.valid.num_images > 0)
+        trust = fit_trust(nll[scored], data.valid.num_images[scored] > 1)
+        return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
+
+    def evaluate(parameters: Arrays, statistics: Arrays) -> dict[str, float]:
+        scores, unreadable = score_products(
+            len(data.valid),
+            valid_batches(),
+            lambda batch: eval_step(parameters, statistics, batch, log_prior),
+            mesh,
+        )
+        faults.add(unreadable)
+        values = metrics_of(scores, data.valid, data.categories)
+        if TRUST in statistics:
+            one, several = np.asarray(statistics[TRUST]).tolist()
+            values |= {"trust_one_image": one, "trust_several_images": several}
+        return values
+
+    stage = Stage(
+        name=name,
+        num_steps=num_steps,
+        # Each epoch; a stage of very many short epochs is looked at about 40 times.
+        evaluate_every_steps=plan.num_steps * -(-epochs // 40),
+        patience_evaluations=settings.patience_evaluations,
+        checkpoint_every_s=config.checkpoint_every_s,
+        train_step=train_step,
+        calibrate=calibrate,
+        evaluate=evaluate,
+        batches=train_batches,
+        key=replicate(jax.random.fold_in(jax.random.key(config.seed), len(earlier)), mesh),
+        mesh=mesh,
+        run_record={**record, "stage": name},
+        peak_flops_per_s=peak_flops_per_s(config.model.compute_dtype),
+        deadline=deadline,
+    )
+    state = initial_state(
+        model.parameters,
+        model.statistics,
+        optimizer,
+        trainable=settings.trainable,
+        blocks=(
+            () if settings.trainable in WHOLE_PARTS else blocks_of(backbone(config.model.backbone))
+        ),
+        with_ema=settings.ema_decay > 0,
+    )
+    return stage, state
