@@ -1,8 +1,6 @@
 """Every kind of damage in one file, through the real tools, on a small trained run."""
 
-import importlib.util
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -18,23 +16,11 @@ from product_mil.data.sample import SampleFiles
 from product_mil.errors import UserError
 from product_mil.predictions import read_predictions
 from product_mil.run import run
+from tests.scripts import load_script
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-def module_of(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location(Path(path).stem, ROOT / path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-hard_input = module_of("benchmarks/hard_input.py")
-export = module_of("tools/export_predictions.py").main
-evaluate = module_of("tools/evaluate.py").main
+hard_input = load_script("benchmarks/hard_input.py")
+export = load_script("tools/export_predictions.py").main
+evaluate = load_script("tools/evaluate.py").main
 
 
 def exported(trained: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:

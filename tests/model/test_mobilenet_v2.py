@@ -1,7 +1,6 @@
 """MobileNetV2 equals Keras' own, on Keras' JAX backend: published weights, then random ones."""
 
 import io
-import os
 import warnings
 
 import jax
@@ -18,18 +17,6 @@ from product_mil.model.weights import load_weights
 SPEC = backbone("mobilenet_v2")
 WITH_TOP = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"
 NO_TOP = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224_no_top.h5"
-
-
-@pytest.fixture(scope="module")
-def keras():
-    os.environ["KERAS_BACKEND"] = "jax"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = pytest.importorskip("keras", reason="pip install -e .[test]")
-    assert module.backend.backend() == "jax"
-    # Keras adds vectors to tensors, which the strict setting of conftest.py refuses.
-    with jax.numpy_rank_promotion("allow"):
-        yield module
 
 
 def _photos(shared, size_px: int, count: int) -> np.ndarray:

@@ -1,8 +1,6 @@
 """Every backbone equals Keras' own on Keras' JAX backend, with every weight random."""
 
-import os
 import shutil
-import warnings
 from typing import Any, NamedTuple
 
 import h5py
@@ -28,18 +26,6 @@ class Case(NamedTuple):
     theirs: Any
     ours: nnx.Module
     top: tuple[np.ndarray, np.ndarray]
-
-
-@pytest.fixture(scope="module")
-def keras():
-    os.environ["KERAS_BACKEND"] = "jax"
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        module = pytest.importorskip("keras", reason="pip install -e .[test]")
-    assert module.backend.backend() == "jax"
-    # Keras adds vectors to tensors, which the strict setting of conftest.py refuses.
-    with jax.numpy_rank_promotion("allow"):
-        yield module
 
 
 FAST = ("xception",)

@@ -1,5 +1,4 @@
 import gzip
-import importlib.util
 import json
 import re
 from dataclasses import replace
@@ -11,18 +10,9 @@ import numpy as np
 import pytest
 
 from product_mil.data.sample import SampleFiles
+from tests.scripts import call_tool
 
 ROOT = Path(__file__).resolve().parents[2]
-
-
-def call(tool: str, *args: object) -> None:
-    path = ROOT / "tools" / f"{tool}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main([str(arg) for arg in args])
 
 
 def compared(output: Path) -> dict[str, Any]:
@@ -64,7 +54,7 @@ def output(
 ) -> Path:
     output = tmp_path_factory.mktemp("compared") / "new"
     runs = (f"joint={trained}", f"averaged={averaged}")
-    call("compare", "--runs", *runs, "--data", labelled, "--output", output)
+    call_tool("compare", "--runs", *runs, "--data", labelled, "--output", output)
     return output
 
 
@@ -80,7 +70,7 @@ def test_runs(
     assert found["n"] == 58
     for name, workdir in (("joint", trained), ("averaged", averaged)):
         capsys.readouterr()
-        call("evaluate", "--workdir", workdir, "--data", labelled, "--json")
+        call_tool("evaluate", "--workdir", workdir, "--data", labelled, "--json")
         expected = json.loads(capsys.readouterr().out)
         run = found["runs"][name]
         assert [run[k] for k in ("accuracy", "top5", "nll", "calibration_error")] == pytest.approx(
@@ -146,7 +136,7 @@ def test_page(output: Path) -> None:
 @pytest.mark.slow
 def test_copies(trained: Path, labelled: Path, tmp_path: Path) -> None:
     runs = (f"a={trained}", f"b={trained}")
-    call("compare", "--runs", *runs, "--data", labelled, "--output", tmp_path)
+    call_tool("compare", "--runs", *runs, "--data", labelled, "--output", tmp_path)
     found = compared(tmp_path)["difference"]["a_minus_b"]
     assert (found["value"], found["ci95"], found["mcnemar_p"]) == (0, [0, 0], 1)
 
@@ -158,7 +148,7 @@ def test_prediction_files(
 ) -> None:  # fmt: skip
     """Each kind of file gives the same figures as the runs, as far as it goes."""
     for name, workdir in (("joint", trained), ("averaged", averaged)):
-        call(
+        call_tool(
             "export_predictions", "--workdir", workdir, "--data", labelled,
             "--output", tmp_path / f"{name}.csv.gz",
             "--probabilities", tmp_path / f"{name}.parquet",
@@ -167,7 +157,7 @@ def test_prediction_files(
     runs, keys = compared(output)["runs"], ("accuracy", "top5", "nll", "calibration_error")
 
     parquet = [f"{name}={tmp_path / name}.parquet" for name in ("joint", "averaged")]
-    call("compare", "--predictions", *parquet, "--output", tmp_path / "p")
+    call_tool("compare", "--predictions", *parquet, "--output", tmp_path / "p")
     said = capsys.readouterr().out
     assert "no temperature and other rules" in said
     for name in ("joint", "averaged"):
@@ -178,7 +168,7 @@ def test_prediction_files(
     assert "Without --data there are no photos to show" in text
 
     mixed = (f"joint={tmp_path / 'joint'}", f"averaged={tmp_path / 'averaged.csv.gz'}")
-    call("compare", "--predictions", *mixed, "--data", labelled, "--output", tmp_path / "m")
+    call_tool("compare", "--predictions", *mixed, "--data", labelled, "--output", tmp_path / "m")
     found = compared(tmp_path / "m")["runs"]
     assert [found["joint"][k] for k in keys] == pytest.approx(
         [runs["joint"][k] for k in keys], abs=1e-5
@@ -192,7 +182,7 @@ def test_prediction_files(
     shuffled = tmp_path / "shuffled.csv"
     shuffled.write_text("\n".join([header, *kept]) + "\n", encoding="utf-8")
     pair = (f"a={shuffled}", f"b={tmp_path / 'joint.parquet'}")
-    call("compare", "--predictions", *pair, "--data", labelled, "--output", tmp_path / "s")
+    call_tool("compare", "--predictions", *pair, "--data", labelled, "--output", tmp_path / "s")
     found = compared(tmp_path / "s")
     assert 56 <= found["n"] < 58
     assert found["difference"]["a_minus_b"]["value"] == 0
@@ -239,7 +229,7 @@ def test_refusals(
         ),
     ):
         with pytest.raises(SystemExit) as left:
-            call("compare", *args)
+            call_tool("compare", *args)
         message = capsys.readouterr().err
         assert left.value.code == 2, message
         assert expected in message
@@ -260,7 +250,7 @@ def test_train(
         f"--config.data.train={sample.train}", f"--config.data.categories={sample.categories}",
         "--config.data.image_size_px=32", "--config.head.epochs=1", "--config.finetune.epochs=1",
     )  # fmt: skip
-    call("compare", *args)
+    call_tool("compare", *args)
     first = compared(tmp_path)
     for name in ("joint", "averaged"):
         run = first["runs"][name]
@@ -273,5 +263,5 @@ def test_train(
         "model.pooling": {"joint": "mean", "averaged": "probabilities"}
     }
     capsys.readouterr()
-    call("compare", *args)
+    call_tool("compare", *args)
     assert compared(tmp_path)["runs"] == first["runs"]

@@ -2,7 +2,6 @@
 
 import csv
 import dataclasses
-import importlib.util
 import json
 import re
 import tracemalloc
@@ -21,23 +20,12 @@ from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.data.sample import SampleFiles
 from product_mil.ensemble import fit_average
 from product_mil.predictions import MatrixWriter, PredictionBlock, read_predictions, written_whole
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def call(name: str, *args: object) -> None:
-    path = ROOT / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    module.main([str(arg) for arg in args])
+from tests.scripts import call_tool
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
     with pytest.raises(SystemExit) as left:
-        call("ensemble", *args)
+        call_tool("ensemble", *args)
     assert left.value.code == 2
     message = capsys.readouterr().err
     assert message.startswith("error: ")
@@ -79,7 +67,7 @@ def exported(trained: Path, rival: Path, few: Path) -> list[Path]:
     places = []
     for name, workdir in (("trained", trained), ("rival", rival)):
         place = few.parent / name
-        call(
+        call_tool(
             "export_predictions", "--workdir", workdir, "--data", few, "--topk", 1000,
             "--output", f"{place}.csv", "--probabilities", f"{place}.parquet",
             "--all_probabilities", place,
@@ -96,7 +84,7 @@ def test_runs_in_one_pass_equal_their_exports_combined(
     trained: Path, rival: Path, few: Path, exported: list[Path], tmp_path: Path
 ) -> None:
     """Two sizes and poolings; the mean by hand, a product without images included."""
-    call(
+    call_tool(
         "ensemble", "--runs", trained, rival, "--data", few, "--weights", "0.7,0.3",
         "--output", tmp_path / "s.csv", "--all_probabilities", tmp_path / "m",
         "--probabilities", tmp_path / "p.parquet", "--topk", 3,
@@ -147,7 +135,7 @@ def test_files_in_any_order_and_kind(
             for old, new in (("ids.npy", "probabilities.ids.npy"),
                              ("category_ids.npy", "probabilities.category_ids.npy")):  # fmt: skip
                 (other / old).rename(other / new)
-        call(
+        call_tool(
             "ensemble", "--predictions", *members, "--rule", rule, "--output",
             tmp_path / f"{name}.csv", "--all_probabilities", tmp_path / name,
         )  # fmt: skip
@@ -183,7 +171,7 @@ def test_each_image_is_decoded_once_a_size(
 
     monkeypatch.setattr(loader, "decode_into", counting)
     runs = [trained, trained, rival][: 1 + sizes] if sizes == 2 else [trained, trained]
-    call("ensemble", "--runs", *runs, "--data", few, "--output", tmp_path / "s.csv")
+    call_tool("ensemble", "--runs", *runs, "--data", few, "--output", tmp_path / "s.csv")
     num_images = sum(len(record["imgs"]) for record in bson.decode_all(few.read_bytes()))
     assert len(seen) == sizes * num_images
 
@@ -194,7 +182,7 @@ def test_fitted_weights_of_runs_and_files(
     tmp_path: Path, capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     """By default on the validation part of both; on named products as from their files."""
-    call(
+    call_tool(
         "ensemble", "--runs", trained, rival, "--data", few, "--weights", "fitted",
         "--output", tmp_path / "own.csv", "--min_confidence", 0.5,
     )  # fmt: skip
@@ -208,13 +196,13 @@ def test_fitted_weights_of_runs_and_files(
     assert ensemble[0] <= min(member) + 1e-4
     assert (tmp_path / "own.csv.levels.csv").exists()
 
-    call(
+    call_tool(
         "ensemble", "--runs", trained, rival, "--data", few, "--weights", "fitted",
         "--fit_on", few, "--output", tmp_path / "runs.csv",
     )  # fmt: skip
     from_runs = re.findall(r"--weights (\S+)", capsys.readouterr().out)[-1]
     parquets = [place.with_suffix(".parquet") for place in exported]
-    call(
+    call_tool(
         "ensemble", "--predictions", *exported, "--weights", "fitted", "--fit_predictions",
         *parquets, "--output", tmp_path / "files.csv",
     )  # fmt: skip
@@ -237,15 +225,15 @@ def test_evaluation_of_files(
     trained: Path, few: Path, exported: list[Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     """A file of one run scores as the run; a submission as far as it goes."""
-    call("evaluate", "--workdir", trained, "--data", few, "--json")
+    call_tool("evaluate", "--workdir", trained, "--data", few, "--json")
     of_run = json.loads(capsys.readouterr().out)
     of_run.pop("remarks")
     for file in (exported[0].with_suffix(".parquet"), exported[0]):
-        call("evaluate", "--predictions", file, "--data", few, "--json")
+        call_tool("evaluate", "--predictions", file, "--data", few, "--json")
         of_file = json.loads(capsys.readouterr().out)
         assert "1 products of unknown category: not scored" in of_file.pop("remarks")
         assert of_file == pytest.approx(of_run, abs=1e-5)
-    call("evaluate", "--predictions", exported[0].with_suffix(".csv"), "--data", few, "--json")
+    call_tool("evaluate", "--predictions", exported[0].with_suffix(".csv"), "--data", few, "--json")
     found = json.loads(capsys.readouterr().out)
     found.pop("remarks")
     assert set(of_run) - set(found) == {
@@ -292,9 +280,9 @@ def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: Any) -> Non
         members.append(write_matrix(tmp_path / str(number), ids, probabilities))
     monkeypatch.setattr(member_files, "BLOCK_BYTES", 1_000_000)
     # Once before: imports and compiled programs are no part of a block.
-    call("ensemble", "--predictions", *members, "--output", tmp_path / "s.csv")
+    call_tool("ensemble", "--predictions", *members, "--output", tmp_path / "s.csv")
     tracemalloc.start()
-    call("ensemble", "--predictions", *members, "--output", tmp_path / "s.csv")
+    call_tool("ensemble", "--predictions", *members, "--output", tmp_path / "s.csv")
     _, peak_bytes = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert peak_bytes < 10_000_000

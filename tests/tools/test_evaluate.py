@@ -1,7 +1,5 @@
-import importlib.util
 import json
 from pathlib import Path
-from typing import Any
 
 import bson
 import numpy as np
@@ -10,22 +8,7 @@ import pytest
 from product_mil.data.categories import Categories
 from product_mil.data.sample import SampleFiles
 from product_mil.predictions import read_predictions
-
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def tool(name: str) -> Any:
-    path = ROOT / "tools" / f"{name}.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def call(name: str, *args: object) -> None:
-    tool(name).main([str(arg) for arg in args])
+from tests.scripts import call_tool
 
 
 @pytest.fixture
@@ -44,12 +27,12 @@ def labelled(sample: SampleFiles, tmp_path: Path) -> Path:
 def test_equals_the_exported_predictions(
     trained: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    call("evaluate", "--workdir", trained, "--data", labelled, "--json")
+    call_tool("evaluate", "--workdir", trained, "--data", labelled, "--json")
     metrics = json.loads(capsys.readouterr().out)
     assert metrics.pop("remarks")[0] == "2 products of unknown category: not scored"
 
     parquet = tmp_path / "p.parquet"
-    call(
+    call_tool(
         "export_predictions", "--workdir", trained, "--data", labelled, "--output",
         tmp_path / "s.csv", "--probabilities", parquet, "--images_per_batch", 24,
     )  # fmt: skip
@@ -111,7 +94,7 @@ def test_the_training_metrics_again(
     records = bson.decode_all(sample.train.read_bytes())
     path = tmp_path / "valid.bson"
     path.write_bytes(b"".join(bson.encode(records[row]) for row in rows))
-    call("evaluate", "--workdir", trained, "--data", path, "--json")
+    call_tool("evaluate", "--workdir", trained, "--data", path, "--json")
     metrics = json.loads(capsys.readouterr().out)
     last = json.loads((trained / "metrics.jsonl").read_text(encoding="utf-8").splitlines()[-1])
     trained_metrics = {k[6:]: v for k, v in last.items() if k.startswith("valid/")}
@@ -119,7 +102,7 @@ def test_the_training_metrics_again(
 
 
 def test_table(trained: Path, labelled: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    call("evaluate", "--workdir", trained, "--data", labelled, "--checkpoint", "best")
+    call_tool("evaluate", "--workdir", trained, "--data", labelled, "--checkpoint", "best")
     said = capsys.readouterr().out
     assert "gated_attention over small_cnn" in said
     assert "  products                   118\n" in said
@@ -136,6 +119,6 @@ def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("--workdir", trained, "--data", tmp_path / "no.bson"), "no such file"),
     ):
         with pytest.raises(SystemExit) as left:
-            call("evaluate", *args)
+            call_tool("evaluate", *args)
         assert left.value.code == 2
         assert expected in capsys.readouterr().err

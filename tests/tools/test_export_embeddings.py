@@ -1,6 +1,5 @@
 """`tools/export_embeddings.py` with real weights and photos, where they are."""
 
-import importlib.util
 import sys
 import warnings
 from pathlib import Path
@@ -16,18 +15,12 @@ from product_mil.data.images import decode_into
 from product_mil.model.backbones import backbone
 from product_mil.model.weights import load_weights
 from tests.model import keras_files
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts import load_script
 
 
 def export(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    path = ROOT / "tools" / "export_embeddings.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    module = load_script("tools/export_embeddings.py")
+    monkeypatch.setattr(sys, "argv", ["export_embeddings.py", *map(str, arguments)])
     module.main()
 
 

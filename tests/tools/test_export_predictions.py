@@ -1,12 +1,12 @@
 import csv
 import gzip
-import importlib.util
 import io
 import json
 import os
 import re
 import subprocess
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,22 +17,12 @@ import pytest
 from product_mil.data.categories import Categories
 from product_mil.data.sample import SampleFiles
 from product_mil.predictions import read_predictions
+from tests.scripts import call_tool
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def tool() -> Any:
-    path = ROOT / "tools" / "export_predictions.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def export(*args: object) -> None:
-    tool().main([str(arg) for arg in args])
+export = partial(call_tool, "export_predictions")
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:

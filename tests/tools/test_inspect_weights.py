@@ -1,6 +1,5 @@
 """`tools/inspect_weights.py`: what a file holds, what it fits, what keeps it from fitting."""
 
-import importlib.util
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,19 +11,14 @@ from safetensors.numpy import save_file
 
 from product_mil.model.backbones import backbone
 from tests.model.test_weights import write_keras_file
+from tests.scripts import load_script
 
 BATCH_NORM: tuple[str, ...] = ("gamma", "beta", "moving_mean", "moving_variance")
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def inspect(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    path = ROOT / "tools" / "inspect_weights.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    monkeypatch.setattr(sys, "argv", [str(path), *map(str, arguments)])
+    module = load_script("tools/inspect_weights.py")
+    monkeypatch.setattr(sys, "argv", ["inspect_weights.py", *map(str, arguments)])
     module.main()
 
 

@@ -1,10 +1,8 @@
 """The ladder: planned for the weights at hand, trained within a budget, gone on with."""
 
 import csv
-import importlib.util
 import json
 import os
-import sys
 import time
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,20 +12,12 @@ import pytest
 
 from product_mil.data.sample import SampleFiles
 from product_mil.trained import open_run
-
-ROOT = Path(__file__).resolve().parents[2]
+from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def tool() -> Any:
-    path = ROOT / "tools" / "seed_table.py"
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[path.stem] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    return module
+    return load_script("tools/seed_table.py")
 
 
 def arguments(**changed: Any) -> SimpleNamespace:

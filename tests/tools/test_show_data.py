@@ -1,8 +1,5 @@
-import importlib.util
 import io
-import sys
 from pathlib import Path
-from typing import Any
 
 import bson
 import numpy as np
@@ -11,21 +8,9 @@ from PIL import Image
 
 from product_mil.data import sheet as sheet_module
 from product_mil.data.sample import SampleFiles
+from tests.scripts import load_script
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def tool() -> Any:
-    spec = importlib.util.spec_from_file_location("show_data", ROOT / "tools" / "show_data.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[spec.name] = module
-    spec.loader.exec_module(module)
-    return module
-
-
-show_data = tool()
+show_data = load_script("tools/show_data.py")
 
 
 def sheet(*args: object) -> np.ndarray:
