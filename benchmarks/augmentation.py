@@ -27,18 +27,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from training import training
 
 from product_mil.batch import PackedBatch, Slots
-from product_mil.build.model import build_model
-from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, load_config
+from product_mil.config import AugmentConfig, DataConfig, load_config
 from product_mil.run import run
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.log import RunLog
-from product_mil.train.losses import Target
-from product_mil.train.optim import make_optimizer
 from product_mil.train.runtime import configure_jax
-from product_mil.train.state import initial_state
-from product_mil.train.step import make_train_step
 
 LAPTOP = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":laptop"
 IMAGES, SIZE_PX, CLASSES = 32, 180, 81
@@ -77,34 +73,16 @@ def random_batch() -> PackedBatch:
     return PackedBatch(rng.integers(0, 256, shape).astype(np.uint8), slots)
 
 
-def training(backbone: str, ranges: Ranges) -> Callable[[], Any]:
+def step_of(backbone: str, ranges: Ranges) -> Callable[[], Any]:
     """A function that makes one training step of everything and waits for it."""
-    model, _ = build_model(Config(model=ModelConfig(backbone, pooling="mean")), CLASSES)
-    optimizer = make_optimizer(
-        "adamw",
-        learning_rate=1e-4,
-        num_steps=1000,
-        warmup_fraction=0.1,
-        weight_decay=1e-4,
-        clip_norm=1.0,
+    made = training(
+        backbone, classes=CLASSES, batch_statistics=False, pooling="mean", ranges=ranges
     )
-    step = make_train_step(
-        model.structure,
-        optimizer,
-        target=Target(smoothing=0.0),
-        batch_statistics=False,
-        ema_decay=0.0,
-        ranges=ranges,
-    )
-    state = initial_state(
-        model.parameters, model.statistics, optimizer, trainable="all", with_ema=False
-    )
-    state, key = jax.tree.map(jnp.array, state), jax.random.key(0)  # donated: a copy each
-    batch = jax.device_put(random_batch())
+    state, batch = made.state, made.put(random_batch())
 
     def call() -> None:
         nonlocal state
-        state, loss = step(state, batch, key)
+        state, loss = made.step(state, batch, made.key)
         loss.block_until_ready()
 
     return call
@@ -123,7 +101,7 @@ def speed(arguments: argparse.Namespace) -> None:
     }
     for backbone in arguments.backbones.split(","):
         for name in ("none", "flip", "all"):
-            cases[f"step of {backbone}", name] = training(backbone, ranges_of(VARIANTS[name]))
+            cases[f"step of {backbone}", name] = step_of(backbone, ranges_of(VARIANTS[name]))
     spent: dict[tuple[str, str], list[float]] = {case: [] for case in cases}
     for call in cases.values():
         call()  # compiles

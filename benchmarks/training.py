@@ -10,11 +10,12 @@ from product_mil.batch import PackedBatch, Slots
 from product_mil.build.model import build_model
 from product_mil.config import Config, ModelConfig
 from product_mil.data.loader import Loaded
+from product_mil.train.augment import Ranges
 from product_mil.train.losses import Target
 from product_mil.train.mesh import data_mesh, put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import TrainState, initial_state
-from product_mil.train.step import make_predict_step, make_train_step
+from product_mil.train.step import NOTHING, make_predict_step, make_train_step
 
 
 class Training(NamedTuple):
@@ -42,6 +43,7 @@ def training(
     trainable: str = "all",
     batch_statistics: bool = True,
     pooling: Any = "residual",
+    ranges: Ranges = NOTHING,
 ) -> Training:
     """The step of a stage on random weights, as configs/joint.py:cdiscount has it."""
     model_config = ModelConfig(backbone=backbone, pooling=pooling, compute_dtype=dtype)  # type: ignore[arg-type]
@@ -60,6 +62,7 @@ def training(
         target=Target(smoothing=0.1),
         batch_statistics=batch_statistics,
         ema_decay=0.0,
+        ranges=ranges,
     )
     mesh = data_mesh(jax.device_count())
 
