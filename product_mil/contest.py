@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Bool, Int64
 from tqdm import tqdm
 
-from product_mil.build.data import RunData, build_data
+from product_mil.build.data import RunData, build_data, data_config
 from product_mil.compare.answers import Answers, Contestant, Questions, take
 from product_mil.compare.files import AnswerFile, read_answers
 from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
@@ -170,13 +170,9 @@ class _SharedImages:
 
 def _run_data(run: TrainedRun, notes: list[str]) -> RunData | None:
     """The training and validation products of a run; None, with a note, where they are gone."""
-    # Of the configuration only the data and, where it draws products, the seed matter: what they
-    # give is read once for all runs.
-    data = run.config.data
-    draws = not data.valid or data.max_products
     missing = ""
     try:
-        found = _data_of(Config(data=data, seed=run.config.seed if draws else 0))
+        found = _data_of(data_config(run.config))
     except UserError as error:
         found, missing = None, str(error)
     if found is not None and found.fingerprint != run.record["data_fingerprint"]:
@@ -189,7 +185,7 @@ def _run_data(run: TrainedRun, notes: list[str]) -> RunData | None:
     return found
 
 
-_data_of = functools.lru_cache(maxsize=8)(build_data)
+_data_of = functools.lru_cache(maxsize=8)(build_data)  # read once for all runs
 
 
 def _judge(

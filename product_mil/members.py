@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float64
 
 from product_mil.backoff import BackOff, LevelCounts, calibrate
 from product_mil.batch import PackedBatch, SizedBatch
-from product_mil.build.data import build_data
+from product_mil.build.data import build_data, data_config
 from product_mil.config import Config
 from product_mil.data.categories import Categories
 from product_mil.data.loader import ImageFault, Loaded, Products
@@ -70,9 +70,6 @@ def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Product
     if spec:
         products = runs[0].products(spec)
     else:
-        configs = [run.config for run in runs]
-        draws = not configs[0].data.valid or configs[0].data.max_products
-        config = Config(data=configs[0].data, seed=configs[0].seed if draws else 0)
         if len({run.record["data_fingerprint"] for run in runs}) > 1 or any(
             _split(run.config) != _split(runs[0].config) for run in runs
         ):
@@ -81,7 +78,7 @@ def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Product
                 "what another was validated on: give --fit_on labelled.bson that none has seen"
             )
         try:
-            data = build_data(config)
+            data = build_data(data_config(runs[0].config))
         except UserError as error:
             raise UserError(
                 f"the validation products of {runs[0].workdir} are gone ({error}): give --fit_on "

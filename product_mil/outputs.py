@@ -1,7 +1,7 @@
 """The outputs that the predicting tools share: their flags, checks, writers."""
 
 import argparse
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -87,6 +87,18 @@ def check_outputs(args: argparse.Namespace, more: list[Path]) -> None:
     for path, place in zip(outputs, resolved, strict=True):
         if resolved.count(place) > 1:
             raise UserError(f"{path} is named for two outputs; give each its own name")
+
+
+def refuse_data(outputs: Iterable[Path], data: Iterable[Path]) -> None:
+    """Never write over what is read.
+
+    Raises:
+        UserError: an output is one of the files of the data.
+    """
+    read = {path.resolve() for path in data}
+    for path in outputs:
+        if path.resolve() in read:
+            raise UserError(f"{path} is the data itself; choose another output")
 
 
 def needs_all(args: argparse.Namespace) -> bool:

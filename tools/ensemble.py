@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from product_mil.data.faults import FAULTS_SUFFIX, product_faults
+from product_mil.data.faults import faults_path, product_faults
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.member_files import MISSING_SUFFIX
@@ -33,6 +33,7 @@ from product_mil.outputs import (
     levels_report,
     needs_all,
     output_files,
+    refuse_data,
 )
 from product_mil.predictions import Writer, written_whole
 
@@ -91,10 +92,6 @@ def _listing(args: argparse.Namespace) -> Path:
     return args.output.with_name(args.output.name + MISSING_SUFFIX)
 
 
-def _faults_path(args: argparse.Namespace) -> Path:
-    return args.output.with_name(args.output.name + FAULTS_SUFFIX)
-
-
 def _check(args: argparse.Namespace) -> None:
     if bool(args.runs) == bool(args.predictions):
         raise UserError("name the members with --runs or with --predictions, one of the two")
@@ -117,7 +114,7 @@ def _check(args: argparse.Namespace) -> None:
                 f"--fit_predictions names {len(args.fit_predictions)} files, --predictions "
                 f"{len(args.predictions)}: one for each member, in their order"
             )
-    check_outputs(args, [_faults_path(args), _listing(args)])
+    check_outputs(args, [faults_path(args.output), _listing(args)])
     inputs = {path.resolve() for path in [*args.runs, *args.predictions, *args.fit_predictions]}
     for path in output_files(args):
         if path.resolve() in inputs or path.parent.resolve() in inputs:
@@ -173,10 +170,7 @@ def combine_runs(args: argparse.Namespace) -> None:
     for run in runs:
         print(run.summary, flush=True)
     products = runs[0].products(args.data)
-    data = {path.resolve() for path in products.catalogue.paths}
-    for path in [*output_files(args), _faults_path(args)]:
-        if path.resolve() in data:
-            raise UserError(f"{path} is the data itself; choose another output")
+    refuse_data([*output_files(args), faults_path(args.output)], products.catalogue.paths)
     views = ViewMean(args.tta, args.tta_mean)
     members = MemberOutputs(runs, views, args.logit_adjustment)
     categories = runs[0].categories
@@ -208,7 +202,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
         "logit_adjustment": args.logit_adjustment,
     }
-    listed = runs[0].fault_list(_faults_path(args), args.bad_records, args.bad_images)
+    listed = runs[0].fault_list(faults_path(args.output), args.bad_records, args.bad_images)
     listed.add_records(products.catalogue)
     listed.add_products(product_faults(products, labelled=False))
     writers: list[Writer] = []

@@ -18,7 +18,7 @@ import numpy as np
 from product_mil.build.model import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.data.embeddings import embed_images
-from product_mil.data.faults import FAULTS_SUFFIX, FaultList
+from product_mil.data.faults import FaultList, faults_path
 from product_mil.data.index import Catalogue, named_files, open_catalogue
 from product_mil.embed import embed_function
 from product_mil.errors import UserError, exit_on_user_error
@@ -112,7 +112,7 @@ def main() -> None:
         for note in notes:
             print(note)
         faults = FaultList(
-            output.with_name(output.name + FAULTS_SUFFIX),
+            faults_path(output),
             bad_records=arguments.bad_records or "skip",
             bad_images=arguments.bad_images or "skip",
             resumes=False,

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from product_mil.data.faults import FAULTS_SUFFIX, lost, product_faults
+from product_mil.data.faults import faults_path, lost, product_faults
 from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError, exit_on_user_error
@@ -29,6 +29,7 @@ from product_mil.outputs import (
     levels_report,
     needs_all,
     output_files,
+    refuse_data,
 )
 from product_mil.predictions import PredictionBlock, Writer, written_whole
 
@@ -64,14 +65,10 @@ def main(argv: list[str] | None = None) -> None:
         export(open_run(args.workdir, args.checkpoint), args)
 
 
-def _faults_path(output: Path) -> Path:
-    return output.with_name(output.name + FAULTS_SUFFIX)
-
-
 def _check(args: argparse.Namespace) -> None:
     if args.images_per_batch < 1:
         raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
-    check_outputs(args, [_faults_path(args.output)])
+    check_outputs(args, [faults_path(args.output)])
 
 
 def export(run: "TrainedRun", args: argparse.Namespace) -> None:
@@ -83,10 +80,7 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
     named = filter(None, (args.output, args.probabilities, args.all_probabilities))
     print(f"{run.summary}\nwriting {', '.join(map(str, named))}", flush=True)
     products = run.products(args.data)
-    data = {path.resolve() for path in products.catalogue.paths}
-    for path in [*output_files(args), _faults_path(args.output)]:
-        if path.resolve() in data:
-            raise UserError(f"{path} is the data itself; choose another output")
+    refuse_data([*output_files(args), faults_path(args.output)], products.catalogue.paths)
     step = _predict_step(run, args)
     back_off = None
     if args.min_confidence is not None:
@@ -141,7 +135,7 @@ def predict(
 ) -> str:
     """Predict and write all products; list what could not be read. Lines that sum it up."""
     blocks = _blocks(run, products, step, args)
-    listed = run.fault_list(_faults_path(args.output), args.bad_records, args.bad_images)
+    listed = run.fault_list(faults_path(args.output), args.bad_records, args.bad_images)
     listed.add_records(products.catalogue)
     listed.add_products(product_faults(products, labelled=False))
     started = time.monotonic()

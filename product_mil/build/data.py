@@ -36,6 +36,12 @@ class RunData:
     category_faults: list[str]  # rows of the category file that were left out
 
 
+def data_config(config: Config) -> Config:
+    """What of a configuration decides its products: the data and, where it draws them, the seed."""
+    draws = not config.data.valid or config.data.max_products
+    return Config(data=config.data, seed=config.seed if draws else 0)
+
+
 def build_data(config: Config) -> RunData:
     """Index, split and label the products.
 

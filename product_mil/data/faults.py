@@ -15,7 +15,7 @@ from product_mil.errors import UserError
 
 COLUMNS = ImageFault._fields
 MAX_KINDS = 8  # named in the summary; all are in the list
-FAULTS_SUFFIX = ".bad_records.csv"  # of the list beside an output
+_SUFFIX = ".bad_records.csv"
 
 Policy = Literal["skip", "fail"]
 
@@ -128,6 +128,11 @@ class FaultList:
         more = f", and {self._unlisted} that are not listed" if self._unlisted else ""
         where = "" if self.path is None else f": see {self.path}"
         return f"{len(self._faults)} faults in the data ({', '.join(shown)}{more}){where}"
+
+
+def faults_path(output: Path) -> Path:
+    """Where the list beside an output is written."""
+    return output.with_name(output.name + _SUFFIX)
 
 
 def lost(catalogue: Catalogue) -> str | None:
