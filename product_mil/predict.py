@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 from jax.sharding import Mesh
+from tqdm import tqdm
 
 from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Loaded, Products
@@ -52,6 +53,14 @@ def predict_products(
         yield next_block()
     if done != len(products):
         raise RuntimeError(f"{len(products) - done} of {len(products)} products not predicted")
+
+
+def watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
+    """The same batches under a progress bar."""
+    with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
+        for loaded in batches:
+            yield loaded
+            bar.update(int((loaded.batch.slots.segment < loaded.batch.slots.label.shape[1]).sum()))
 
 
 def _block(products: Products, loaded: Loaded, predicted: Predicted) -> PredictionBlock:

@@ -26,10 +26,8 @@ from product_mil.errors import UserError, exit_on_user_error
 
 if TYPE_CHECKING:
     from product_mil.compare.gallery import Detail, Selection
-    from product_mil.contest import Contest
+    from product_mil.contest.gather import Contest
 
-CONFUSED_CATEGORIES = 8
-LISTED_CONFUSIONS = 15
 Variants = dict[str, list[Path]]
 
 
@@ -65,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"{min(set(runs) & set(files))} names a run and a file; give two names")
         # JAX starts here, not for a typing error.
         from product_mil.compare.report import table
-        from product_mil.contest import gather
+        from product_mil.contest.gather import gather
 
         contest = gather(
             runs,
@@ -124,7 +122,7 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> Variants:
     """
     from product_mil.build.check import check_config
     from product_mil.config import load_config, override, problems, refuse
-    from product_mil.contest import differing_fields, unfair_fields
+    from product_mil.contest.fairness import differing_fields, unfair_fields
     from product_mil.run import run
     from product_mil.train.runtime import configure_jax
 
@@ -164,9 +162,10 @@ def publish(
 
     import product_mil
     from product_mil.compare.comparison import compare, control
+    from product_mil.compare.figures import draw_all
     from product_mil.compare.gallery import BROKE, FIXED, cards, select
     from product_mil.compare.report import page, to_json
-    from product_mil.contest import unfair_fields
+    from product_mil.contest.fairness import unfair_fields
 
     a, b = contest.headline
     by_name = {contestant.name: contestant for contestant in contest.contestants}
@@ -217,7 +216,9 @@ def publish(
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir()
     try:
-        plots, confused = _plots(contest, comparison, draft)
+        plots, confused = draw_all(
+            contest.questions, answers, contest.categories, comparison["runs"], draft
+        )
         text = page(comparison, plots=plots, confusions=confused, gallery=gallery)
         (draft / "index.html").write_text(text, encoding="utf-8")
         (draft / "comparison.json").write_text(to_json(comparison), encoding="utf-8")
@@ -239,7 +240,7 @@ def _details(
     args: argparse.Namespace,
 ) -> "list[Detail] | None":
     """What the first seed of a variant says of the products to be shown."""
-    from product_mil.contest import file_details, run_details
+    from product_mil.contest.sources import file_details, run_details
 
     if name in files:
         return file_details(files[name][0], contest.questions.product_id[selection.rows])
@@ -267,80 +268,6 @@ def _said_of_photos(
         "attention_by": a if listed and has_photos else None,
         "remark": remark.strip(),
     }
-
-
-def _plots(
-    contest: "Contest", comparison: dict[str, Any], directory: Path
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """Write the PNG files; what the page needs of them, and the most frequent mistakes."""
-    from product_mil.compare import plots
-    from product_mil.compare.comparison import confusion_matrix, confusions
-    from product_mil.compare.gallery import path_of
-
-    a, b = contest.headline
-    runs = comparison["runs"]
-    by_name = {contestant.name: contestant.seeds[0] for contestant in contest.contestants}
-    found: list[dict[str, Any]] = []
-
-    def add(section: str, file: str, title: str, alt: str, draw: Any) -> None:
-        light, dark = draw(plots.LIGHT), draw(plots.DARK)
-        plots.save_png(light, directory / file)
-        width, height = (round(96 * side) for side in light.get_size_inches())
-        found.append(
-            {
-                "section": section,
-                "title": title,
-                "alt": alt,
-                "light": plots.svg_uri(light),
-                "dark": plots.svg_uri(dark),
-                "width": width,
-                "height": height,
-            }
-        )
-
-    if all(run.get("by_num_images") for run in runs.values()):
-        add(
-            "images",
-            "accuracy_by_num_images.png",
-            "right at the first guess, with 95 % intervals",
-            "Accuracy by number of photos; the figures are in the table beside it.",
-            lambda theme: plots.accuracy_by_num_images(runs, theme),
-        )
-    for field, title in (
-        ("confidence", "as the runs say"),
-        ("calibrated_confidence", "after a temperature fitted on validation products"),
-    ):
-        if any(run["reliability"].get(field) for run in runs.values()):
-            add(
-                "reliability",
-                f"reliability_{field}.png",
-                title,
-                f"Share of right guesses by confidence, {title}.",
-                lambda theme, field=field: plots.reliability(runs, field, theme),
-            )
-    pairs = confusions(contest.questions, (by_name[a], by_name[b]))
-    confused = list(dict.fromkeys(c for pair in pairs for c in pair[:2]))[:CONFUSED_CATEGORIES]
-    if confused:
-        names = [path_of(contest.categories, category)[-1] for category in confused]
-        for name in (a, b):
-            matrix = confusion_matrix(contest.questions, by_name[name], confused)
-            add(
-                "confusion",
-                f"confusion_{'ab'[name == b]}.png",
-                f"{name}: products by true category and first guess",
-                f"Confusion of {name}; the table below lists the most frequent mistakes.",
-                lambda theme, matrix=matrix: plots.confusion(matrix, names, theme),
-            )
-    listed = [
-        {
-            "true": path_of(contest.categories, true),
-            "guess": path_of(contest.categories, guess),
-            "a": of_a,
-            "b": of_b,
-        }
-        for true, guess, of_a, of_b in pairs[:LISTED_CONFUSIONS]
-    ]
-    return found, listed
 
 
 if __name__ == "__main__":

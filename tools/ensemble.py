@@ -152,7 +152,6 @@ def combine_runs(args: argparse.Namespace) -> None:
         UserError: runs or data that cannot be used together, or outputs that cannot be written.
     """
     # JAX starts here, not for a wrong path.
-    from product_mil.contest import watched
     from product_mil.ensemble import fit_weights
     from product_mil.members import (
         MemberOutputs,
@@ -163,7 +162,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         open_members,
         validation_products,
     )
-    from product_mil.predict import predict_products
+    from product_mil.predict import predict_products, watched
     from product_mil.train.step import ViewMean
 
     runs = open_members(args.runs, args.checkpoint, _listing(args))

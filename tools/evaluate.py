@@ -9,14 +9,10 @@ python tools/evaluate.py --predictions ensemble.parquet --data labelled.bson
 
 import argparse
 import json
-from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from tqdm import tqdm
-
 from product_mil.data.faults import FaultList, lost, product_faults
-from product_mil.data.loader import Loaded
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.flags import add_policy_flags, add_test_time_flags
 
@@ -86,6 +82,7 @@ def evaluate(
     Raises:
         UserError: files that cannot be read, or without a product of the run's categories.
     """
+    from product_mil.predict import watched
     from product_mil.train.evaluate import metrics_of, score_products
     from product_mil.train.step import make_eval_step
 
@@ -105,7 +102,7 @@ def evaluate(
     )
     scores, unreadable = score_products(
         len(products),
-        _watched(
+        watched(
             run.batches(products, images_per_batch, pixels=views.views != "none"),
             int(products.num_images.sum()),
         ),
@@ -190,14 +187,6 @@ def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
     products = Products(catalogue, rows, labels, max(int(num_images.max()), 1))
     metrics = metrics_of(scores, products, categories)
     return {name: v for name, v in metrics.items() if not lacking.get(name)}, remarks
-
-
-def _watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
-    """The same batches under a progress bar."""
-    with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
-        for loaded in batches:
-            yield loaded
-            bar.update(int((loaded.batch.slots.segment < loaded.batch.slots.label.shape[1]).sum()))
 
 
 if __name__ == "__main__":

@@ -6,7 +6,8 @@ import pytest
 from statsmodels.stats import contingency_tables, multitest
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.comparison import compare, confusion_matrix, confusions, control
+from product_mil.compare.comparison import compare, control
+from product_mil.compare.confusion import confusion_matrix, confusions
 from product_mil.compare.report import to_json
 from product_mil.data.categories import Categories
 from product_mil.train.evaluate import expected_calibration_error

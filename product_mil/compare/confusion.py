@@ -1,0 +1,46 @@
+"""Which categories are taken for which."""
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import Int64
+
+from product_mil.compare.answers import Answers, Questions
+
+MAX_CONFUSIONS = 100
+
+
+def confusions(
+    questions: Questions, answers: tuple[Answers, Answers]
+) -> list[tuple[int, int, int, int]]:
+    """Mistakes by their number in both: (true id, guessed id, products of each)."""
+    wrong = [a.guess != questions.category_id for a in answers]
+    pairs = np.concatenate(
+        [
+            np.stack([questions.category_id[w], a.guess[w]], 1)
+            for w, a in zip(wrong, answers, strict=True)
+        ]
+    )
+    kinds, which = np.unique(pairs, axis=0, return_inverse=True)
+    first, second = np.split(which.reshape(-1), [int(wrong[0].sum())])
+    counts = [np.bincount(part, minlength=len(kinds)) for part in (first, second)]
+    order = np.argsort(-(counts[0] + counts[1]), kind="stable")[:MAX_CONFUSIONS]
+    columns = (kinds[order, 0], kinds[order, 1], counts[0][order], counts[1][order])
+    return list(zip(*(column.tolist() for column in columns), strict=True))
+
+
+def confusion_matrix(
+    questions: Questions, answers: Answers, category_ids: Sequence[int]
+) -> Int64[np.ndarray, "c c1"]:
+    """Products of some categories by their guess; the last column holds all other guesses."""
+    size = len(category_ids)
+    order = np.argsort(category_ids)
+    ids = np.asarray(category_ids, np.int64)[order]
+
+    def number(values: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+        place = np.minimum(np.searchsorted(ids, values), size - 1)
+        return np.where(ids[place] == values, order[place], size)
+
+    true, guess = number(questions.category_id), number(answers.guess)
+    flat = np.bincount(true * (size + 1) + guess, minlength=(size + 1) ** 2)
+    return flat.reshape(size + 1, size + 1)[:size]

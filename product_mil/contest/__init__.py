@@ -1,0 +1,1 @@
+"""From runs and prediction files to answers of the same labelled products."""

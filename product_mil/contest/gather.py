@@ -1,0 +1,208 @@
+"""Runs and prediction files, brought to answer the same labelled products."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from jaxtyping import Int64
+
+from product_mil.compare.answers import Contestant, Questions, take
+from product_mil.compare.files import read_answers
+from product_mil.compare.rules import (
+    OWN,
+    RULES,
+)
+from product_mil.contest.fairness import differing_fields, remarks
+from product_mil.contest.sources import SharedImages, Source, judge_run, read_file
+from product_mil.data.categories import Categories, categories_from_ids
+from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.errors import UserError
+from product_mil.trained import open_run
+
+
+@dataclass(frozen=True, eq=False)
+class Contest:
+    """Everything that the comparison needs, and what is worth saying of it."""
+
+    questions: Questions
+    contestants: list[Contestant]
+    pairs: list[tuple[str, str]]
+    headline: tuple[str, str]
+    categories: Categories
+    catalogue: Catalogue | None  # of --data
+    data_rows: Int64[np.ndarray, " N"] | None  # of the catalogue
+    differing_fields: dict[str, dict[str, Any]]  # of the runs' configurations
+    notes: list[str]
+
+
+def gather(
+    runs: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[Path]],
+    spec: str | None,
+    *,
+    checkpoint: Literal["last", "best"] = "last",
+    images_per_batch: int = 256,
+) -> Contest:
+    """Judge every run and read every file on the labelled products of `spec`.
+
+    Raises:
+        UserError: runs, files or data that cannot be used, or have no labelled product in common.
+    """
+    notes: list[str] = []
+    catalogue = open_catalogue(spec) if spec else None
+    # Of several records with one id the first one counts, as in `TrainedRun.products`.
+    records = catalogue.first_records() if catalogue is not None else None
+    truth = _truth(catalogue, records) if catalogue is not None and records is not None else None
+    shared = SharedImages(catalogue)
+    sources: dict[str, list[Source]] = {}
+    for name, workdirs in runs.items():
+        assert spec is not None
+        sources[name] = [
+            judge_run(open_run(workdir, checkpoint), spec, images_per_batch, shared, notes)
+            for workdir in workdirs
+        ]
+    for name, paths in files.items():
+        sources[name] = [read_file(path, truth, notes) for path in paths]
+        if truth is None:
+            truth = _truth_of(paths[0])
+    if truth is None:
+        raise UserError("no labelled products: give --data")
+    configs = {
+        name: parts[0].config for name, parts in sources.items() if parts[0].config is not None
+    }
+    max_images = max((config.data.max_images for config in configs.values()), default=None)
+    if max_images is not None and truth.num_images is not None:
+        truth = dataclasses.replace(truth, num_images=np.minimum(truth.num_images, max_images))
+    if shared.found is not None:
+        truth = dataclasses.replace(truth, shares_image=shared.found[records])
+    rows, places = _matched(truth, sources, notes)
+    contestants = _contestants(sources, places)
+    names = list(sources)
+    poolings = {name: parts[0].pooling for name, parts in sources.items()}
+    headline = _headline(poolings)
+    differing = differing_fields(configs)
+    notes += remarks(differing)
+    return Contest(
+        questions=take(truth, rows),
+        contestants=contestants,
+        pairs=_pairs(names, headline, contestants),
+        headline=headline,
+        categories=_categories(sources, truth),
+        catalogue=catalogue,
+        data_rows=records[rows] if records is not None else None,
+        differing_fields=differing,
+        notes=list(dict.fromkeys(notes)),
+    )
+
+
+def _truth(catalogue: Catalogue, rows: Int64[np.ndarray, " r"]) -> Questions:
+    return Questions(
+        np.asarray(catalogue.product_id)[rows],
+        np.asarray(catalogue.category_id)[rows],
+        np.asarray(catalogue.num_images)[rows].astype(np.int32),
+    )
+
+
+def _truth_of(path: Path) -> Questions:
+    """The labels that a prediction file holds."""
+    questions = read_answers(path, None).questions
+    if questions is None:
+        raise UserError(f"{path} holds no true categories: give --data with labelled products")
+    return questions
+
+
+def _matched(
+    truth: Questions, sources: Mapping[str, Sequence[Source]], notes: list[str]
+) -> tuple[Int64[np.ndarray, " N"], dict[str, list[Int64[np.ndarray, " N"]]]]:
+    """Rows of `truth` that everybody answers, and where in each source their answers lie."""
+    usable = truth.category_id != NO_CATEGORY
+    unlabelled = int((~usable).sum())
+    if unlabelled:
+        notes.append(f"{unlabelled} products have no category: left out")
+    found: dict[str, list[np.ndarray]] = {}
+    for name, parts in sources.items():
+        found[name] = []
+        for source in parts:
+            place = _places(source.product_id, truth.product_id)
+            there = (place >= 0) & source.knows[np.maximum(place, 0)]
+            lost = int((usable & ~there).sum())
+            if lost:
+                notes.append(
+                    f"{lost} products are not among those of {name}, or their category is not: "
+                    "left out"
+                )
+            usable &= there
+            found[name].append(place)
+    rows = np.flatnonzero(usable)
+    if not len(rows):
+        raise UserError(
+            "the runs and files have no labelled product in common: check --data, and that all "
+            "were made for the same products and categories"
+        )
+    return rows, {name: [place[rows] for place in places] for name, places in found.items()}
+
+
+def _places(
+    there: Int64[np.ndarray, " M"], wanted: Int64[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
+    """Where each wanted id first stands; -1 where nowhere."""
+    if np.array_equal(there, wanted):
+        return np.arange(len(wanted))
+    order = np.argsort(there, kind="stable")
+    place = np.searchsorted(there, wanted, sorter=order)
+    found = order[np.minimum(place, len(order) - 1)]
+    return np.where(there[found] == wanted, found, -1)
+
+
+def _contestants(
+    sources: Mapping[str, Sequence[Source]], places: Mapping[str, Sequence[np.ndarray]]
+) -> list[Contestant]:
+    contestants = []
+    for name, parts in sources.items():
+        for rule in parts[0].answers:
+            seeds = tuple(
+                take(source.answers[rule], place)
+                for source, place in zip(parts, places[name], strict=True)
+            )
+            own = rule == OWN
+            contestants.append(
+                Contestant(
+                    name=name if own else f"{name}/{rule}",
+                    seeds=seeds,
+                    how=parts[0].pooling if own else RULES[rule],
+                    rule_of=None if own else name,
+                )
+            )
+    return contestants
+
+
+def _headline(poolings: Mapping[str, str]) -> tuple[str, str]:
+    """The first variant against the averaging one (the last such), or against the last."""
+    averaging = [name for name, pooling in poolings.items() if pooling == "probabilities"]
+    reference = averaging[-1] if averaging else list(poolings)[-1]
+    return next(name for name in poolings if name != reference), reference
+
+
+def _pairs(
+    names: Sequence[str], headline: tuple[str, str], contestants: Sequence[Contestant]
+) -> list[tuple[str, str]]:
+    """Variants in their order, each against the later ones and against all rules."""
+    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
+    if headline not in pairs:
+        pairs.append(headline)
+    for rule in contestants:
+        if rule.rule_of is not None:
+            pairs.append((rule.name, rule.rule_of))
+            pairs += [(name, rule.name) for name in names if name != rule.rule_of]
+    return pairs
+
+
+def _categories(sources: Mapping[str, Sequence[Source]], truth: Questions) -> Categories:
+    """The tree with the most classes; the others know a part of it."""
+    known = [s.categories for parts in sources.values() for s in parts if s.categories is not None]
+    if known:
+        return max(known, key=lambda categories: len(categories.ids))
+    return categories_from_ids(truth.category_id)

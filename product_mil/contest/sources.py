@@ -1,0 +1,192 @@
+"""What one run or one prediction file answers, before products are matched."""
+
+import functools
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+from jaxtyping import Bool, Int64
+
+from product_mil.build.data import RunData, build_data, data_config
+from product_mil.compare.answers import Answers, Questions
+from product_mil.compare.files import AnswerFile, read_answers
+from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
+from product_mil.compare.rules import (
+    OWN,
+    RULES,
+    TEMPERATURE_PRODUCTS,
+    answers_of,
+    fit_temperatures,
+    judge_products,
+    make_judge_step,
+    make_log_probs_step,
+)
+from product_mil.config import Config
+from product_mil.data.categories import Categories
+from product_mil.data.duplicates import sharing_products
+from product_mil.data.index import NO_CATEGORY, Catalogue
+from product_mil.data.loader import Products
+from product_mil.errors import UserError
+from product_mil.predict import predict_products, watched
+from product_mil.predictions import read_predictions
+from product_mil.train.step import make_predict_step
+from product_mil.trained import TrainedRun, open_run
+
+_MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """What a run or a file answers, before products are matched."""
+
+    product_id: Int64[np.ndarray, " N"]
+    answers: dict[str, Answers]  # the source's own under `OWN`, and of its rules
+    knows: Bool[np.ndarray, " N"]  # the product has a category, and it is one of the source's
+    categories: Categories | None
+    pooling: str
+    config: Config | None = None
+
+
+class SharedImages:
+    """Which products of the data share an image with what some run was trained on."""
+
+    def __init__(self, catalogue: Catalogue | None) -> None:
+        self._catalogue = catalogue
+        self._seen: set[int] = set()
+        self.found: Bool[np.ndarray, " N"] | None = None
+
+    def add(self, data: RunData) -> None:
+        """Count the training products of a run, once."""
+        catalogue = self._catalogue
+        if catalogue is None or id(data) in self._seen:
+            return
+        self._seen.add(id(data))
+        rows = np.arange(catalogue.num_products)
+        found = sharing_products(data.train.catalogue, data.train.rows, catalogue, rows)
+        self.found = found if self.found is None else self.found | found
+
+    def same_data(self, products: Products) -> bool:
+        """Whether these are products of the very data that is compared on."""
+        catalogue = self._catalogue
+        return catalogue is not None and products.catalogue.fingerprint == catalogue.fingerprint
+
+
+def judge_run(
+    run: TrainedRun, spec: str, images_per_batch: int, shared: SharedImages, notes: list[str]
+) -> Source:
+    """The run's own answers and, if it averages probabilities, those of every other rule."""
+    print(run.summary, flush=True)
+    with_rules = run.config.model.pooling == "probabilities"
+    products = run.products(spec)
+    arrays = (run.model.parameters, run.model.statistics)
+    temperatures = None
+    data = _run_data(run, notes)
+    if data is not None:
+        shared.add(data)
+        temperatures = _temperatures(run, data.valid, with_rules, images_per_batch)
+        if shared.same_data(data.valid):
+            notes.append(
+                "the data compared is what runs were validated on: whatever they chose there "
+                "(temperature, trust in a correction, early stopping) is flattered a little"
+            )
+    step = make_judge_step(run.model.structure, with_rules=with_rules)
+    scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(RULES)), np.float32)
+    judged = judge_products(
+        len(products),
+        watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
+        lambda batch: step(*arrays, batch, run.log_prior, scales),
+        run.mesh,
+    )
+    return Source(
+        product_id=np.asarray(products.catalogue.product_id)[products.rows],
+        answers=answers_of(judged, run.categories, temperatures),
+        knows=products.labels >= 0,
+        categories=run.categories,
+        pooling=run.config.model.pooling,
+        config=run.config,
+    )
+
+
+def _run_data(run: TrainedRun, notes: list[str]) -> RunData | None:
+    """The training and validation products of a run; None, with a note, where they are gone."""
+    missing = ""
+    try:
+        found = _data_of(data_config(run.config))
+    except UserError as error:
+        found, missing = None, str(error)
+    if found is not None and found.fingerprint != run.record["data_fingerprint"]:
+        found, missing = None, "its files changed since"
+    if found is None:
+        notes.append(
+            f"{run.workdir}: without the data that it was trained on ({missing}) no temperature is "
+            "fitted and no product known to share an image with training"
+        )
+    return found
+
+
+_data_of = functools.lru_cache(maxsize=8)(build_data)  # read once for all runs
+
+
+def _temperatures(
+    run: TrainedRun, valid: Products, with_rules: bool, images_per_batch: int
+) -> list[float]:
+    """Fitted on validation products of the run, or a random part of them."""
+    usable = np.flatnonzero((valid.labels >= 0) & (valid.num_images > 0))
+    bytes_a_product = 4 * len(run.categories.ids) * (1 + with_rules * len(RULES))
+    count = min(len(usable), TEMPERATURE_PRODUCTS, _MAX_LOG_PROBS_BYTES // bytes_a_product)
+    keep = np.zeros(len(valid), bool)
+    keep[np.random.default_rng(0).choice(usable, count, replace=False)] = True
+    chosen = valid.subset(keep)
+    step = make_log_probs_step(run.model.structure, with_rules=with_rules)
+    return fit_temperatures(
+        chosen.labels,
+        run.batches(chosen, images_per_batch),
+        lambda batch: step(run.model.parameters, run.model.statistics, batch),
+        run.mesh,
+    )
+
+
+def read_file(path: Path, truth: Questions | None, notes: list[str]) -> Source:
+    """The answers of a prediction file.
+
+    Raises:
+        UserError: it is absent, damaged, or does not fit `truth`.
+    """
+    file: AnswerFile = read_answers(path, truth)
+    notes.append(f"{path}: no {file.left_out}")
+    knows = np.ones(len(file.product_id), bool)
+    if file.questions is not None:
+        knows &= file.questions.category_id != NO_CATEGORY
+    if file.answers.log_prob_true is not None:
+        knows &= ~np.isnan(file.answers.log_prob_true)
+    return Source(file.product_id, {OWN: file.answers}, knows, file.categories, "from a file")
+
+
+def run_details(
+    workdir: Path,
+    checkpoint: Literal["last", "best"],
+    spec: str,
+    rows: Int64[np.ndarray, " r"],
+) -> list[Detail]:
+    """What the run in `workdir` says of the products in these rows of the data, in their order."""
+    run = open_run(workdir, checkpoint)
+    products = run.products(spec)
+    chosen = products.subset(np.isin(products.rows, rows))
+    classes = run.categories.ids
+    step = make_predict_step(run.model.structure, topk=min(5, len(classes)), keep_all=False)
+    blocks = predict_products(
+        chosen,
+        run.batches(chosen, 256),
+        lambda batch: step(run.model.parameters, run.model.statistics, batch, run.log_prior),
+        run.mesh,
+    )
+    # `rows` is ascending, as the subset is.
+    return [detail for block, _ in blocks for detail in details_of(block, classes)]
+
+
+def file_details(path: Path, product_ids: Int64[np.ndarray, " r"]) -> list[Detail] | None:
+    """What a prediction file says of some products; None where it holds one guess each."""
+    if path.suffix != ".parquet":
+        return None
+    return details_in(read_predictions(path, DETAIL_COLUMNS), product_ids)
