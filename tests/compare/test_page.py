@@ -182,8 +182,8 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
         for message in messages
         if message["method"] == "Network.requestWillBeSent"
     }
-    # "chrome:" is the browser's own first tab.
-    fetched = {url for url in requested if not url.startswith(("data:", "chrome:"))}
+    # chrome:// and chrome-untrusted:// are the browser's own first tab.
+    fetched = {url for url in requested if not url.startswith(("data:", "chrome"))}
     assert fetched == {path.resolve().as_uri()}
 
 
