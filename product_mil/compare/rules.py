@@ -19,8 +19,8 @@ from product_mil.batch import Slots
 from product_mil.compare.answers import Answers
 from product_mil.data.categories import Categories
 from product_mil.data.loader import Loaded
-from product_mil.model import segments
 from product_mil.model.classifier import Arrays, merge_model
+from product_mil.model.packing import packing_of
 from product_mil.train.mesh import put_batch
 from product_mil.train.step import Batch, largest
 
@@ -37,21 +37,21 @@ _LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
 
 
 def rule_logits(
-    image_logits: Float[Array, "S n k"], slots: Slots, p: int
+    image_logits: Float[Array, "S n k"], slots: Slots
 ) -> dict[str, Float[Array, "S p k"]]:
     """Unnormalised logits of each product under each of `RULES`."""
-    segment, place = jnp.asarray(slots.segment), jnp.asarray(slots.position)
+    packing = packing_of(slots)
     log_probs = jax.nn.log_softmax(image_logits)
-    mean = segments.segment_mean(jnp.exp(log_probs), segment, p)
+    mean = packing.mean(jnp.exp(log_probs))
     top = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=log_probs.dtype)
-    earliest = -segments.segment_max(-place.astype(jnp.float32), segment, p)
-    is_first = place == segments.spread(earliest, segment).astype(jnp.int32)
-    first = segments.segment_sum(jnp.where(is_first[..., None], log_probs, 0), segment, p)
+    earliest = -packing.max(-packing.position.astype(jnp.float32))
+    is_first = packing.position == packing.spread(earliest).astype(jnp.int32)
+    first = packing.sum(jnp.where(is_first[..., None], log_probs, 0))
     return {
-        "geometric_mean": segments.segment_mean(log_probs, segment, p),
-        "maximum": segments.segment_max(log_probs, segment, p),
+        "geometric_mean": packing.mean(log_probs),
+        "maximum": packing.max(log_probs),
         # Ties go to the higher mean probability: below 1, it never outweighs a vote.
-        "vote": segments.segment_sum(top, segment, p) + mean / 2,
+        "vote": packing.sum(top) + mean / 2,
         "first_image": first,
     }
 
@@ -74,7 +74,7 @@ def _all_logits(
     output = model(batch, use_running_statistics=True, key=None)
     logits = [output.logits]
     if with_rules:
-        rules = rule_logits(output.image_logits, batch.slots, output.logits.shape[1])
+        rules = rule_logits(output.image_logits, batch.slots)
         logits += [rules[name] for name in RULES]
     return jnp.stack(logits)
 
@@ -94,7 +94,7 @@ def make_judge_step(structure: Any, *, with_rules: bool) -> Callable[..., Judged
         temperatures: Float[Array, " r"],
     ) -> Judged:
         logits = _all_logits(structure, with_rules, parameters, statistics, batch)
-        has_image = segments.image_counts(batch.slots.segment, logits.shape[2]) > 0
+        has_image = packing_of(batch.slots).image_counts() > 0
         scaled = logits / temperatures[:, None, None, None]
         raw, calibrated = (
             jnp.where(has_image[..., None], jax.nn.log_softmax(values), log_prior)

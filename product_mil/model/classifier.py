@@ -10,6 +10,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.heads import HeadOutput
+from product_mil.model.packing import each_alone, packing_of
 
 Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 
@@ -57,14 +58,11 @@ class Classifier(nnx.Module):
         self, embeddings: Float[Array, "S n d"], slots: Slots, key: PRNGKeyArray | None
     ) -> HeadOutput:
         """What the head says of the products that the slots describe."""
-        segment, place = jnp.asarray(slots.segment), jnp.asarray(slots.position)
-        return self.head(embeddings, segment, place, slots.label.shape[1], key)
+        return self.head(embeddings, packing_of(slots), key)
 
     def each_alone(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n k"]:
         """Logits of every image as if it were its product's only one."""
-        s, n, _ = embeddings.shape
-        alone = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (s, n))
-        return self.head(embeddings, alone, jnp.zeros((s, n), jnp.int32), n, None).logits
+        return self.head(embeddings, each_alone(*embeddings.shape[:2]), None).logits
 
 
 @dataclass(frozen=True)

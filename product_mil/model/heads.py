@@ -10,10 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from product_mil.model import initializers, segments
-from product_mil.model.pooling import Pooling, build_pooling, linear, uniform_attention
+from product_mil.model import initializers
+from product_mil.model.packing import Packing
+from product_mil.model.pooling import Pooling, build_pooling, linear
 
 # Places and counts from here on share one embedding; Cdiscount's products have at most 4 images.
 MAX_PLACES = 8
@@ -46,18 +47,12 @@ class PlaceEmbedding(nnx.Module):
         self.position = nnx.Param(jnp.asarray(zeros)) if position else None
         self.count = nnx.Param(jnp.asarray(zeros)) if count else None
 
-    def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-    ) -> Float[Array, "S n d"]:
+    def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Float[Array, "S n d"]:
         """Add the embeddings that are on."""
         if self.position is not None:
-            x = x + self.position[...][jnp.minimum(place, MAX_PLACES - 1)]
+            x = x + self.position[...][jnp.minimum(packing.position, MAX_PLACES - 1)]
         if self.count is not None:
-            counts = segments.spread(segments.image_counts(segment, p), segment).astype(jnp.int32)
+            counts = packing.spread(packing.image_counts()).astype(jnp.int32)
             x = x + self.count[...][jnp.clip(counts - 1, 0, MAX_PLACES - 1)]
         return x
 
@@ -78,18 +73,13 @@ class ProbabilitiesHead(nnx.Module):
         self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
     ) -> HeadOutput:
         """Product logits are the logarithm of the averaged probabilities."""
         image_logits = self.classify(dropout(x, self.dropout_rate, key))  # S n k
         log_probs = jax.nn.log_softmax(image_logits)
-        logits = segments.segment_logmeanexp(log_probs, segment, p)  # S p k
-        return HeadOutput(logits, image_logits, uniform_attention(segment, p))
+        logits = packing.log_mean_exp(log_probs)  # S p k
+        return HeadOutput(logits, image_logits, packing.uniform_attention())
 
 
 class PooledHead(nnx.Module):
@@ -114,15 +104,10 @@ class PooledHead(nnx.Module):
         self.classify = classifier(dim, classes, rngs)
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
     ) -> HeadOutput:
         """Pool, then classify."""
-        pooled, attention = self.pooling(self.places(x, segment, place, p), segment, p)
+        pooled, attention = self.pooling(self.places(x, packing), packing)
         logits = self.classify(dropout(pooled, self.dropout_rate, key))  # S p k
         return HeadOutput(logits, None, attention)
 
@@ -169,39 +154,29 @@ class ResidualHead(nnx.Module):
         self.trust = nnx.BatchStat(jnp.asarray(np.ones(2, np.float32)))
 
     def parts(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
     ) -> ResidualParts:
         """The geometric mean and its correction, before they are added."""
         # The key itself goes to the images, as in `ProbabilitiesHead`: the same dropout there.
         product_key = None if key is None else jax.random.fold_in(key, 1)
         image_logits = self.classify_image(dropout(x, self.dropout_rate, key))  # S n k
         as_predicted = jax.nn.log_softmax(self.classify_image(x))
-        geometric = segments.segment_mean(jax.lax.stop_gradient(as_predicted), segment, p)
-        pooled = segments.segment_mean(self.places(x, segment, place, p), segment, p)  # S p d
+        geometric = packing.mean(jax.lax.stop_gradient(as_predicted))
+        pooled = packing.mean(self.places(x, packing))  # S p d
         correction = self.correct(dropout(pooled, self.dropout_rate, product_key))  # S p k
         return ResidualParts(geometric, correction, image_logits)
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
     ) -> HeadOutput:
         """Classify each image, then correct their geometric mean."""
-        parts = self.parts(x, segment, place, p, key)
+        parts = self.parts(x, packing, key)
         correction = parts.correction
         if key is None:
-            several = (segments.image_counts(segment, p) > 1).astype(jnp.int32)
+            several = (packing.image_counts() > 1).astype(jnp.int32)
             correction = correction * self.trust[...][several][..., None]
         logits = parts.geometric + correction
-        return HeadOutput(logits, parts.image_logits, uniform_attention(segment, p))
+        return HeadOutput(logits, parts.image_logits, packing.uniform_attention())
 
 
 Head = ProbabilitiesHead | PooledHead | ResidualHead

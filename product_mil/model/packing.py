@@ -1,79 +1,95 @@
 """Reductions over the images of each product, shard by shard.
 
-Every function maps over the leading shard dimension S, so that a batch sharded over devices needs
-no communication. Padding images belong to segment p, which is computed and sliced off: what they
+All of them map over the leading shard dimension S, so that a batch sharded over devices needs no
+communication. Padding images belong to segment p, which is computed and sliced off: what they
 hold can change nothing, not even as 0 x NaN.
 """
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int32, Num
+from jaxtyping import Array, Bool, Float, Int32, Num
+
+from product_mil.batch import Slots
 
 
-def _reduce(
-    operation: Callable[..., Array], x: Float[Array, "S n *e"], segment: Int32[Array, "S n"], p: int
-) -> Float[Array, "S p *e"]:
-    return jax.vmap(lambda xs, ids: operation(xs, ids, num_segments=p + 1)[:p])(x, segment)
+@dataclass(frozen=True)
+class Packing:
+    """Which product each image slot of S shards belongs to; no label."""
+
+    segment: Int32[Array, "S n"]  # product slot of each image; p marks padding
+    position: Int32[Array, "S n"]  # index of the image within its product, from 0
+    p: int  # product slots a shard
+
+    @property
+    def is_image(self) -> Bool[Array, "S n"]:
+        """Whether a slot holds an image; the others are padding."""
+        return self.segment < self.p
+
+    def image_counts(self) -> Float[Array, "S p"]:
+        """The number of images that each product has in this batch."""
+        return self.sum(jnp.ones(self.segment.shape, jnp.float32))
+
+    def sum(self, x: Float[Array, "S n *e"]) -> Float[Array, "S p *e"]:
+        """Sum over each product's images; 0 for a product without images."""
+        return self._reduce(jax.ops.segment_sum, x)
+
+    def mean(self, x: Float[Array, "S n *e"]) -> Float[Array, "S p *e"]:
+        """Mean over each product's images; 0 for a product without images."""
+        counts = jnp.maximum(self.image_counts(), 1)
+        return self.sum(x) / counts.reshape(counts.shape + (1,) * (x.ndim - 2))
+
+    def max(self, x: Float[Array, "S n *e"]) -> Float[Array, "S p *e"]:
+        """Maximum over each product's images; 0 for a product without images."""
+        largest = self._reduce(jax.ops.segment_max, x)
+        return jnp.where(jnp.isfinite(largest), largest, 0)
+
+    def log_mean_exp(self, x: Float[Array, "S n *e"]) -> Float[Array, "S p *e"]:
+        """Logarithm of the mean of exp(x) over each product's images; 0 for one without images.
+
+        With log-probabilities this is the logarithm of the average of the images' probabilities.
+        """
+        largest = jax.lax.stop_gradient(self.max(x))
+        mean = self.mean(jnp.exp(x - self.spread(largest)))
+        return largest + jnp.log(jnp.where(mean > 0, mean, 1))
+
+    def softmax(self, scores: Float[Array, "S n *e"]) -> Float[Array, "S n *e"]:
+        """Softmax over each product's images; 0 for padding."""
+        largest = jax.lax.stop_gradient(self.max(scores))
+        real = self.is_image.reshape(self.segment.shape + (1,) * (scores.ndim - 2))
+        exp = jnp.exp(jnp.where(real, scores - self.spread(largest), -jnp.inf))
+        total = self.spread(self.sum(exp))
+        return exp / jnp.where(real, total, 1)
+
+    def uniform_attention(self) -> Float[Array, "S n"]:
+        """Each image of a product counts the same; 0 for padding."""
+        return self.softmax(jnp.zeros(self.segment.shape, jnp.float32))
+
+    def spread(self, x: Num[Array, "S p *e"]) -> Num[Array, "S n *e"]:
+        """Give each image its product's value; padding images get 0."""
+
+        def one_shard(xs: Array, ids: Array) -> Array:
+            return xs.at[ids].get(mode="fill", fill_value=0)
+
+        return jax.vmap(one_shard)(x, self.segment)
+
+    def _reduce(
+        self, operation: Callable[..., Array], x: Float[Array, "S n *e"]
+    ) -> Float[Array, "S p *e"]:
+        def one_shard(xs: Array, ids: Array) -> Array:
+            return operation(xs, ids, num_segments=self.p + 1)[: self.p]
+
+        return jax.vmap(one_shard)(x, self.segment)
 
 
-def segment_sum(
-    x: Float[Array, "S n *e"], segment: Int32[Array, "S n"], p: int
-) -> Float[Array, "S p *e"]:
-    """Sum over each product's images; 0 for a product without images."""
-    return _reduce(jax.ops.segment_sum, x, segment, p)
+def packing_of(slots: Slots) -> Packing:
+    """The slots without their labels, as a head may know them."""
+    return Packing(jnp.asarray(slots.segment), jnp.asarray(slots.position), slots.label.shape[1])
 
 
-def image_counts(segment: Int32[Array, "S n"], p: int) -> Float[Array, "S p"]:
-    """The number of images that each product has in this batch."""
-    return segment_sum(jnp.ones(segment.shape, jnp.float32), segment, p)
-
-
-def segment_mean(
-    x: Float[Array, "S n *e"], segment: Int32[Array, "S n"], p: int
-) -> Float[Array, "S p *e"]:
-    """Mean over each product's images; 0 for a product without images."""
-    counts = jnp.maximum(image_counts(segment, p), 1)
-    return segment_sum(x, segment, p) / counts.reshape(counts.shape + (1,) * (x.ndim - 2))
-
-
-def segment_max(
-    x: Float[Array, "S n *e"], segment: Int32[Array, "S n"], p: int
-) -> Float[Array, "S p *e"]:
-    """Maximum over each product's images; 0 for a product without images."""
-    largest = _reduce(jax.ops.segment_max, x, segment, p)
-    return jnp.where(jnp.isfinite(largest), largest, 0)
-
-
-def spread(x: Num[Array, "S p *e"], segment: Int32[Array, "S n"]) -> Num[Array, "S n *e"]:
-    """Give each image its product's value; padding images get 0."""
-
-    def one_shard(xs: Array, ids: Array) -> Array:
-        return xs.at[ids].get(mode="fill", fill_value=0)
-
-    return jax.vmap(one_shard)(x, segment)
-
-
-def segment_softmax(
-    scores: Float[Array, "S n *e"], segment: Int32[Array, "S n"], p: int
-) -> Float[Array, "S n *e"]:
-    """Softmax over each product's images; 0 for padding."""
-    largest = jax.lax.stop_gradient(segment_max(scores, segment, p))
-    real = (segment < p).reshape(segment.shape + (1,) * (scores.ndim - 2))
-    shifted = jnp.where(real, scores - spread(largest, segment), -jnp.inf)
-    exp = jnp.exp(shifted)
-    total = spread(segment_sum(exp, segment, p), segment)
-    return exp / jnp.where(real, total, 1)
-
-
-def segment_logmeanexp(
-    x: Float[Array, "S n *e"], segment: Int32[Array, "S n"], p: int
-) -> Float[Array, "S p *e"]:
-    """Logarithm of the mean of exp(x) over each product's images; 0 for a product without images.
-
-    With log-probabilities this is the logarithm of the average of the images' probabilities.
-    """
-    largest = jax.lax.stop_gradient(segment_max(x, segment, p))
-    mean = segment_mean(jnp.exp(x - spread(largest, segment)), segment, p)
-    return largest + jnp.log(jnp.where(mean > 0, mean, 1))
+def each_alone(s: int, n: int) -> Packing:
+    """Every image of `[S, n]` slots as its product's only one."""
+    alone = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (s, n))
+    return Packing(alone, jnp.zeros((s, n), jnp.int32), n)

@@ -7,9 +7,10 @@ padding. It knows neither the classes nor which backbone made the embeddings.
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32
+from jaxtyping import Array, Float
 
-from product_mil.model import initializers, segments
+from product_mil.model import initializers
+from product_mil.model.packing import Packing
 
 
 def linear(
@@ -20,32 +21,27 @@ def linear(
     return nnx.Linear(dim_in, dim_out, kernel_init=kernel_init, bias_init=zeros, rngs=rngs)
 
 
-def uniform_attention(segment: Int32[Array, "S n"], p: int) -> Float[Array, "S n"]:
-    """Each image of a product counts the same."""
-    return segments.segment_softmax(jnp.zeros(segment.shape, jnp.float32), segment, p)
-
-
 class MeanPooling(nnx.Module):
     """The mean of a product's embeddings."""
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+        self, x: Float[Array, "S n d"], packing: Packing
     ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
         """The mean, and uniform attention."""
-        return segments.segment_mean(x, segment, p), uniform_attention(segment, p)
+        return packing.mean(x), packing.uniform_attention()
 
 
 class MaxPooling(nnx.Module):
     """The elementwise maximum of a product's embeddings."""
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+        self, x: Float[Array, "S n d"], packing: Packing
     ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
         """The maximum; attention is the share of the d maxima that an image supplies."""
-        pooled = segments.segment_max(x, segment, p)  # S p d
-        supplies = (x == segments.spread(pooled, segment)).astype(jnp.float32).sum(-1)  # S n
-        total = segments.spread(segments.segment_sum(supplies, segment, p), segment)
-        return pooled, supplies * (segment < p) / jnp.maximum(total, 1)
+        pooled = packing.max(x)  # S p d
+        supplies = (x == packing.spread(pooled)).astype(jnp.float32).sum(-1)  # S n
+        total = packing.spread(packing.sum(supplies))
+        return pooled, supplies * packing.is_image / jnp.maximum(total, 1)
 
 
 class GatedAttention(nnx.Module):
@@ -63,14 +59,14 @@ class GatedAttention(nnx.Module):
         )
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+        self, x: Float[Array, "S n d"], packing: Packing
     ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
         """Pool: head j weighs the j-th slice of the embedding. Also the heads' mean attention."""
         scores = self.score(jnp.tanh(self.value(x)) * jax.nn.sigmoid(self.gate(x)))  # S n heads
-        weights = segments.segment_softmax(scores, segment, p)
+        weights = packing.softmax(scores)
         heads = weights.shape[-1]
         sliced = x.reshape(*x.shape[:-1], heads, -1) * weights[..., None]  # S n heads d/heads
-        pooled = segments.segment_sum(sliced.reshape(x.shape), segment, p)  # S p d
+        pooled = packing.sum(sliced.reshape(x.shape))  # S p d
         return pooled, weights.mean(-1)
 
 
@@ -92,16 +88,17 @@ class SelfAttention(nnx.Module):
         self.project = linear(width, dim, initializers.zeros, rngs)
 
     def __call__(
-        self, x: Float[Array, "S n d"], segment: Int32[Array, "S n"], p: int
+        self, x: Float[Array, "S n d"], packing: Packing
     ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
         """Mix, then pool."""
         mixed = self.query_key_value(self.norm(x))
         query, keys, value = jnp.split(mixed.reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
+        segment = packing.segment
         same = segment[:, :, None] == segment[:, None, :]  # S n n; true for oneself: never empty
         scores = jnp.einsum("Sqhc,Skhc->Shqk", query, keys) / query.shape[-1] ** 0.5
         weights = jax.nn.softmax(jnp.where(same[:, None], scores, -jnp.inf))
         mixed = jnp.einsum("Shqk,Skhc->Sqhc", weights, value).reshape(*x.shape[:2], -1)
-        return self.gated(x + self.project(mixed), segment, p)
+        return self.gated(x + self.project(mixed), packing)
 
 
 Pooling = MeanPooling | MaxPooling | GatedAttention | SelfAttention

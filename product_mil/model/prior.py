@@ -5,11 +5,11 @@ from typing import Any, ClassVar
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from product_mil.model.classifier import Arrays, Model
 from product_mil.model.heads import HeadOutput
-from product_mil.model.pooling import uniform_attention
+from product_mil.model.packing import Packing
 from product_mil.model.spec import BackboneSpec
 
 NO_BACKBONE = "none"  # its name among the backbones
@@ -37,20 +37,15 @@ class PriorHead(nnx.Module):
         self.log_prior = nnx.Param(jnp.asarray(np.full(classes, -np.log(classes), np.float32)))
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
     ) -> HeadOutput:
         """Log-frequencies as logits."""
         log_prior = self.log_prior[...]
-        s, n = segment.shape
+        s, n = packing.segment.shape
         return HeadOutput(
-            jnp.broadcast_to(log_prior, (s, p, len(log_prior))),
+            jnp.broadcast_to(log_prior, (s, packing.p, len(log_prior))),
             jnp.broadcast_to(log_prior, (s, n, len(log_prior))),
-            uniform_attention(segment, p),
+            packing.uniform_attention(),
         )
 
 

@@ -11,11 +11,12 @@ from typing import ClassVar
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, Int32, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray
 
-from product_mil.model import initializers, segments
+from product_mil.model import initializers
 from product_mil.model.heads import HeadOutput, dropout
-from product_mil.model.pooling import linear, uniform_attention
+from product_mil.model.packing import Packing
+from product_mil.model.pooling import linear
 
 Levels = tuple[Sequence[int], Sequence[int]]  # groups of every class at levels 1 and 2
 
@@ -50,17 +51,12 @@ class TreeHead(nnx.Module):
         self.of_level_2 = linear(dim, len(level2), zeros, rngs)
 
     def __call__(
-        self,
-        x: Float[Array, "S n d"],
-        segment: Int32[Array, "S n"],
-        place: Int32[Array, "S n"],
-        p: int,
-        key: PRNGKeyArray | None,
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
     ) -> HeadOutput:
         """Image logits are log-probabilities of the leaves, product logits of their mean."""
         log_probs = self.leaf_log_probs(dropout(x, self.dropout_rate, key))  # S n k
-        logits = segments.segment_logmeanexp(log_probs, segment, p)  # S p k
-        return HeadOutput(logits, log_probs, uniform_attention(segment, p))
+        logits = packing.log_mean_exp(log_probs)  # S p k
+        return HeadOutput(logits, log_probs, packing.uniform_attention())
 
     def leaf_log_probs(self, x: Float[Array, "*e d"]) -> Float[Array, "*e k"]:
         """Sum of log-probabilities along the path to every leaf."""

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int
 
 from product_mil.batch import Slots
-from product_mil.model import segments
 from product_mil.model.heads import HeadOutput
+from product_mil.model.packing import packing_of
 
 
 class Sum(NamedTuple):
@@ -91,7 +91,7 @@ def masked_sum(values: Float[Array, "*e"], mask: Bool[Array, "*e"]) -> Sum:
 def product_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
     """Cross-entropy of products that have a label and at least one readable image."""
     label = jnp.asarray(slots.label)
-    has_image = segments.image_counts(slots.segment, label.shape[1]) > 0
+    has_image = packing_of(slots).image_counts() > 0
     return masked_sum(target_loss(output.logits, label, target), (label >= 0) & has_image)
 
 
@@ -103,5 +103,5 @@ def image_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
     """
     if output.image_logits is None:
         raise ValueError("this head has no image logits")
-    label = segments.spread(jnp.asarray(slots.label) + 1, slots.segment) - 1  # padding: -1
+    label = packing_of(slots).spread(jnp.asarray(slots.label) + 1) - 1  # padding: -1
     return masked_sum(target_loss(output.image_logits, label, target), label >= 0)

@@ -9,9 +9,9 @@ import optax
 from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
-from product_mil.model import segments
 from product_mil.model.classifier import Arrays, merge_model, statistics_of
 from product_mil.model.heads import HeadOutput
+from product_mil.model.packing import packing_of
 from product_mil.train.augment import Ranges, Views, augment, seen_through, view_maps
 from product_mil.train.losses import Target, image_loss, product_loss
 from product_mil.train.state import TrainState
@@ -137,7 +137,7 @@ def product_log_probs(
     `tau` subtracts so much of the log prior from the logits (Menon et al. 2021, equation 9): with
     1, a model that was trained on the classes as they come answers as if all were as frequent.
     """
-    counts = segments.image_counts(batch.slots.segment, output.logits.shape[1])
+    counts = packing_of(batch.slots).image_counts()
     logits = output.logits - tau * log_prior[None, None] if tau else output.logits
     return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(logits), log_prior)
 

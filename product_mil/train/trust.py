@@ -17,6 +17,7 @@ from jaxtyping import Array, Bool, Float
 from product_mil.data.loader import Loaded
 from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.heads import ResidualHead
+from product_mil.model.packing import packing_of
 from product_mil.train.mesh import put_batch
 
 TRUST = "head/trust"  # its path among the statistics
@@ -39,8 +40,7 @@ def make_trust_step(
         slots = batch.slots
         label = jnp.maximum(jnp.asarray(slots.label), 0)
         embeddings = model.embed(batch, use_running_statistics=True)
-        segment, place = jnp.asarray(slots.segment), jnp.asarray(slots.position)
-        parts = head.parts(embeddings, segment, place, label.shape[1], None)
+        parts = head.parts(embeddings, packing_of(slots), None)
 
         def nll(share: float, temperature: float) -> Float[Array, "S p"]:
             logits = parts.geometric + share * parts.correction

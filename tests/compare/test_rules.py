@@ -33,7 +33,7 @@ def test_rules_by_hand() -> None:
         position=np.array([[0, 1, 0, 0], [3, 1, 2, 0]], np.int32),
         label=np.zeros((2, 2), np.int32),
     )
-    found = jax.jit(rule_logits, static_argnums=2)(jnp.log(p), slots, 2)
+    found = jax.jit(rule_logits)(jnp.log(p), slots)
     assert set(found) == set(RULES)
     a, b, c = p[0, :2], p[0, 2:3], p[1, :3]
 
@@ -55,7 +55,7 @@ def test_a_tied_vote_goes_to_the_higher_mean() -> None:
         position=np.array([[0, 1]], np.int32),
         label=np.zeros((1, 1), np.int32),
     )
-    found = jax.jit(rule_logits, static_argnums=2)(jnp.log(probabilities), slots, 1)
+    found = jax.jit(rule_logits)(jnp.log(probabilities), slots)
     assert found["vote"][0, 0].argmax() == 1
 
 

@@ -2,11 +2,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from product_mil.model import segments
+from product_mil.model.packing import Packing
 
 # Two shards of 6 slots, 4 product slots; product 2 of shard 0 and the last ones are empty.
 SEGMENT = jnp.asarray([[0, 1, 1, 3, 3, 3], [4, 0, 0, 4, 1, 4]], jnp.int32)
 P = 4
+POSITION = jnp.asarray([[0, 0, 1, 0, 1, 2], [0, 0, 1, 0, 0, 0]], jnp.int32)
+PACKING = Packing(SEGMENT, POSITION, P)
 X = jnp.asarray(np.random.default_rng(0).normal(size=(2, 6, 3)), jnp.float32)
 
 
@@ -25,19 +27,19 @@ def by_hand(reduce) -> np.ndarray:
 
 def test_reductions_by_hand() -> None:
     pairs = [
-        (segments.segment_sum, lambda x: x.sum(0)),
-        (segments.segment_mean, lambda x: x.mean(0)),
-        (segments.segment_max, lambda x: x.max(0)),
-        (segments.segment_logmeanexp, lambda x: np.log(np.exp(x).mean(0))),
+        (Packing.sum, lambda x: x.sum(0)),
+        (Packing.mean, lambda x: x.mean(0)),
+        (Packing.max, lambda x: x.max(0)),
+        (Packing.log_mean_exp, lambda x: np.log(np.exp(x).mean(0))),
     ]
     for function, reduce in pairs:
-        np.testing.assert_allclose(function(X, SEGMENT, P), by_hand(reduce), atol=1e-6)
-    counts = segments.image_counts(SEGMENT, P)
+        np.testing.assert_allclose(function(PACKING, X), by_hand(reduce), atol=1e-6)
+    counts = PACKING.image_counts()
     np.testing.assert_array_equal(counts, [[1, 2, 0, 3], [2, 1, 0, 0]])
 
 
 def test_softmax_by_hand() -> None:
-    found = np.asarray(segments.segment_softmax(X, SEGMENT, P))
+    found = np.asarray(PACKING.softmax(X))
     for shard in range(2):
         for product in range(P):
             exp = np.exp(members(shard, product))
@@ -49,29 +51,25 @@ def test_softmax_by_hand() -> None:
 
 def test_spread() -> None:
     values = jnp.arange(1, 9, dtype=jnp.float32).reshape(2, 4)
-    np.testing.assert_array_equal(
-        segments.spread(values, SEGMENT), [[1, 2, 2, 4, 4, 4], [0, 5, 5, 0, 6, 0]]
-    )
+    np.testing.assert_array_equal(PACKING.spread(values), [[1, 2, 2, 4, 4, 4], [0, 5, 5, 0, 6, 0]])
 
 
 def test_large_values_neither_overflow_nor_vanish() -> None:
     big = X * 1000
-    for function in (segments.segment_softmax, segments.segment_logmeanexp):
-        assert np.isfinite(function(big, SEGMENT, P)).all()
-    np.testing.assert_allclose(
-        segments.segment_logmeanexp(jnp.full_like(X, -900), SEGMENT, P)[0, 0], -900
-    )
+    for function in (Packing.softmax, Packing.log_mean_exp):
+        assert np.isfinite(function(PACKING, big)).all()
+    np.testing.assert_allclose(PACKING.log_mean_exp(jnp.full_like(X, -900))[0, 0], -900)
 
 
 def test_all_padding_is_finite_with_zero_gradient() -> None:
-    empty = jnp.full_like(SEGMENT, P)
+    empty = Packing(jnp.full_like(SEGMENT, P), POSITION, P)
     for function in (
-        segments.segment_sum,
-        segments.segment_mean,
-        segments.segment_max,
-        segments.segment_softmax,
-        segments.segment_logmeanexp,
+        Packing.sum,
+        Packing.mean,
+        Packing.max,
+        Packing.softmax,
+        Packing.log_mean_exp,
     ):
-        value, gradient = jax.value_and_grad(lambda x, f=function: f(x, empty, P).sum())(X)
+        value, gradient = jax.value_and_grad(lambda x, f=function: f(empty, x).sum())(X)
         assert value == 0
         np.testing.assert_array_equal(gradient, 0)

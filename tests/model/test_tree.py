@@ -7,6 +7,7 @@ import pytest
 from flax import nnx
 
 from product_mil.batch import Slots
+from product_mil.model.packing import Packing, packing_of
 from product_mil.model.tree import TreeHead
 from product_mil.train.losses import Target, image_loss
 
@@ -64,7 +65,7 @@ def test_a_leaf_is_the_product_along_its_path_and_a_product_the_mean_of_its_imag
     x = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
     x[3] = np.nan  # padding
     embeddings, slots = packed(x, [0, 0, 1, 2], [1, 4])
-    output = head(embeddings, jnp.asarray(slots.segment), jnp.asarray(slots.position), 2, None)
+    output = head(embeddings, packing_of(slots), None)
     of_images = np.exp(np.asarray(output.image_logits))[0]
     wanted = np.stack([by_hand(head, row) for row in x[:3]])
     np.testing.assert_allclose(of_images[:3], wanted, rtol=1e-5)
@@ -78,11 +79,10 @@ def test_a_leaf_is_the_product_along_its_path_and_a_product_the_mean_of_its_imag
 
 def test_neighbours_change_no_bit(head):
     x = np.random.default_rng(2).normal(size=(3, DIM)).astype(np.float32)
-    place = jnp.zeros((1, 3), jnp.int32)
-    segment = jnp.asarray([[0, 0, 1]], jnp.int32)
-    one = head(jnp.asarray(x[None]), segment, place, 2, None).logits
+    packing = Packing(jnp.asarray([[0, 0, 1]], jnp.int32), jnp.zeros((1, 3), jnp.int32), 2)
+    one = head(jnp.asarray(x[None]), packing, None).logits
     x[2] = 1e4
-    other = head(jnp.asarray(x[None]), segment, place, 2, None).logits
+    other = head(jnp.asarray(x[None]), packing, None).logits
     np.testing.assert_array_equal(one[0, 0], other[0, 0])
     assert np.any(np.asarray(one[0, 1]) != np.asarray(other[0, 1]))
 
@@ -101,9 +101,7 @@ def test_a_node_learns_from_its_own_subtree_alone(head):
 
     def loss(parameters):
         module = nnx.merge(graph, parameters)
-        output = module(
-            embeddings, jnp.asarray(slots.segment), jnp.asarray(slots.position), 2, None
-        )
+        output = module(embeddings, packing_of(slots), None)
         return image_loss(output, slots, Target()).total
 
     value, gradient = jax.value_and_grad(loss)(parameters)

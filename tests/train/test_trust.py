@@ -6,6 +6,7 @@ from flax import nnx
 from product_mil.batch import EmbeddedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import ResidualHead, build_head
+from product_mil.model.packing import Packing
 from product_mil.model.small_cnn import SmallCNN
 from product_mil.train.trust import SHARES, TEMPERATURES, TRUST, fit_trust, make_trust_step
 
@@ -78,13 +79,13 @@ def test_trust_acts_by_number_of_images_and_in_prediction_only() -> None:
     assert isinstance(head, ResidualHead)
     head.correct.kernel[...] = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
     segment = jnp.asarray([[0, 1, 1, 2]], jnp.int32)
-    place = jnp.asarray([[0, 0, 1, 0]], jnp.int32)
+    packing = Packing(segment, jnp.asarray([[0, 0, 1, 0]], jnp.int32), 2)
     x = jnp.asarray(rng.normal(size=(1, 4, 8)), jnp.float32)
-    full = np.asarray(head(x, segment, place, 2, None).logits)
-    parts = head.parts(x, segment, place, 2, None)
+    full = np.asarray(head(x, packing, None).logits)
+    parts = head.parts(x, packing, None)
     head.trust[...] = jnp.asarray([0.0, 1.0])
-    found = np.asarray(head(x, segment, place, 2, None).logits)
+    found = np.asarray(head(x, packing, None).logits)
     np.testing.assert_array_equal(found[0, 0], np.asarray(parts.geometric)[0, 0])
     np.testing.assert_array_equal(found[0, 1], full[0, 1])
-    in_training = np.asarray(head(x, segment, place, 2, jax.random.key(0)).logits)
+    in_training = np.asarray(head(x, packing, jax.random.key(0)).logits)
     np.testing.assert_allclose(in_training, full, rtol=1e-6)
