@@ -71,22 +71,9 @@ class Checkpoints:
         """
         step = int(state.step)
         scores = None if metrics is None else {BEST_METRIC: float(metrics[BEST_METRIC])}
-        parts = {
-            "model": {
-                "parameters": evaluated_parameters(state),
-                "statistics": state.statistics,
-            },
-            "training": {
-                "step": state.step,
-                # With an average kept, `model` holds the average; the raw ones are needed here.
-                "trainable": None if state.ema is None else state.trainable,
-                "optimizer": state.optimizer,
-                "totals": state.totals,
-            },
-        }
         try:
             self._checkpointer.save_checkpointables(
-                step, parts, metrics=scores, custom_metadata=dict(run), overwrite=True
+                step, _parts(state), metrics=scores, custom_metadata=dict(run), overwrite=True
             )
         except OSError as error:
             raise UserError(
@@ -103,19 +90,7 @@ class Checkpoints:
         step = self.latest_step()
         if step is None:
             return None
-        wanted = {
-            "model": {
-                "parameters": evaluated_parameters(state),
-                "statistics": state.statistics,
-            },
-            "training": {
-                "step": state.step,
-                "trainable": None if state.ema is None else state.trainable,
-                "optimizer": state.optimizer,
-                "totals": state.totals,
-            },
-        }
-        found = self._load(step, abstract(wanted))
+        found = self._load(step, abstract(_parts(state)))
         parameters, training = found["model"]["parameters"], found["training"]
         chosen = {path: parameters[path] for path in state.trainable}
         return TrainState(
@@ -174,3 +149,20 @@ def leaf_mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list
         if path in found and found[path].shape != wanted[path].shape
     ]
     return lines
+
+
+def _parts(state: TrainState) -> dict[str, Any]:
+    """What a checkpoint holds of a state: what predicts, and what only training needs."""
+    return {
+        "model": {
+            "parameters": evaluated_parameters(state),
+            "statistics": state.statistics,
+        },
+        "training": {
+            "step": state.step,
+            # With an average kept, `model` holds the average; the raw ones are needed here.
+            "trainable": None if state.ema is None else state.trainable,
+            "optimizer": state.optimizer,
+            "totals": state.totals,
+        },
+    }
