@@ -31,6 +31,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _LEADING = (*range(0xE0, 0xF0), 0xFE)  # JPEG markers: application segments, comments
+_BEFORE_FRAME = frozenset(0xFF00 + marker for marker in (*_LEADING, 0xC4, 0xDB, 0xDD))  # and tables
+_FRAMES = (0xFFC0, 0xFFC2)  # baseline, progressive
+_segment = struct.Struct(">HH").unpack_from  # marker, length
+_frame = struct.Struct(">BHHB").unpack_from  # bits, height, width, components
 
 
 class ImageError(Exception):
@@ -43,11 +47,19 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
     JPEG is decoded by simplejpeg with its default flags, which are bit-equal to Pillow's but refuse
     data that Pillow fills up with grey; straight into place where nothing is to be resized or
     turned. Everything else (PNG, GIF, 16 bit, JPEG of rare kinds) is decoded by Pillow.
+    A plain JPEG of the size of `pixels` takes a short way; what fails there takes the long one.
 
     Raises:
         ImageError: the bytes are empty, too many, no picture, damaged, or a picture of more than
             `MAX_PIXELS` (checked before decoding).
     """
+    if len(data) <= MAX_BYTES and _plain_shape(data) == pixels.shape:
+        try:
+            simplejpeg.decode_jpeg(data, buffer=pixels)
+        except ValueError:
+            pass  # of a rare subsampling, or damaged: below it is decoded or named
+        else:
+            return
     if len(data) == 0:
         raise ImageError("the picture has no bytes")
     if len(data) > MAX_BYTES:
@@ -61,11 +73,33 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
             _place(_eight_bit(image), orientation, pixels)
 
 
+def _plain_shape(data: bytes | memoryview) -> tuple[int, int, int] | None:
+    """Shape of the pixels, for a JPEG that simplejpeg decodes to the right colours as it stands.
+
+    Found by walking from segment to segment, as decoders do. None for any other picture, and where
+    EXIF may ask for a rotation.
+    """
+    at = 2
+    try:
+        marker, length = _segment(data, at)
+        while marker in _BEFORE_FRAME:
+            if marker == 0xFFE1 and data[at + 4 : at + 8] == b"Exif":
+                return None
+            at += 2 + length
+            marker, length = _segment(data, at)
+        bits, height, width, components = _frame(data, at + 4)
+    except struct.error:  # the data ends before
+        return None
+    # Four components are ink, which simplejpeg would take for light without a word.
+    plain = data[:2] == b"\xff\xd8" and marker in _FRAMES and bits == 8 and components in (1, 3)
+    return (height, width, 3) if plain else None
+
+
 def _decode_jpeg(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
     """Whether simplejpeg can read this kind of JPEG, which is then decoded."""
     try:
         rows, columns, colorspace, _ = simplejpeg.decode_jpeg_header(data)
-    except ValueError:  # damaged, or of a rare subsampling
+    except (ValueError, KeyError):  # damaged, or of a rare subsampling
         return False
     height, width = int(rows), int(columns)
     _check_pixels(width, height)

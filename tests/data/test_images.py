@@ -34,6 +34,13 @@ def decoded(data: bytes, size_px: int = SIZE_PX) -> np.ndarray:
     return pixels
 
 
+def outcome(data: bytes) -> bytes | str:
+    try:
+        return decoded(data).tobytes()
+    except ImageError as error:
+        return str(error)
+
+
 def by_pillow(data: bytes) -> np.ndarray:
     return np.asarray(Image.open(io.BytesIO(data)).convert("RGB"))
 
@@ -136,15 +143,6 @@ def test_exif_after_a_comment_still_turns() -> None:
     np.testing.assert_array_equal(decoded(data[:at] + comment + data[at:]), decoded(data))
 
 
-def test_plain_jpeg_is_decoded_in_place() -> None:
-    pixels = np.zeros((3, SIZE_PX, SIZE_PX, 3), np.uint8)
-    data = encoded(photo())
-    decode_into(data, pixels[1])
-    np.testing.assert_array_equal(pixels[1], by_pillow(data))
-    assert not pixels[0].any()
-    assert not pixels[2].any()
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF"])
 def test_truncated(kind: str) -> None:
     data = encoded(photo(), kind)
@@ -206,12 +204,6 @@ def test_pixels_of_unknown_range_are_refused(type_: type) -> None:
         decoded(data)
 
 
-def test_junk_behind_a_jpeg_is_no_fault() -> None:
-    data = encoded(photo())
-    for junk in (b"junk", bytes(500), data):
-        np.testing.assert_array_equal(decoded(data + junk), by_pillow(data))
-
-
 def test_palettes_with_transparency_and_sixteen_bit_colours() -> None:
     palette = Image.fromarray(photo()).quantize(16)
     opaque = np.asarray(palette.convert("RGB"))
@@ -271,15 +263,13 @@ def test_jpeg_bomb_is_refused() -> None:
         decoded(bytes(data))
 
 
-def test_fuzz_raises_nothing_else() -> None:
-    """Bit flips, cuts and noise in every kind of file: pixels or ImageError."""
+def test_fuzz_raises_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Bit flips, cuts and noise in every kind of file: the long way's pixels or ImageError."""
     rng = np.random.default_rng(0)
     exif = Image.Exif()
     exif[0x0112] = 6
     seeds = [
-        encoded(photo()),
-        encoded(photo(), exif=exif),
-        encoded(photo(), progressive=True),
+        *(encoded(photo(), **options) for options in ({}, {"exif": exif}, {"progressive": True})),
         encoded(Image.fromarray(photo()).convert("CMYK")),
         encoded(photo(), "PNG"),
         encoded(photo(), "GIF"),
@@ -296,11 +286,11 @@ def test_fuzz_raises_nothing_else() -> None:
             data[rng.integers(limit)] = rng.integers(256)
         if rng.random() < 0.2:
             del data[rng.integers(1, len(data)) :]
-        try:
-            decoded(bytes(data))
-            outcomes[True] += 1
-        except ImageError:
-            outcomes[False] += 1
+        found = outcome(bytes(data))
+        outcomes[isinstance(found, bytes)] += 1
+        with monkeypatch.context() as patch:
+            patch.setattr("product_mil.data.images._plain_shape", lambda _: None)
+            assert found == outcome(bytes(data))
     for _ in range(300):
         try:
             decoded(b"\xff\xd8\xff" + rng.bytes(int(rng.integers(200))))
