@@ -22,6 +22,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,27 +73,33 @@ def _row(name: str, best: Best, cost: Any, batch: int) -> list[str]:
 
 
 def torch_cases(batch: int, size_px: int) -> dict[str, Any]:
+    """In both layouts of memory: on a CPU either may be the faster one."""
     import torch  # pyright: ignore[reportMissingImports]
     from torch_nets import MobileNetV2
 
-    net = MobileNetV2()
-    net = net.to(memory_format=torch.channels_last)
-    pixels = torch.rand(batch, 3, size_px, size_px).to(memory_format=torch.channels_last)
-    optimizer = torch.optim.SGD(net.parameters(), lr=1e-3)
-
-    def forward() -> None:
+    def forward(net: Any, pixels: Any) -> None:
         net.eval()
         with torch.inference_mode():
             net(pixels)
 
-    def step() -> None:
-        net.train()
+    def step(net: Any, pixels: Any, optimizer: Any, *, batch_statistics: bool) -> None:
+        net.train(batch_statistics)
         optimizer.zero_grad()
         net(pixels).square().mean().backward()
         optimizer.step()
 
-    name = f"mobilenet_v2 {{}} {size_px} px, PyTorch {torch.__version__}"
-    return {name.format("forward"): forward, name.format("step, batch statistics,"): step}
+    cases: dict[str, Any] = {}
+    layouts = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
+    for layout, memory_format in layouts.items():
+        net = MobileNetV2().to(memory_format=memory_format)
+        pixels = torch.rand(batch, 3, size_px, size_px).to(memory_format=memory_format)
+        train = partial(step, net, pixels, torch.optim.SGD(net.parameters(), lr=1e-3))
+        name, who = f"mobilenet_v2 {{}} {size_px} px", f"PyTorch {torch.__version__}, {layout}"
+        cases[f"{name.format('forward')}, {who}"] = partial(forward, net, pixels)
+        for mode in ("running", "batch"):
+            what = f"{name.format('step')}, {mode} statistics, {who}"
+            cases[what] = partial(train, batch_statistics=mode == "batch")
+    return cases
 
 
 def dispatch_ms(made: Training, batch: Any, steps: int = 50) -> float:
