@@ -1,0 +1,61 @@
+"""Commands with a limit on their time, whose rows of JSON are read as they come."""
+
+import json
+import os
+import signal
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+Rows = list[dict[str, Any]]
+
+
+def rows_of(
+    command: list[str], box_s: float, environment: Mapping[str, str]
+) -> Iterator[dict[str, Any]]:
+    """Rows that the command prints; one more says why, where it fails or its time is up.
+
+    Its whole session of processes ends with it.
+    """
+    with (
+        tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors,
+        subprocess.Popen(
+            command,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env={**os.environ, **environment},
+            start_new_session=True,
+        ) as process,
+    ):
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            _kill(process)
+
+        clock = threading.Timer(box_s, end)
+        clock.start()
+        try:
+            for line in process.stdout or ():
+                if line.startswith("{"):
+                    yield json.loads(line)
+            process.wait()
+        finally:
+            clock.cancel()
+            _kill(process)
+        if late.is_set():
+            yield {"what": f"stopped after {box_s:.0f} s"}
+        elif process.returncode:
+            errors.seek(0)
+            said = errors.read().strip().splitlines() or ["no word"]
+            yield {"what": f"failed ({process.returncode}): {said[-1][:200]}"}
+
+
+def _kill(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
