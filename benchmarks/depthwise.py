@@ -85,7 +85,7 @@ def net_cases(name: str, batch: int, size_px: int) -> Iterator[Case]:
         input_shape=(size_px, size_px, 3), weights=None, include_top=False, pooling="avg"
     )
     for layer in net.layers:
-        if isinstance(layer, keras.layers.Dropout):  # stochastic depth, which ours has not
+        if isinstance(layer, keras.layers.Dropout):  # stochastic depth; ours is off without a key
             layer.rate = 0.0
 
     def ours(parameters, statistics, pixels, *, batch_statistics):

@@ -58,6 +58,9 @@ class ModelConfig:
     attention_heads: int = 4
     attention_dim: int = 128
     dropout: float = 0.0  # of embeddings, in the head
+    # Rate at which the last residual branch is left out in training, earlier ones less often; the
+    # published efficientnet_v2_s was trained with 0.2, convnext_tiny with 0.1
+    stochastic_depth: float = 0.0
     position_embedding: bool = False  # of an image's place within its product
     count_embedding: bool = False  # of the number of a product's images
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -253,6 +256,11 @@ def problems(config: Config) -> list[str]:
     need(data.sample_seed >= 0, "data.sample_seed", "must not be negative")
     need(config.seed >= 0, "seed", "must not be negative")
     need(0 <= model.dropout < 1, "model.dropout", "must be at least 0 and below 1")
+    need(
+        0 <= model.stochastic_depth < 1,
+        "model.stochastic_depth",
+        "must be at least 0 and below 1",
+    )
     need(model.attention_heads >= 1, "model.attention_heads", "must be at least 1")
     need(model.attention_dim >= 1, "model.attention_dim", "must be at least 1")
     for name, below in AUGMENT_LIMITS.items():

@@ -209,3 +209,26 @@ def test_a_stage_by_steps_takes_whole_epochs_and_at_least_ten() -> None:
     assert stage_num_steps(stage, 11) == 182 * 11
     assert stage_num_steps(stage, 700) == 7000
     assert stage_num_steps(StageConfig(epochs=3, steps=2000), 11) == 33
+
+
+def test_stochastic_depth_where_it_would_change_nothing_is_refused_in_a_line() -> None:
+    from product_mil.build.check import check_config
+
+    def told(backbone: str, **fields: object) -> list[str]:
+        model = dataclasses.replace(Config().model, backbone=backbone, stochastic_depth=0.1)
+        config = dataclasses.replace(Config(), model=model, finetune=StageConfig(epochs=1))
+        return check_config(dataclasses.replace(config, **fields))
+
+    assert told("convnext_tiny") == []
+    (line,) = told("mobilenet_v2")
+    assert line == (
+        "config.model.stochastic_depth=0.1: mobilenet_v2 has none, convnext_tiny and "
+        "efficientnet_v2_s do; set it to 0"
+    )
+    (line,) = told("efficientnet_v2_s", finetune=StageConfig(epochs=0))
+    assert "is for training the backbone, which no stage does here" in line
+    wrong = dataclasses.replace(Config().model, stochastic_depth=1.0)
+    assert any(
+        line == "config.model.stochastic_depth=1.0: must be at least 0 and below 1"
+        for line in problems(dataclasses.replace(Config(), model=wrong))
+    )

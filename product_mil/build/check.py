@@ -6,9 +6,10 @@ import jax
 
 from product_mil.config import AUGMENT_LIMITS, Config
 from product_mil.data.index import named_files
+from product_mil.embed import backbone_stays_frozen
 from product_mil.errors import UserError
 from product_mil.head_init import NAMED
-from product_mil.model.backbones import BackboneSpec, backbone, blocks_of
+from product_mil.model.backbones import BACKBONES, BackboneSpec, backbone, blocks_of
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.train.state import WHOLE_PARTS
 
@@ -49,6 +50,7 @@ def check_config(config: Config) -> list[str]:
             f"from {spec.min_image_size_px} px"
         )
     found += _trainable_problems(config, spec)
+    found += _stochastic_depth_problems(config, spec)
     found += _baseline_problems(config, on_host=spec.on_host is not None)
     attention = config.model.pooling in ("gated_attention", "transformer")
     if attention and dim % config.model.attention_heads:
@@ -76,6 +78,22 @@ def _trainable_problems(config: Config, spec: BackboneSpec) -> list[str]:
                     f"of {spec.name}: {', '.join(blocks)}"
                 )
     return found
+
+
+def _stochastic_depth_problems(config: Config, spec: BackboneSpec) -> list[str]:
+    """A rate that would change nothing, in a line."""
+    rate = config.model.stochastic_depth
+    if rate and not spec.has_stochastic_depth:
+        able = " and ".join(name for name, of in BACKBONES.items() if of.has_stochastic_depth)
+        return [
+            f"config.model.stochastic_depth={rate}: {spec.name} has none, {able} do; set it to 0"
+        ]
+    if rate and backbone_stays_frozen(config):
+        return [
+            f"config.model.stochastic_depth={rate}: is for training the backbone, which no stage "
+            "does here; set it to 0"
+        ]
+    return []
 
 
 def _baseline_problems(config: Config, *, on_host: bool) -> list[str]:

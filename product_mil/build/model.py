@@ -35,7 +35,9 @@ def build_model(
     settings = config.model
     spec = backbone(settings.backbone)
     rngs = nnx.Rngs(config.seed)
-    net = spec.build(rngs=rngs, dtype=jnp.dtype(settings.compute_dtype))
+    depth = settings.stochastic_depth
+    options = {"stochastic_depth": depth} if spec.has_stochastic_depth else {}
+    net = spec.build(rngs=rngs, dtype=jnp.dtype(settings.compute_dtype), **options)
     if settings.pooling == "prior":
         head = PriorHead(classes)
     elif settings.pooling == "tree":

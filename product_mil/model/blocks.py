@@ -1,11 +1,13 @@
 """Convolutions and batch normalisation shared by the backbones (NHWC, kernels H W I O)."""
 
+from collections.abc import Sequence
+
 import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from product_mil.model import initializers
 from product_mil.model.convolutions import Padding, conv, depthwise_conv, pointwise_conv
@@ -15,6 +17,34 @@ from product_mil.model.normalisation import moments, normalise
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
     """Clip to [0, 6]; the gradient at both ends is 0, as in Keras."""
     return jax.nn.relu6(x)
+
+
+Factor = Float[Array, "b 1 1 1"] | None  # of a residual branch; None: the branch as it is
+
+
+def branch_factors(
+    key: PRNGKeyArray | None, rates: Sequence[float], num_images: int
+) -> list[Factor]:
+    """Stochastic depth (Huang et al. 2016): what multiplies the residual branch of each block.
+
+    For each image by itself 0, with the block's rate, or else 1 / (1 - rate), so that the mean
+    stays. Without a key, or with rate 0, None.
+    """
+
+    def factor(block: int, rate: float) -> Factor:
+        if key is None or not rate:
+            return None
+        kept = jax.random.bernoulli(jax.random.fold_in(key, block), 1 - rate, (num_images, 1, 1, 1))
+        return kept.astype(jnp.float32) / (1 - rate)
+
+    return [factor(block, rate) for block, rate in enumerate(rates)]
+
+
+def add_branch(
+    x: Float[Array, "b h w c"], branch: Float[Array, "b h w c"], factor: Factor
+) -> Float[Array, "b h w c"]:
+    """The input of a block and its branch, times the factor that stochastic depth gives it."""
+    return x + (branch if factor is None else (branch * factor).astype(branch.dtype))
 
 
 class Conv(nnx.Module):

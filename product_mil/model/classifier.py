@@ -28,19 +28,27 @@ class Classifier(nnx.Module):
         *,
         use_running_statistics: bool,
         key: PRNGKeyArray | None,
+        backbone_key: PRNGKeyArray | None = None,
     ) -> HeadOutput:
         """Classify a packed batch; its labels are not read.
 
         `use_running_statistics=False` normalises by the batch's own statistics, over real slots
-        alone, and moves the running ones. `key` turns dropout on.
+        alone, and moves the running ones. `key` turns dropout on, `backbone_key` stochastic
+        depth.
         """
-        embeddings = self.embed(batch, use_running_statistics=use_running_statistics)
+        embeddings = self.embed(
+            batch, use_running_statistics=use_running_statistics, key=backbone_key
+        )
         return self.fuse(embeddings, batch.slots, key)
 
     def embed(
-        self, batch: PackedBatch | EmbeddedBatch, *, use_running_statistics: bool
+        self,
+        batch: PackedBatch | EmbeddedBatch,
+        *,
+        use_running_statistics: bool,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "S n d"]:
-        """An embedding for each image slot, 0 for padding."""
+        """An embedding for each image slot, 0 for padding; `key` is the backbone's."""
         s, n = batch.slots.segment.shape
         real = jnp.asarray(batch.slots.segment) < batch.slots.label.shape[1]  # S n
         if isinstance(batch, EmbeddedBatch):
@@ -48,7 +56,10 @@ class Classifier(nnx.Module):
         else:
             pixels = jnp.asarray(batch.images).reshape(s * n, *batch.images.shape[2:])
             embeddings = self.backbone(
-                pixels, use_running_statistics=use_running_statistics, mask=real.reshape(s * n)
+                pixels,
+                use_running_statistics=use_running_statistics,
+                mask=real.reshape(s * n),
+                key=key,
             ).reshape(s, n, -1)
         embeddings = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
         # Segments keep padding out of every sum; this keeps it out of 0 x NaN in the gradients.

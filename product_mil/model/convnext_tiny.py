@@ -1,7 +1,4 @@
-"""ConvNeXt-Tiny (Liu et al. 2022), the same net as keras.applications.ConvNeXtTiny.
-
-Without stochastic depth: no file depends on it, and in inference it is the identity.
-"""
+"""ConvNeXt-Tiny (Liu et al. 2022), the same net as keras.applications.ConvNeXtTiny."""
 
 from functools import partial
 
@@ -10,10 +7,18 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, UInt8
+from jaxtyping import Array, Float, PRNGKeyArray, UInt8
 
 from product_mil.model import initializers
-from product_mil.model.blocks import Conv, Dense, DepthwiseConv, LayerNorm
+from product_mil.model.blocks import (
+    Conv,
+    Dense,
+    DepthwiseConv,
+    Factor,
+    LayerNorm,
+    add_branch,
+    branch_factors,
+)
 from product_mil.model.keras_layers import KerasLayer
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
@@ -46,11 +51,13 @@ class Block(nnx.Module):
         self.project = Dense(4 * dim, dim, **of)
         self.scale = LayerScale(dim, rngs=rngs)
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
+    def __call__(
+        self, x: Float[Array, "b h w c"], factor: Factor = None
+    ) -> Float[Array, "b h w c"]:
         """Apply the block."""
         y = self.expand(self.norm(self.depthwise(x)))
         y = self.project(jax.nn.gelu(y, approximate=False))
-        return x + self.scale(y)
+        return add_branch(x, self.scale(y), factor)
 
 
 class ConvNeXtTiny(Backbone):
@@ -60,7 +67,9 @@ class ConvNeXtTiny(Backbone):
     parameters are float32. There is no BatchNorm: the two modes are the same.
     """
 
-    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(
+        self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, stochastic_depth: float = 0.0
+    ):
         of = {"dtype": dtype, "rngs": rngs}
         conv, block = partial(Conv, use_bias=True, padding="VALID", **of), partial(Block, **of)
         self.stem = conv(3, 96, 4, stride=4)  # 56 56 96
@@ -77,7 +86,7 @@ class ConvNeXtTiny(Backbone):
         self.halve_norms = nnx.List([LayerNorm(dim, **of) for dim in (96, 192, 384)])
         self.halve = nnx.List([conv(dim, 2 * dim, 2, stride=2) for dim in (96, 192, 384)])
         self.last_norm = LayerNorm(768, **of)
-        self.dtype = dtype
+        self.dtype, self.stochastic_depth = dtype, stochastic_depth
 
     def scaled(
         self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
@@ -86,20 +95,28 @@ class ConvNeXtTiny(Backbone):
         x = pixels.astype(jnp.float32) - MEAN[None, None, None]
         return (x / SPREAD[None, None, None]).astype(self.dtype)
 
-    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+    def features(
+        self, x: Float[Array, "b h w 3"], *, key: PRNGKeyArray | None = None, **mode
+    ) -> Float[Array, "b h2 w2 c"]:
         """The last map; images know nothing of each other, so the mode changes nothing."""
         del mode
+        factors = iter(branch_factors(key, branch_rates(self.stochastic_depth), len(x)))
         x = self.stem_norm(self.stem(x))
         for index, stage in enumerate(self.stages):
             if index > 0:
                 x = self.halve[index - 1](self.halve_norms[index - 1](x))
             for block in stage:
-                x = block(x)
+                x = block(x, next(factors))
         return x
 
     def pooled(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
         """Global average, normalised."""
         return self.last_norm(x.mean((1, 2)))
+
+
+def branch_rates(rate: float) -> list[float]:
+    """Stochastic depth block by block: from 0 to `rate`."""
+    return np.linspace(0, rate, sum(DEPTHS)).tolist()
 
 
 def _keras_layers() -> list[KerasLayer]:
@@ -187,4 +204,5 @@ SPEC = BackboneSpec(
     ),
     keras_layers=KERAS_LAYERS,
     torch_namings=(TIMM_NAMES, TORCHVISION_NAMES),
+    has_stochastic_depth=True,
 )

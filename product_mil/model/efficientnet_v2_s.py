@@ -1,7 +1,4 @@
-"""EfficientNetV2-S (Tan and Le 2021), the same net as keras.applications.EfficientNetV2S.
-
-Without stochastic depth: no file depends on it, and in inference it is the identity.
-"""
+"""EfficientNetV2-S (Tan and Le 2021), the same net as keras.applications.EfficientNetV2S."""
 
 from functools import partial
 
@@ -9,11 +6,20 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
+from product_mil.model.blocks import (
+    BatchNorm,
+    Conv,
+    DepthwiseConv,
+    Factor,
+    add_branch,
+    branch_factors,
+)
 from product_mil.model.keras_layers import TOP, KerasLayer, conv_and_norm
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
+
+REPEATS = (2, 4, 4, 6, 9, 15)  # blocks of each stage
 
 
 class FusedBlock(nnx.Module):
@@ -40,6 +46,7 @@ class FusedBlock(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
+        factor: Factor = None,
         *,
         use_running_statistics: bool,
         mask: Bool[Array, " b"] | None,
@@ -51,7 +58,7 @@ class FusedBlock(nnx.Module):
         else:
             y = jax.nn.silu(self.expand_norm(self.expand(x), **mode))
             y = self.project_norm(self.project(y), **mode)
-        return x + y if self.adds_input else y
+        return add_branch(x, y, factor) if self.adds_input else y
 
 
 class MBConv(nnx.Module):
@@ -82,6 +89,7 @@ class MBConv(nnx.Module):
     def __call__(
         self,
         x: Float[Array, "b h w c"],
+        factor: Factor = None,
         *,
         use_running_statistics: bool,
         mask: Bool[Array, " b"] | None,
@@ -93,7 +101,7 @@ class MBConv(nnx.Module):
         weights = jax.nn.silu(self.squeeze(y.mean((1, 2), keepdims=True)))
         y = y * jax.nn.sigmoid(self.excite(weights))
         y = self.project_norm(self.project(y), **mode)
-        return x + y if self.adds_input else y
+        return add_branch(x, y, factor) if self.adds_input else y
 
 
 class EfficientNetV2S(Backbone):
@@ -103,7 +111,9 @@ class EfficientNetV2S(Backbone):
     and statistics are float32.
     """
 
-    def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
+    def __init__(
+        self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32, stochastic_depth: float = 0.0
+    ):
         of = {"dtype": dtype, "rngs": rngs}
         fused, block = partial(FusedBlock, **of), partial(MBConv, **of)
         self.stem = Conv(3, 24, 3, stride=2, **of)  # 192 192 24
@@ -125,7 +135,7 @@ class EfficientNetV2S(Backbone):
         )
         self.last = Conv(256, 1280, 1, **of)  # 12 12 1280
         self.last_norm = _norm(dtype, rngs)(1280)
-        self.dtype = dtype
+        self.dtype, self.stochastic_depth = dtype, stochastic_depth
 
     def scaled(
         self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
@@ -133,12 +143,21 @@ class EfficientNetV2S(Backbone):
         """By 128, as Keras does here."""
         return pixels.astype(self.dtype) / 128.0 - 1.0
 
-    def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
+    def features(
+        self, x: Float[Array, "b h w 3"], *, key: PRNGKeyArray | None = None, **mode
+    ) -> Float[Array, "b h2 w2 c"]:
         """The last map."""
+        factors = branch_factors(key, branch_rates(self.stochastic_depth), len(x))
         x = jax.nn.silu(self.stem_norm(self.stem(x), **mode))
-        for block in self.blocks:
-            x = block(x, **mode)
+        for block, factor in zip(self.blocks, factors, strict=True):
+            x = block(x, factor, **mode)
         return jax.nn.silu(self.last_norm(self.last(x), **mode))
+
+
+def branch_rates(rate: float) -> list[float]:
+    """Stochastic depth block by block: from 0, as if a block after the last had all of `rate`."""
+    num_blocks = sum(REPEATS)
+    return [rate * block / num_blocks for block in range(num_blocks)]
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
@@ -169,7 +188,7 @@ def _block_layers(name: str, path: str, *, fused: bool, expands: bool) -> list[K
 def _keras_layers() -> list[KerasLayer]:
     layers = []
     index = 0
-    for stage, repeats in enumerate((2, 4, 4, 6, 9, 15), 1):
+    for stage, repeats in enumerate(REPEATS, 1):
         for letter in "abcdefghijklmno"[:repeats]:
             name, path = f"block{stage}{letter}_", f"blocks.{index}"
             layers += _block_layers(name, path, fused=stage <= 3, expands=stage > 1)
@@ -196,4 +215,5 @@ SPEC = BackboneSpec(
         top_hash="md5:e1d88a8495beba45748fedd0cecbe016",
     ),
     keras_layers=KERAS_LAYERS,
+    has_stochastic_depth=True,
 )

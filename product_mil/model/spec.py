@@ -2,11 +2,12 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, UInt8
+from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
 
 from product_mil.model.keras_layers import KerasLayer
 
@@ -40,7 +41,7 @@ class BackboneSpec:
     `build(rngs=, dtype=)` makes a module that maps pixels `[b, h, w, 3]` in 0..255 to embeddings
     `[b, embedding_dim]` and does its own scaling. `keras_layers` lists the layers of the net in
     the order of Keras' files; each of `torch_namings` gives the prefix of a module's tensors in a
-    PyTorch file.
+    PyTorch file. A net that has stochastic depth is built with its rate, `stochastic_depth=`, too.
     """
 
     name: str
@@ -51,6 +52,7 @@ class BackboneSpec:
     weights: PublishedWeights | None = None
     keras_layers: tuple[KerasLayer, ...] = ()
     torch_namings: tuple[Mapping[str | None, str], ...] = ()
+    has_stochastic_depth: bool = False
     on_host: Callable[[np.ndarray], np.ndarray] | None = None  # embeds uint8 images, not on devices
 
 
@@ -70,10 +72,12 @@ class Backbone(nnx.Module):
     """Pixels to embeddings in three steps: scale, features, global average.
 
     A net defines `features(x, use_running_statistics=, mask=)`, sets `dtype`, the type of its
-    arithmetic, and overrides the other two steps where its own differ.
+    arithmetic, and overrides the other two steps where its own differ. One that has stochastic
+    depth sets its rate, and `features` takes a `key` besides (`blocks.branch_factors`).
     """
 
     dtype: DTypeLike
+    stochastic_depth: float = 0.0
 
     def __call__(
         self,
@@ -81,11 +85,16 @@ class Backbone(nnx.Module):
         *,
         use_running_statistics: bool,
         mask: Bool[Array, " b"] | None = None,
+        key: PRNGKeyArray | None = None,
     ) -> Float[Array, "b d"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`."""
-        x = self.scaled(pixels)
-        x = self.features(x, use_running_statistics=use_running_statistics, mask=mask)
-        return self.pooled(x)
+        """Embed each image; batch statistics, where asked for, are over images in `mask`.
+
+        `key` turns stochastic depth on, in nets that have it.
+        """
+        mode: dict[str, Any] = {"use_running_statistics": use_running_statistics, "mask": mask}
+        if self.stochastic_depth:  # the others give all of the mode to BatchNorm
+            mode["key"] = key
+        return self.pooled(self.features(self.scaled(pixels), **mode))
 
     def scaled(
         self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]

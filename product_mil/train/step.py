@@ -34,7 +34,8 @@ def make_train_step(
     It returns the new state and the batch's loss.
 
     The key is folded with the step, so randomness (dropout, and augmentation within `ranges`)
-    depends on (seed, step, slot) and nothing else.
+    depends on (seed, step, slot) and nothing else. So does stochastic depth, which is off while
+    the backbone is frozen: there it would be noise that cached embeddings do not have.
     """
 
     def loss_of(
@@ -44,7 +45,13 @@ def make_train_step(
         if isinstance(batch, PackedBatch):
             images = augment(jnp.asarray(batch.images), jax.random.fold_in(key, 1 << 20), ranges)
             batch = batch._replace(images=images)
-        output = model(batch, use_running_statistics=not batch_statistics, key=key)
+        backbone_learns = any(path.startswith("backbone/") for path in trainable)
+        output = model(
+            batch,
+            use_running_statistics=not batch_statistics,
+            key=key,
+            backbone_key=jax.random.fold_in(key, 2 << 20) if backbone_learns else None,
+        )
         losses = []
         if model.head.trains_products:
             losses.append(product_loss(output, batch.slots, target))

@@ -43,7 +43,12 @@ class TinyNet(nnx.Module):
         self.norm = nnx.BatchNorm(D, momentum=0.9, rngs=rngs, use_fast_variance=False)
 
     def __call__(
-        self, pixels: Array, *, use_running_statistics: bool, mask: Array | None = None
+        self,
+        pixels: Array,
+        *,
+        use_running_statistics: bool,
+        mask: Array | None = None,
+        key: Array | None = None,
     ) -> Array:
         # Named by the parameters, so that a test in float64 computes in float64 throughout.
         x = pixels.reshape(len(pixels), -1).astype(self.dense.kernel[...].dtype) / 127.5 - 1
