@@ -204,6 +204,41 @@ KERAS_LAYERS = (
     TOP,
 )
 
+
+def _torch_names() -> dict[str | None, str]:
+    """timm's names of `tf_efficientnetv2_s`; torchvision's net of this name pads otherwise."""
+    names: dict[str | None, str] = {None: "classifier"}
+    names |= {"stem": "conv_stem", "stem_norm": "bn1", "last": "conv_head", "last_norm": "bn2"}
+    first = {"project": "conv", "project_norm": "bn1"}
+    fused = {
+        "expand": "conv_exp",
+        "expand_norm": "bn1",
+        "project": "conv_pwl",
+        "project_norm": "bn2",
+    }
+    excited = {
+        "expand": "conv_pw",
+        "expand_norm": "bn1",
+        "depthwise": "conv_dw",
+        "depthwise_norm": "bn2",
+        "squeeze": "se.conv_reduce",
+        "excite": "se.conv_expand",
+        "project": "conv_pwl",
+        "project_norm": "bn3",
+    }
+    stages = zip(REPEATS, (first, fused, fused, excited, excited, excited), strict=True)
+    block = 0
+    for stage, (repeats, parts) in enumerate(stages):
+        for index in range(repeats):
+            names |= {
+                f"blocks.{block}.{o}": f"blocks.{stage}.{index}.{t}" for o, t in parts.items()
+            }
+            block += 1
+    return names
+
+
+TORCH_NAMES = _torch_names()
+
 SPEC = BackboneSpec(
     name="efficientnet_v2_s",
     build=EfficientNetV2S,
@@ -215,5 +250,6 @@ SPEC = BackboneSpec(
         top_hash="md5:e1d88a8495beba45748fedd0cecbe016",
     ),
     keras_layers=KERAS_LAYERS,
+    torch_namings=(TORCH_NAMES,),
     has_stochastic_depth=True,
 )

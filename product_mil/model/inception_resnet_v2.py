@@ -181,6 +181,38 @@ def _keras_layers() -> tuple[KerasLayer, ...]:
 # In the order of Keras' files; the numbers are those of a fresh process.
 KERAS_LAYERS = _keras_layers()
 
+# Beginnings of paths, ours and timm's (`inception_resnet_v2.tf_in1k`).
+TORCH_PREFIXES = {
+    **{f"stem.{i}": f"conv2d_{name}" for i, name in enumerate(("1a", "2a", "2b", "3b", "4a"))},
+    **{f"block35.{i}": f"repeat.{i}" for i in range(10)},
+    **{f"block17.{i}": f"repeat_1.{i}" for i in range(20)},
+    **{f"block8.{i}": f"repeat_2.{i}" for i in range(9)},
+    "block8.9": "block8",
+    **{name: name for name in ("mixed_5b", "mixed_6a", "mixed_7a")},
+    "last": "conv2d_7b",
+}
+
+
+def _torch_names() -> dict[str | None, str]:
+    """timm counts the units of a branch where there are several."""
+    paths = [layer.path for layer in KERAS_LAYERS if layer.path]
+    several = {path.partition(".1.conv")[0] for path in paths if ".1.conv" in path}
+    names: dict[str | None, str] = {None: "classif"}
+    for path in paths:
+        ours = next(ours for ours in TORCH_PREFIXES if path.startswith(f"{ours}."))
+        rest = path.removeprefix(ours)
+        if ".branches." in rest:
+            branch, unit, leaf = rest.removeprefix(".branches.").split(".")
+            counted = f".{unit}" if f"{ours}.branches.{branch}" in several else ""
+            if (ours, branch) == ("mixed_5b", "3"):  # after its pool, which timm counts too
+                counted = ".1"
+            rest = f".branch{branch}{counted}.{leaf}"
+        names[path] = TORCH_PREFIXES[ours] + (".conv2d" if rest == ".up" else rest)
+    return names
+
+
+TORCH_NAMES = _torch_names()
+
 SPEC = BackboneSpec(
     name="inception_resnet_v2",
     build=InceptionResNetV2,
@@ -193,4 +225,5 @@ SPEC = BackboneSpec(
         top_hash="md5:e693bd0210a403b3192acc6073ad2e96",
     ),
     keras_layers=KERAS_LAYERS,
+    torch_namings=(TORCH_NAMES,),
 )

@@ -124,6 +124,7 @@ def _names(group: Any, attribute: str) -> list[str]:
 # PyTorch's names of the same tensors, and the order of axes that Keras has.
 _TORCH_TENSORS: dict[str, dict[str, str]] = {
     "conv2d": {"weight": "kernel", "bias": "bias"},
+    "depthwise_conv2d": {"weight": "depthwise_kernel", "bias": "bias"},
     "dense": {"weight": "kernel", "bias": "bias"},
     "batch_normalization": {
         "weight": "gamma",
@@ -186,6 +187,8 @@ def torch_file_layers(
 def _keras_axes(value: np.ndarray, kind: str) -> np.ndarray:
     if kind == "conv2d" and value.ndim == 4:
         return value.transpose(2, 3, 1, 0)  # O I H W -> H W I O
+    if kind == "depthwise_conv2d" and value.ndim == 4:
+        return value.transpose(2, 3, 0, 1)  # C 1 H W -> H W C 1
     if kind == "dense" and value.ndim == 2:
         return value.T
     if kind == "layer_scale":  # torchvision: [c, 1, 1]

@@ -28,7 +28,7 @@ def torch_tensors(module: nnx.Module, spec: BackboneSpec, naming, top=True) -> d
         node: Any = module
         for part in layer.path.split("."):
             node = node[int(part)] if part.isdigit() else getattr(node, part)
-        if layer.kind == "conv2d":
+        if layer.kind in ("conv2d", "depthwise_conv2d"):
             kernel = np.asarray(node.kernel[...])
             kernel = kernel[:, :, None] if kernel.ndim == 3 else kernel  # depthwise: one input
             tensors[f"{prefix}.weight"] = kernel.transpose(3, 2, 0, 1)
@@ -109,6 +109,36 @@ def variables(module: nnx.Module) -> list[nnx.Variable]:
                 "features.3.1.layer_scale": (192, 1, 1),
                 "classifier.0.weight": (768,),
                 "classifier.2.weight": (1000, 768),
+            },
+        ),
+        (
+            "efficientnet_v2_s",
+            0,
+            {
+                "conv_stem.weight": (24, 3, 3, 3),
+                "blocks.0.1.bn1.running_mean": (24,),
+                "blocks.1.0.conv_exp.weight": (96, 24, 3, 3),
+                "blocks.3.0.conv_dw.weight": (256, 1, 3, 3),
+                "blocks.3.0.se.conv_reduce.weight": (16, 256, 1, 1),
+                "blocks.5.14.bn3.weight": (256,),
+                "bn2.bias": (1280,),
+                "classifier.weight": (1000, 1280),
+            },
+        ),
+        (
+            "inception_resnet_v2",
+            0,
+            {
+                "conv2d_4a.conv.weight": (192, 80, 3, 3),
+                "mixed_5b.branch0.bn.bias": (96,),
+                "mixed_5b.branch3.1.conv.weight": (64, 192, 1, 1),
+                "repeat.9.conv2d.bias": (320,),
+                "repeat_1.19.branch1.1.conv.weight": (160, 128, 1, 7),
+                "mixed_6a.branch0.conv.weight": (384, 320, 3, 3),
+                "mixed_7a.branch0.1.bn.running_var": (384,),
+                "block8.branch1.2.conv.weight": (256, 224, 3, 1),
+                "conv2d_7b.conv.weight": (1536, 2080, 1, 1),
+                "classif.weight": (1000, 1536),
             },
         ),
     ],
