@@ -14,7 +14,8 @@ from flax import nnx
 
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.model.backbones import BACKBONES, backbone
-from product_mil.model.weights import file_layers, fit, weights_fingerprint
+from product_mil.model.weight_files import file_layers
+from product_mil.model.weights import fit, weights_fingerprint
 
 
 def layers_table(path: Path) -> list[str]:

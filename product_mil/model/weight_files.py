@@ -8,7 +8,8 @@ Read by h5py and safetensors alone: nothing in a file can run.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,6 +18,7 @@ import numpy as np
 
 from product_mil.errors import UserError
 from product_mil.model.keras_layers import KerasLayer
+from product_mil.model.spec import BackboneSpec
 
 Tensor = h5py.Dataset | np.ndarray
 
@@ -45,6 +47,58 @@ TENSORS: dict[str, dict[str, str]] = {
     "layer_normalization": {"gamma": "scale", "beta": "bias"},
     "layer_scale": {"gamma": "scale"},
 }
+
+
+@contextmanager
+def file_layers(
+    path: Path, spec: BackboneSpec | None = None
+) -> Iterator[tuple[list[FileLayer], Sequence[KerasLayer]]]:
+    """The layers of a file, open to be read, and those of the backbone under the file's names.
+
+    Raises:
+        UserError: no such file, or not a whole one in a known layout; also while it is open.
+    """
+    if not path.is_file():
+        there = "is no file" if path.exists() else "no such weights file"
+        raise UserError(f"{path}: {there}; name a Keras .h5 or a .safetensors")
+    try:
+        with path.open("rb") as raw:
+            empty = not raw.read(1)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from error
+    if empty:
+        raise UserError(f"{path}: is empty; get the file again")
+    layers = spec.keras_layers if spec else ()
+    if path.suffix == ".safetensors":
+        yield torch_file_layers(path, layers, spec.torch_namings if spec else ({},))
+        return
+    if not h5py.is_hdf5(path):
+        raise UserError(
+            f"{path}: no HDF5 file; only Keras' .h5 and .safetensors are read, never a pickle: "
+            "save the net in one of them"
+        )
+    try:
+        with h5py.File(path, "r") as file:
+            _refuse_other_files(file, path)
+            yield keras_file_layers(file, path), layers
+    except (OSError, KeyError, RuntimeError, ValueError) as error:
+        told = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole HDF5 file ({told}); get the file again") from error
+
+
+def _refuse_other_files(file: h5py.File, path: Path) -> None:
+    """Weights are what this file holds: links, and storage, elsewhere could be any file."""
+
+    def elsewhere(name: str, link: object) -> str | None:
+        if isinstance(link, h5py.ExternalLink):
+            return name
+        data = file[name] if isinstance(link, h5py.HardLink) else None
+        outside = isinstance(data, h5py.Dataset) and (data.external or data.is_virtual)
+        return name if outside else None
+
+    found = file.visititems_links(elsewhere)
+    if found is not None:
+        raise UserError(f"{path}: {found} lies in another file; save the weights as one file")
 
 
 def keras_file_layers(file: h5py.File, path: Path) -> list[FileLayer]:
@@ -154,7 +208,7 @@ def torch_file_layers(
 
     try:
         tensors = {k: v for k, v in load_file(path).items() if not _TORCH_IGNORED.fullmatch(k)}
-    except (safetensors.SafetensorError, KeyError, TypeError, ValueError) as error:
+    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise UserError(
             f"{path}: not a whole safetensors file ({told}); get the file again"

@@ -2,14 +2,12 @@
 
 import logging
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import h5py
 import jax.numpy as jnp
 import numpy as np
 import xxhash
@@ -24,8 +22,7 @@ from product_mil.model.weight_files import (
     TENSORS,
     FileLayer,
     Tensor,
-    keras_file_layers,
-    torch_file_layers,
+    file_layers,
 )
 
 
@@ -51,7 +48,7 @@ class LoadedWeights:
 class Pairing:
     """Tensors of a file paired with leaves of a module, and all that is left over."""
 
-    pairs: list[tuple[nnx.Variable, Tensor]] = field(default_factory=list)
+    pairs: list[tuple[str, nnx.Variable, Tensor]] = field(default_factory=list)  # by file's name
     missing: list[str] = field(default_factory=list)
     unused: list[str] = field(default_factory=list)
     misshapen: list[str] = field(default_factory=list)
@@ -86,13 +83,17 @@ def load_weights(
     with file_layers(path, spec) as (found, layers):
         pairing = pair(found, layers, module, spec.embedding_dim)
         if pairing.faults:
-            raise UserError(f"{path}: not the weights of {spec.name}; {pairing.faults}")
-        values = [data[()].reshape(variable.shape) for variable, data in pairing.pairs]
+            raise UserError(
+                f"{path}: not the weights of {spec.name} (tools/inspect_weights.py tells whose "
+                f"they are); {pairing.faults}"
+            )
+        values, broken = _read_values(pairing)
         top = None
         if pairing.top:
-            kernel, bias = (pairing.top[name][()].astype(np.float32) for name in ("kernel", "bias"))
-            top = ImageNetTop(kernel, bias)
-    for (variable, _), value in zip(pairing.pairs, values, strict=True):
+            top = ImageNetTop(*(values.pop(f"top/{name}") for name in ("kernel", "bias")))
+    if broken:
+        raise UserError(f"{path}: {broken}; get the file again, or another")
+    for (_, variable, _), value in zip(pairing.pairs, values.values(), strict=True):
         variable[...] = jnp.asarray(value, variable.dtype)
     loaded = LoadedWeights(path, weights_fingerprint(path), len(values), top)
     logging.getLogger(__name__).info(
@@ -105,7 +106,21 @@ def fit(module: nnx.Module, spec: BackboneSpec, path: Path) -> tuple[str, bool]:
     """What keeps a file from fitting (empty: nothing), and whether it has the ImageNet top."""
     with file_layers(path, spec) as (found, layers):
         pairing = pair(found, layers, module, spec.embedding_dim)
-    return pairing.faults, bool(pairing.top)
+        faults = pairing.faults or _read_values(pairing)[1]
+    return faults, bool(pairing.top)
+
+
+def _read_values(pairing: Pairing) -> tuple[dict[str, np.ndarray], str]:
+    """Tensors in float32 and our shapes, those of the top last, and a line if some are broken."""
+    values = {name: _float32(data).reshape(v.shape) for name, v, data in pairing.pairs}
+    values |= {f"top/{name}": _float32(data) for name, data in pairing.top.items()}
+    broken = [name for name, value in values.items() if not np.isfinite(value).all()]
+    return values, f"{len(broken)} with NaN or infinite values: {', '.join(broken)}" * bool(broken)
+
+
+def _float32(data: Tensor) -> np.ndarray:
+    with np.errstate(over="ignore"):  # too large for float32: infinite, and told as such
+        return np.asarray(data[()]).astype(np.float32)
 
 
 def weights_fingerprint(path: str | Path) -> str:
@@ -115,29 +130,6 @@ def weights_fingerprint(path: str | Path) -> str:
         while chunk := file.read(1 << 20):
             digest.update(chunk)
     return digest.hexdigest()
-
-
-@contextmanager
-def file_layers(
-    path: Path, spec: BackboneSpec | None = None
-) -> Iterator[tuple[list[FileLayer], Sequence[KerasLayer]]]:
-    """The layers of a file, open to be read, and those of the backbone under the file's names.
-
-    Raises:
-        UserError: no such file, or not a whole one in a known layout; also while it is open.
-    """
-    if not path.is_file():
-        raise UserError(f"{path}: no such weights file")
-    layers = spec.keras_layers if spec else ()
-    if path.suffix == ".safetensors":
-        yield torch_file_layers(path, layers, spec.torch_namings if spec else ({},))
-        return
-    try:
-        with h5py.File(path, "r") as file:
-            yield keras_file_layers(file, path), layers
-    except (OSError, KeyError, RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path}: not a whole HDF5 file ({told}); get the file again") from error
 
 
 def pair(
@@ -236,11 +228,11 @@ def _paired(
             data = tensors.pop(tensor, None)
             if data is None:
                 result.missing.append(f"{name}/{tensor} {shape}")
-            elif data.shape != shape or data.dtype.kind != "f":
-                told = f"{name}/{tensor} {data.shape} {data.dtype}, wanted {shape}"
+            elif data.shape != shape or not jnp.issubdtype(data.dtype, jnp.floating):
+                told = f"{name}/{tensor} {data.shape} {data.dtype}, wanted {shape} of a float type"
                 result.misshapen.append(told)
             else:
-                result.pairs.append((variable, data))
+                result.pairs.append((f"{name}/{tensor}", variable, data))
         result.unused += [f"{name}/{tensor}" for tensor in tensors]
     result.missing += leaves  # leaves that the backbone's list of layers does not reach
     used = {id(match) for match in matches}

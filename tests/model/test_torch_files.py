@@ -229,7 +229,9 @@ def test_foreign_and_cut_files_are_told_in_one_line(tmp_path):
     path = tmp_path / "cut.safetensors"
     save_file(unit_tensors(), path)
     path.write_bytes(path.read_bytes()[:-40])
-    for content in (path.read_bytes(), b"", b"\x80\x04K\x01.", b"\xff" * 64):
+    float8 = b'{"a.weight":{"dtype":"F8_E4M3","shape":[2],"data_offsets":[0,2]}}'
+    float8 = len(float8).to_bytes(8, "little") + float8 + b"ab"  # that NumPy does not have
+    for content in (path.read_bytes(), float8, b"\x80\x04K\x01.", b"\xff" * 64):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a whole safetensors file") as error:
             load_weights(OneUnit(rngs=nnx.Rngs(0)), SPEC, str(path))
@@ -238,3 +240,14 @@ def test_foreign_and_cut_files_are_told_in_one_line(tmp_path):
     spec = backbone("mobilenet_v2")
     with pytest.raises(UserError, match=r"reads Keras' \.h5 files, not PyTorch's"):
         load_weights(spec.build(rngs=nnx.Rngs(0)), spec, str(path))
+
+
+def test_bfloat16_is_read(tmp_path):
+    path = tmp_path / "half.safetensors"
+    halves = {k: v.astype(jnp.bfloat16) for k, v in unit_tensors().items()}
+    save_file(halves, path)
+    module = OneUnit(rngs=nnx.Rngs(0))
+    load_weights(module, SPEC, str(path))
+    got = module.conv2d_1a_3x3.bn.var[...]
+    assert got.dtype == jnp.float32
+    np.testing.assert_array_equal(got, halves["Conv2d_1a_3x3.bn.running_var"].astype(np.float32))

@@ -239,3 +239,83 @@ def test_fingerprint_follows_the_content(tmp_path):
     other.write_bytes(b"x" * (3 << 20) + b"y")
     assert len(before) == 32
     assert weights_fingerprint(other) != before
+
+
+KERNEL = "first/first/kernel:0"
+
+
+def _changed(path: Path, how: str) -> None:
+    """A whole file with one tensor replaced."""
+    write_keras_file(path, LAYERS | TOP)
+    values = np.ones((3, 3, 3, 4), "f4")
+    with h5py.File(path, "r+") as file:
+        del file[KERNEL]
+        if how == "external link":
+            file[KERNEL] = h5py.ExternalLink("/etc/hostname", "/x")
+        elif how == "external storage":
+            file.create_dataset(KERNEL, (3, 3, 3, 4), "f4", external=[("/etc/hostname", 0, 432)])
+        elif how == "virtual":
+            layout = h5py.VirtualLayout((3, 3, 3, 4), "f4")
+            layout[:] = h5py.VirtualSource("other.h5", "x", shape=(3, 3, 3, 4))
+            file.create_virtual_dataset(KERNEL, layout)
+        elif how == "too large":
+            file[KERNEL] = values.astype("f8") * 1e200
+        else:
+            values[0, 0, 0, 2] = np.nan
+            file[KERNEL] = values
+
+
+@pytest.mark.parametrize(
+    ("how", "told"),
+    [
+        ("external link", "first/first/kernel:0 lies in another file"),
+        ("external storage", "first/first/kernel:0 lies in another file"),
+        ("virtual", "first/first/kernel:0 lies in another file"),
+        ("NaN", "1 with NaN or infinite values: first/kernel; get the file again"),
+        ("too large", "1 with NaN or infinite values: first/kernel; get the file again"),
+    ],
+)
+def test_tensors_from_elsewhere_or_broken_are_refused(tmp_path, how, told):
+    path = tmp_path / "bad.h5"
+    _changed(path, how)
+    module = _tiny()
+    before = jax.tree.map(np.asarray, nnx.as_pure(nnx.state(module)))
+    with pytest.raises(UserError) as error:
+        load_weights(module, SPEC, str(path))
+    assert told in str(error.value)
+    assert "\n" not in str(error.value)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.as_pure(nnx.state(module)))
+
+
+def test_what_is_no_readable_file_is_told(tmp_path, monkeypatch):
+    (tmp_path / "directory.h5").mkdir()
+    (tmp_path / "empty.safetensors").write_bytes(b"")
+    (tmp_path / "pickle.pt").write_bytes(pickle.dumps([1.0]))
+    for name, told in (
+        ("directory.h5", "is no file"),
+        ("empty.safetensors", "is empty; get the file again"),
+        ("pickle.pt", "never a pickle"),
+    ):
+        with pytest.raises(UserError, match=told):
+            load_weights(_tiny(), SPEC, str(tmp_path / name))
+
+    def denied(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    write_keras_file(tmp_path / "denied.h5", LAYERS)
+    monkeypatch.setattr(Path, "open", denied)
+    with pytest.raises(UserError, match=r"denied\.h5: cannot be read \(Permission denied\)"):
+        load_weights(_tiny(), SPEC, str(tmp_path / "denied.h5"))
+
+
+def test_half_and_double_precision_are_read(tmp_path):
+    path = tmp_path / "half.h5"
+    values = write_keras_file(path, LAYERS)["first"]["kernel"]
+    for kind in ("f2", "f8"):
+        with h5py.File(path, "r+") as file:
+            del file[KERNEL]
+            file[KERNEL] = values.astype(kind)
+        module = _tiny()
+        load_weights(module, SPEC, str(path))
+        assert module.stem.kernel[...].dtype == jnp.float32
+        np.testing.assert_array_equal(module.stem.kernel[...], values.astype(kind).astype("f4"))
