@@ -13,6 +13,7 @@ from product_mil.errors import UserError
 from product_mil.model.classifier import Model
 from product_mil.model.weights import ImageNetTop
 
+IMAGENET_CLASSES = 1000
 NAMED = ("normal", "zeros", "truncated_normal")
 # The layers that score categories from an embedding; the residual head's correction stays at 0.
 _KERNEL = re.compile(r"head/(classify|classify_image)/kernel")
@@ -50,7 +51,12 @@ def initialise_head(
                 f"config.model.head_init={head_init}: the weights have no ImageNet top; name the "
                 "file with it in config.model.weights, or say imagenet"
             )
-        places, classes = _read_matches(Path(head_init), category_ids, len(top.bias))
+        if len(top.bias) != IMAGENET_CLASSES:
+            raise UserError(
+                f"config.model.head_init={head_init}: the top of the weights has {len(top.bias)} "
+                f"classes and ImageNet's {IMAGENET_CLASSES}; name a file with ImageNet's own"
+            )
+        places, classes = _read_matches(Path(head_init), category_ids)
         for path in kernels:
             bias = path.removesuffix("kernel") + "bias"
             parameters[path] = _with_columns(parameters[path], places, top.kernel[:, classes])
@@ -67,7 +73,7 @@ def _with_columns(value: Array, places: np.ndarray, columns: np.ndarray) -> Arra
 
 
 def _read_matches(
-    path: Path, category_ids: Int64[np.ndarray, " k"], num_imagenet: int
+    path: Path, category_ids: Int64[np.ndarray, " k"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class indices and the ImageNet class of each; every mistake by line, all at once."""
     try:
@@ -87,8 +93,10 @@ def _read_matches(
             errors.append(f"line {line}: no category {category} in this data")
         elif where[category] in found:
             errors.append(f"line {line}: category {category} again")
-        elif not 0 <= imagenet < num_imagenet:
-            errors.append(f"line {line}: imagenet_class {imagenet} is not in 0..{num_imagenet - 1}")
+        elif not 0 <= imagenet < IMAGENET_CLASSES:
+            errors.append(
+                f"line {line}: imagenet_class {imagenet} is not in 0..{IMAGENET_CLASSES - 1}"
+            )
         else:
             found[where[category]] = imagenet
     if errors or not found:

@@ -126,3 +126,10 @@ def _datasets(file):
     result = []
     file.visititems(lambda key, o: result.append((key, o)) if isinstance(o, h5py.Dataset) else None)
     return result
+
+
+def test_the_top_of_another_task_is_refused(model, tmp_path):
+    (tmp_path / "matches.csv").write_text("category_id,imagenet_class\n10,3\n")
+    top = ImageNetTop(np.zeros((192, 10), np.float32), np.zeros(10, np.float32))
+    with pytest.raises(UserError, match="has 10 classes and ImageNet's 1000"):
+        initialise_head(model, str(tmp_path / "matches.csv"), IDS, top, 0)

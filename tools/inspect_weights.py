@@ -39,11 +39,12 @@ def verdicts(path: Path, names: list[str]) -> list[str]:
         if not spec.keras_layers:
             raise UserError(f"backbone {name} reads no weights file")
         try:
-            faults, has_top = fit(spec.build(rngs=nnx.Rngs(0)), spec, path)
+            faults, classes = fit(spec.build(rngs=nnx.Rngs(0)), spec, path)
         except UserError as error:
-            faults, has_top = str(error), False
+            faults, classes = str(error), 0
         if not faults:
-            lines.append(f"fits {name}, {'with' if has_top else 'without'} the ImageNet top")
+            known = {0: "without a top", 1000: "with the ImageNet top"}
+            lines.append(f"fits {name}, {known.get(classes, f'with a top of {classes} classes')}")
         elif names:
             lines.append(f"does not fit {name}: {faults}")
     return lines or ["fits no backbone; --backbone NAME lists what differs"]

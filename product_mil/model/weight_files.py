@@ -20,6 +20,7 @@ from product_mil.errors import UserError
 from product_mil.model.keras_layers import KerasLayer
 from product_mil.model.spec import BackboneSpec
 
+MAX_DEPTH = 20  # of groups; Keras' files have 5
 Tensor = h5py.Dataset | np.ndarray
 
 
@@ -90,6 +91,8 @@ def _refuse_other_files(file: h5py.File, path: Path) -> None:
     """Weights are what this file holds: links, and storage, elsewhere could be any file."""
 
     def elsewhere(name: str, link: object) -> str | None:
+        if name.count("/") > MAX_DEPTH:
+            raise ValueError(f"more than {MAX_DEPTH} groups within groups")
         if isinstance(link, h5py.ExternalLink):
             return name
         data = file[name] if isinstance(link, h5py.HardLink) else None

@@ -102,12 +102,12 @@ def load_weights(
     return loaded
 
 
-def fit(module: nnx.Module, spec: BackboneSpec, path: Path) -> tuple[str, bool]:
-    """What keeps a file from fitting (empty: nothing), and whether it has the ImageNet top."""
+def fit(module: nnx.Module, spec: BackboneSpec, path: Path) -> tuple[str, int]:
+    """What keeps a file from fitting (empty: nothing), and the classes of its top (0: none)."""
     with file_layers(path, spec) as (found, layers):
         pairing = pair(found, layers, module, spec.embedding_dim)
         faults = pairing.faults or _read_values(pairing)[1]
-    return faults, bool(pairing.top)
+    return faults, pairing.top["bias"].shape[0] if pairing.top else 0
 
 
 def _read_values(pairing: Pairing) -> tuple[dict[str, np.ndarray], str]:

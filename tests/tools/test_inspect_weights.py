@@ -50,7 +50,7 @@ def test_a_whole_file(layers, tmp_path, monkeypatch, capsys):
     out = capsys.readouterr().out
     assert "  Conv1: kernel (3, 3, 3, 32)\n" in out
     assert "105 layers, 262 tensors, 2,270,794 values" in out
-    assert "fits mobilenet_v2, with the ImageNet top" in out
+    assert "fits mobilenet_v2, with a top of 10 classes" in out
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_every_backbone_is_tried(layers, tmp_path, monkeypatch, capsys):
     write_keras_file(path, layers)
     inspect(monkeypatch, path)
     fitting = [line for line in capsys.readouterr().out.splitlines() if line.startswith("fits")]
-    assert fitting == ["fits mobilenet_v2, with the ImageNet top"]
+    assert fitting == ["fits mobilenet_v2, with a top of 10 classes"]
     write_keras_file(path, {name: of for name, of in layers.items() if name != "Conv1"})
     inspect(monkeypatch, path)
     assert "fits no backbone; --backbone NAME lists what differs" in capsys.readouterr().out
