@@ -76,7 +76,7 @@ def compare(name: str, other: str, size_px: int) -> str:
 
     @jax.jit
     def embed(state: Any, pixels: Any) -> Any:
-        net = nnx.merge(graph, state)
+        net: Any = nnx.merge(graph, state)
         return net(pixels, use_running_statistics=True), net.scaled(pixels)
 
     embedding, scaled = (np.asarray(value) for value in embed(state, pixels))

@@ -90,18 +90,18 @@ def file_layers(
 def _refuse_other_files(file: h5py.File, path: Path) -> None:
     """Weights are what this file holds: links, and storage, elsewhere could be any file."""
 
-    def elsewhere(name: str, link: object) -> str | None:
+    def fault(name: str, link: object) -> str | None:
         if name.count("/") > MAX_DEPTH:
-            raise ValueError(f"more than {MAX_DEPTH} groups within groups")
-        if isinstance(link, h5py.ExternalLink):
-            return name
+            return f"more than {MAX_DEPTH} groups within groups"
         data = file[name] if isinstance(link, h5py.HardLink) else None
-        outside = isinstance(data, h5py.Dataset) and (data.external or data.is_virtual)
-        return name if outside else None
+        stored_outside = isinstance(data, h5py.Dataset) and (data.external or data.is_virtual)
+        if stored_outside or isinstance(link, h5py.ExternalLink):
+            return f"{name} lies in another file"
+        return None
 
-    found = file.visititems_links(elsewhere)
+    found = file.visititems_links(fault)  # stops at the first
     if found is not None:
-        raise UserError(f"{path}: {found} lies in another file; save the weights as one file")
+        raise UserError(f"{path}: {found}; save the weights as one plain file")
 
 
 def keras_file_layers(file: h5py.File, path: Path) -> list[FileLayer]:

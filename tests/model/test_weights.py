@@ -319,3 +319,13 @@ def test_half_and_double_precision_are_read(tmp_path):
         load_weights(module, SPEC, str(path))
         assert module.stem.kernel[...].dtype == jnp.float32
         np.testing.assert_array_equal(module.stem.kernel[...], values.astype(kind).astype("f4"))
+
+
+def test_groups_within_groups_without_end_are_refused_at_once(tmp_path):
+    path = tmp_path / "deep.h5"
+    with h5py.File(path, "w") as file:
+        group: h5py.Group = file
+        for _ in range(40):
+            group = group.create_group("layers").create_group("a")
+    with pytest.raises(UserError, match="more than 20 groups within groups"):
+        load_weights(_tiny(), SPEC, str(path))
