@@ -72,6 +72,7 @@ class StageConfig:
 
     epochs: int = 0  # 0 skips the stage; -1: whole epochs that reach `steps`, at least 10
     steps: int = 0  # only read where epochs is -1
+    max_steps: int = 0  # the stage, its schedule too, is no longer than this; 0: no bound
     images_per_batch: int = 256  # over all devices
     trainable: str = "all"  # head, all, or a block of the backbone: the head and all from it up
     batch_statistics: bool = False  # normalise by the batch and move the running statistics
@@ -272,6 +273,7 @@ def problems(config: Config) -> list[str]:
         need(
             stage.epochs != -1 or stage.steps > 0, f"{name}.steps", "epochs=-1 needs steps above 0"
         )
+        need(stage.max_steps >= 0, f"{name}.max_steps", "must not be negative (0: no bound)")
         need(stage.learning_rate > 0, f"{name}.learning_rate", "must be above 0")
         need(0 <= stage.warmup_fraction < 1, f"{name}.warmup_fraction", "must be in [0, 1)")
         need(stage.weight_decay >= 0, f"{name}.weight_decay", "must not be negative")

@@ -232,3 +232,9 @@ def test_stochastic_depth_where_it_would_change_nothing_is_refused_in_a_line() -
         line == "config.model.stochastic_depth=1.0: must be at least 0 and below 1"
         for line in problems(dataclasses.replace(Config(), model=wrong))
     )
+
+
+def test_a_stage_is_no_longer_than_its_bound() -> None:
+    assert stage_num_steps(StageConfig(epochs=3, max_steps=20), 11) == 20
+    assert stage_num_steps(StageConfig(epochs=3, max_steps=40), 11) == 33
+    assert stage_num_steps(StageConfig(epochs=-1, steps=2000, max_steps=7), 700) == 7

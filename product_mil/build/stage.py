@@ -61,7 +61,7 @@ MIN_EPOCHS = 10  # of a stage whose length is given in steps
 
 
 def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
-    """Whole epochs, as many as the stage asks for.
+    """Whole epochs, as many as the stage asks for, or its `max_steps` where those are fewer.
 
     By steps, small data is seen often enough to converge and large data at least `MIN_EPOCHS`
     times (docs/heads.md).
@@ -69,7 +69,8 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     epochs = stage.epochs
     if epochs < 0:
         epochs = max(-(-stage.steps // steps_per_epoch), MIN_EPOCHS)
-    return epochs * steps_per_epoch
+    num_steps = epochs * steps_per_epoch
+    return min(num_steps, stage.max_steps) if stage.max_steps else num_steps
 
 
 def adjustments(
@@ -121,7 +122,7 @@ def build_stage(
     )
     valid_plan = evaluation_plan(data.valid, shards, image_slots)
     num_steps = stage_num_steps(settings, plan.num_steps)
-    epochs = num_steps // plan.num_steps
+    epochs = -(-num_steps // plan.num_steps)
     optimizer = make_optimizer(
         settings.optimizer,
         learning_rate=settings.learning_rate,
