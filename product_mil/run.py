@@ -50,16 +50,7 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
     _refuse_another(config, workdir)
     data = build_data(config)
     mesh = data_mesh(config.data.shards)
-    model, notes = build_model(
-        config, len(data.categories.ids), data.categories.ids, levels_of(data.categories)
-    )
-    if config.model.pooling == "prior":
-        model = with_log_prior(model, log_prior_of(data.class_counts))
-    if Path(config.model.weights).is_dir() and config.model.weights:
-        from product_mil.warm_start import warm_start
-
-        earlier_run = Path(config.model.weights)
-        model, notes = warm_start(model, config.model.backbone, data.categories, earlier_run)
+    model, notes = untrained_model(config, data)
     record = run_record(config, data, model)
     faults = FaultList(
         workdir / FAULTS_FILE,
@@ -97,6 +88,25 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
         if summary:
             log.say(f"  note: {summary}")
     log.say(_conclusion(log, workdir, time.monotonic() - started))
+
+
+def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
+    """The model that the first stage starts from, and lines that say what it was made of.
+
+    Raises:
+        UserError: weights that do not fit, or cannot be had.
+    """
+    model, notes = build_model(
+        config, len(data.categories.ids), data.categories.ids, levels_of(data.categories)
+    )
+    if config.model.pooling == "prior":
+        model = with_log_prior(model, log_prior_of(data.class_counts))
+    if Path(config.model.weights).is_dir() and config.model.weights:
+        from product_mil.warm_start import warm_start
+
+        earlier_run = Path(config.model.weights)
+        model, notes = warm_start(model, config.model.backbone, data.categories, earlier_run)
+    return model, notes
 
 
 def _refuse_another(config: Config, workdir: Path) -> None:

@@ -20,6 +20,7 @@ RANKS = {
         "embed",
         "flags",
         "head_init",
+        "ladder",
         "members",
         "outputs",
         "run",

@@ -2,15 +2,13 @@
 
 import csv
 import json
-import os
-import time
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from product_mil.data.sample import SampleFiles
+from product_mil.ladder.plan import Ladder, plan
 from product_mil.trained import open_run
 from tests.scripts import load_script
 
@@ -20,17 +18,12 @@ def tool() -> Any:
     return load_script("tools/seed_table.py")
 
 
-def arguments(**changed: Any) -> SimpleNamespace:
-    """What `main` parses, without any flag."""
-    unset = {
-        "data": "", "valid": "", "categories": "", "max_products": 0, "seed": 0,
-        "weights": [], "rungs": [],
-    }  # fmt: skip
-    return SimpleNamespace(**(unset | changed))
+def planned_with(tool: Any, **changed: Any) -> tuple[Any, list[str]]:
+    return plan(Ladder(output=Path("unused"), **changed), tool.CONFIGS)
 
 
 def test_without_weights_the_pretrained_rungs_are_left_out(tool: Any) -> None:
-    planned, left_out = tool.plan(arguments(), [])
+    planned, left_out = planned_with(tool)
     assert [rung.name for rung in planned] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
     assert len(left_out) == 4
     assert "inception_v3-joint: no weights of inception_v3 at hand" in left_out[1]
@@ -39,7 +32,7 @@ def test_without_weights_the_pretrained_rungs_are_left_out(tool: Any) -> None:
 def test_mobilenet_takes_the_place_of_what_is_missing_once(tool: Any, tmp_path: Path) -> None:
     weights = tmp_path / "mobilenet.h5"
     weights.touch()
-    planned, left_out = tool.plan(arguments(weights=[f"mobilenet_v2={weights}"]), [])
+    planned, left_out = planned_with(tool, weights=[f"mobilenet_v2={weights}"])
     assert left_out == []
     by_name = {rung.name: rung for rung in planned}
     assert list(by_name)[-2:] == ["mobilenet_v2", "mobilenet_v2-joint"]
@@ -54,7 +47,7 @@ def test_mobilenet_takes_the_place_of_what_is_missing_once(tool: Any, tmp_path: 
     assert joint.config.finetune.trainable == "blocks/14"
     # With weights of its own a net stands for itself.
     both = [f"mobilenet_v2={weights}", f"xception={weights}"]
-    planned, _ = tool.plan(arguments(weights=both, rungs=["xception", "inception_v3"]), [])
+    planned, _ = planned_with(tool, weights=both, rungs=["xception", "inception_v3"])
     names = {rung.name: rung for rung in planned}
     assert list(names) == ["mobilenet_v2", "xception"]
     assert names["xception"].note == ""
@@ -77,40 +70,26 @@ def test_the_ladder_within_a_budget_and_gone_on_with(
         with (tmp_path / "seed_table.csv").open(encoding="utf-8") as file:
             return {row["system"]: row for row in csv.DictReader(file)}
 
-    rows = table(0.01)
+    rows = table(0.01)  # no time for anything: a single step, which is the shortest schedule
     assert list(rows) == ["prior", "cnn_1"]
     assert rows["prior"]["cut_short"] == "False"
-    assert rows["cnn_1"]["cut_short"] == "True"
     run = open_run(tmp_path / "runs" / "cnn_1")
-    assert 1 <= run.step < 28
-    assert rows["cnn_1"]["note"] == f"stopped in stage finetune at step {run.step}"
+    assert run.step == 1
+    whole = json.loads((tmp_path / "runs" / "cnn_1.json").read_text())["cost"]["stages"]
+    num_steps = whole["finetune"]["num_steps"]
+    assert rows["cnn_1"]["shortened"] == f"1 of {num_steps} steps"
     assert int(rows["cnn_1"]["parameters"]) == run.record["parameters"]
     assert float(rows["cnn_1"]["images_per_s"]) > 0
     last = (tmp_path / "runs" / "prior" / "metrics.jsonl").read_text().splitlines()[-1]
     assert float(rows["prior"]["top1"]) == json.loads(last)["valid/top1"]
     assert (tmp_path / "seed_table.png").stat().st_size > 5000
-    said = capsys.readouterr().out
-    assert "CUT SHORT: stopped in stage finetune" in said
+    assert f"shortened to 1 of {num_steps} steps" in capsys.readouterr().out
 
-    before = json.loads((tmp_path / "runs" / "cnn_1.json").read_text())["spent_s"]
     again = table(60)
-    assert again["cnn_1"]["cut_short"] == "False"
-    assert open_run(tmp_path / "runs" / "cnn_1").step == 28  # 14 epochs of 2 steps
-    assert float(again["cnn_1"]["train_s"]) > before
+    assert (again["cnn_1"]["cut_short"], again["cnn_1"]["shortened"]) == ("False", "")
+    assert open_run(tmp_path / "runs" / "cnn_1").step == num_steps
+    assert open_run(tmp_path / "runs" / "cnn_1-shortened").step == 1
     assert again["prior"] == rows["prior"]  # not trained again
-
-
-def test_a_killed_session_counts_until_its_last_sign_of_life(tool: Any, tmp_path: Path) -> None:
-    workdir = tmp_path / "runs" / "cnn_1"
-    workdir.mkdir(parents=True)
-    started = time.time() - 100
-    state = {"spent_s": 5.0, "started": started, "row": None}
-    (tmp_path / "runs" / "cnn_1.json").write_text(json.dumps(state))
-    log = workdir / "log.txt"
-    log.touch()
-    os.utime(log, (started + 40, started + 40))
-    assert tool.Progress(tmp_path, "cnn_1").spent_s == pytest.approx(45, abs=0.01)
-    assert tool.Progress(tmp_path, "cnn_1").spent_s == pytest.approx(45, abs=0.01)  # once
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,165 @@
+"""How long a training may be to end within its time: its cost measured, its stages shortened."""
+
+import dataclasses
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from product_mil.build.data import build_data
+from product_mil.build.stage import build_stage, run_record
+from product_mil.config import Config
+from product_mil.data.faults import FaultList
+from product_mil.run import FAULTS_FILE, STAGES, untrained_model
+from product_mil.train.log import RunLog
+from product_mil.train.loop import Stage
+from product_mil.train.mesh import data_mesh, put_batch, replicate
+from product_mil.train.state import TrainState, evaluated_parameters
+
+RESERVE = 0.15  # of a rung's time: what measures slower later than it did at first
+_PARTS = 1000  # lengths that are tried, from the shortest to the whole one
+_STEPS_S = 2.0  # steps are measured for so long, ...
+_MIN_STEPS = 4  # ... in at least so many
+_EVALUATION_SHARE = 0.25  # of the time left: a longer evaluation is not tried, but bounded
+
+
+@dataclass(frozen=True)
+class StageCost:
+    """What a stage takes: steps of its whole length, and seconds."""
+
+    num_steps: int
+    evaluate_every_steps: int
+    compile_s: float
+    step_s: float
+    evaluation_s: float
+
+    def seconds(self, num_steps: int) -> float:
+        """What so many steps take, with their evaluations."""
+        evaluations = -(-num_steps // self.evaluate_every_steps)
+        return self.compile_s + num_steps * self.step_s + evaluations * self.evaluation_s
+
+
+@dataclass(frozen=True)
+class RunCost:
+    """What a run takes: its start, and its stages."""
+
+    start_s: float
+    stages: dict[str, StageCost]
+
+    @property
+    def steps(self) -> dict[str, int]:
+        """The whole length."""
+        return {name: stage.num_steps for name, stage in self.stages.items()}
+
+    def seconds(self, steps: Mapping[str, int]) -> float:
+        """What a run of so many steps in each stage takes."""
+        return self.start_s + sum(stage.seconds(steps[name]) for name, stage in self.stages.items())
+
+    def steps_within(self, spare_s: float) -> dict[str, int]:
+        """The longest stages, in proportion, that leave a reserve of so many seconds.
+
+        The least is a step of each stage, whatever that takes.
+        """
+
+        def part(number: int) -> dict[str, int]:
+            return {name: max(n * number // _PARTS, 1) for name, n in self.steps.items()}
+
+        fits = (
+            number
+            for number in range(_PARTS, 0, -1)
+            if self.seconds(part(number)) <= spare_s * (1 - RESERVE)
+        )
+        return part(next(fits, 0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON keeps it."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, found: Mapping[str, Any]) -> "RunCost":
+        """The inverse of `to_dict`."""
+        stages = {name: StageCost(**stage) for name, stage in found["stages"].items()}
+        return cls(found["start_s"], stages)
+
+
+def with_steps(config: Config, steps: Mapping[str, int]) -> Config:
+    """The configuration with its stages, their schedules too, no longer than this."""
+    bounded = {
+        name: dataclasses.replace(getattr(config, name), max_steps=bound)
+        for name, bound in steps.items()
+    }
+    return dataclasses.replace(config, **bounded)
+
+
+def shortening(steps: Mapping[str, int], whole: Mapping[str, int]) -> str:
+    """How much of its steps a run was given; empty where it is all of them."""
+    if steps == whole:
+        return ""
+    return " and ".join(f"{steps[name]} of {count}" for name, count in whole.items()) + " steps"
+
+
+def measure_cost(config: Config, workdir: Path, deadline: float) -> RunCost:
+    """Begin each stage of a run in `workdir`, measure a few steps and an evaluation, keep nothing.
+
+    What is embedded meanwhile stays in the cache, and does not count.
+
+    Raises:
+        Interrupted: embedding took until the deadline of `time.monotonic`.
+    """
+    started = time.monotonic()
+    data, mesh = build_data(config), data_mesh(config.data.shards)
+    model, _ = untrained_model(config, data)
+    record, log = run_record(config, data, model), RunLog(workdir)
+    faults = FaultList(
+        workdir / FAULTS_FILE,
+        bad_records=config.data.bad_records,
+        bad_images=config.data.bad_images,
+    )
+    start_s = time.monotonic() - started
+    names = tuple(name for name in STAGES if getattr(config, name).epochs != 0)
+    stages: dict[str, StageCost] = {}
+    for number, name in enumerate(names):
+        stage, state = build_stage(
+            config, name, names[:number], data, model, mesh, record, log, faults, deadline
+        )
+        batches_to_evaluate = data.valid.num_images.sum() / getattr(config, name).images_per_batch
+        stages[name] = _measure_stage(
+            stage, replicate(state, mesh), float(batches_to_evaluate), deadline
+        )
+    return RunCost(start_s, stages)
+
+
+def _measure_stage(
+    stage: Stage, state: TrainState, batches_to_evaluate: float, deadline: float
+) -> StageCost:
+    batches = stage.batches(0)  # embeds
+    times_s: list[float] = []
+    while len(times_s) < stage.num_steps:
+        started = time.monotonic()
+        batch = put_batch(next(batches).batch, stage.mesh)
+        state, loss = stage.train_step(state, batch, stage.key)
+        jax.block_until_ready(loss)
+        times_s.append(time.monotonic() - started)
+        enough = len(times_s) >= _MIN_STEPS and sum(times_s[1:]) >= _STEPS_S
+        if enough or time.monotonic() >= deadline:
+            break
+    # The first one compiled; of the others the first half used batches made meanwhile.
+    steady_s = times_s[1 + (len(times_s) - 1) // 2 :] or times_s
+    step_s = sum(steady_s) / len(steady_s)
+    compile_s = max(times_s[0] - step_s, 0)
+    evaluation_s = batches_to_evaluate * step_s  # at most: to train takes longer than to predict
+    if evaluation_s < _EVALUATION_SHARE * (deadline - time.monotonic()):
+        first_s = _evaluation_s(stage, state)
+        evaluation_s = _evaluation_s(stage, state)
+        compile_s += max(first_s - evaluation_s, 0)
+    return StageCost(stage.num_steps, stage.evaluate_every_steps, compile_s, step_s, evaluation_s)
+
+
+def _evaluation_s(stage: Stage, state: TrainState) -> float:
+    started = time.monotonic()
+    parameters = evaluated_parameters(state)
+    stage.evaluate(parameters, stage.calibrate(parameters, state.statistics))
+    return time.monotonic() - started

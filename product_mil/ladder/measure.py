@@ -1,0 +1,75 @@
+"""A trained rung's line of the table."""
+
+import time
+
+import jax
+import numpy as np
+
+from product_mil.batch import EmbeddedBatch, PackedBatch
+from product_mil.build.data import build_data
+from product_mil.data.loader import Products
+from product_mil.errors import UserError
+from product_mil.ladder.length import shortening
+from product_mil.ladder.plan import Ladder, Planned
+from product_mil.ladder.progress import Progress, Row
+from product_mil.model.backbones import backbone
+from product_mil.train.evaluate import metrics_of, score_products
+from product_mil.train.mesh import put_batch
+from product_mil.train.step import make_eval_step
+from product_mil.trained import TrainedRun, open_run
+
+TIMED_IMAGES = 128
+
+
+def measure(rung: Planned, own: Progress, ladder: Ladder, *, cut: bool) -> Row:
+    """Accuracy, size and speed of the rung's newest checkpoint; `cut`: it was stopped before."""
+    row: Row = {"system": rung.name, "cut_short": cut, "shortened": "", "note": rung.note}
+    if own.steps is not None and own.cost is not None:
+        row["shortened"] = shortening(own.steps, own.cost.steps)
+    try:
+        run = open_run(own.workdir)
+    except UserError:
+        return row | {"note": f"{rung.note}; no checkpoint in its time".lstrip("; ")}
+    products = run.products(ladder.test) if ladder.test else build_data(run.config).valid
+    step = make_eval_step(run.model.structure)
+    arrays = (run.model.parameters, run.model.statistics)
+    scores, _ = score_products(
+        len(products),
+        run.batches(products, 256),
+        lambda batch: step(*arrays, batch, run.log_prior),
+        run.mesh,
+    )
+    metrics = metrics_of(scores, products, run.categories)
+    if cut:
+        row["note"] = f"{row['note']}; stopped in stage {run.stage} at step {run.step}".lstrip("; ")
+    return row | {
+        "products": int(metrics["products"]),
+        "top1": metrics["top1"],
+        "top1_several_images": metrics.get("top1_several_images"),
+        "nll": metrics["nll"],
+        "parameters": run.record["parameters"],
+        "images_per_s": images_per_s(run, products),
+    }
+
+
+def images_per_s(run: TrainedRun, products: Products) -> float:
+    """Photos a second from the file to the prediction, the second time over a few."""
+    few = products.subset(np.cumsum(products.num_images) <= TIMED_IMAGES)
+    num_images = int(few.num_images.sum())
+    step = make_eval_step(run.model.structure)
+    on_host = backbone(run.config.model.backbone).on_host
+    spent_s = 0.0
+    for _ in range(2):
+        started = time.monotonic()
+        for loaded in run.batches(few, TIMED_IMAGES // 2, pixels=True):
+            batch = loaded.batch
+            if on_host is not None and isinstance(batch, PackedBatch):
+                real = batch.slots.segment < batch.slots.label.shape[1]
+                found = on_host(batch.images[real])
+                embeddings = np.zeros((*real.shape, found.shape[1]), np.float32)
+                embeddings[real] = found
+                batch = EmbeddedBatch(embeddings, batch.slots)
+            arrays = (run.model.parameters, run.model.statistics)
+            jax.block_until_ready(step(*arrays, put_batch(batch, run.mesh), run.log_prior))
+        spent_s = time.monotonic() - started
+    return num_images / max(spent_s, 1e-9)

@@ -1,0 +1,145 @@
+"""Which rungs can be trained, on the data and with the weights at hand."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from product_mil.build.check import check_config
+from product_mil.config import Config, load_config, override, problems, refuse
+from product_mil.errors import UserError
+from product_mil.model.backbones import backbone
+from product_mil.model.published import weights_cache_dir
+
+SUBSTITUTE = "mobilenet_v2"
+SUBSTITUTE_FROM = "blocks/14"  # what of it the second stage trains, and all above
+
+
+@dataclass(frozen=True)
+class Rung:
+    """One system: its configuration, and its share of the budget against the others'."""
+
+    name: str
+    config: str  # in the directory of configurations
+    share: float
+
+
+RUNGS = (
+    Rung("prior", "prior.py", 0.1),
+    Rung("tree", "tree.py", 2.0),
+    Rung("cnn_1", "cnn_1.py", 2.0),
+    Rung("cnn_2", "cnn_2.py", 3.0),
+    Rung("cnn_3", "cnn_3.py", 6.0),
+    Rung("inception_v3", "inception_v3.py:unlocked", 4.0),
+    Rung("inception_v3-joint", "inception_v3.py:unlocked_joint", 4.0),
+    Rung("xception", "xception.py:unlocked", 4.0),
+    Rung("xception-joint", "xception.py:unlocked_joint", 4.0),
+)
+
+
+@dataclass(frozen=True)
+class Ladder:
+    """What is asked for: the flags of tools/seed_table.py."""
+
+    output: Path
+    budget_minutes: float = 15.0
+    data: str = ""  # empty: the embedded sample
+    valid: str = ""
+    test: str = ""  # empty: measured on the validation part
+    categories: str = ""
+    max_products: int = 0
+    seed: int = 0
+    weights: Sequence[str] = ()  # BACKBONE=FILE or BACKBONE=imagenet
+    rungs: Sequence[str] = ()  # empty: all
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A rung made ready for the data and the weights at hand."""
+
+    name: str
+    config: Config
+    share: float
+    note: str = ""
+
+
+def plan(
+    ladder: Ladder, configs: Path, overrides: Sequence[tuple[str, str]] = ()
+) -> tuple[list[Planned], list[str]]:
+    """The rungs that can be trained, equal ones joined, and what is left out and why.
+
+    `configs` is the directory of their configurations; `overrides` change fields of all of them.
+
+    Raises:
+        UserError: unknown rungs or backbones, or configurations that are wrong.
+    """
+    names = [rung.name for rung in RUNGS]
+    for name in ladder.rungs:
+        if name not in names:
+            raise UserError(f"--rungs {name}: there is no such rung; choose of {', '.join(names)}")
+    weights = _named_weights(ladder.weights)
+    planned: dict[str, Planned] = {}
+    left_out: list[str] = []
+    for rung in RUNGS:
+        if ladder.rungs and rung.name not in ladder.rungs:
+            continue
+        config = load_config(str(configs / rung.config))
+        name, note = rung.name, ""
+        if config.model.weights:
+            wanted = config.model.backbone
+            used = next((n for n in (wanted, SUBSTITUTE) if _at_hand(n, weights)), None)
+            if used is None:
+                left_out.append(
+                    f"{rung.name}: no weights of {wanted} at hand, nor of {SUBSTITUTE} in its "
+                    f"place; name them with --weights {wanted}=FILE (or =imagenet: download)"
+                )
+                continue
+            model = dataclasses.replace(
+                config.model, backbone=used, weights=weights.get(used, "imagenet")
+            )
+            config = dataclasses.replace(config, model=model)
+            if used != wanted:
+                name = rung.name.replace(wanted, SUBSTITUTE)
+                stage = dataclasses.replace(config.finetune, trainable=SUBSTITUTE_FROM)
+                config = dataclasses.replace(config, finetune=stage)
+                before = planned[name].note + " and " if name in planned else "in place of "
+                note = f"{before}{rung.name}, whose weights are not at hand"
+                note = note.replace(", whose weights are not at hand and", " and")
+        config = _on_data(config, name, ladder, overrides)
+        share = rung.share + (planned[name].share if name in planned else 0)
+        planned[name] = Planned(name, config, share, note)
+    return list(planned.values()), left_out
+
+
+def _named_weights(items: Sequence[str]) -> dict[str, str]:
+    weights: dict[str, str] = {}
+    for item in items:
+        name, equals, value = item.partition("=")
+        if not equals or not value:
+            raise UserError(f"--weights {item}: expected BACKBONE=FILE or BACKBONE=imagenet")
+        weights[backbone(name).name] = value
+    return weights
+
+
+def _at_hand(name: str, weights: dict[str, str]) -> bool:
+    if name in weights:
+        return True
+    published = backbone(name).weights
+    assert published is not None
+    return (weights_cache_dir() / published.without_top.file_name).is_file()
+
+
+def _on_data(
+    config: Config, name: str, ladder: Ladder, overrides: Sequence[tuple[str, str]]
+) -> Config:
+    data = dataclasses.replace(
+        config.data,
+        train=ladder.data,
+        valid=ladder.valid,
+        categories=ladder.categories,
+        max_products=ladder.max_products,
+    )
+    config = dataclasses.replace(config, name=name, seed=ladder.seed, data=data)
+    config, errors = override(config, overrides)
+    refuse([*errors, *problems(config), *check_config(config)])
+    return config

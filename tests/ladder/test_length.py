@@ -1,0 +1,86 @@
+"""The length that fits a rung's time: by hand, and measured."""
+
+from pathlib import Path
+
+import pytest
+
+from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+from product_mil.data.sample import SampleFiles
+from product_mil.ladder.length import (
+    RunCost,
+    StageCost,
+    measure_cost,
+    shortening,
+    with_steps,
+)
+
+COST = RunCost(
+    start_s=4.0,
+    stages={
+        "head": StageCost(1000, 100, compile_s=2.0, step_s=0.01, evaluation_s=0.5),
+        "finetune": StageCost(50, 20, compile_s=10.0, step_s=2.0, evaluation_s=8.0),
+    },
+)
+
+
+def test_seconds_by_hand() -> None:
+    # 4 + (2 + 1000 * 0.01 + 10 * 0.5) + (10 + 50 * 2 + 3 * 8)
+    assert COST.seconds(COST.steps) == pytest.approx(155.0)
+    # An evaluation ends each stage, however short: 4 + (2 + 0.1 + 0.5) + (10 + 2 + 8)
+    assert COST.seconds({"head": 10, "finetune": 1}) == pytest.approx(26.6)
+
+
+def test_what_fits_keeps_its_whole_length() -> None:
+    assert COST.steps_within(155.0 / 0.85 + 0.01) == {"head": 1000, "finetune": 50}
+
+
+def test_stages_are_shortened_in_proportion_and_leave_a_reserve() -> None:
+    steps = COST.steps_within(100.0)
+    # Of 85 s starting and compiling take 16, 459 of the head's steps 4.59 and 5 evaluations 2.5,
+    # 22 of the other's 44 and 2 evaluations 16: 83.09. With 460 and 23 it were 85.1.
+    assert steps == {"head": 459, "finetune": 22}
+    assert COST.seconds(steps) == pytest.approx(83.09)
+    assert COST.seconds({"head": 460, "finetune": 23}) == pytest.approx(85.1)
+    assert shortening(steps, COST.steps) == "459 of 1000 and 22 of 50 steps"
+    assert shortening(COST.steps, COST.steps) == ""
+
+
+def test_without_time_a_step_of_each_stage_is_left() -> None:
+    assert COST.steps_within(1.0) == {"head": 1, "finetune": 1}
+    assert RunCost(3.0, {}).steps_within(1.0) == {}  # the prior
+
+
+def test_a_bound_changes_the_stage_alone() -> None:
+    config = Config(head=StageConfig(epochs=3), finetune=StageConfig(epochs=2))
+    bounded = with_steps(config, {"finetune": 7})
+    assert bounded.finetune == StageConfig(epochs=2, max_steps=7)
+    assert bounded.head == config.head
+
+
+def test_costs_survive_json() -> None:
+    assert RunCost.from_dict(COST.to_dict()) == COST
+
+
+def test_a_cost_is_measured_and_its_embeddings_stay(
+    sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data = DataConfig(train=str(sample.train), categories=str(sample.categories), image_size_px=48)
+    stage = StageConfig(epochs=3, images_per_batch=32, trainable="head")
+    config = Config(
+        data=data,
+        model=ModelConfig(backbone="small_cnn", pooling="mean"),
+        head=stage,
+        finetune=StageConfig(epochs=1, images_per_batch=32),
+    )
+    cost = measure_cost(config, tmp_path, deadline=float("inf"))
+    per_epoch = cost.steps["finetune"]
+    assert cost.steps == {"head": 3 * per_epoch, "finetune": per_epoch}
+    assert cost.stages["head"].evaluate_every_steps == per_epoch
+    assert cost.stages["head"].step_s < cost.stages["finetune"].step_s  # it reads embeddings
+    assert min(each.evaluation_s for each in cost.stages.values()) > 0
+    assert not (tmp_path / "checkpoints").exists()
+    said = capsys.readouterr().out
+    assert "images embedded" in said
+    assert "embeddings: 0 images embedded" not in said
+    measure_cost(config, tmp_path, deadline=float("inf"))
+    assert "embeddings: 0 images embedded" in capsys.readouterr().out
