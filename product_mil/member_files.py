@@ -8,35 +8,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, Int64
+from jaxtyping import Float32, Int64
 
 from product_mil.data.categories import Categories, categories_from_ids
-from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
-from product_mil.predictions import matrix_files, read_predictions
+from product_mil.parquet_member import ParquetMember, ProductFacts
+from product_mil.predictions import matrix_files
 
 MISSING_SUFFIX = ".missing.csv"
 BLOCK_BYTES = 32_000_000  # of all members' probabilities together
 _MAX_BLOCK_ROWS = 4096
 _NAMED = 5  # of the missing ids, in the error itself
-_COLUMNS = (
-    "product_id",
-    "category_id",
-    "num_images",
-    "num_readable_images",
-    "top_category_id",
-    "top_probability",
-    "remaining_probability",
-)
-
-
-@dataclass(frozen=True, eq=False)
-class ProductFacts:
-    """What is known of products besides probabilities."""
-
-    category_id: Int64[np.ndarray, " N"]  # `NO_CATEGORY` where unlabelled
-    num_images: Int32[np.ndarray, " N"]
-    num_readable_images: Int32[np.ndarray, " N"]
 
 
 class MatrixMember:
@@ -80,38 +62,6 @@ class MatrixMember:
                     )
                 parts.append(np.frombuffer(data, self._dtype))
         return np.concatenate(parts).astype(np.float32).reshape(len(places), -1)
-
-
-class ParquetMember:
-    """The most probable classes; what is left over is spread evenly over the other classes."""
-
-    def __init__(self, path: Path) -> None:
-        """Raises `UserError` where the file is absent, damaged or of another kind."""
-        self.path = path
-        file = read_predictions(path, _COLUMNS)
-        self.categories = Categories.from_json(file.categories_json)
-        self.class_ids = self.categories.ids
-        self.product_id = file.column("product_id")
-        category = file.table.column("category_id").combine_chunks()
-        self.facts = ProductFacts(
-            category.fill_null(NO_CATEGORY).to_numpy(),
-            file.column("num_images"),
-            file.column("num_readable_images"),
-        )
-        self._top = self.categories.class_of(file.column("top_category_id").reshape(-1))
-        self._top = self._top.reshape(len(self.product_id), -1)
-        if (self._top < 0).any():
-            raise UserError(f"{path} holds category ids that are not among its own; export again")
-        self._probability = file.column("top_probability")
-        self._remaining = file.column("remaining_probability")
-
-    def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
-        """The probabilities in these rows."""
-        k, top = len(self.class_ids), self._top[places]
-        others = max(k - top.shape[1], 1)
-        rows = np.repeat(self._remaining[places, None] / np.float32(others), k, axis=1)
-        np.put_along_axis(rows, top.astype(np.int64), self._probability[places], 1)
-        return rows
 
 
 Member = MatrixMember | ParquetMember
@@ -210,10 +160,14 @@ def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
     refuse_missing("categories", names, [member.class_ids for member in members], listing)
     refuse_missing("products", names, [member.product_id for member in members], listing)
     wanted = members[0].product_id
+    places = [_places(member.product_id, wanted) for member in members]
+    for member, there in zip(members, places, strict=True):
+        if isinstance(member, ParquetMember) and (np.diff(there) != 1).any():
+            member.hold()
     known = [member.categories for member in members if member.categories is not None]
     return AlignedMembers(
         members=list(members),
-        places=[_places(member.product_id, wanted) for member in members],
+        places=places,
         columns=[np.argsort(member.class_ids, kind="stable") for member in members],
         categories=known[0] if known else categories_from_ids(members[0].class_ids),
     )

@@ -13,7 +13,15 @@ RANKS = {
     0: ("__init__", "batch", "cache", "config", "errors", "predictions"),
     1: ("data", "model"),
     2: ("train",),
-    3: ("predict", "ensemble", "member_files", "file_ensemble", "backoff", "compare"),
+    3: (
+        "predict",
+        "ensemble",
+        "member_files",
+        "parquet_member",
+        "file_ensemble",
+        "backoff",
+        "compare",
+    ),
     4: (
         "build",
         "contest",

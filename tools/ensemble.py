@@ -39,7 +39,8 @@ from product_mil.predictions import Writer, written_whole
 
 if TYPE_CHECKING:
     from product_mil.ensemble import Fitted
-    from product_mil.member_files import AlignedMembers, ProductFacts
+    from product_mil.member_files import AlignedMembers
+    from product_mil.parquet_member import ProductFacts
 
 RULES = ("average", "geometric_mean", "vote")
 
@@ -278,7 +279,7 @@ def _facts(
         UserError: it is needed and nobody has it, or the data lacks products.
     """
     from product_mil.data.index import NO_CATEGORY, open_catalogue
-    from product_mil.member_files import ProductFacts
+    from product_mil.parquet_member import ProductFacts
 
     ids = aligned.product_id
     if spec is None:

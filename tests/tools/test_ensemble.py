@@ -10,6 +10,7 @@ from typing import Any
 
 import bson
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from product_mil import member_files
@@ -19,7 +20,14 @@ from product_mil.data import loader
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.data.sample import SampleFiles
 from product_mil.ensemble import fit_average
-from product_mil.predictions import MatrixWriter, PredictionBlock, read_predictions, written_whole
+from product_mil.parquet_member import ParquetMember
+from product_mil.predictions import (
+    MatrixWriter,
+    ParquetWriter,
+    PredictionBlock,
+    read_predictions,
+    written_whole,
+)
 from tests.scripts import call_tool
 
 
@@ -294,6 +302,47 @@ def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: Any) -> Non
     for product in (0, 4321, n - 1):
         mean = np.mean([m[i == product][0] for m, i in zip(matrices, ids, strict=True)], 0)
         assert rows[1 + product] == f"{product},{mean.argmax() + 1}"
+
+
+def test_a_parquet_member_is_read_as_a_stream(tmp_path: Path) -> None:
+    """Any blocks in the order of the file, twice, and any order once it is held."""
+    n, k, topk = 40_000, 60, 50
+    rng = np.random.default_rng(0)
+    probabilities = rng.random((n, k), np.float32)
+    probabilities /= probabilities.sum(1, keepdims=True)
+    top = np.argsort(-probabilities, 1)[:, :topk].astype(np.int32)
+    path = tmp_path / "p.parquet"
+    categories = categories_from_ids(np.arange(k) * 3 + 1)
+    writer = ParquetWriter(
+        path, categories.ids, topk=topk, categories_json=categories.to_json(), run={}
+    )
+    empty = np.zeros(0, np.int32)
+    block = PredictionBlock(
+        product_id=np.arange(n), category_id=np.ones(n, np.int64), has_category=np.ones(n, bool),
+        log_prob_true=np.zeros(n, np.float32), num_images=np.ones(n, np.int32),
+        num_readable_images=np.ones(n, np.int32), top_class=top,
+        top_probability=np.take_along_axis(probabilities, top, 1), image_index=empty,
+        attention=empty.astype(np.float32), image_top_class=empty, probabilities=None,
+    )  # fmt: skip
+    with written_whole([writer]):
+        writer.write(block)
+    wanted = probabilities.copy()
+    np.put_along_axis(wanted, top.astype(np.int64), np.float32(0), 1)
+    rest = wanted.sum(1, keepdims=True) / (k - topk)
+    wanted = np.repeat(rest, k, axis=1)
+    np.put_along_axis(wanted, top.astype(np.int64), block.top_probability, 1)
+    whole_bytes = n * topk * 12
+    del block, top
+    member, before_bytes = ParquetMember(path), pa.total_allocated_bytes()
+    for rows in (4000, 17, 9000):
+        for first in range(0, n if rows == 9000 else 3 * rows, rows):
+            places = np.arange(first, min(first + rows, n))
+            np.testing.assert_allclose(member.rows(places), wanted[places], atol=1e-6)
+            assert pa.total_allocated_bytes() - before_bytes < whole_bytes / 2
+    member.hold()
+    for _ in range(3):
+        places = rng.permutation(n)[:500]
+        np.testing.assert_allclose(member.rows(places), wanted[places], atol=1e-6)
 
 
 def test_members_that_miss_something(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,0 +1,127 @@
+"""A Parquet file of predictions as a member of an ensemble: the most probable classes alone."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Float32, Int32, Int64
+
+from product_mil.data.categories import Categories
+from product_mil.data.scan import NO_CATEGORY
+from product_mil.errors import UserError
+from product_mil.predictions import read_predictions
+
+_FACTS = ("product_id", "category_id", "num_images", "num_readable_images")
+_TOP = ("top_category_id", "top_probability", "remaining_probability")
+_BATCH_ROWS = 4096
+_BUFFER_BYTES = 65_536  # of each column
+
+
+@dataclass(frozen=True, eq=False)
+class ProductFacts:
+    """What is known of products besides probabilities."""
+
+    category_id: Int64[np.ndarray, " N"]  # `NO_CATEGORY` where unlabelled
+    num_images: Int32[np.ndarray, " N"]
+    num_readable_images: Int32[np.ndarray, " N"]
+
+
+@dataclass(frozen=True, eq=False)
+class _Rows:
+    """Consecutive rows of the file."""
+
+    top: Int32[np.ndarray, "b t"]  # class indices
+    probability: Float32[np.ndarray, "b t"]
+    remaining: Float32[np.ndarray, " b"]
+
+    def __len__(self) -> int:
+        return len(self.remaining)
+
+    def at(self, chosen: slice | Int64[np.ndarray, " c"]) -> "_Rows":
+        return _Rows(*(values[chosen] for values in vars(self).values()))
+
+
+class ParquetMember:
+    """What a product's listed classes leave over is spread evenly over the other classes.
+
+    Products in the order of the file are read as a stream. `hold` them where another order is to
+    be read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        """Raises `UserError` where the file is absent, damaged or of another kind."""
+        self.path = path
+        file = read_predictions(path, _FACTS)
+        self.categories = Categories.from_json(file.categories_json)
+        self.class_ids = self.categories.ids
+        self.product_id = file.column("product_id")
+        category = file.table.column("category_id").combine_chunks()
+        self.facts = ProductFacts(
+            category.fill_null(NO_CATEGORY).to_numpy(),
+            file.column("num_images"),
+            file.column("num_readable_images"),
+        )
+        self._stream: Iterator[_Rows] = iter(())
+        self._first = len(self.product_id)  # place of the first row in `_held`
+        self._held: list[_Rows] = []
+        self._all = False
+
+    def hold(self) -> None:
+        """Keep all rows in memory once they were read."""
+        self._all = True
+
+    def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
+        """The probabilities in these rows: consecutive ones, or after `hold` any.
+
+        Raises:
+            UserError: the file is damaged there.
+        """
+        first, stop = (0, len(self.product_id)) if self._all else (places[0], places[-1] + 1)
+        held = self._read(int(first), int(stop)).at(places - first)
+        k = len(self.class_ids)
+        others = np.float32(max(k - held.top.shape[1], 1))
+        rows = np.repeat(held.remaining[:, None] / others, k, axis=1)
+        np.put_along_axis(rows, held.top.astype(np.int64), held.probability, 1)
+        return rows
+
+    def _read(self, first: int, stop: int) -> _Rows:
+        """These rows: read on or, for what has gone by, anew."""
+        if first < self._first:
+            self._stream, self._first, self._held = self._batches(), 0, []
+        last = self._first + sum(map(len, self._held))
+        while last < stop:
+            more = next(self._stream)
+            last += len(more)
+            self._held.append(more)
+        held = self._held[0] if len(self._held) == 1 else _together(self._held)
+        held = held.at(slice(first - self._first, None))
+        self._first, self._held = first, [held]
+        return held
+
+    def _batches(self) -> Iterator[_Rows]:
+        try:
+            # Buffered: a whole row group would be fetched otherwise.
+            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+                for batch in file.iter_batches(_BATCH_ROWS, columns=list(_TOP)):
+                    ids, probability, remaining = (batch.column(name) for name in _TOP)
+                    top = self.categories.class_of(ids.flatten().to_numpy())
+                    if (top < 0).any():
+                        raise UserError(
+                            f"{self.path} holds category ids that are not among its own; export "
+                            "again"
+                        )
+                    yield _Rows(
+                        top.reshape(len(batch), -1),
+                        probability.flatten().to_numpy().reshape(len(batch), -1),
+                        remaining.to_numpy(),
+                    )
+        except (OSError, pa.ArrowInvalid) as error:
+            raise UserError(f"cannot read predictions from {self.path}: {error}") from None
+
+
+def _together(parts: list[_Rows]) -> _Rows:
+    columns = zip(*(vars(part).values() for part in parts), strict=True)
+    return _Rows(*(np.concatenate(column) for column in columns))
