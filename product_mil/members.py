@@ -21,6 +21,7 @@ from product_mil.embed import backbone_stays_frozen
 from product_mil.ensemble import Rule, combine, combined_attention
 from product_mil.errors import UserError
 from product_mil.member_files import refuse_missing
+from product_mil.model.backbones import backbone
 from product_mil.model.classifier import merge_model
 from product_mil.predictions import PredictionBlock
 from product_mil.train.mesh import put_batch
@@ -43,8 +44,8 @@ def open_members(
     """Open runs that can answer together.
 
     Raises:
-        UserError: they know other categories (a long list of those is written to `listing`), or
-            look at other images of a product.
+        UserError: they know other categories (a long list of those is written to `listing`),
+            look at other images of a product, or one goes by hand-made features and another not.
     """
     runs = [open_run(workdir, checkpoint) for workdir in workdirs]
     names = [str(workdir) for workdir in workdirs]
@@ -58,6 +59,13 @@ def open_members(
                     f"{runs[0].workdir} with {ours}: they see other images; export the predictions "
                     "of each and combine the files with --predictions"
                 )
+    backbones = {run.config.model.backbone for run in runs}
+    for run in runs:
+        if len(backbones) > 1 and backbone(run.config.model.backbone).on_host is not None:
+            raise UserError(
+                f"{run.workdir} goes by hand-made features, which no other member sees: export the "
+                "predictions of each and combine the files with --predictions"
+            )
     return runs
 
 

@@ -15,7 +15,7 @@ import pytest
 
 from product_mil import member_files
 from product_mil.compare.files import read_answers
-from product_mil.config import config_from_dict
+from product_mil.config import config_from_dict, load_config
 from product_mil.data import loader
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.data.sample import SampleFiles
@@ -28,7 +28,7 @@ from product_mil.predictions import (
     read_predictions,
     written_whole,
 )
-from tests.scripts import call_tool
+from tests.scripts import ROOT, call_tool
 
 
 def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
@@ -370,6 +370,36 @@ def test_members_that_miss_something(tmp_path: Path, capsys: pytest.CaptureFixtu
     message = refused(capsys, "--predictions", whole, narrow, "--output", output)
     assert f"{narrow} misses 1 categories that others have (4)" in message
     assert not output.exists()
+
+
+def test_a_tree_and_a_net_are_combined_by_their_files(
+    trained: Path, sample: SampleFiles, few: Path, exported: list[Path], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    from product_mil.run import run
+
+    config = load_config(str(ROOT / "configs/tree.py"))
+    data = dataclasses.replace(
+        config.data, train=str(sample.train), categories=str(sample.categories), image_size_px=48
+    )
+    head = dataclasses.replace(config.head, epochs=2, images_per_batch=32)
+    run(dataclasses.replace(config, data=data, head=head), tmp_path / "tree")
+    message = refused(
+        capsys, "--runs", trained, tmp_path / "tree", "--data", few, "--output", tmp_path / "s.csv"
+    )
+    assert f"{tmp_path / 'tree'} goes by hand-made features" in message
+    assert "combine the files with --predictions" in message
+    call_tool(
+        "export_predictions", "--workdir", tmp_path / "tree", "--data", few, "--topk", 1000,
+        "--output", tmp_path / "t.csv", "--probabilities", tmp_path / "t.parquet",
+        "--all_probabilities", tmp_path / "t",
+    )  # fmt: skip
+    call_tool(
+        "ensemble", "--predictions", exported[0], tmp_path / "t.parquet", "--output",
+        tmp_path / "s.csv", "--all_probabilities", tmp_path / "m",
+    )  # fmt: skip
+    wanted = (matrix_of(exported[0]) + matrix_of(tmp_path / "t")) / 2
+    np.testing.assert_allclose(matrix_of(tmp_path / "m"), wanted, atol=2e-6)
 
 
 def test_refusals(
