@@ -60,8 +60,10 @@ def _goes_on(own: Progress, share_s: float) -> bool:
     if own.cost is None or own.steps is None:
         return False
     longer = own.cost.steps_within(share_s)
-    gain = min(longer[name] / own.steps[name] for name in longer)
-    if longer == own.steps or (longer != own.cost.steps and gain < WORTHWHILE):
+    whole, worthwhile = own.cost.steps, longer != own.steps
+    for name, count in own.steps.items():
+        worthwhile &= longer[name] == whole[name] or longer[name] >= max(WORTHWHILE * count, 1)
+    if not worthwhile:
         return False
     own.lengthen(longer)
     return True

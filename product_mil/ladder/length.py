@@ -21,9 +21,10 @@ from product_mil.train.state import TrainState, evaluated_parameters
 
 RESERVE = 0.15  # of a rung's time: what measures slower later than it did at first
 _PARTS = 1000  # lengths that are tried, from the shortest to the whole one
+_LEAST_PARTS = 100  # of them, where several stages are shortened
 _STEPS_S = 2.0  # steps are measured for so long, ...
-_MIN_STEPS = 4  # ... in at least so many
-_EVALUATION_SHARE = 0.25  # of the time left: a longer evaluation is not tried, but bounded
+_MIN_STEPS = 3  # ... in at least so many
+_EVALUATION_SHARE = 0.1  # of the time left: a longer evaluation is not tried (again)
 
 
 @dataclass(frozen=True)
@@ -37,9 +38,15 @@ class StageCost:
     evaluation_s: float
 
     def seconds(self, num_steps: int) -> float:
-        """What so many steps take, with their evaluations."""
+        """What so many steps take, with their evaluations.
+
+        Each length is a program of its own, and that of the whole one was compiled already.
+        """
+        if not num_steps:
+            return 0.0
         evaluations = -(-num_steps // self.evaluate_every_steps)
-        return self.compile_s + num_steps * self.step_s + evaluations * self.evaluation_s
+        compile_s = self.compile_s if num_steps < self.num_steps else 0.0
+        return compile_s + num_steps * self.step_s + evaluations * self.evaluation_s
 
 
 @dataclass(frozen=True)
@@ -61,18 +68,22 @@ class RunCost:
     def steps_within(self, spare_s: float) -> dict[str, int]:
         """The longest stages, in proportion, that leave a reserve of so many seconds.
 
-        The least is a step of each stage, whatever that takes.
+        Where that is less than a tenth of them, the last stage is given up (0 steps) for those
+        before it. The least is a step of the first one, whatever that takes.
         """
+        for kept in range(len(self.stages), 0, -1):
+            for number in range(_PARTS, 0 if kept == 1 else _LEAST_PARTS - 1, -1):
+                steps = self._part(kept, number)
+                if self.seconds(steps) <= spare_s * (1 - RESERVE):
+                    return steps
+        return self._part(1, 0)
 
-        def part(number: int) -> dict[str, int]:
-            return {name: max(n * number // _PARTS, 1) for name, n in self.steps.items()}
-
-        fits = (
-            number
-            for number in range(_PARTS, 0, -1)
-            if self.seconds(part(number)) <= spare_s * (1 - RESERVE)
-        )
-        return part(next(fits, 0))
+    def _part(self, kept: int, number: int) -> dict[str, int]:
+        """So many thousandths of the first stages, at least a step, and none of the others."""
+        return {
+            name: max(steps * number // _PARTS, 1) if place < kept else 0
+            for place, (name, steps) in enumerate(self.steps.items())
+        }
 
     def to_dict(self) -> dict[str, Any]:
         """As JSON keeps it."""
@@ -86,9 +97,11 @@ class RunCost:
 
 
 def with_steps(config: Config, steps: Mapping[str, int]) -> Config:
-    """The configuration with its stages, their schedules too, no longer than this."""
+    """The configuration with its stages, their schedules too, no longer than this; 0: without."""
     bounded = {
-        name: dataclasses.replace(getattr(config, name), max_steps=bound)
+        name: dataclasses.replace(
+            getattr(config, name), **({"max_steps": bound} if bound else {"epochs": 0})
+        )
         for name, bound in steps.items()
     }
     return dataclasses.replace(config, **bounded)
@@ -151,10 +164,9 @@ def _measure_stage(
     step_s = sum(steady_s) / len(steady_s)
     compile_s = max(times_s[0] - step_s, 0)
     evaluation_s = batches_to_evaluate * step_s  # at most: to train takes longer than to predict
-    if evaluation_s < _EVALUATION_SHARE * (deadline - time.monotonic()):
-        first_s = _evaluation_s(stage, state)
-        evaluation_s = _evaluation_s(stage, state)
-        compile_s += max(first_s - evaluation_s, 0)
+    for _ in range(2):  # the first time it is compiled
+        if evaluation_s < _EVALUATION_SHARE * (deadline - time.monotonic()):
+            evaluation_s = min(evaluation_s, _evaluation_s(stage, state))
     return StageCost(stage.num_steps, stage.evaluate_every_steps, compile_s, step_s, evaluation_s)
 
 

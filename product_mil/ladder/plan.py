@@ -26,9 +26,9 @@ class Rung:
 
 RUNGS = (
     Rung("prior", "prior.py", 0.1),
-    Rung("tree", "tree.py", 2.0),
-    Rung("cnn_1", "cnn_1.py", 2.0),
-    Rung("cnn_2", "cnn_2.py", 3.0),
+    Rung("tree", "tree.py", 3.0),
+    Rung("cnn_1", "cnn_1.py", 4.0),
+    Rung("cnn_2", "cnn_2.py", 4.0),
     Rung("cnn_3", "cnn_3.py", 6.0),
     Rung("inception_v3", "inception_v3.py:unlocked", 4.0),
     Rung("inception_v3-joint", "inception_v3.py:unlocked_joint", 4.0),

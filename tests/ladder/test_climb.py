@@ -20,7 +20,7 @@ from product_mil.ladder.progress import Progress
 from product_mil.train.optim import learning_rate_schedule
 from product_mil.trained import open_run
 
-COST = RunCost(0.0, {"finetune": StageCost(28, 2, 0.0, step_s=6.0, evaluation_s=0.0)})
+COST = RunCost(0.0, {"finetune": StageCost(28, 2, 0.0, step_s=60.0, evaluation_s=0.0)})
 
 
 @pytest.fixture
@@ -57,8 +57,8 @@ def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
         return make(*args, **settings)
 
     monkeypatch.setattr(stages, "make_optimizer", noted)
-    climb([rung], [], Ladder(tmp_path, budget_minutes=1.0))
-    # 60 s, less a reserve of 15 %, hold 8 steps of 6 s.
+    climb([rung], [], Ladder(tmp_path, budget_minutes=10.0))
+    # 10 minutes, less a reserve of 15 %, hold 8 steps of a minute.
     assert row_of(tmp_path)["shortened"] == "8 of 28 steps"
     assert not row_of(tmp_path)["cut_short"]
     assert open_run(tmp_path / "runs" / "net").step == 8
@@ -73,9 +73,9 @@ def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
     assert "shortened to 8 of 28 steps" in (tmp_path / "seed_table.txt").read_text()
 
     monkeypatch.setattr(module, "measure_cost", never)
-    climb([rung], [], Ladder(tmp_path, budget_minutes=1.2))  # too little for half as many again
+    climb([rung], [], Ladder(tmp_path, budget_minutes=12.0))  # too little for half as many again
     assert row_of(tmp_path)["shortened"] == "8 of 28 steps"
-    climb([rung], [], Ladder(tmp_path, budget_minutes=5.0))
+    climb([rung], [], Ladder(tmp_path, budget_minutes=50.0))
     assert row_of(tmp_path)["shortened"] == ""
     assert open_run(tmp_path / "runs" / "net").step == 28
     assert open_run(tmp_path / "runs" / "net-shortened").step == 8
@@ -97,17 +97,18 @@ def test_a_killed_rung_keeps_its_length(
     with monkeypatch.context() as patch:
         patch.setattr(module, "run", stopped)
         with pytest.raises(SystemExit) as left:  # before the deadline: asked by the user
-            climb([rung], [], Ladder(tmp_path, budget_minutes=1.0))
+            climb([rung], [], Ladder(tmp_path, budget_minutes=10.0))
     assert left.value.code == 143
     assert open_run(tmp_path / "runs" / "net").step == 1
     assert Progress(tmp_path, "net").steps == {"finetune": 8}
 
     monkeypatch.setattr(module, "measure_cost", never)
-    climb([rung], [], Ladder(tmp_path, budget_minutes=1.0))
+    climb([rung], [], Ladder(tmp_path, budget_minutes=10.0))
     assert row_of(tmp_path)["shortened"] == "8 of 28 steps"
     assert open_run(tmp_path / "runs" / "net").step == 8
 
 
+@pytest.mark.slow
 def test_a_rung_that_does_not_end_in_its_time_is_cut_and_gone_on_with(
     rung: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

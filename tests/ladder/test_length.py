@@ -24,14 +24,15 @@ COST = RunCost(
 
 
 def test_seconds_by_hand() -> None:
-    # 4 + (2 + 1000 * 0.01 + 10 * 0.5) + (10 + 50 * 2 + 3 * 8)
-    assert COST.seconds(COST.steps) == pytest.approx(155.0)
+    # 4 + (1000 * 0.01 + 10 * 0.5) + (50 * 2 + 3 * 8): these programs were compiled
+    assert COST.seconds(COST.steps) == pytest.approx(143.0)
     # An evaluation ends each stage, however short: 4 + (2 + 0.1 + 0.5) + (10 + 2 + 8)
     assert COST.seconds({"head": 10, "finetune": 1}) == pytest.approx(26.6)
+    assert COST.seconds({"head": 10, "finetune": 0}) == pytest.approx(6.6)
 
 
 def test_what_fits_keeps_its_whole_length() -> None:
-    assert COST.steps_within(155.0 / 0.85 + 0.01) == {"head": 1000, "finetune": 50}
+    assert COST.steps_within(143.0 / 0.85 + 0.01) == {"head": 1000, "finetune": 50}
 
 
 def test_stages_are_shortened_in_proportion_and_leave_a_reserve() -> None:
@@ -45,8 +46,16 @@ def test_stages_are_shortened_in_proportion_and_leave_a_reserve() -> None:
     assert shortening(COST.steps, COST.steps) == ""
 
 
-def test_without_time_a_step_of_each_stage_is_left() -> None:
-    assert COST.steps_within(1.0) == {"head": 1, "finetune": 1}
+def test_below_a_tenth_the_last_stage_is_given_up_for_the_first() -> None:
+    # A tenth takes 4 + (2 + 1 + 0.5) + (10 + 10 + 8) = 35.5.
+    assert COST.steps_within(35.5 / 0.85 + 0.01) == {"head": 100, "finetune": 5}
+    steps = COST.steps_within(35.5 / 0.85 - 0.01)
+    assert steps == {"head": 1000, "finetune": 0}  # 4 + 10 + 5
+    assert shortening(steps, COST.steps) == "1000 of 1000 and 0 of 50 steps"
+
+
+def test_without_time_a_step_is_left() -> None:
+    assert COST.steps_within(1.0) == {"head": 1, "finetune": 0}
     assert RunCost(3.0, {}).steps_within(1.0) == {}  # the prior
 
 
@@ -55,6 +64,9 @@ def test_a_bound_changes_the_stage_alone() -> None:
     bounded = with_steps(config, {"finetune": 7})
     assert bounded.finetune == StageConfig(epochs=2, max_steps=7)
     assert bounded.head == config.head
+    without = with_steps(config, {"head": 5, "finetune": 0})
+    assert without.head == StageConfig(epochs=3, max_steps=5)
+    assert without.finetune == StageConfig(epochs=0)
 
 
 def test_costs_survive_json() -> None:
