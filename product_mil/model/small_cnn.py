@@ -17,12 +17,14 @@ INPUT_SIZE_PX = 60  # a third of Cdiscount's 180: enough to tell shapes, a ninth
 
 
 class SmallCNN(nnx.Module):
-    """3x3 convolutions of stride 2, each with BatchNorm and ReLU, then the global mean.
+    """3x3 convolutions of stride 2, each with BatchNorm and ReLU, then the mean.
 
     Takes photos of any size and resizes them to `INPUT_SIZE_PX` itself, on the device. `widths`
     are the channels after each halving of the resolution; the last `refined` of them are followed
     by a convolution of stride 1, a residual that starts at zero: the deeper net begins as the
-    shallower one.
+    shallower one. The mean is taken over each of `cells` x `cells` parts of the last map, side by
+    side in the embedding: what a net of few convolutions sees of a place is small, so it has to be
+    told where it saw it.
     """
 
     def __init__(
@@ -30,10 +32,11 @@ class SmallCNN(nnx.Module):
         widths: Sequence[int] = (24, 48, 96, 192),
         *,
         refined: int = 0,
+        cells: int = 1,
         rngs: nnx.Rngs,
         dtype: DTypeLike = jnp.float32,
     ):
-        self.dtype = dtype
+        self.dtype, self.cells = dtype, cells
         of = {"rngs": rngs, "dtype": dtype}
         self.blocks = nnx.List([ConvBlock(*dims, **of) for dims in pairwise((3, *widths))])
         self.first_refined = len(widths) - refined
@@ -64,7 +67,7 @@ class SmallCNN(nnx.Module):
             if index >= self.first_refined:
                 refine = self.refinements[index - self.first_refined]
                 x = nnx.relu(x + refine(x, use_running_statistics, mask))
-        return x.mean(axis=(1, 2))
+        return means(x, self.cells)
 
 
 class ConvBlock(nnx.Module):
@@ -121,6 +124,17 @@ def conv3x3(
     return patches @ kernel.reshape(9 * c, -1)  # b h2 w2 c2
 
 
+def means(x: Float[Array, "b h w c"], cells: int) -> Float[Array, "b d"]:
+    """The mean over each cell of a square grid, row by row; d is cells * cells * c.
+
+    Raises:
+        TypeError: the map does not divide into that many cells.
+    """
+    b, h, w, c = x.shape
+    x = x.reshape(b, cells, h // cells, cells, w // cells, c)
+    return x.mean(axis=(2, 4)).reshape(b, cells * cells * c)
+
+
 def standardise(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
     """Give each photo mean 0 and spread 1: exposure says nothing about the product."""
     spread = x.std(axis=(1, 2, 3), keepdims=True)
@@ -139,7 +153,9 @@ def resize(pixels: Num[Array, "b h w 3"], size_px: int) -> Float[Array, "b size 
 SPECS = (
     BackboneSpec("small_cnn", SmallCNN, embedding_dim=192, image_size_px=180),
     # The paper's ladder of nets from scratch: 2, 4 and 6 convolutions.
-    BackboneSpec("cnn_1", partial(SmallCNN, (24, 48)), embedding_dim=48, image_size_px=180),
+    BackboneSpec(
+        "cnn_1", partial(SmallCNN, (24, 48), cells=3), embedding_dim=9 * 48, image_size_px=180
+    ),
     BackboneSpec("cnn_2", SmallCNN, embedding_dim=192, image_size_px=180),
     BackboneSpec("cnn_3", partial(SmallCNN, refined=2), embedding_dim=192, image_size_px=180),
 )

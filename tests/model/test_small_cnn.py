@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.model.small_cnn import SmallCNN, conv3x3, resize
+from product_mil.model.backbones import backbone
+from product_mil.model.small_cnn import SmallCNN, conv3x3, means, resize
 
 
 @pytest.fixture(scope="module")
@@ -30,6 +31,29 @@ def test_resize_takes_block_means_and_agrees_with_any_other_size(photos: np.ndar
     np.testing.assert_allclose(small[0, 0, 0], photos[0, :3, :3].mean((0, 1)), atol=1e-4)
     odd = resize(jnp.asarray(photos[:, :175, :175]), 60)
     assert np.abs(np.asarray(odd).mean((1, 2)) - photos[:, :175, :175].mean((1, 2))).max() < 2
+
+
+def test_means_of_a_grid_by_hand():
+    x = jnp.arange(2 * 4 * 4 * 1, dtype=jnp.float32).reshape(2, 4, 4, 1)
+    np.testing.assert_allclose(means(x, 1)[:, 0], [7.5, 23.5])
+    np.testing.assert_allclose(means(x, 2)[0], [2.5, 4.5, 10.5, 12.5])
+    with pytest.raises(TypeError):
+        means(x, 3)
+
+
+def test_the_shallow_net_tells_where_it_saw_something(photos: np.ndarray):
+    """Two halves of a photo exchanged: as good as nothing to a global mean."""
+    spec = backbone("cnn_1")
+    x = jnp.asarray(photos[:1], jnp.float32)
+    exchanged = jnp.roll(x, 60, axis=2)
+    net = spec.build(rngs=nnx.Rngs(0))
+    one, other = (net(each, use_running_statistics=True)[0] for each in (x, exchanged))
+    assert one.shape == (spec.embedding_dim,)
+    cells, moved = one.reshape(3, 3, 48), other.reshape(3, 3, 48)
+    size = float(jnp.abs(cells).mean())
+    assert float(jnp.abs(cells - moved).mean()) > 0.2 * size
+    # The columns of cells have moved along, but for what lies at their borders.
+    assert float(jnp.abs(jnp.roll(cells, 1, axis=1) - moved).mean()) < 0.1 * size
 
 
 def test_exposure_changes_little(photos: np.ndarray):
