@@ -3,7 +3,8 @@
     python -m product_mil.main --config=configs/cnn_1.py [:joint or :smoke]
 
 Photos are classified one by one and their probabilities averaged, as in the paper; `:joint` fuses
-them first. `cnn_2.py` and `cnn_3.py` differ in the backbone alone.
+them first. `cnn_2.py` differs in the backbone, dropout and reflections, `cnn_3.py` from that one in
+the backbone alone.
 """
 
 import dataclasses

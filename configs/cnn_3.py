@@ -1,4 +1,4 @@
-"""A net of six convolutions from scratch: `configs/cnn_1.py` with another backbone.
+"""A net of six convolutions from scratch: `configs/cnn_2.py` with another backbone.
 
     python -m product_mil.main --config=configs/cnn_3.py [:joint or :smoke]
 
@@ -14,6 +14,6 @@ from product_mil.config import Config, load_config
 
 def get_config(argument: str) -> Config:
     """The configuration for an argument."""
-    first = load_config(f"{Path(__file__).with_name('cnn_1.py')}:{argument}")
-    model = dataclasses.replace(first.model, backbone="cnn_3")
-    return dataclasses.replace(first, name=first.name.replace("cnn_1", "cnn_3"), model=model)
+    second = load_config(f"{Path(__file__).with_name('cnn_2.py')}:{argument}")
+    model = dataclasses.replace(second.model, backbone="cnn_3")
+    return dataclasses.replace(second, name=second.name.replace("cnn_2", "cnn_3"), model=model)
