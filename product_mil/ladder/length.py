@@ -21,7 +21,7 @@ from product_mil.train.state import TrainState, evaluated_parameters
 
 RESERVE = 0.15  # of a rung's time: what measures slower later than it did at first
 _PARTS = 1000  # lengths that are tried, from the shortest to the whole one
-_LEAST_PARTS = 100  # of them, where several stages are shortened
+_LEAST_PARTS = 250  # of them, where several stages are shortened
 _STEPS_S = 2.0  # steps are measured for so long, ...
 _MIN_STEPS = 3  # ... in at least so many
 _EVALUATION_SHARE = 0.1  # of the time left: a longer evaluation is not tried (again)
@@ -68,7 +68,7 @@ class RunCost:
     def steps_within(self, spare_s: float) -> dict[str, int]:
         """The longest stages, in proportion, that leave a reserve of so many seconds.
 
-        Where that is less than a tenth of them, the last stage is given up (0 steps) for those
+        Where that is less than a quarter of them, the last stage is given up (0 steps) for those
         before it. The least is a step of the first one, whatever that takes.
         """
         for kept in range(len(self.stages), 0, -1):

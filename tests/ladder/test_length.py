@@ -46,10 +46,10 @@ def test_stages_are_shortened_in_proportion_and_leave_a_reserve() -> None:
     assert shortening(COST.steps, COST.steps) == ""
 
 
-def test_below_a_tenth_the_last_stage_is_given_up_for_the_first() -> None:
-    # A tenth takes 4 + (2 + 1 + 0.5) + (10 + 10 + 8) = 35.5.
-    assert COST.steps_within(35.5 / 0.85 + 0.01) == {"head": 100, "finetune": 5}
-    steps = COST.steps_within(35.5 / 0.85 - 0.01)
+def test_below_a_quarter_the_last_stage_is_given_up_for_the_first() -> None:
+    # A quarter takes 4 + (2 + 2.5 + 3 * 0.5) + (10 + 24 + 8) = 52.
+    assert COST.steps_within(52.0 / 0.85 + 0.01) == {"head": 250, "finetune": 12}
+    steps = COST.steps_within(52.0 / 0.85 - 0.01)
     assert steps == {"head": 1000, "finetune": 0}  # 4 + 10 + 5
     assert shortening(steps, COST.steps) == "1000 of 1000 and 0 of 50 steps"
 
