@@ -30,6 +30,9 @@ def measure(rung: Planned, own: Progress, ladder: Ladder, *, cut: bool) -> Row:
         run = open_run(own.workdir)
     except UserError:
         return row | {"note": f"{rung.note}; no checkpoint in its time".lstrip("; ")}
+    if own.steps is not None:
+        last = [(stage, count) for stage, count in own.steps.items() if count][-1:]
+        row["cut_short"] = cut and [(run.stage, run.step)] != last  # asked to stop when it was done
     products = run.products(ladder.test) if ladder.test else build_data(run.config).valid
     step = make_eval_step(run.model.structure)
     arrays = (run.model.parameters, run.model.statistics)
@@ -40,7 +43,7 @@ def measure(rung: Planned, own: Progress, ladder: Ladder, *, cut: bool) -> Row:
         run.mesh,
     )
     metrics = metrics_of(scores, products, run.categories)
-    if cut:
+    if row["cut_short"]:
         row["note"] = f"{row['note']}; stopped in stage {run.stage} at step {run.step}".lstrip("; ")
     return row | {
         "products": int(metrics["products"]),

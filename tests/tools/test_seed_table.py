@@ -77,6 +77,7 @@ def test_the_ladder_within_a_budget_and_gone_on_with(
     assert run.step == 1
     whole = json.loads((tmp_path / "runs" / "cnn_1.json").read_text())["cost"]["stages"]
     num_steps = whole["finetune"]["num_steps"]
+    assert rows["cnn_1"]["cut_short"] == "False"  # the deadline passed, but nothing was left to do
     assert rows["cnn_1"]["shortened"] == f"1 of {num_steps} steps"
     assert int(rows["cnn_1"]["parameters"]) == run.record["parameters"]
     assert float(rows["cnn_1"]["images_per_s"]) > 0
