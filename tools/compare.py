@@ -57,14 +57,16 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_user_error():
         _check(args, overrides)
         runs, files = _named(args.runs, "--runs"), _named(args.predictions, "--predictions")
+        # JAX starts here, not for a typing error.
+        from product_mil.compare.report import table
+        from product_mil.contest.gather import gather
+        from product_mil.train.runtime import configure_jax
+
+        configure_jax()
         if args.train:
             runs |= train(args, overrides)
         if set(runs) & set(files):
             raise UserError(f"{min(set(runs) & set(files))} names a run and a file; give two names")
-        # JAX starts here, not for a typing error.
-        from product_mil.compare.report import table
-        from product_mil.contest.gather import gather
-
         contest = gather(
             runs,
             files,
@@ -124,7 +126,6 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> Variants:
     from product_mil.config import load_config, override, problems, refuse
     from product_mil.contest.fairness import differing_fields, unfair_fields
     from product_mil.run import run
-    from product_mil.train.runtime import configure_jax
 
     common = [flag.removeprefix("--config.") for flag in overrides]
     configs = {}
@@ -144,7 +145,6 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> Variants:
             + ", ".join(f"config.{key}" for key in unfair)
             + "; set these alike, or train the runs yourself and name them with --runs"
         )
-    configure_jax()
     found: Variants = {name: [] for name in configs}
     for seed in range(args.seeds):
         for name, config in configs.items():

@@ -84,6 +84,10 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_user_error():
         _check(args)
         if args.runs:
+            # JAX starts here, not for a wrong path.
+            from product_mil.train.runtime import configure_jax
+
+            configure_jax()
             combine_runs(args)
         else:
             combine_predictions(args)

@@ -47,9 +47,11 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError("--tta, --logit_adjustment and --faults go with --workdir alone")
         # JAX starts here, not for a typing error.
         from product_mil.train.log import metrics_table
+        from product_mil.train.runtime import configure_jax
         from product_mil.train.step import ViewMean
         from product_mil.trained import open_run
 
+        configure_jax()
         if args.predictions is not None:
             metrics, remarks = evaluate_file(args.predictions, args.data)
         else:

@@ -60,8 +60,10 @@ def main(argv: list[str] | None = None) -> None:
     with exit_on_user_error():
         _check(args)
         # JAX starts here, not for a wrong path.
+        from product_mil.train.runtime import configure_jax
         from product_mil.trained import open_run
 
+        configure_jax()
         export(open_run(args.workdir, args.checkpoint), args)
 
 

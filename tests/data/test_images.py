@@ -269,7 +269,9 @@ def test_fuzz_raises_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     seeds = [
-        *(encoded(photo(), **options) for options in ({}, {"exif": exif}, {"progressive": True})),
+        encoded(photo()),
+        encoded(photo(), exif=exif),
+        encoded(photo(), progressive=True),
         encoded(Image.fromarray(photo()).convert("CMYK")),
         encoded(photo(), "PNG"),
         encoded(photo(), "GIF"),
