@@ -26,6 +26,7 @@ from jax import lax
 
 from product_mil.model.backbones import backbone
 from product_mil.model.convolutions import depthwise_conv, depthwise_conv_lax
+from product_mil.train.runtime import keep_freed_memory
 
 Case = tuple[str, str, Callable, tuple]  # what is done, by whom, function, arguments
 
@@ -148,6 +149,7 @@ def best_times_s(cases: list[Case], repeats: int) -> dict[tuple[str, str], tuple
 
 
 def main() -> None:
+    keep_freed_memory()  # as a run does, and for the rivals too
     parser = argparse.ArgumentParser(description="Backbones against Keras on JAX")
     parser.add_argument("--backbones", default="mobilenet_v2,xception")
     parser.add_argument("--batch", type=int, default=16)

@@ -17,12 +17,14 @@ from measure import in_turns, machine, parser, report, table
 from training import batch_of, training
 
 from product_mil.data.plan import ShuffledPlan
+from product_mil.train.runtime import keep_freed_memory
 
 MAX_IMAGES = 4
 CLASSES = 5270
 
 
 def main() -> None:
+    keep_freed_memory()  # as a run does, and for the rivals too
     arguments = parser("Packing against padding")
     arguments.add_argument("--products", type=int, default=1_000_000)
     arguments.add_argument("--backbone", default="mobilenet_v2")

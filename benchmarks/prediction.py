@@ -27,6 +27,7 @@ from product_mil.data.index import open_catalogue
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan
 from product_mil.predict import predict_products
+from product_mil.train.runtime import keep_freed_memory
 
 CLASSES = 5270
 
@@ -66,6 +67,7 @@ def memory_bytes(path: Path) -> int:
 
 
 def main() -> None:
+    keep_freed_memory()  # as a run does, and for the rivals too
     arguments = parser("Prediction against Keras' predict")
     arguments.add_argument("--backbone", default="mobilenet_v2")
     arguments.add_argument("--images", type=int, default=96, help="about as many")

@@ -37,6 +37,7 @@ from product_mil.data.loader import Loaded
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.loop import STEPS_IN_FLIGHT, Stage, train_stage
+from product_mil.train.runtime import keep_freed_memory
 
 CLASSES = 100
 
@@ -189,6 +190,7 @@ def loop_share(rounds: int, steps: int, size_px: int, slots: int) -> tuple[Best,
 
 
 def main() -> None:
+    keep_freed_memory()  # as a run does, and for the rivals too
     arguments = parser("The training step against Keras on JAX")
     arguments.add_argument("--backbone", default="inception_v3")
     arguments.add_argument("--batch", type=int, default=8)

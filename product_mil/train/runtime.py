@@ -33,14 +33,16 @@ def configure_jax() -> None:
 
     To be called before JAX starts its devices.
     """
-    _keep_freed_memory()
+    keep_freed_memory()
     logging.set_verbosity(logging.WARNING)
     jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
     jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
 
 
-def _keep_freed_memory() -> None:
-    """On a CPU XLA asks for a step's memory anew each time, and half of a step was page faults.
+def keep_freed_memory() -> None:
+    """Let malloc hold on to what it has.
+
+    On a CPU XLA asks for a step's memory anew each time, and half of a step was page faults.
 
     Only where the C library is glibc, and not beside a GPU: there many threads decode, and each
     does better with an arena of its own.
