@@ -31,7 +31,7 @@ def two_stages(backbone: str, unlock_from: str) -> dict[str, Config]:
             epochs=-1, steps=2000, trainable="head", images_per_batch=256, learning_rate=1e-3
         ),
         # Small, so that the body keeps what it knows; running statistics for the same reason.
-        finetune=StageConfig(epochs=3, images_per_batch=64, learning_rate=1e-4),
+        finetune=StageConfig(epochs=3, images_per_batch=64, learning_rate=3e-5),
     )
     unlocked = dataclasses.replace(
         averaged,
