@@ -5,8 +5,9 @@ from pathlib import Path
 
 from absl import app, flags
 
-from product_mil.config import Config, load_config, override, problems, refuse
+from product_mil.config import Config, load_config, override, refuse
 from product_mil.errors import UserError, exit_on_user_error
+from product_mil.limits import problems
 
 _CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; default runs/<config name>")

@@ -13,7 +13,7 @@ from jaxtyping import Float32, Int64
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.errors import UserError
 from product_mil.parquet_member import ParquetMember, ProductFacts
-from product_mil.predictions import matrix_files
+from product_mil.prediction_files import matrix_files
 
 MISSING_SUFFIX = ".missing.csv"
 BLOCK_BYTES = 32_000_000  # of all members' probabilities together

@@ -7,14 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from product_mil.data.categories import Categories
 from product_mil.errors import UserError
-from product_mil.predictions import (
-    MatrixWriter,
-    ParquetWriter,
-    SubmissionWriter,
-    Writer,
-    check_output,
-    matrix_files,
-)
+from product_mil.prediction_files import MatrixWriter, ParquetWriter, SubmissionWriter, matrix_files
+from product_mil.predictions import Writer, check_output
 
 if TYPE_CHECKING:
     from product_mil.backoff import BackOff

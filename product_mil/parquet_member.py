@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32, Int64
 from product_mil.data.categories import Categories
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
-from product_mil.predictions import read_predictions
+from product_mil.prediction_files import read_predictions
 
 _FACTS = ("product_id", "category_id", "num_images", "num_readable_images")
 _TOP = ("top_category_id", "top_probability", "remaining_probability")

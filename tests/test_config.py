@@ -14,10 +14,10 @@ from product_mil.config import (
     flat,
     load_config,
     override,
-    problems,
     refuse,
 )
 from product_mil.errors import UserError
+from product_mil.limits import problems
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 JOINT = str(CONFIGS / "joint.py")

@@ -14,7 +14,7 @@ from product_mil.data.faults import FaultList
 from product_mil.data.index import open_catalogue
 from product_mil.data.sample import SampleFiles
 from product_mil.errors import UserError
-from product_mil.predictions import read_predictions
+from product_mil.prediction_files import read_predictions
 from product_mil.run import run
 from tests.scripts import load_script
 

@@ -9,18 +9,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from product_mil import predictions
+from product_mil import prediction_files
 from product_mil.errors import UserError
-from product_mil.predictions import (
+from product_mil.prediction_files import (
     MatrixWriter,
     ParquetWriter,
-    PredictionBlock,
     SubmissionWriter,
-    Writer,
-    check_output,
     read_predictions,
-    written_whole,
 )
+from product_mil.predictions import PredictionBlock, Writer, check_output, written_whole
 
 CLASS_IDS = np.array([7, 2**40, 2**62], np.int64)
 CATEGORIES = json.dumps({"ids": CLASS_IDS.tolist(), "names": [["a", "b", "é"]] * 3})
@@ -104,7 +101,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 def test_parquet_in_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(predictions, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(prediction_files, "ROWS_PER_GROUP", 4)
     path = tmp_path / "p.parquet"
     writer = ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)
     write([writer], *map(block_of, range(10)))

@@ -123,8 +123,9 @@ def train(args: argparse.Namespace, overrides: Sequence[str]) -> Variants:
         UserError: configurations that are wrong, or would not be a fair comparison.
     """
     from product_mil.build.check import check_config
-    from product_mil.config import load_config, override, problems, refuse
+    from product_mil.config import load_config, override, refuse
     from product_mil.contest.fairness import differing_fields, unfair_fields
+    from product_mil.limits import problems
     from product_mil.run import run
 
     common = [flag.removeprefix("--config.") for flag in overrides]

@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from product_mil.config import AugmentConfig, Config, load_config, override, problems, refuse
+from product_mil.config import AugmentConfig, Config, load_config, override, refuse
 from product_mil.data.categories import read_categories
 from product_mil.data.index import open_catalogue
 from product_mil.data.sheet import Book, Shown, draw
 from product_mil.errors import UserError, exit_on_user_error
+from product_mil.limits import problems
 
 # Of the numbers among the options.
 LIMITS = (

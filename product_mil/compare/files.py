@@ -16,7 +16,7 @@ from product_mil.compare.answers import Answers, Questions
 from product_mil.data.categories import Categories
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
-from product_mil.predictions import matrix_files, read_predictions
+from product_mil.prediction_files import matrix_files, read_predictions
 
 _ROWS = 4096  # of a matrix that are read at once
 _COLUMNS = (

@@ -15,7 +15,8 @@ from product_mil.data.categories import Categories
 from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import Catalogue
 from product_mil.data.loader import FileReader
-from product_mil.predictions import PredictionBlock, PredictionFile
+from product_mil.prediction_files import PredictionFile
+from product_mil.predictions import PredictionBlock
 
 MAX_PRODUCTS = 1000
 MAX_PICTURES_BYTES = 16_000_000  # of JPEG; a third more in the page, which stays below 25 MB

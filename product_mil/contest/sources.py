@@ -29,7 +29,7 @@ from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import Products
 from product_mil.errors import UserError
 from product_mil.predict import predict_products, watched
-from product_mil.predictions import read_predictions
+from product_mil.prediction_files import read_predictions
 from product_mil.train.step import make_predict_step
 from product_mil.trained import TrainedRun, open_run
 

@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from product_mil.build.check import check_config
-from product_mil.config import Config, load_config, override, problems, refuse
+from product_mil.config import Config, load_config, override, refuse
 from product_mil.errors import UserError
+from product_mil.limits import problems
 from product_mil.model.backbones import backbone
 from product_mil.model.published import weights_cache_dir
 

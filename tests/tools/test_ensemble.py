@@ -21,13 +21,8 @@ from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.data.sample import SampleFiles
 from product_mil.ensemble import fit_average
 from product_mil.parquet_member import ParquetMember
-from product_mil.predictions import (
-    MatrixWriter,
-    ParquetWriter,
-    PredictionBlock,
-    read_predictions,
-    written_whole,
-)
+from product_mil.prediction_files import MatrixWriter, ParquetWriter, read_predictions
+from product_mil.predictions import PredictionBlock, written_whole
 from tests.scripts import ROOT, call_tool
 
 

@@ -16,7 +16,7 @@ import pytest
 
 from product_mil.data.categories import Categories
 from product_mil.data.sample import SampleFiles
-from product_mil.predictions import read_predictions
+from product_mil.prediction_files import read_predictions
 from tests.scripts import call_tool
 
 ROOT = Path(__file__).resolve().parents[2]

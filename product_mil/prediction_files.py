@@ -1,0 +1,275 @@
+"""Prediction files: the submission, the most probable classes as Parquet, the whole matrix.
+
+Category ids, never class indices, leave the process, and every file with probabilities says which
+classes and which run they come from.
+"""
+
+import gzip
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from jaxtyping import Int64
+
+from product_mil.errors import UserError
+from product_mil.predictions import PredictionBlock, draft_of, open_stream
+
+FORMAT = "1"
+ROWS_PER_GROUP = 32_768  # of the Parquet file; what is held in memory before it is written
+
+
+class SubmissionWriter:
+    """`_id,category_id`, a row a product; compressed where the name ends in .gz."""
+
+    def __init__(self, path: Path, class_ids: Int64[np.ndarray, " k"]) -> None:
+        """Raises `UserError` where the file cannot be made."""
+        self.drafts = [(draft_of(path), path)]
+        self._class_ids = class_ids
+        self._file = open_stream(draft_of(path))
+        # No name and time in the header: the same predictions give the same bytes.
+        self._stream = (
+            gzip.GzipFile("", "wb", 6, self._file, mtime=0) if path.suffix == ".gz" else self._file
+        )
+        self._stream.write(b"_id,category_id\n")
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block."""
+        guesses = self._class_ids[block.top_class[:, 0]]
+        rows = map("{},{}\n".format, block.product_id.tolist(), guesses.tolist())
+        self._stream.write("".join(rows).encode())
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            self._stream.close()
+        finally:
+            self._file.close()
+
+
+class ParquetWriter:
+    """The top t classes of each product with what is left over, and its images' attention."""
+
+    def __init__(
+        self,
+        path: Path,
+        class_ids: Int64[np.ndarray, " k"],
+        *,
+        topk: int,
+        categories_json: str,
+        run: Mapping[str, Any],
+    ) -> None:
+        """`categories_json` and `run` travel in the file's metadata; see `PredictionFile`.
+
+        Raises:
+            UserError: the file cannot be made.
+        """
+        self.drafts = [(draft_of(path), path)]
+        self._class_ids = class_ids
+        self._schema = _schema(topk).with_metadata(
+            {
+                "product_mil.format": FORMAT,
+                "product_mil.categories": categories_json,
+                "product_mil.run": json.dumps(dict(run), ensure_ascii=False),
+            }
+        )
+        self._file = open_stream(draft_of(path))
+        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        self._waiting: list[pa.RecordBatch] = []
+        self._rows_waiting = 0
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block."""
+        batch = _record_batch(block, self._class_ids, self._schema)
+        # A copy in Arrow's own memory: NumPy's small arrays, kept for long between the large
+        # ones of passing batches, would leave the heap full of holes.
+        self._waiting.append(batch.take(np.arange(len(block))))
+        self._rows_waiting += len(block)
+        if self._rows_waiting >= ROWS_PER_GROUP:
+            self._flush()
+
+    def _flush(self) -> None:
+        table = pa.Table.from_batches(self._waiting, self._schema)
+        self._waiting, self._rows_waiting = [], 0
+        self._writer.write_table(table, row_group_size=2 * ROWS_PER_GROUP)
+
+    def close(self) -> None:
+        """Finish the file."""
+        try:
+            if self._waiting:
+                self._flush()
+            self._writer.close()
+        finally:
+            self._file.close()
+
+
+def _schema(topk: int) -> pa.Schema:
+    return pa.schema(
+        [
+            pa.field("product_id", pa.int64(), nullable=False),
+            ("category_id", pa.int64()),  # the true one, where the record has one
+            ("log_prob_true", pa.float32()),  # null where the true category is not a class
+            pa.field("num_images", pa.int32(), nullable=False),
+            pa.field("num_readable_images", pa.int32(), nullable=False),
+            ("top_category_id", pa.list_(pa.int64(), topk)),
+            ("top_probability", pa.list_(pa.float32(), topk)),
+            pa.field("remaining_probability", pa.float32(), nullable=False),
+            ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these two:
+            ("image_attention", pa.list_(pa.float32())),
+            ("image_category_id", pa.list_(pa.int64())),
+        ]
+    )
+
+
+def _record_batch(
+    block: PredictionBlock, class_ids: Int64[np.ndarray, " k"], schema: pa.Schema
+) -> pa.RecordBatch:
+    topk = block.top_class.shape[1]
+    # A block made from files knows of no images: its lists are empty.
+    listed = block.num_readable_images if len(block.image_index) else 0 * block.num_readable_images
+    offsets = np.concatenate([[0], np.cumsum(listed)]).astype(np.int32)
+    kept = block.top_probability.sum(1, dtype=np.float64)
+
+    def of_images(values: np.ndarray) -> pa.Array:
+        return pa.ListArray.from_arrays(pa.array(offsets), pa.array(values))
+
+    def of_top(values: np.ndarray) -> pa.Array:
+        return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), topk)
+
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array(block.product_id),
+            pa.array(block.category_id, mask=~block.has_category),
+            pa.array(block.log_prob_true, mask=np.isnan(block.log_prob_true)),
+            pa.array(block.num_images),
+            pa.array(block.num_readable_images),
+            of_top(class_ids[block.top_class]),
+            of_top(block.top_probability),
+            pa.array(np.clip(1 - kept, 0, 1).astype(np.float32)),
+            of_images(block.image_index),
+            of_images(block.attention),
+            of_images(class_ids[block.image_top_class]),
+        ],
+        schema=schema,
+    )
+
+
+class MatrixWriter:
+    """All probabilities as `.npy` files: float32 `[N, k]`, ids `[N]` and category ids `[k]`.
+
+    Written as a stream, so that a full disk is an error and not a SIGBUS; to be read with
+    `np.load(..., mmap_mode="r")`.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        class_ids: Int64[np.ndarray, " k"],
+        num_products: int,
+        *,
+        categories_json: str,
+        run: Mapping[str, Any],
+    ) -> None:
+        """Raises `UserError` where the disk has no room or the files cannot be made."""
+        matrix, ids, columns, about = matrix_files(path)
+        if matrix.parent == path:
+            path.mkdir(exist_ok=True)
+        needed_bytes = num_products * (len(class_ids) * 4 + 8)
+        free_bytes = shutil.disk_usage(matrix.parent).free
+        if needed_bytes > free_bytes:
+            raise UserError(
+                f"{matrix}: {num_products} x {len(class_ids)} probabilities need "
+                f"{needed_bytes / 1e9:.1f} GB, the disk has {free_bytes / 1e9:.1f} GB free; use "
+                "--probabilities, which keeps the most probable ones"
+            )
+        self.drafts = [(draft_of(file), file) for file in (ids, columns, about, matrix)]
+        self._files = []
+        for file, shape, kind in (
+            (matrix, (num_products, len(class_ids)), "<f4"),
+            (ids, (num_products,), "<i8"),
+            (columns, class_ids.shape, "<i8"),
+        ):
+            stream = open_stream(draft_of(file))
+            header = {"descr": kind, "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(stream, header)
+            self._files.append(stream)
+        self._files[2].write(class_ids.astype("<i8").tobytes())
+        draft_of(about).write_text(
+            json.dumps(
+                {"format": FORMAT, "categories": json.loads(categories_json), "run": dict(run)},
+                ensure_ascii=False,
+            )
+            + "\n",
+            encoding="utf-8",
+        )
+
+    def write(self, block: PredictionBlock) -> None:
+        """Append a block; it must have come with its probabilities."""
+        assert block.probabilities is not None
+        self._files[0].write(block.probabilities.astype("<f4", copy=False).tobytes())
+        self._files[1].write(block.product_id.astype("<i8").tobytes())
+
+    def close(self) -> None:
+        """Finish the files."""
+        for file in self._files:
+            file.close()
+
+
+def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
+    """Where `MatrixWriter` puts matrix, product ids, category ids and what they come from.
+
+    `path` is a directory, or the matrix file itself if it ends in .npy; the others then share
+    its stem.
+    """
+    if path.suffix == ".npy":
+        others = (f"{path.stem}.{name}" for name in ("ids.npy", "category_ids.npy", "about.json"))
+        ids, columns, about = (path.with_name(name) for name in others)
+        return path, ids, columns, about
+    names = ("probabilities.npy", "ids.npy", "category_ids.npy", "about.json")
+    matrix, ids, columns, about = (path / name for name in names)
+    return matrix, ids, columns, about
+
+
+@dataclass(frozen=True, eq=False)
+class PredictionFile:
+    """What `ParquetWriter` wrote: rows in file order, and what the ids mean."""
+
+    path: Path
+    table: pa.Table
+    categories_json: str  # ids and names of all k classes
+    run: dict[str, Any]  # configuration, checkpoint and fingerprints
+
+    def column(self, name: str) -> np.ndarray:
+        """A column `[N]` or, of the top classes, `[N, t]`; numbers that are absent become NaN."""
+        column = self.table.column(name).combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            return column.flatten().to_numpy().reshape(len(column), -1)
+        return column.to_numpy(zero_copy_only=False)
+
+
+def read_predictions(path: Path, columns: Sequence[str] | None = None) -> PredictionFile:
+    """Read a file that `ParquetWriter` wrote; of all its columns, or of those named.
+
+    Raises:
+        UserError: it is absent, damaged or another kind of file.
+    """
+    try:
+        table = pq.read_table(path, columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read predictions from {path}: {error}") from None
+    metadata = table.schema.metadata or {}
+    if metadata.get(b"product_mil.format") != FORMAT.encode():
+        raise UserError(
+            f"{path} was not written by this version's tools/export_predictions.py --probabilities"
+        )
+    return PredictionFile(
+        path,
+        table,
+        metadata[b"product_mil.categories"].decode(),
+        json.loads(metadata[b"product_mil.run"]),
+    )
