@@ -29,7 +29,6 @@ from PIL import Image
 from product_mil.data.index import Catalogue, open_catalogue
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.data.plan import ShuffledPlan
-from product_mil.train.runtime import keep_freed_memory
 
 SIZE_PX = 180
 SHARDS, IMAGES_PER_BATCH = 4, 256
@@ -147,7 +146,6 @@ def has_torch() -> bool:
 
 
 def main() -> None:
-    keep_freed_memory()  # as a run does, and for the rivals too
     arguments = parser("Random access batches against decoding alone and the usual ways")
     arguments.add_argument("--threads", default="1,2", help="of these, in turn")
     arguments.add_argument("--steps", type=int, default=16, help="batches a round")

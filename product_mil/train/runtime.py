@@ -25,7 +25,7 @@ def embedding_batch_images() -> int:
 
 
 # glibc's `mallopt`: one arena, no memory maps of their own for large blocks, nothing handed back.
-_KEEP_FREED_MEMORY = ((-8, 1), (-4, 0), (-1, 2**31 - 1))
+_KEEP_FREED_MEMORY = ((-8, 1), (-4, 0), (-1, -1))
 
 
 def configure_jax() -> None:
