@@ -88,7 +88,7 @@ def _timed(
             images, waited_s, started = 0, 0.0, time.monotonic()
             until = started + min(max(bench.left_s() / 2, 1.0), 20.0)
             continue
-        images += int((loaded.batch.slots.segment < loaded.batch.slots.label.shape[1]).sum())
+        images += int(loaded.batch.slots.is_image.sum())
         if len(before) > 2:
             jax.block_until_ready(before.pop(0))
     jax.block_until_ready(result)

@@ -8,7 +8,7 @@ hold can change nothing. The arrays are NumPy's on the host and JAX's on devices
 
 from typing import Any, NamedTuple
 
-from jaxtyping import Float, Int32, UInt8
+from jaxtyping import Bool, Float, Int32, UInt8
 
 
 class Slots(NamedTuple):
@@ -17,6 +17,11 @@ class Slots(NamedTuple):
     segment: Int32[Any, "S n"]  # product slot of each image; p marks padding
     position: Int32[Any, "S n"]  # index of the image within its product, from 0
     label: Int32[Any, "S p"]  # class index; -1 where unknown or padding
+
+    @property
+    def is_image(self) -> Bool[Any, "S n"]:
+        """Whether a slot holds an image; the others are padding."""
+        return self.segment < self.label.shape[1]
 
 
 class PackedBatch(NamedTuple):

@@ -60,7 +60,7 @@ def watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
     with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
         for loaded in batches:
             yield loaded
-            bar.update(int((loaded.batch.slots.segment < loaded.batch.slots.label.shape[1]).sum()))
+            bar.update(int(loaded.batch.slots.is_image.sum()))
 
 
 def _block(products: Products, loaded: Loaded, predicted: Predicted) -> PredictionBlock:
@@ -69,7 +69,7 @@ def _block(products: Products, loaded: Loaded, predicted: Predicted) -> Predicti
     positions = loaded.positions[is_product]
     rows = products.rows[positions]
     category_id = np.asarray(products.catalogue.category_id[rows])
-    is_image = slots.segment < slots.label.shape[1]
+    is_image = slots.is_image
     # Products are numbered through the shards, images lie in the order of their products.
     first = np.cumsum(is_product.sum(1)) - is_product.sum(1)
     owner = (first[:, None] + slots.segment)[is_image]

@@ -67,7 +67,7 @@ def images_per_s(run: TrainedRun, products: Products) -> float:
         for loaded in run.batches(few, TIMED_IMAGES // 2, pixels=True):
             batch = loaded.batch
             if on_host is not None and isinstance(batch, PackedBatch):
-                real = batch.slots.segment < batch.slots.label.shape[1]
+                real = batch.slots.is_image
                 found = on_host(batch.images[real])
                 embeddings = np.zeros((*real.shape, found.shape[1]), np.float32)
                 embeddings[real] = found

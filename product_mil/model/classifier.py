@@ -50,7 +50,7 @@ class Classifier(nnx.Module):
     ) -> Float[Array, "S n d"]:
         """An embedding for each image slot, 0 for padding; `key` is the backbone's."""
         s, n = batch.slots.segment.shape
-        real = jnp.asarray(batch.slots.segment) < batch.slots.label.shape[1]  # S n
+        real = jnp.asarray(batch.slots.is_image)  # S n
         if isinstance(batch, EmbeddedBatch):
             embeddings = jnp.asarray(batch.embeddings)
         else:

@@ -179,7 +179,7 @@ class _Pace:
         else:
             slots = loaded.batch.slots
             self._steps += 1
-            self._images += int((slots.segment < slots.label.shape[1]).sum())
+            self._images += int(slots.is_image.sum())
             self._products += int((slots.label >= 0).sum())
         if len(self._losses) > STEPS_IN_FLIGHT:
             self._check_oldest()

@@ -65,7 +65,7 @@ def make_train_step(
             "steps": jnp.ones(()),
             "correct": correct.sum(),
             "products": (label >= 0).sum(),
-            "images": (batch.slots.segment < label.shape[1]).sum(),
+            "images": batch.slots.is_image.sum(),
         }
         return loss, (statistics_of(model), totals)
 
