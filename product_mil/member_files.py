@@ -14,6 +14,7 @@ from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.errors import UserError
 from product_mil.parquet_member import ParquetMember, ProductFacts
 from product_mil.prediction_files import matrix_files
+from product_mil.predictions import places_of
 
 MISSING_SUFFIX = ".missing.csv"
 BLOCK_BYTES = 32_000_000  # of all members' probabilities together
@@ -160,7 +161,7 @@ def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
     refuse_missing("categories", names, [member.class_ids for member in members], listing)
     refuse_missing("products", names, [member.product_id for member in members], listing)
     wanted = members[0].product_id
-    places = [_places(member.product_id, wanted) for member in members]
+    places = [places_of(member.product_id, wanted) for member in members]
     for member, there in zip(members, places, strict=True):
         if isinstance(member, ParquetMember) and (np.diff(there) != 1).any():
             member.hold()
@@ -201,16 +202,6 @@ def refuse_missing(
         f"{'; '.join(parts)}{where}: members answer for the same {what}; leave that one out, or "
         "make it again"
     )
-
-
-def _places(
-    there: Int64[np.ndarray, " N"], wanted: Int64[np.ndarray, " N"]
-) -> Int64[np.ndarray, " N"]:
-    """Where each wanted id stands; all are there."""
-    if np.array_equal(there, wanted):
-        return np.arange(len(wanted))
-    order = np.argsort(there, kind="stable")
-    return order[np.searchsorted(there, wanted, sorter=order)]
 
 
 def _ids(path: Path) -> Int64[np.ndarray, " _"]:

@@ -20,6 +20,7 @@ from product_mil.contest.sources import SharedImages, Source, judge_run, read_fi
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
 from product_mil.errors import UserError
+from product_mil.predictions import places_of
 from product_mil.trained import open_run
 
 
@@ -126,7 +127,7 @@ def _matched(
     for name, parts in sources.items():
         found[name] = []
         for source in parts:
-            place = _places(source.product_id, truth.product_id)
+            place = places_of(source.product_id, truth.product_id)
             there = (place >= 0) & source.knows[np.maximum(place, 0)]
             lost = int((usable & ~there).sum())
             if lost:
@@ -143,18 +144,6 @@ def _matched(
             "were made for the same products and categories"
         )
     return rows, {name: [place[rows] for place in places] for name, places in found.items()}
-
-
-def _places(
-    there: Int64[np.ndarray, " M"], wanted: Int64[np.ndarray, " N"]
-) -> Int64[np.ndarray, " N"]:
-    """Where each wanted id first stands; -1 where nowhere."""
-    if np.array_equal(there, wanted):
-        return np.arange(len(wanted))
-    order = np.argsort(there, kind="stable")
-    place = np.searchsorted(there, wanted, sorter=order)
-    found = order[np.minimum(place, len(order) - 1)]
-    return np.where(there[found] == wanted, found, -1)
 
 
 def _contestants(
