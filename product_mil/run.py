@@ -31,6 +31,7 @@ from product_mil.train.state import evaluated_parameters
 CONFIG_FILE = "config.json"
 STAGES = ("head", "finetune")
 FAULTS_FILE = "bad_records.csv"
+INTERRUPTED = 143  # the exit status after a request to stop: 128 + SIGTERM
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
 
 
@@ -52,11 +53,7 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
     mesh = data_mesh(config.data.shards)
     model, notes = untrained_model(config, data)
     record = run_record(config, data, model)
-    faults = FaultList(
-        workdir / FAULTS_FILE,
-        bad_records=config.data.bad_records,
-        bad_images=config.data.bad_images,
-    )
+    faults = fault_list(config, workdir)
     for catalogue in {id(p.catalogue): p.catalogue for p in (data.train, data.valid)}.values():
         faults.add_records(catalogue)
     faults.add_products(data.product_faults)
@@ -69,7 +66,7 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
     for note in data.notes + notes:
         log.say(f"  note: {note}")
     # The prior has a stage of no steps.
-    stages = tuple(name for name in STAGES if getattr(config, name).epochs != 0) or STAGES[:1]
+    stages = trained_stages(config) or STAGES[:1]
     try:
         for number, name in enumerate(stages):
             stage, state = build_stage(
@@ -81,13 +78,27 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
             log.draw_curves()
     except Interrupted as interrupted:
         log.say(f"{interrupted}; the same command goes on from there")
-        sys.exit(143)
+        sys.exit(INTERRUPTED)
     finally:
         log.close()
         summary = faults.write()
         if summary:
             log.say(f"  note: {summary}")
     log.say(_conclusion(log, workdir, time.monotonic() - started))
+
+
+def trained_stages(config: Config) -> tuple[str, ...]:
+    """The stages that take steps, in their order."""
+    return tuple(name for name in STAGES if getattr(config, name).epochs != 0)
+
+
+def fault_list(config: Config, workdir: Path) -> FaultList:
+    """An empty list of what could not be read, by the configuration's policies."""
+    return FaultList(
+        workdir / FAULTS_FILE,
+        bad_records=config.data.bad_records,
+        bad_images=config.data.bad_images,
+    )
 
 
 def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
@@ -134,12 +145,13 @@ def _claim(config: Config, workdir: Path) -> None:
         return
     try:
         workdir.mkdir(parents=True, exist_ok=True)
-        _write(path, config.to_dict())
+        write_json(path, config.to_dict())
     except OSError as error:
         raise UserError(f"cannot write to {workdir}: {error}; choose another --workdir") from error
 
 
-def _write(path: Path, value: Mapping[str, Any]) -> None:
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """Write the file, whole or not at all."""
     draft = path.with_name(path.name + ".draft")
     draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     draft.replace(path)
@@ -163,7 +175,7 @@ def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
         **{name: version(name) for name in _VERSIONED},
     }
     categories = json.loads(record["categories"])
-    _write(path, {**record, "categories": categories, "environment": environment})
+    write_json(path, {**record, "categories": categories, "environment": environment})
 
 
 def _git_revision() -> str | None:

@@ -9,12 +9,11 @@ from product_mil.ladder.measure import measure
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress
 from product_mil.ladder.table import TEXT_FILE, publish
-from product_mil.run import run
+from product_mil.run import INTERRUPTED, run
 from product_mil.train.loop import Interrupted
 
 STARTING_S = 20.0  # no rung is gone on with for less
 WORTHWHILE = 1.5  # a shortened rung is trained anew for so many times its steps
-INTERRUPTED = 143  # how `run` leaves when it was stopped
 
 
 def climb(planned: Sequence[Planned], left_out: Sequence[str], ladder: Ladder) -> None:

@@ -12,8 +12,7 @@ import jax
 from product_mil.build.data import build_data
 from product_mil.build.stage import build_stage, run_record
 from product_mil.config import Config
-from product_mil.data.faults import FaultList
-from product_mil.run import FAULTS_FILE, STAGES, untrained_model
+from product_mil.run import fault_list, trained_stages, untrained_model
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.mesh import data_mesh, put_batch, replicate
@@ -126,13 +125,9 @@ def measure_cost(config: Config, workdir: Path, deadline: float) -> RunCost:
     data, mesh = build_data(config), data_mesh(config.data.shards)
     model, _ = untrained_model(config, data)
     record, log = run_record(config, data, model), RunLog(workdir)
-    faults = FaultList(
-        workdir / FAULTS_FILE,
-        bad_records=config.data.bad_records,
-        bad_images=config.data.bad_images,
-    )
+    faults = fault_list(config, workdir)
     start_s = time.monotonic() - started
-    names = tuple(name for name in STAGES if getattr(config, name).epochs != 0)
+    names = trained_stages(config)
     stages: dict[str, StageCost] = {}
     for number, name in enumerate(names):
         stage, state = build_stage(

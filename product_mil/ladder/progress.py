@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from product_mil.ladder.length import RunCost
+from product_mil.run import write_json
 
 Row = dict[str, Any]
 
@@ -100,6 +101,4 @@ class Progress:
     def _keep(self, **changed: Any) -> None:
         self._found |= changed
         self._path.parent.mkdir(parents=True, exist_ok=True)
-        draft = self._path.with_suffix(".draft")
-        draft.write_text(json.dumps(self._found, indent=1), encoding="utf-8")
-        draft.replace(self._path)
+        write_json(self._path, self._found)
