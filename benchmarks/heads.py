@@ -8,7 +8,6 @@ python benchmarks/heads.py --weights mobilenet_v2.h5 --workdir heads \
 that learned just as the averaged run's. Finished runs in --workdir are not trained again.
 """
 
-import argparse
 import dataclasses
 import itertools
 import os
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from measure import sets_parser
 
 from product_mil.config import load_config
 from product_mil.run import run
@@ -50,11 +50,7 @@ def integers(text: str) -> list[int]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--set", nargs=5, action="append", required=True)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = sets_parser(files=4)
     parser.add_argument("--poolings", default="probabilities,mean,max,gated_attention,residual")
     parser.add_argument("--steps", default="2000", help="lengths of the stage to compare")
     parser.add_argument("--max_products", default="0", help="sizes to compare; 0: all of TRAIN")

@@ -8,7 +8,6 @@ The classes, in an order drawn by the seed, keep exponentially fewer products, f
 configs/joint.py:laptop; the test part stays as it is. Finished runs are not trained again.
 """
 
-import argparse
 import dataclasses
 import os
 import platform
@@ -19,6 +18,7 @@ from pathlib import Path
 import bson
 import jax
 import numpy as np
+from measure import sets_parser
 
 from product_mil.config import Config, load_config
 from product_mil.run import run
@@ -81,11 +81,7 @@ def configured(laptop: Config, way: tuple[float, float, float], steps: int) -> C
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--set", nargs=4, action="append", required=True)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = sets_parser(files=3)
     parser.add_argument("--ratio", type=float, default=30.0)
     parser.add_argument("--steps", type=int, default=1000)
     arguments = parser.parse_args()

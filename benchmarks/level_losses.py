@@ -8,7 +8,6 @@ and `level2_loss`; the residual head's trust is fitted on the test part itself, 
 Finished runs are not trained again.
 """
 
-import argparse
 import dataclasses
 import os
 import platform
@@ -19,6 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Float, Int
+from measure import sets_parser
 
 from product_mil.config import load_config
 from product_mil.predict import predict_products
@@ -81,11 +81,7 @@ def measured(trained: TrainedRun, test: str) -> list[float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--weights", required=True)
-    parser.add_argument("--workdir", type=Path, required=True)
-    parser.add_argument("--set", nargs=4, action="append", required=True)
-    parser.add_argument("--seeds", default="0,1,2")
+    parser = sets_parser(files=3)
     arguments = parser.parse_args()
     configure_jax()
     laptop = load_config(LAPTOP)

@@ -19,6 +19,16 @@ class Best(NamedTuple):
     cpu_s: float  # of all threads of the process, which a busy machine disturbs less
 
 
+def sets_parser(files: int) -> argparse.ArgumentParser:
+    """For those that train on data sets of one's own: a name and so many files each."""
+    found = argparse.ArgumentParser()
+    found.add_argument("--weights", required=True)
+    found.add_argument("--workdir", type=Path, required=True)
+    found.add_argument("--set", nargs=1 + files, action="append", required=True)
+    found.add_argument("--seeds", default="0,1,2")
+    return found
+
+
 def in_turns(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Best]:
     """Run every case once a round, so that all meet the same machine; one round more warms up."""
     times: dict[str, list[tuple[float, float]]] = {name: [] for name in cases}
