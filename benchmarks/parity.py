@@ -31,7 +31,7 @@ from flax import nnx
 
 from product_mil.data.images import decode_into
 from product_mil.data.index import open_catalogue
-from product_mil.data.loader import FileReader
+from product_mil.data.reading import FileReader
 from product_mil.model.backbones import backbone
 from product_mil.model.weights import load_weights
 from tests.model import keras_files

@@ -14,7 +14,7 @@ from product_mil.compare.answers import Answers, Questions
 from product_mil.data.categories import Categories
 from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import Catalogue
-from product_mil.data.loader import FileReader
+from product_mil.data.reading import FileReader
 from product_mil.prediction_files import PredictionFile
 from product_mil.predictions import PredictionBlock
 

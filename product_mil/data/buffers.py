@@ -1,10 +1,17 @@
 """Arrays that are used again: fresh memory costs a page fault every 4 KiB when it is written."""
 
+import mmap
+import os
 import sys
 import threading
-from typing import Any
+import weakref
+from collections import defaultdict
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import numpy as np
+
+Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
 class BufferPool:
@@ -14,8 +21,8 @@ class BufferPool:
     from it, holds a reference to what owns the memory, and so keeps it from being overwritten.
     """
 
-    def __init__(self, shape: tuple[int, ...], dtype: Any) -> None:
-        self._shape, self._dtype = shape, np.dtype(dtype)
+    def __init__(self, shape: tuple[int, ...], dtype: Any, allocate: Allocate = np.empty) -> None:
+        self._shape, self._dtype, self._allocate = shape, np.dtype(dtype), allocate
         self._owners: list[np.ndarray] = []
         self._free_references = 0  # to an array that nobody holds
         self._lock = threading.Lock()
@@ -26,7 +33,7 @@ class BufferPool:
             for i in range(len(self._owners)):
                 if self._references(i) == self._free_references:
                     return self._owners[i].view()
-            self._owners.append(np.empty(self._shape, self._dtype))
+            self._owners.append(self._allocate(self._shape, self._dtype))
             self._free_references = self._references(-1)
             return self._owners[-1].view()
 
@@ -37,6 +44,59 @@ class BufferPool:
     def _references(self, i: int) -> int:
         return sys.getrefcount(self._owners[i])
 
-    def __reduce__(self) -> Any:
-        """Another process makes its own arrays."""
-        return BufferPool, (self._shape, self._dtype)
+
+class Region(NamedTuple):
+    """A part of a file in memory."""
+
+    offset_bytes: int
+    used_bytes: int
+
+    @property
+    def size_bytes(self) -> int:
+        """Whole pages."""
+        return -(-self.used_bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
+
+    def map(self, descriptor: int) -> mmap.mmap:
+        """Memory of this process that is the region; all its pages at once, where that is known."""
+        flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
+        return mmap.mmap(descriptor, self.size_bytes, flags, offset=self.offset_bytes)
+
+
+class SharedMemory:
+    """Arrays in a file in memory, which processes that have its descriptor can map too.
+
+    The file has no name: it ends with the last process that has it, however that ends.
+    """
+
+    def __init__(self) -> None:
+        """Raises AttributeError or OSError where the system has no such files."""
+        self.descriptor = os.memfd_create("product_mil")
+        self._end_bytes = 0
+        self._regions: dict[int, Region] = {}  # by address
+        self._free: defaultdict[int, list[tuple[Region, mmap.mmap]]] = defaultdict(list)
+        self._lock = threading.Lock()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array with any contents, in memory that is used again once nothing refers to it."""
+        num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        with self._lock:
+            free = self._free[num_bytes]
+            region, memory = free.pop() if free else self._grown(num_bytes)
+            array = np.ndarray(shape, dtype, buffer=memory)
+            self._regions[array.ctypes.data] = region
+        weakref.finalize(array, free.append, (region, memory)).atexit = False
+        return array
+
+    def region_of(self, array: np.ndarray) -> Region | None:
+        """Where the array lies that `empty` made, or a view of all of it; None for another one."""
+        return self._regions.get(array.ctypes.data)
+
+    def __del__(self) -> None:
+        if hasattr(self, "descriptor"):
+            os.close(self.descriptor)
+
+    def _grown(self, num_bytes: int) -> tuple[Region, mmap.mmap]:
+        region = Region(self._end_bytes, num_bytes)
+        os.ftruncate(self.descriptor, self._end_bytes + region.size_bytes)
+        self._end_bytes += region.size_bytes
+        return region, region.map(self.descriptor)

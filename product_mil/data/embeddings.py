@@ -19,7 +19,6 @@ from product_mil.batch import EmbeddedBatch
 from product_mil.data.bson import kind_of
 from product_mil.data.index import Catalogue
 from product_mil.data.loader import (
-    UNREAD,
     ImageDecoder,
     ImageFault,
     Loaded,
@@ -29,6 +28,7 @@ from product_mil.data.loader import (
     image_fault,
 )
 from product_mil.data.plan import Plan
+from product_mil.data.reading import UNREAD
 
 PART_IMAGES = 4096  # at most so many are lost by a kill
 FLOAT32_BYTES = 4_000_000_000  # stores expected to be larger hold float16
@@ -127,8 +127,8 @@ class ImageSource:
         batch_images: int,
     ) -> None:
         """`image_rows` are rows of the catalogue's image columns."""
-        self._rows, self._size_px, self._batch_images = image_rows, image_size_px, batch_images
-        self._decoder = ImageDecoder(catalogue)
+        self._rows, self._batch_images = image_rows, batch_images
+        self._decoder = ImageDecoder(catalogue, (batch_images, image_size_px, image_size_px, 3))
 
     def __len__(self) -> int:
         return (len(self._rows) + self._batch_images - 1) // self._batch_images
@@ -140,8 +140,9 @@ class ImageSource:
         """Decode a batch; the last one is filled up with black."""
         start = int(index) * self._batch_images
         rows = self._rows[start : start + self._batch_images]
-        images = np.zeros((self._batch_images, self._size_px, self._size_px, 3), np.uint8)
-        faults = self._decoder.decode(rows, list(images[: len(rows)]))
+        images = self._decoder.take()
+        images[len(rows) :] = 0
+        faults = self._decoder.decode(rows, images, np.arange(len(rows)))
         readable = ~np.isin(np.arange(len(rows)), list(faults))
         return _ImageBatch(images, readable, list(faults.values()))
 

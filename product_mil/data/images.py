@@ -2,6 +2,7 @@
 
 import io
 import struct
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -34,6 +35,7 @@ _LEADING = (*range(0xE0, 0xF0), 0xFE)  # JPEG markers: application segments, com
 _BEFORE_FRAME = frozenset(0xFF00 + marker for marker in (*_LEADING, 0xC4, 0xDB, 0xDD))  # and tables
 _FRAMES = (0xFFC0, 0xFFC2)  # baseline, progressive
 _segment = struct.Struct(">HH").unpack_from  # marker, length
+_of_thread = threading.local()
 _frame = struct.Struct(">BHHB").unpack_from  # bits, height, width, components
 
 
@@ -48,17 +50,21 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
     data that Pillow fills up with grey; straight into place where nothing is to be resized or
     turned. Everything else (PNG, GIF, 16 bit, JPEG of rare kinds) is decoded by Pillow.
     A plain JPEG of the size of `pixels` takes a short way; what fails there takes the long one.
+    It is decoded into memory that stays in cache and then copied: a copy writes to memory without
+    reading it first, which the decoder's own writing, row by row, does not.
 
     Raises:
         ImageError: the bytes are empty, too many, no picture, damaged, or a picture of more than
             `MAX_PIXELS` (checked before decoding).
     """
     if len(data) <= MAX_BYTES and _plain_shape(data) == pixels.shape:
+        cached = _cached_pixels(pixels.shape)
         try:
-            simplejpeg.decode_jpeg(data, buffer=pixels)
+            simplejpeg.decode_jpeg(data, buffer=cached)
         except ValueError:
             pass  # of a rare subsampling, or damaged: below it is decoded or named
         else:
+            pixels[...] = cached
             return
     if len(data) == 0:
         raise ImageError("the picture has no bytes")
@@ -71,6 +77,14 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
             image.load()
             orientation = _orientation(lambda: image)
             _place(_eight_bit(image), orientation, pixels)
+
+
+def _cached_pixels(shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
+    """The same memory each time that a thread asks for this shape."""
+    pixels = getattr(_of_thread, "pixels", None)
+    if pixels is None or pixels.shape != shape:
+        pixels = _of_thread.pixels = np.empty(shape, np.uint8)
+    return pixels
 
 
 def _plain_shape(data: bytes | memoryview) -> tuple[int, int, int] | None:

@@ -1,26 +1,27 @@
-"""From a plan to packed batches: pread, decode into the slot, in Grain's threads.
+"""From a plan to packed batches: read, decode into the slot, in Grain's threads.
 
 Element i of a source is the whole batch of step i, so the step is the only cursor: there is no
 iterator state to save, and any number of threads gives the same batches.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 from jaxtyping import Bool, Int32, Int64, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, SizedBatch, Slots
 from product_mil.data.buffers import BufferPool
-from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
+from product_mil.data.reading import Addresses, FileReader
+from product_mil.data.workers import Task, Workers, process_workers
 
-UNREAD = "the file cannot be read here"  # the kind of faults that are not the image's own
+# A process takes as long to start as a core takes to decode so many at 180 px.
+IMAGES_BEFORE_PROCESSES = 20_000
 
 
 @dataclass(frozen=True)
@@ -103,19 +104,14 @@ def image_fault(catalogue: Catalogue, row: int, reason: str) -> ImageFault:
     )
 
 
-def image_addresses(
-    catalogue: Catalogue, rows: Int64[np.ndarray, " m"]
-) -> list[tuple[int, int, int, Sequence[int] | None]]:
-    """What `FileReader.read` takes, for each of these images."""
+def image_addresses(catalogue: Catalogue, rows: Int64[np.ndarray, " m"]) -> Addresses:
+    """Where the bytes of these rows of the catalogue's image columns lie."""
     hashes = catalogue.image_hash
-    return list(
-        zip(
-            catalogue.file_of_images(rows).tolist(),
-            catalogue.image_offset_bytes[rows].tolist(),
-            catalogue.image_length_bytes[rows].tolist(),
-            [None] * len(rows) if hashes is None else hashes[rows].tolist(),
-            strict=True,
-        )
+    return Addresses(
+        catalogue.file_of_images(rows),
+        np.asarray(catalogue.image_offset_bytes[rows]),
+        np.asarray(catalogue.image_length_bytes[rows]),
+        None if hashes is None else np.asarray(hashes[rows]),
     )
 
 
@@ -156,85 +152,105 @@ def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
     return _Assigned(slots, positions, image_rows)
 
 
-class FileReader:
-    """`os.pread` over the catalogue's files; descriptors are opened on first use by a process."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = list(paths)
-        self._descriptors: dict[int, int] = {}
-
-    def read(
-        self,
-        file: int,
-        offset_bytes: int,
-        length_bytes: int,
-        image_hash: Sequence[int] | None = None,
-    ) -> bytes:
-        """Just these bytes, which have this hash (as `Columns.image_hash` has it).
-
-        Raises:
-            ImageError: the file cannot be read, ends before (it shrank since indexed), or holds
-                other bytes there by now.
-        """
-        try:
-            if file not in self._descriptors:
-                self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY)
-            data = os.pread(self._descriptors[file], length_bytes, offset_bytes)
-        except OSError as error:
-            raise ImageError(f"{UNREAD}: {error}") from error
-        if len(data) != length_bytes:
-            raise ImageError(
-                f"{UNREAD}: it ends before the picture, so changed since it was indexed"
-            )
-        if image_hash is not None:
-            high, low = image_hash
-            if xxhash.xxh3_128_intdigest(data) != high << 64 | low:
-                raise ImageError(f"{UNREAD}: it holds other bytes than were indexed; start again")
-        return data
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"_paths": self._paths, "_descriptors": {}}
-
-    def __del__(self) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-
-
 class ImageDecoder:
-    """Reads images of a catalogue and decodes them."""
+    """Reads images of a catalogue and decodes them.
 
-    def __init__(self, catalogue: Catalogue) -> None:
-        self._catalogue = catalogue
+    Of the threads that call at the same time one decodes by itself, and each other hands its images
+    to a process: two in one process would wait for each other at every picture. The first images
+    are decoded by threads alone; a process takes as long to start as they take.
+    """
+
+    def __init__(
+        self,
+        catalogue: Catalogue,
+        shape: tuple[int, ...],
+        *,
+        images_before_processes: int = IMAGES_BEFORE_PROCESSES,
+    ) -> None:
+        """`shape` is that of the images of a batch: any axes, then h, w, 3."""
+        self._catalogue, self._shape = catalogue, shape
+        self._left = images_before_processes
         self._reader = FileReader(catalogue.paths)
+        self._buffers = BufferPool(shape, np.uint8)
+        self._workers: Workers | None = None
+        self._number = 0  # of this reader, with the workers
+        self._lock, self._here = threading.Lock(), threading.Lock()
+
+    def take(self) -> UInt8[np.ndarray, "*b h w 3"]:
+        """Memory for a batch, of any contents; used again once nothing refers to it any more."""
+        with self._lock:
+            if self._left <= 0 and self._workers is None and (workers := process_workers()):
+                self._buffers = BufferPool(self._shape, np.uint8, workers.memory.empty)
+                self._number, self._workers = workers.next_reader(), workers
+        return self._buffers.take()
 
     def decode(
-        self, rows: Int64[np.ndarray, " m"], targets: Sequence[UInt8[np.ndarray, "h w 3"]]
+        self,
+        rows: Int64[np.ndarray, " m"],
+        images: UInt8[np.ndarray, "*b h w 3"],
+        places: Int64[np.ndarray, " m"],
     ) -> dict[int, ImageFault]:
-        """Decode the image in each row of the catalogue's image columns into its target.
+        """Decode the image in each row of the catalogue's image columns into its place.
 
-        Returns the faults by place in `rows`; what the targets of those hold means nothing.
+        `images` is what `take` gave, and `places` counts in it as if it had one axis of images.
+        Returns the faults by place in `rows`; the pixels of those are black.
         """
-        faults: dict[int, ImageFault] = {}
-        for place, address in enumerate(image_addresses(self._catalogue, rows)):
-            try:
-                decode_into(self._reader.read(*address), targets[place])
-            except ImageError as error:
-                faults[place] = image_fault(self._catalogue, int(rows[place]), str(error))
-        return faults
+        addresses = image_addresses(self._catalogue, rows)
+        flat = images.reshape(-1, *self._shape[-3:])
+        here, reasons = self._here.acquire(blocking=False), None
+        try:
+            if not here:
+                reasons = self._decode_elsewhere(addresses, images, places)
+            if reasons is None:
+                reasons = self._reader.decode(addresses, (flat[place] for place in places.tolist()))
+        finally:
+            if here:
+                self._here.release()
+        self._left -= len(rows)
+        flat[places[list(reasons)]] = 0
+        return {
+            place: image_fault(self._catalogue, int(rows[place]), reason)
+            for place, reason in reasons.items()
+        }
+
+    def _decode_elsewhere(
+        self,
+        addresses: Addresses,
+        images: UInt8[np.ndarray, "*b h w 3"],
+        places: Int64[np.ndarray, " m"],
+    ) -> dict[int, str] | None:
+        """None where no process can."""
+        region = None if self._workers is None else self._workers.memory.region_of(images)
+        if self._workers is None or region is None:
+            return None
+        height, width, channels = self._shape[-3:]
+        paths, shape = self._catalogue.paths, (height, width, channels)
+        return self._workers.decode(Task(self._number, paths, addresses, region, shape, places))
+
+    def __reduce__(self) -> Any:
+        """Another process has memory and workers of its own."""
+        return ImageDecoder, (self._catalogue, self._shape)
 
 
 class PixelSource:
     """Grain's source of pixel batches: element i is the batch of step i."""
 
     def __init__(
-        self, products: Products, plan: Plan, *, image_size_px: int, num_steps: int | None = None
+        self,
+        products: Products,
+        plan: Plan,
+        *,
+        image_size_px: int,
+        num_steps: int | None = None,
+        images_before_processes: int = IMAGES_BEFORE_PROCESSES,
     ) -> None:
         """`num_steps` is for training over several epochs; by default one pass."""
         self._products, self._plan = products, plan
         self._num_steps = plan.num_steps if num_steps is None else num_steps
-        self._decoder = ImageDecoder(products.catalogue)
         shape = (plan.shards, plan.image_slots, image_size_px, image_size_px, 3)
-        self._buffers = BufferPool(shape, np.uint8)
+        self._decoder = ImageDecoder(
+            products.catalogue, shape, images_before_processes=images_before_processes
+        )
 
     def __len__(self) -> int:
         return self._num_steps
@@ -248,14 +264,11 @@ class PixelSource:
         The memory of the pixels is used again once nothing refers to the batch any more.
         """
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
-        images = self._buffers.take()
+        images = self._decoder.take()
         images[image_rows < 0] = 0
-        shards, places = np.nonzero(image_rows >= 0)
-        targets = [images[at] for at in zip(shards.tolist(), places.tolist(), strict=True)]
-        faults = self._decoder.decode(image_rows[shards, places], targets)
-        for place in faults:
-            slots.segment[shards[place], places[place]] = self._plan.product_slots
-            targets[place][...] = 0
+        places = np.flatnonzero(image_rows >= 0)
+        faults = self._decoder.decode(image_rows.reshape(-1)[places], images, places)
+        slots.segment.reshape(-1)[places[list(faults)]] = self._plan.product_slots
         return Loaded(PackedBatch(images, slots), positions, list(faults.values()))
 
 

@@ -14,9 +14,9 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import NO_CATEGORY, Catalogue
-from product_mil.data.loader import FileReader, image_addresses
+from product_mil.data.loader import image_addresses
+from product_mil.data.reading import FileReader
 
 THUMBNAIL_PX = 120
 GAP_PX = 8
@@ -87,12 +87,8 @@ class Book:
             lost = self._lost.get(int(self.catalogue.image_offset_bytes[image]))
             return lost or "the picture has no bytes"
         pixels = np.zeros((self._size_px, self._size_px, 3), np.uint8)
-        (address,) = image_addresses(self.catalogue, np.array([image]))
-        try:
-            decode_into(self._reader.read(*address), pixels)
-        except ImageError as error:
-            return str(error)
-        return pixels
+        addresses = image_addresses(self.catalogue, np.array([image]))
+        return self._reader.decode(addresses, [pixels]).get(0, pixels)
 
     def show(self, row: int) -> Shown:
         """The product as it is drawn."""

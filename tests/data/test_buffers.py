@@ -1,9 +1,7 @@
-import pickle
-
 import jax
 import numpy as np
 
-from product_mil.data.buffers import BufferPool
+from product_mil.data.buffers import BufferPool, SharedMemory
 
 
 def test_memory_is_used_again_only_when_nobody_holds_it() -> None:
@@ -47,9 +45,44 @@ def test_a_jax_array_made_of_it_keeps_its_values() -> None:
     assert len({buffer.ctypes.data for buffer in again}) == made
 
 
-def test_another_process_makes_its_own() -> None:
-    pool = BufferPool((2, 3), np.uint8)
-    pool.take()
-    copy = pickle.loads(pickle.dumps(pool))
-    assert len(copy) == 0
-    assert copy.take().shape == (2, 3)
+def test_shared_memory_is_used_again_only_when_nobody_holds_it() -> None:
+    memory = SharedMemory()
+    first = memory.empty((3, 5, 7), np.uint8)
+    second = memory.empty((3, 5, 7), np.uint8)
+    first[...], second[...] = 1, 2
+    regions = [memory.region_of(first), memory.region_of(second)]
+    part = first[1].reshape(-1)
+    address = first.ctypes.data
+    del first
+    third = memory.empty((3, 5, 7), np.uint8)
+    third[...] = 3
+    assert (part == 1).all()
+    del part
+    fourth = memory.empty((3, 5, 7), np.uint8)
+    assert fourth.ctypes.data == address
+    assert memory.region_of(fourth) == regions[0]
+    assert memory.region_of(np.empty((3, 5, 7), np.uint8)) is None
+    assert (second == 2).all()
+    assert (third == 3).all()
+
+
+def test_shared_memory_is_the_same_where_another_maps_it() -> None:
+    memory = SharedMemory()
+    memory.empty((5000,), np.uint8)
+    array = memory.empty((2, 3), np.int32)
+    array[...] = np.arange(6).reshape(2, 3)
+    region = memory.region_of(array)
+    assert region is not None
+    with region.map(memory.descriptor) as elsewhere:
+        assert np.frombuffer(elsewhere, np.int32, 6).tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_a_pool_takes_the_memory_that_it_is_given() -> None:
+    memory = SharedMemory()
+    pool = BufferPool((4, 8), np.uint8, memory.empty)
+    first, second = pool.take(), pool.take()
+    assert memory.region_of(first) != memory.region_of(second)
+    address = first.ctypes.data
+    del first
+    assert pool.take().ctypes.data == address
+    assert len(pool) == 2

@@ -312,4 +312,4 @@ def test_batches_that_are_held_keep_their_pixels_and_others_memory_is_used_again
         assert (loaded.batch.images[loaded.batch.slots.segment == 8] == 0).all()
         for key, pixels in contents(products, loaded).items():
             np.testing.assert_array_equal(pixels, wanted[key])
-    assert len(source._buffers) < 12
+    assert len(source._decoder._buffers) < 12

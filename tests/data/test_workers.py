@@ -1,0 +1,210 @@
+"""Images decoded by other processes are the images that this one decodes."""
+
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from product_mil.data import loader, workers
+from product_mil.data.loader import PixelSource, batches
+from product_mil.data.plan import ShuffledPlan
+from tests.data.test_loader import (
+    COUNTS,
+    SIZE_PX,
+    assert_equal,
+    picture,
+    products_of,
+    source_of,
+    write,
+)  # fmt: skip
+
+DAMAGED = {(3, 0): b"", (5, 0): b"\xff\xd8 no more", (7, 0): picture(7, 0)[:300]}
+
+
+@pytest.fixture
+def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[workers.Workers]:
+    """Workers of this test alone."""
+    made = workers.Workers()
+    monkeypatch.setattr(loader, "process_workers", lambda: made)
+    yield made
+    made.close()
+
+
+def elsewhere_source(path: Path, steps: int = 12) -> PixelSource:
+    """One that leaves all decoding to processes, as every thread but one does."""
+    products = products_of(path)
+    plan = ShuffledPlan(products.num_images, shards=2, image_slots=8, seed=0)
+    source = PixelSource(
+        products, plan, image_size_px=SIZE_PX, num_steps=steps, images_before_processes=0
+    )
+    assert source._decoder._here.acquire(blocking=False)
+    return source
+
+
+def living(made: workers.Workers) -> list[Any]:
+    """The idle processes, which stay idle."""
+    found = [made._idle.get() for _ in range(made._idle.qsize())]
+    for worker in found:
+        made._idle.put(worker)
+    return found
+
+
+def test_pixels_and_faults_are_the_same(tmp_path: Path, own: workers.Workers) -> None:
+    path = write(tmp_path / "train.bson", DAMAGED)
+    here, elsewhere = source_of(products_of(path)), elsewhere_source(path)
+    num_faults = 0
+    for step in range(12):
+        loaded: Any = elsewhere[step]
+        assert own.memory.region_of(loaded.batch.images) is not None
+        assert_equal(loaded, here[step])
+        assert loaded.faults == here[step].faults
+        num_faults += len(loaded.faults)
+    assert num_faults > 0
+    assert len(living(own)) == 1
+    assert not own._failed.is_set()
+
+
+def test_threads_each_have_a_process_but_one(tmp_path: Path, own: workers.Workers) -> None:
+    path = write(tmp_path / "train.bson")
+    products = products_of(path)
+    plan = ShuffledPlan(products.num_images, shards=2, image_slots=8, seed=0)
+    source = PixelSource(
+        products, plan, image_size_px=SIZE_PX, num_steps=40, images_before_processes=100
+    )
+    held: list[Any] = list(batches(source, threads=3))
+    for step, loaded in enumerate(held):
+        assert_equal(loaded, source_of(products, 40)[step])
+    assert own.memory.region_of(held[0].batch.images) is None
+    assert own.memory.region_of(held[-1].batch.images) is not None
+    assert len(living(own)) <= 2
+
+
+def test_a_changed_and_a_cut_file_are_told(tmp_path: Path, own: workers.Workers) -> None:
+    path = write(tmp_path / "train.bson")
+    source = elsewhere_source(path)
+    catalogue = products_of(path).catalogue
+    with path.open("r+b") as file:
+        file.seek(int(catalogue.image_offset_bytes[0]))
+        file.write(b"other")
+    os.truncate(path, int(catalogue.image_offset_bytes[len(COUNTS)]))
+    faults = [fault for step in range(source._plan.num_steps) for fault in source[step].faults]
+    reasons = "\n".join(fault.reason for fault in faults)
+    assert "other bytes than were indexed" in reasons
+    assert "changed since it was indexed" in reasons
+    assert len(living(own)) == 1
+
+
+def test_a_new_file_of_the_same_name_is_read_anew(tmp_path: Path, own: workers.Workers) -> None:
+    """A process keeps files open; another source must not read the old one."""
+    path = write(tmp_path / "train.bson")
+    elsewhere_source(path)[0]
+    path.unlink()
+    write(path, {(i, 0): picture(i, 3) for i in range(len(COUNTS))})
+    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert elsewhere_source(path)[0].faults == []
+
+
+def test_a_process_that_dies_costs_nothing_but_speed(
+    tmp_path: Path, own: workers.Workers, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "train.bson", DAMAGED)
+    here, elsewhere = source_of(products_of(path)), elsewhere_source(path)
+    assert_equal(elsewhere[0], here[0])
+    (worker,) = living(own)
+    worker._process.kill()
+    worker._process.wait()
+    for step in range(1, 6):
+        assert_equal(elsewhere[step], here[step])
+        assert elsewhere[step].faults == here[step].faults
+    told = [record.getMessage() for record in caplog.records]
+    assert len([text for text in told if "threads decode from now on" in text]) == 1
+    assert living(own) == []
+
+
+def test_where_no_process_starts_threads_decode(
+    tmp_path: Path, own: workers.Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
+    path = write(tmp_path / "train.bson")
+    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+
+
+def test_where_the_system_has_no_such_memory_threads_decode(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr(os, "memfd_create")
+    workers.process_workers.cache_clear()
+    path = write(tmp_path / "train.bson")
+    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert workers.process_workers() is None
+    workers.process_workers.cache_clear()
+
+
+SCRIPT = """
+import sys, time
+import numpy as np
+from pathlib import Path
+from tests.data.test_workers import elsewhere_source
+from product_mil.data.workers import process_workers
+source = elsewhere_source(Path(sys.argv[1]))
+source[0]
+workers = process_workers()
+worker = workers._idle.get()
+workers._idle.put(worker)
+print(worker._process.pid, flush=True)
+if sys.argv[2] == "wait":
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("end", ["kill", "exit"])
+def test_processes_end_with_the_one_that_started_them(tmp_path: Path, end: str) -> None:
+    path = write(tmp_path / "train.bson")
+    command = [sys.executable, "-W", "error", "-c", textwrap.dedent(SCRIPT), str(path)]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    with subprocess.Popen(
+        [*command, "wait" if end == "kill" else "go"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+    ) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        pid = int(process.stdout.readline())
+        if end == "kill":
+            os.kill(pid, signal.SIGINT)  # as Ctrl-C does: the parent decides
+            os.kill(pid, 0)
+            process.kill()
+        process.wait(60)
+        assert process.stderr.read() == ""
+    until = time.monotonic() + 20
+    while Path(f"/proc/{pid}").exists() and not _is_zombie(pid):
+        assert time.monotonic() < until
+        time.sleep(0.05)
+
+
+def _is_zombie(pid: int) -> bool:
+    try:
+        return ") Z " in Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return True
+
+
+def test_padding_is_black_in_memory_that_is_used_again(
+    tmp_path: Path, own: workers.Workers
+) -> None:
+    source = elsewhere_source(write(tmp_path / "train.bson"), 40)
+    for step in range(40):
+        loaded: Any = source[step]
+        padding = ~loaded.batch.slots.is_image
+        assert not np.asarray(loaded.batch.images)[padding].any()
+    assert len(source._decoder._buffers) == 2  # the loop holds one while the next is decoded
