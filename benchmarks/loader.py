@@ -31,6 +31,7 @@ from PIL import Image
 from product_mil.data.index import Catalogue, open_catalogue
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.data.plan import ShuffledPlan
+from product_mil.train.runtime import keep_freed_memory
 
 SIZE_PX = 180
 SHARDS, IMAGES_PER_BATCH = 4, 256
@@ -87,14 +88,22 @@ class Task:
             for _ in pool.map(lambda batch: stack(self.path, batch, dtype), self.records):
                 pass
 
-    def data_loader(self, threads: int) -> None:
+    def data_loader(self, threads: int) -> Callable[[int], None]:
+        """Its workers stay from round to round, as ours do."""
         import torch  # pyright: ignore[reportMissingImports]
 
         loader = torch.utils.data.DataLoader(
-            _Records(self.path, self.records), batch_size=None, num_workers=threads
+            _Records(self.path, self.records),
+            batch_size=None,
+            num_workers=threads,
+            persistent_workers=True,
         )
-        for _ in loader:
-            pass
+
+        def run(_: int) -> None:
+            for _ in loader:
+                pass
+
+        return run
 
     def check_pixels(self) -> int:
         """Images of the first step, equal to Pillow's."""
@@ -160,7 +169,10 @@ def main() -> None:
     arguments = parser("Random access batches against decoding alone and the usual ways")
     arguments.add_argument("--threads", default="1,2", help="of these, in turn")
     arguments.add_argument("--steps", type=int, default=16, help="batches a round")
+    arguments.add_argument("--kept", action="store_true", help="glibc keeps memory, for all sides")
     args = arguments.parse_args()
+    if args.kept:
+        keep_freed_memory()
     steps = 2 if args.smoke else args.steps
     rows: list[list[str]] = []
     ratios: dict[str, float] = {}
@@ -178,7 +190,7 @@ def main() -> None:
                 "the same in uint8": partial(task.kernels_way, np.uint8),
             }
             if has_torch():
-                ways["PyTorch's DataLoader"] = task.data_loader
+                ways["PyTorch's DataLoader"] = task.data_loader(threads)
             best = in_turns(
                 {name: partial(way, threads) for name, way in ways.items()}, args.rounds
             )
