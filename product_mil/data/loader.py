@@ -20,7 +20,7 @@ from product_mil.data.plan import Plan
 from product_mil.data.reading import Addresses, FileReader
 from product_mil.data.workers import Task, Workers, process_workers
 
-# A process takes as long to start as a core takes to decode so many at 180 px.
+# To start a process takes a core as long as decoding 4,000 images of 180 px.
 IMAGES_BEFORE_PROCESSES = 20_000
 
 
@@ -157,7 +157,7 @@ class ImageDecoder:
 
     Of the threads that call at the same time one decodes by itself, and each other hands its images
     to a process: two in one process would wait for each other at every picture. The first images
-    are decoded by threads alone; a process takes as long to start as they take.
+    are decoded by threads alone: for few of them no process is worth its start.
     """
 
     def __init__(
