@@ -6,6 +6,7 @@ gradient are slow. Other platforms take XLA's own forms; whether ours are faster
 measured.
 """
 
+from collections.abc import Callable
 from functools import partial
 from itertools import product
 
@@ -32,7 +33,7 @@ def conv(
 ) -> Float[Array, "b h2 w2 o"]:
     """Convolve; a 1x1 kernel runs as a matrix product."""
     if kernel.shape[:2] == (1, 1):  # no padding reaches a 1x1 kernel
-        return pointwise_conv(x[:, ::stride, ::stride], kernel[0, 0])
+        return pointwise_conv(x, kernel[0, 0], stride)
     pads = explicit_pads(x.shape, kernel.shape, stride, padding)
     if stride > 1 or any(map(any, pads)):
         return conv_lax(x, kernel, stride, pads)
@@ -56,31 +57,66 @@ def _conv_one_more(x: Array, kernel: Array) -> Array:
     return conv_lax(x, kernel, 1, ((0, 1), (0, 1)))[:, :-1, :-1]
 
 
-@jax.custom_vjp
 def pointwise_conv(
-    x: Float[Array, "b h w i"], kernel: Float[Array, "i o"]
-) -> Float[Array, "b h w o"]:
-    """1x1 convolution as a matrix product over the channels."""
-    return x @ kernel
+    x: Float[Array, "b h w i"], kernel: Float[Array, "i o"], stride: int = 1
+) -> Float[Array, "b h2 w2 o"]:
+    """1x1 convolution: on a CPU a matrix product over the channels, elsewhere the library's.
+
+    Compiled for a GPU, XLA gives the library's the bias and ReLU that follow; as a product it
+    transposed and padded whole maps for the kernel's gradient, and crashed on strides.
+    """
+    return _pointwise_conv(x, kernel, stride)
 
 
-def _pointwise_forward(x: Array, kernel: Array):
-    return x @ kernel, (x, kernel)
+@partial(jax.custom_vjp, nondiff_argnums=(2,))
+def _pointwise_conv(x: Array, kernel: Array, stride: int) -> Array:
+    return lax.platform_dependent(
+        x,
+        kernel,
+        cpu=lambda x, kernel: x[:, ::stride, ::stride] @ kernel,
+        default=partial(_pointwise_lax, stride=stride),
+    )
 
 
-def _pointwise_backward(saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
-    x, kernel = saved
-    rows, dy_rows = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+def _pointwise_lax(x: Array, kernel: Array, stride: int) -> Array:
+    return conv_lax(x, kernel[None, None], stride, "VALID")
+
+
+def _pointwise_forward(x: Array, kernel: Array, stride: int):
+    return _pointwise_conv(x, kernel, stride), (x, kernel)
+
+
+def _pointwise_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> tuple[Array, Array]:
+    return lax.platform_dependent(
+        *saved,
+        dy,
+        cpu=partial(_product_gradients, stride=stride),
+        default=partial(_gradients, partial(_pointwise_lax, stride=stride)),
+    )
+
+
+def _product_gradients(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[Array, Array]:
+    seen = x[:, ::stride, ::stride]
+    rows, dy_rows = seen.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
     # XLA transposes the left side in memory: let that be the narrow one, by itself (barrier).
     # Left to choose, it transposed the wide one, at five times the cost of the product.
     if rows.shape[1] <= dy_rows.shape[1]:
         dkernel = lax.optimization_barrier(rows.T) @ dy_rows
     else:
         dkernel = (lax.optimization_barrier(dy_rows.T) @ rows).T
-    return dy @ kernel.T, dkernel.astype(kernel.dtype)
+    # Between the places that were seen, and after the last, the gradient is zero.
+    after = [(size - 1) % stride for size in x.shape[1:3]]
+    spread = ((0, 0, 0), *((0, end, stride - 1) for end in after), (0, 0, 0))
+    dx = lax.pad(dy @ kernel.T, jnp.zeros((), dy.dtype), spread)
+    return dx, dkernel.astype(kernel.dtype)
 
 
-pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
+def _gradients(convolve: Callable[..., Array], x: Array, kernel: Array, dy: Array):
+    """Gradients as autodiff has them."""
+    return jax.vjp(convolve, x, kernel)[1](dy)
+
+
+_pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 
 
 def depthwise_conv(
@@ -160,13 +196,6 @@ def _kernel_gradient(
     return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel_shape)
 
 
-def _lax_gradients(
-    x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
-) -> tuple[Array, Array]:
-    _, gradients = jax.vjp(partial(depthwise_conv_lax, stride=stride, pads=pads), x, kernel)
-    return gradients(dy)
-
-
 @partial(jax.custom_vjp, nondiff_argnums=(2, 3))
 def _depthwise_conv(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
     return lax.platform_dependent(
@@ -186,7 +215,7 @@ def _backward(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array):
         *saved,
         dy,
         cpu=partial(_shifted_gradients, stride=stride, pads=pads),
-        default=partial(_lax_gradients, stride=stride, pads=pads),
+        default=partial(_gradients, partial(depthwise_conv_lax, stride=stride, pads=pads)),
     )
 
 

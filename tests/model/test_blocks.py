@@ -83,7 +83,14 @@ def test_pointwise_gradients_are_those_of_the_product(narrow, wide):
 
 @pytest.mark.parametrize(
     ("kernel", "stride", "padding"),
-    [((3, 3), 1, "VALID"), ((3, 1), 1, "VALID"), ((2, 2), 2, "VALID"), ((3, 3), 1, "SAME")],
+    [
+        ((3, 3), 1, "VALID"),
+        ((3, 1), 1, "VALID"),
+        ((2, 2), 2, "VALID"),
+        ((3, 3), 1, "SAME"),
+        ((1, 1), 2, "SAME"),
+        ((1, 1), 3, "VALID"),
+    ],
 )
 def test_conv_and_its_gradients_equal_the_library_form(kernel, stride, padding):
     random = np.random.default_rng(0)
