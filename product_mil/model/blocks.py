@@ -1,6 +1,7 @@
 """Convolutions and batch normalisation shared by the backbones (NHWC, kernels H W I O)."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from product_mil.model import initializers
 from product_mil.model.convolutions import Padding, conv, depthwise_conv, pointwise_conv
-from product_mil.model.normalisation import moments, normalise
+from product_mil.model.normalisation import at_each_place, moments, normalise
 
 
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
@@ -47,6 +48,13 @@ def add_branch(
     return x + (branch if factor is None else (branch * factor).astype(branch.dtype))
 
 
+class Affine(NamedTuple):
+    """What BatchNorm does with running statistics: multiply and add, a number for each channel."""
+
+    factor: Float[Array, " c"]
+    bias: Float[Array, " c"]
+
+
 class Conv(nnx.Module):
     """Convolution; a 1x1 kernel runs as a matrix product.
 
@@ -72,11 +80,13 @@ class Conv(nnx.Module):
         self.bias = _bias(features, rngs) if use_bias else None
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h2 w2 o"]:
-        """Convolve, in the type of the arithmetic."""
-        kernel = self.kernel[...].astype(self.dtype)
+    def __call__(
+        self, x: Float[Array, "b h w i"], affine: Affine | None = None
+    ) -> Float[Array, "b h2 w2 o"]:
+        """Convolve, in the type of the arithmetic; `affine` of the result, for one without bias."""
+        kernel = _scaled(self.kernel[...], affine).astype(self.dtype)
         y = conv(x.astype(self.dtype), kernel, self.stride, self.padding)
-        return _add_bias(y, self.bias)
+        return _add_bias(y, self.bias, affine)
 
 
 class Dense(nnx.Module):
@@ -97,8 +107,16 @@ def _bias(features: int, rngs: nnx.Rngs) -> nnx.Param:
     return nnx.Param(initializers.zeros(rngs.params(), (features,)))
 
 
-def _add_bias(y: Array, bias: nnx.Param | None) -> Array:
-    return y if bias is None else y + bias[...].astype(y.dtype)[None, None, None]
+def _scaled(kernel: Array, affine: Affine | None) -> Array:
+    if affine is None:
+        return kernel
+    return kernel * affine.factor.reshape(*(1,) * (kernel.ndim - 1), -1)
+
+
+def _add_bias(y: Array, bias: nnx.Param | None, affine: Affine | None = None) -> Array:
+    if affine is not None:
+        return y + at_each_place(affine.bias, y)
+    return y if bias is None else y + at_each_place(bias[...], y)
 
 
 class DepthwiseConv(nnx.Module):
@@ -120,11 +138,13 @@ class DepthwiseConv(nnx.Module):
         self.bias = _bias(features, rngs) if use_bias else None
         self.stride, self.padding, self.dtype = stride, padding, dtype
 
-    def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h2 w2 c"]:
-        """Convolve, in the type of the arithmetic."""
-        kernel = self.kernel[...].astype(self.dtype)
+    def __call__(
+        self, x: Float[Array, "b h w c"], affine: Affine | None = None
+    ) -> Float[Array, "b h2 w2 c"]:
+        """Convolve, in the type of the arithmetic; `affine` of the result, for one without bias."""
+        kernel = _scaled(self.kernel[...], affine).astype(self.dtype)
         y = depthwise_conv(x.astype(self.dtype), kernel, self.stride, self.padding)
-        return _add_bias(y, self.bias)
+        return _add_bias(y, self.bias, affine)
 
 
 class SeparableConv(nnx.Module):
@@ -139,10 +159,13 @@ class SeparableConv(nnx.Module):
         self.pointwise = nnx.Param(initializers.he_normal(rngs.params(), pointwise))
         self.dtype = dtype
 
-    def __call__(self, x: Float[Array, "b h w i"]) -> Float[Array, "b h w o"]:
-        """Convolve, in the type of the arithmetic."""
+    def __call__(
+        self, x: Float[Array, "b h w i"], affine: Affine | None = None
+    ) -> Float[Array, "b h w o"]:
+        """Convolve, in the type of the arithmetic; `affine` of the result."""
         x = depthwise_conv(x.astype(self.dtype), self.depthwise[...].astype(self.dtype), 1, "SAME")
-        return pointwise_conv(x, self.pointwise[...].astype(self.dtype))
+        y = pointwise_conv(x, _scaled(self.pointwise[...], affine).astype(self.dtype))
+        return _add_bias(y, None, affine)
 
 
 class BatchNorm(nnx.Module):
@@ -185,10 +208,34 @@ class BatchNorm(nnx.Module):
             for running, new in ((self.mean, mean), (self.var, var)):
                 kept = self.momentum * running[...]
                 running[...] = kept + (1 - self.momentum) * lax.stop_gradient(new)
+        return normalise(x, mean, self._factor(var), self.bias[...]).astype(self.dtype)
+
+    def affine(self) -> Affine:
+        """With running statistics."""
+        factor = self._factor(self.var[...])
+        return Affine(factor, self.bias[...] - self.mean[...] * factor)
+
+    def _factor(self, var: Float[Array, " c"]) -> Float[Array, " c"]:
         factor = lax.rsqrt(var + self.epsilon)
-        if self.scale is not None:
-            factor = factor * self.scale[...]
-        return normalise(x, mean, factor, self.bias[...]).astype(self.dtype)
+        return factor if self.scale is None else factor * self.scale[...]
+
+
+def conv_norm(
+    conv: Conv | DepthwiseConv | SeparableConv,
+    norm: BatchNorm,
+    x: Float[Array, "b h w i"],
+    *,
+    use_running_statistics: bool,
+    mask: Bool[Array, " b"] | None,
+) -> Float[Array, "b h2 w2 o"]:
+    """A convolution without bias and its BatchNorm; `mask` marks the images of batch statistics.
+
+    With running statistics BatchNorm's factor goes into the kernel, and a GPU adds the bias
+    (and applies ReLU) as it convolves: the map is not read and written once more.
+    """
+    if use_running_statistics:
+        return conv(x, norm.affine())
+    return norm(conv(x), use_running_statistics=False, mask=mask)
 
 
 class ConvNorm(nnx.Module):
@@ -226,8 +273,8 @@ class ConvNorm(nnx.Module):
         mask: Bool[Array, " b"] | None,
     ) -> Float[Array, "b h2 w2 o"]:
         """Apply the three; `mask` marks the images that batch statistics are over."""
-        y = self.bn(self.conv(x), use_running_statistics=use_running_statistics, mask=mask)
-        return jax.nn.relu(y)
+        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+        return jax.nn.relu(conv_norm(self.conv, self.bn, x, **mode))
 
 
 class LayerNorm(nnx.Module):

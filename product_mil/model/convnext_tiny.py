@@ -20,6 +20,7 @@ from product_mil.model.blocks import (
     branch_factors,
 )
 from product_mil.model.keras_layers import KerasLayer
+from product_mil.model.normalisation import at_each_place
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 # Of ImageNet's pixels from 0 to 255.
@@ -37,7 +38,7 @@ class LayerScale(nnx.Module):
 
     def __call__(self, x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
         """Multiply."""
-        return x * self.scale[...].astype(x.dtype)[None, None, None]
+        return x * at_each_place(self.scale[...], x)
 
 
 class Block(nnx.Module):

@@ -15,6 +15,7 @@ from product_mil.model.blocks import (
     Factor,
     add_branch,
     branch_factors,
+    conv_norm,
 )
 from product_mil.model.keras_layers import TOP, KerasLayer, conv_and_norm
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
@@ -54,10 +55,10 @@ class FusedBlock(nnx.Module):
         """Apply the block; `mask` marks the images that batch statistics are over."""
         mode = {"use_running_statistics": use_running_statistics, "mask": mask}
         if self.expand is None or self.expand_norm is None:
-            y = jax.nn.silu(self.project_norm(self.project(x), **mode))
+            y = jax.nn.silu(conv_norm(self.project, self.project_norm, x, **mode))
         else:
-            y = jax.nn.silu(self.expand_norm(self.expand(x), **mode))
-            y = self.project_norm(self.project(y), **mode)
+            y = jax.nn.silu(conv_norm(self.expand, self.expand_norm, x, **mode))
+            y = conv_norm(self.project, self.project_norm, y, **mode)
         return add_branch(x, y, factor) if self.adds_input else y
 
 
@@ -96,11 +97,11 @@ class MBConv(nnx.Module):
     ) -> Float[Array, "b h2 w2 c2"]:
         """Apply the block; `mask` marks the images that batch statistics are over."""
         mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        y = jax.nn.silu(self.expand_norm(self.expand(x), **mode))
-        y = jax.nn.silu(self.depthwise_norm(self.depthwise(y), **mode))
+        y = jax.nn.silu(conv_norm(self.expand, self.expand_norm, x, **mode))
+        y = jax.nn.silu(conv_norm(self.depthwise, self.depthwise_norm, y, **mode))
         weights = jax.nn.silu(self.squeeze(y.mean((1, 2), keepdims=True)))
         y = y * jax.nn.sigmoid(self.excite(weights))
-        y = self.project_norm(self.project(y), **mode)
+        y = conv_norm(self.project, self.project_norm, y, **mode)
         return add_branch(x, y, factor) if self.adds_input else y
 
 
@@ -148,10 +149,10 @@ class EfficientNetV2S(Backbone):
     ) -> Float[Array, "b h2 w2 c"]:
         """The last map."""
         factors = branch_factors(key, branch_rates(self.stochastic_depth), len(x))
-        x = jax.nn.silu(self.stem_norm(self.stem(x), **mode))
+        x = jax.nn.silu(conv_norm(self.stem, self.stem_norm, x, **mode))
         for block, factor in zip(self.blocks, factors, strict=True):
             x = block(x, factor, **mode)
-        return jax.nn.silu(self.last_norm(self.last(x), **mode))
+        return jax.nn.silu(conv_norm(self.last, self.last_norm, x, **mode))
 
 
 def branch_rates(rate: float) -> list[float]:

@@ -7,7 +7,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, relu6
+from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, conv_norm, relu6
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
@@ -47,9 +47,9 @@ class InvertedResidual(nnx.Module):
         mode = {"use_running_statistics": use_running_statistics, "mask": mask}
         y = x
         if self.expand is not None and self.expand_norm is not None:
-            y = relu6(self.expand_norm(self.expand(y), **mode))
-        y = relu6(self.depthwise_norm(self.depthwise(y), **mode))
-        y = self.project_norm(self.project(y), **mode)
+            y = relu6(conv_norm(self.expand, self.expand_norm, y, **mode))
+        y = relu6(conv_norm(self.depthwise, self.depthwise_norm, y, **mode))
+        y = conv_norm(self.project, self.project_norm, y, **mode)
         return x + y if self.adds_input else y
 
 
@@ -91,10 +91,10 @@ class MobileNetV2(Backbone):
 
     def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
         """The last map."""
-        x = relu6(self.stem_norm(self.stem(x), **mode))
+        x = relu6(conv_norm(self.stem, self.stem_norm, x, **mode))
         for block in self.blocks:
             x = block(x, **mode)
-        return relu6(self.last_norm(self.last(x), **mode))
+        return relu6(conv_norm(self.last, self.last_norm, x, **mode))
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):

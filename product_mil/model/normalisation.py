@@ -4,8 +4,11 @@ Left to itself, JAX keeps x - mean beside x for the gradients: another pass thro
 what normalisation costs.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
+from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
 
@@ -70,3 +73,31 @@ def _normalise_backward(saved: tuple[Array, Array, Array], dy: Array):
 
 
 normalise.defvjp(_normalise_forward, _normalise_backward)
+
+
+def at_each_place(
+    of_channel: Float[Array, " c"], x: Float[Array, "b h w c"]
+) -> Float[Array, "b h w c"]:
+    """A vector of the channels wherever `x` has a value, in the type of `x`.
+
+    Its gradient is summed in float32: in bfloat16, a GPU of the Hopper kind adds up thousands of
+    values in steps of 1/128 of the sum.
+    """
+    return _at_each_place(of_channel, x.shape, x.dtype)
+
+
+@partial(jax.custom_vjp, nondiff_argnums=(1, 2))
+def _at_each_place(of_channel: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+    return jnp.broadcast_to(_wide(of_channel.astype(dtype)), shape)
+
+
+def _at_each_place_forward(of_channel: Array, shape: tuple[int, ...], dtype: DTypeLike):
+    return _at_each_place(of_channel, shape, dtype), None
+
+
+def _at_each_place_backward(shape: tuple[int, ...], dtype: DTypeLike, _: None, dy: Array):
+    del shape, dtype
+    return (dy.astype(jnp.promote_types(dy.dtype, jnp.float32)).sum((0, 1, 2)),)
+
+
+_at_each_place.defvjp(_at_each_place_forward, _at_each_place_backward)

@@ -8,7 +8,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from product_mil.model.blocks import BatchNorm, Conv
+from product_mil.model.blocks import BatchNorm, Conv, conv_norm
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.spatial_pools import max_pool
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
@@ -54,8 +54,8 @@ class Bottleneck(nnx.Module):
         y = jax.nn.relu(self.norm0(x, **mode))
         subsampled = x[:, :: self.stride, :: self.stride]
         shortcut = subsampled if self.shortcut is None else self.shortcut(y)
-        y = jax.nn.relu(self.norm1(self.conv1(y), **mode))
-        y = jax.nn.relu(self.norm2(self.conv2(y), **mode))
+        y = jax.nn.relu(conv_norm(self.conv1, self.norm1, y, **mode))
+        y = jax.nn.relu(conv_norm(self.conv2, self.norm2, y, **mode))
         return shortcut + self.conv3(y)
 
 

@@ -9,7 +9,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from product_mil.model.blocks import BatchNorm, Conv, SeparableConv
+from product_mil.model.blocks import BatchNorm, Conv, SeparableConv, conv_norm
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.spatial_pools import max_pool
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
@@ -50,10 +50,10 @@ class Block(nnx.Module):
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if index > 0 or self.starts_with_relu:
                 y = jax.nn.relu(y)
-            y = norm(conv(y), **mode)
+            y = conv_norm(conv, norm, y, **mode)
         if self.shortcut is None or self.shortcut_norm is None:
             return x + y
-        return self.shortcut_norm(self.shortcut(x), **mode) + max_pool(y, 3, 2, "SAME")
+        return conv_norm(self.shortcut, self.shortcut_norm, x, **mode) + max_pool(y, 3, 2, "SAME")
 
 
 class Xception(Backbone):
@@ -87,12 +87,12 @@ class Xception(Backbone):
 
     def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
         """The last map."""
-        x = jax.nn.relu(self.norm1(self.conv1(x), **mode))
-        x = jax.nn.relu(self.norm2(self.conv2(x), **mode))
+        x = jax.nn.relu(conv_norm(self.conv1, self.norm1, x, **mode))
+        x = jax.nn.relu(conv_norm(self.conv2, self.norm2, x, **mode))
         for block in self.blocks:
             x = block(x, **mode)
-        x = jax.nn.relu(self.norm3(self.conv3(x), **mode))
-        return jax.nn.relu(self.norm4(self.conv4(x), **mode))
+        x = jax.nn.relu(conv_norm(self.conv3, self.norm3, x, **mode))
+        return jax.nn.relu(conv_norm(self.conv4, self.norm4, x, **mode))
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
