@@ -17,7 +17,7 @@ from product_mil.errors import UserError
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Interrupted, Stage, train_stage
-from product_mil.train.mesh import replicate
+from product_mil.train.mesh import data_mesh, put_batch, replicate
 from product_mil.train.runtime import step_flops
 from product_mil.train.state import TrainState
 from tests.train.test_checkpoint import assert_equal
@@ -299,4 +299,8 @@ def test_rates_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_operations_of_a_step_are_counted() -> None:
     a, b = jnp.ones((32, 64)), jnp.ones((64, 16))
-    assert step_flops(jax.jit(lambda x, y: x @ y), a, b) == 2 * 32 * 64 * 16
+    multiply = jax.jit(lambda x, y: x @ y)
+    assert step_flops(multiply, a, b) == 2 * 32 * 64 * 16
+    # Those of all devices, wherever the arguments lie.
+    mesh = data_mesh(jax.device_count())
+    assert step_flops(multiply, put_batch(a, mesh), replicate(b, mesh)) == 2 * 32 * 64 * 16
