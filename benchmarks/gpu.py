@@ -1,6 +1,6 @@
 """Everything worth knowing of one GPU, unattended, in under 8 minutes: a JSON file and tables.
 
-    python benchmarks/gpu.py [--output gpu.json] [--budget_s 460] [--smoke]
+    python benchmarks/gpu.py [--output gpu.json] [--budget_s 460] [--parts NAMES] [--smoke]
 
 Parts, in this order, each in a process of its own with a box of time, so that one that crashes or
 hangs leaves the others; the file is written anew after each row:
@@ -8,17 +8,21 @@ hangs leaves the others; the file is written anew after each row:
 - ceilings: the rate of a large bf16 matrix product, of a copy in memory, and from host to device
 - nets: forward and training step of every backbone at 180 px in bf16: images/s, MFU against the
   matrix-product ceiling, and the share of the net's own roofline, max(FLOPs / matrix-product rate,
-  bytes accessed by the compiled program / copy rate)
+  bytes that the compiled program's kernels read and write / copy rate). A process for each of
+  three groups, because XLA can abort; the most wanted net first and alone
 - loader: images/s of the host's cores, against decoding alone
 - end to end: training steps and prediction from a drawn BSON of Cdiscount's shape
-- rivals: timm's `inception_v3`, `legacy_xception` and `mobilenetv2_100` under PyTorch
-  (channels_last, bf16, eager and compiled), where both are installed
-- batches: the training step of Inception V3 by batch size
-- flags: Inception V3 with other XLA flags
 - depthwise: layers by shifted multiply-adds and by XLA's grouped convolution
+- gpu decode: JPEGs by nvImageCodec, where it is installed
+- rivals: timm's `inception_v3`, `legacy_xception` and `mobilenetv2_100` under PyTorch
+  (channels_last, bf16), where both are installed: all eager, then compiled
+- flags: Inception V3 with other XLA flags
+- batches: Inception V3 by batch size
 - layouts: convolutions of Inception V3 as NHWC and as NCHW
 
-At the end the targets stand beside what was found. `--smoke` runs it all on a CPU in small.
+What no time was left for is told; `--parts` runs it (after the ceilings, which all else is measured
+by), and `--directory` keeps compiled programs and drawn data for it. At the end the targets stand
+beside what was found. `--smoke` runs it all on a CPU in small.
 """
 
 import argparse
@@ -37,20 +41,29 @@ from gpu_targets import targets
 from measure import machine, table
 
 HERE = Path(__file__).parent
-BOXES_S = {  # rivals: each net
-    "ceilings": 50, "nets": 170, "loader": 50, "end to end": 70, "rivals": 55, "batches": 50,
-    "flags": 50, "depthwise": 40, "layouts": 30,
+BOXES_S = {  # rivals, flags and batches: each program
+    "ceilings": 50, "nets": 240, "loader": 50, "end to end": 70, "depthwise": 40, "gpu decode": 40,
+    "rivals": 75, "flags": 60, "batches": 90, "layouts": 30,
 }  # fmt: skip
+NETS = (
+    "inception_v3",
+    "xception,mobilenet_v2",
+    "resnet50_v2,efficientnet_v2_s,convnext_tiny,inception_resnet_v2",
+)
+BATCHES = (1024, 256)
 RIVALS = {
     "inception_v3": "inception_v3",
     "xception": "legacy_xception",
     "mobilenet_v2": "mobilenetv2_100",
 }
 FLAGS = (
-    "--xla_gpu_enable_triton_gemm=false",
-    "--xla_gpu_enable_latency_hiding_scheduler=true",
-    "--xla_gpu_enable_command_buffer=",
+    "--xla_gpu_enable_command_buffer=+CONVOLUTION",  # convolutions too are part of CUDA graphs
+    "--xla_gpu_experimental_enable_fusion_block_level_rewriter=true",  # fusions by Triton
+    "--xla_gpu_experimental_enable_conv_fusion=true",  # more than bias and ReLU after cuDNN's
+    "--xla_gpu_enable_command_buffer=",  # no CUDA graphs
 )
+# Autotuning without its check of every result, which takes half of the time to compile.
+QUICK = "--xla_gpu_autotune_level=2"
 LEAST_S = 15.0  # less is not worth a start
 
 
@@ -65,6 +78,7 @@ class Run:
             # Programs of one part are met again by another.
             "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip(),
         }
         self.machine = machine("jax", "torch", "timm", "simplejpeg")
         self.device = _device()
@@ -84,14 +98,26 @@ class Run:
         values = [row[unit] for row in self.results.get("ceilings", ()) if row["what"] == what]
         return scale * values[0] if values else 1.0
 
-    def job(self, name: str, box_s: float, **environment: str) -> Iterator[dict[str, Any]]:
+    def job(
+        self, name: str, box_s: float, *arguments: str, xla_flag: str = ""
+    ) -> Iterator[dict[str, Any]]:
         """A part of gpu_part.py."""
         command = [sys.executable, str(HERE / "gpu_part.py"), name]
         command += ["--directory", str(self.directory), "--budget_s", str(box_s)]
         command += ["--matmul", str(self.ceiling("matrix product, bf16", "tflop_per_s", 1e12))]
         command += ["--copy", str(self.ceiling("copy", "gbyte_per_s", 1e9))]
-        command += ["--smoke"] if self.smoke else []
-        return rows_of(command, box_s, {**self.environment, **environment})
+        command += [*arguments, *(["--smoke"] if self.smoke else [])]
+        flags = f"{self.environment['XLA_FLAGS']} {xla_flag}".strip()
+        return rows_of(command, box_s, {**self.environment, "XLA_FLAGS": flags})
+
+    def nets(self, box_s: float) -> Iterator[dict[str, Any]]:
+        until = time.monotonic() + box_s
+        for names in NETS[: 1 if self.smoke else None]:
+            left_s = until - time.monotonic()
+            if left_s < LEAST_S:
+                yield {"what": "skipped: no time", "backbone": names}
+                continue
+            yield from self.job("nets", left_s, "--backbones", names)
 
     def rivals(self, box_s: float) -> Iterator[dict[str, Any]]:
         missing = [name for name in ("torch", "timm") if importlib.util.find_spec(name) is None]
@@ -99,18 +125,31 @@ class Run:
             yield {"what": f"skipped: no {' and no '.join(missing)} here"}
             return
         sizes = ("2", "64") if self.smoke else ("512", "180")
-        for backbone, name in list(RIVALS.items())[2 if self.smoke else 0 :]:
-            command = [sys.executable, str(HERE / "gpu_torch.py"), name, *sizes]
-            for row in rows_of(command, min(box_s, self.left_s()), {}):
-                yield {"backbone": backbone, **row}
+        nets = list(RIVALS.items())[2 if self.smoke else 0 :]
+        for form in ("eager",) if self.smoke else ("eager", "compiled"):
+            for backbone, name in nets:
+                about = {"backbone": backbone, "form": form}
+                if self.left_s() < LEAST_S:
+                    yield {**about, "what": "skipped: no time"}
+                    continue
+                command = [sys.executable, str(HERE / "gpu_torch.py"), name, *sizes, form]
+                for row in rows_of(command, min(box_s, self.left_s()), {}):
+                    yield {**about, **row}
 
     def flags(self, box_s: float) -> Iterator[dict[str, Any]]:
         for flag in FLAGS:
             if self.left_s() < LEAST_S:
-                return
-            given = f"{os.environ.get('XLA_FLAGS', '')} {flag}".strip()
-            for row in self.job("first net", min(box_s, self.left_s()), XLA_FLAGS=given):
+                yield {"flags": flag, "what": "skipped: no time"}
+                continue
+            for row in self.job("nets", min(box_s, self.left_s()), xla_flag=flag):
                 yield {"flags": flag, **row}
+
+    def batches(self, box_s: float) -> Iterator[dict[str, Any]]:
+        for images in BATCHES:
+            if self.left_s() < LEAST_S:
+                yield {"batch": images, "what": "skipped: no time"}
+                continue
+            yield from self.job("nets", min(box_s, self.left_s()), "--batch", str(images))
 
     def left_s(self) -> float:
         return self.until - time.monotonic()
@@ -122,7 +161,12 @@ class Run:
         if box_s < LEAST_S:
             rows.append({"what": "skipped: no time"})
         else:
-            special = {"rivals": self.rivals, "flags": self.flags}
+            special = {
+                "nets": self.nets,
+                "rivals": self.rivals,
+                "flags": self.flags,
+                "batches": self.batches,
+            }
             found = special[name](box_s) if name in special else self.job(name, box_s)
             for row in found:
                 rows.append(row)
@@ -138,7 +182,7 @@ def _device() -> str:
         "import json, jax; d = jax.devices()[0];"
         "print(json.dumps({'device': d.platform + ' ' + d.device_kind}))"
     )
-    (found,) = rows_of([sys.executable, "-c", script], 120, {})
+    found, *_ = rows_of([sys.executable, "-c", script], 120, {})
     return found["device"] if "device" in found else f"no device: {found['what']}"
 
 
@@ -159,14 +203,18 @@ def main() -> None:
     parser.add_argument("--budget_s", type=float, default=460.0)
     parser.add_argument("--parts", default=",".join(BOXES_S))
     parser.add_argument("--smoke", action="store_true", help="tiny, on any device")
+    parser.add_argument("--directory", type=Path, help="keep programs and data in it")
     args = parser.parse_args()
     started = time.monotonic()
-    with tempfile.TemporaryDirectory() as directory:
-        run = Run(args, Path(directory))
+    with tempfile.TemporaryDirectory() as temporary:
+        directory = args.directory or Path(temporary)
+        directory.mkdir(parents=True, exist_ok=True)
+        run = Run(args, directory)
         print(f"{run.machine}, {run.device}", flush=True)
         if not args.smoke and not run.device.startswith(("gpu", "cuda")):
             sys.exit("JAX sees no GPU: install jax[cuda13], or try the script with --smoke")
-        for name in args.parts.split(","):
+        wanted = args.parts.split(",")
+        for name in ("ceilings", *(name for name in wanted if name != "ceilings")):
             run.part(name)
         rows = targets(run.results)
         print(f"\ntargets\n{as_table(rows)}")

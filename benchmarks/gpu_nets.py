@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from gpu_bench import CLASSES, Bench
+from hlo_traffic import kernels
 from training import Training, training
 
-from product_mil.train.runtime import matmul_flops_per_s
+from product_mil.train.runtime import matmul_flops_per_s, step_flops
 
 
 def ceilings(bench: Bench) -> Iterator[dict[str, Any]]:
@@ -26,10 +27,6 @@ def ceilings(bench: Bench) -> Iterator[dict[str, Any]]:
     yield {"what": "host to device, a batch", "gbyte_per_s": pixels.nbytes / sent_s / 1e9}
 
 
-def _accessed(compiled: Any) -> float:
-    return float((compiled.cost_analysis() or {}).get("bytes accessed", 0.0))
-
-
 class Programs(NamedTuple):
     """Forward pass and training step of a net, compiled."""
 
@@ -42,26 +39,23 @@ class Programs(NamedTuple):
     step_flops: float
 
 
-def _compile(bench: Bench, backbone: str, images: int) -> Programs:
+def _compile(bench: Bench, backbone: str) -> Programs:
     made = training(backbone, classes=CLASSES, dtype="bfloat16")
-    batch = made.put(bench.drawn_batch(images))
+    batch = made.put(bench.drawn_batch(bench.batch))
     train: Any = made.step
-    forward = made.predict_step.lower(*made.model, batch, made.log_prior)
-    step = train.lower(made.state, batch, made.key)
+    of_forward, of_step = (*made.model, batch, made.log_prior), (made.state, batch, made.key)
+    forward, step = made.predict_step.lower(*of_forward), train.lower(*of_step)
+    with ThreadPoolExecutor(2) as pool:
+        compiled = list(pool.map(lambda lowered: lowered.compile(), (forward, step)))
     return Programs(
-        about={"backbone": backbone, "batch": images},
+        about={"backbone": backbone, "batch": bench.batch},
         made=made,
         batch=batch,
-        forward=forward.compile(),
-        forward_flops=_flops(forward),
-        step=step.compile(),
-        step_flops=_flops(step),
+        forward=compiled[0],
+        forward_flops=step_flops(made.predict_step, *of_forward),
+        step=compiled[1],
+        step_flops=step_flops(train, *of_step),
     )
-
-
-def _flops(lowered: Any) -> float:
-    """As `step_flops` counts them, without tracing again."""
-    return float((lowered.cost_analysis() or {}).get("flops", 0.0))
 
 
 def _measure(bench: Bench, programs: Programs) -> Iterator[dict[str, Any]]:
@@ -81,7 +75,8 @@ def _measure(bench: Bench, programs: Programs) -> Iterator[dict[str, Any]]:
     ):
         seconds = bench.seconds(run)
         rate = programs.about["batch"] / seconds
-        found = bench.roofline(flops, _accessed(program), seconds)
+        run_kernels = kernels(program.as_text())
+        found = bench.roofline(flops, sum(kernel.bytes for kernel in run_kernels), seconds)
         memory = program.memory_analysis()
         used = getattr(memory, "temp_size_in_bytes", 0) + getattr(
             memory, "argument_size_in_bytes", 0
@@ -91,40 +86,20 @@ def _measure(bench: Bench, programs: Programs) -> Iterator[dict[str, Any]]:
             **programs.about,
             "images_per_s": rate,
             **found,
+            "kernels": sum(kernel.times for kernel in run_kernels),
             "program_gbyte": used / 1e9,
         }
 
 
-def _compiled_together(bench: Bench, cases: list[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-    """Compile a few nets at once on the host's cores, then measure each by itself."""
-    together = 1 if bench.smoke else 4
-    for first in range(0, len(cases), together):
-        group = cases[first : first + together]
-        if first and bench.left_s() < 60:
-            yield from ({"what": "skipped: no time", "backbone": name} for name, _ in group)
-            continue
-        started = time.monotonic()
-        with ThreadPoolExecutor(together) as pool:
-            compiling = [pool.submit(_compile, bench, *case) for case in group]
-        yield {"what": f"compiling {len(group)} nets", "seconds": time.monotonic() - started}
-        for case, future in zip(group, compiling, strict=True):
-            try:
-                yield from _measure(bench, future.result())
-            except Exception as error:  # one net that fails leaves the others
-                reason = f"failed: {type(error).__name__}: {error}"[:200]
-                yield {"what": reason, "backbone": case[0], "batch": case[1]}
-
-
 def nets(bench: Bench) -> Iterator[dict[str, Any]]:
-    yield from _compiled_together(bench, [(name, bench.batch) for name in bench.backbones])
-
-
-def first_net(bench: Bench) -> Iterator[dict[str, Any]]:
-    """The first backbone alone, as for other XLA flags."""
-    yield from _compiled_together(bench, [(bench.backbones[0], bench.batch)])
-
-
-def by_batch(bench: Bench) -> Iterator[dict[str, Any]]:
-    sizes = (4,) if bench.smoke else (128, 256, 1024)
-    name = "small_cnn" if bench.smoke else "inception_v3"
-    yield from _compiled_together(bench, [(name, images) for images in sizes])
+    """Compile them at once on the host's cores, then measure each by itself."""
+    started = time.monotonic()
+    with ThreadPoolExecutor(len(bench.backbones)) as pool:
+        compiling = {name: pool.submit(_compile, bench, name) for name in bench.backbones}
+    yield {"what": f"compiling {len(compiling)} nets", "seconds": time.monotonic() - started}
+    for name, future in compiling.items():
+        try:
+            yield from _measure(bench, future.result())
+        except Exception as error:  # one net that fails leaves the others
+            reason = f"failed: {type(error).__name__}: {error}"[:200]
+            yield {"what": reason, "backbone": name, "batch": bench.batch}

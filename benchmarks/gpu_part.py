@@ -13,16 +13,16 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 from gpu_bench import Bench
 from gpu_data import end_to_end, loader
+from gpu_decode import gpu_decode
 from gpu_layers import depthwise, layouts
-from gpu_nets import by_batch, ceilings, first_net, nets
+from gpu_nets import ceilings, nets
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "ceilings": ceilings,
     "nets": nets,
-    "first net": first_net,
     "loader": loader,
     "end to end": end_to_end,
-    "batches": by_batch,
+    "gpu decode": gpu_decode,
     "depthwise": depthwise,
     "layouts": layouts,
 }
@@ -35,6 +35,8 @@ def main() -> None:
     parser.add_argument("--budget_s", type=float, default=120.0)
     parser.add_argument("--matmul", type=float, default=1.0, help="FLOPs a second")
     parser.add_argument("--copy", type=float, default=1.0, help="bytes a second")
+    parser.add_argument("--backbones", default="inception_v3", help="of the part `nets`")
+    parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
     if jax.default_backend() == "cpu" and not args.smoke and args.part != "loader":

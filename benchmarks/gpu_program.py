@@ -106,7 +106,7 @@ def programs(backbone: str, images: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Programs for a GPU that is not there")
-    nets = [name for name in BACKBONES if name != "small_cnn"]
+    nets = [name for name in BACKBONES if name not in ("none", "small_cnn")]
     parser.add_argument("--backbones", default=",".join(nets))
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--kinds", action="store_true", help="traffic by the kind of kernel")

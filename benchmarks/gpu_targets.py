@@ -29,6 +29,9 @@ def targets(results: Results) -> list[dict[str, Any]]:
     loading = {row["what"]: row.get("images_per_s") for row in results.get("loader", ())}
     ours, decoding = loading.get("ours"), loading.get("simplejpeg alone (floor)")
     add("loader: of the cores' decode rate", 0.8, _ratio(ours, decoding))
+    decoded = [row.get("images_per_s", 0.0) for row in results.get("gpu decode", ())]
+    # No target of its own: above 1, decoding on the GPU would be worth an option.
+    add("decoding on the GPU: times the loader", 1.0, _ratio(max(decoded, default=None), ours))
     ends = {row["what"]: row.get("images_per_s") for row in results.get("end to end", ())}
     predicted, forward = ends.get("prediction"), _best(nets, "inception_v3", OURS[0])
     slower = min(ours, forward) if ours and forward else None
