@@ -13,6 +13,7 @@ hangs leaves the others; the file is written anew after each row:
 - loader: images/s of the host's cores, against decoding alone
 - end to end: training steps and prediction from a drawn BSON of Cdiscount's shape
 - depthwise: layers by shifted multiply-adds and by XLA's grouped convolution
+- pointwise: 1x1 convolutions as products and as XLA's convolution
 - gpu decode: JPEGs by nvImageCodec, where it is installed
 - rivals: timm's `inception_v3`, `legacy_xception` and `mobilenetv2_100` under PyTorch
   (channels_last, bf16), where both are installed: all eager, then compiled
@@ -42,7 +43,8 @@ from measure import machine, table
 
 HERE = Path(__file__).parent
 BOXES_S = {  # rivals, flags and batches: each program
-    "ceilings": 50, "nets": 240, "loader": 50, "end to end": 70, "depthwise": 40, "gpu decode": 40,
+    "ceilings": 50, "nets": 240, "loader": 50, "end to end": 70, "depthwise": 40, "pointwise": 30,
+    "gpu decode": 40,
     "rivals": 75, "flags": 60, "batches": 90, "layouts": 30,
 }  # fmt: skip
 NETS = (

@@ -36,7 +36,8 @@ def loader(bench: Bench) -> Iterator[dict[str, Any]]:
     out = bench.directory / "loader.json"
     command = [sys.executable, str(script), "--threads", str(threads), "--rounds", "2"]
     command += ["--json", str(out), *(["--smoke"] if bench.smoke else ["--steps", "96"])]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu"}
+    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -51,8 +52,14 @@ def rows_of(
             yield {"what": f"stopped after {box_s:.0f} s"}
         elif process.returncode:
             errors.seek(0)
-            said = errors.read().strip().splitlines() or ["no word"]
-            yield {"what": f"failed ({process.returncode}): {said[-1][:200]}"}
+            yield {"what": f"failed ({process.returncode}): {_reason(errors.read())}"}
+
+
+def _reason(said: str) -> str:
+    """The last line that names an error, which XLA lets a stack follow; else the last one."""
+    lines = said.strip().splitlines() or ["no word"]
+    named = [line for line in lines if re.search(r"Error\b|Check failed", line)]
+    return (named or lines)[-1][:300]
 
 
 def _kill(process: subprocess.Popen[str]) -> None:

@@ -1,6 +1,7 @@
 """Single layers in several forms: parts of gpu.py."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import jax
@@ -8,26 +9,65 @@ import jax.numpy as jnp
 from gpu_bench import Bench
 from jax import lax
 
-from product_mil.model.convolutions import depthwise_conv_lax, depthwise_conv_shifted
+from product_mil.model.convolutions import (
+    conv_lax,
+    depthwise_conv_lax,
+    depthwise_conv_shifted,
+)
+
+
+def _in_forms(
+    bench: Bench, what: str, forms: dict[str, Callable[[Any, Any], Any]], x: Any, kernel: Any
+) -> Iterator[dict[str, Any]]:
+    """Each form forward between ReLUs, which a form may take into its kernel, and its gradients."""
+    for form, function in forms.items():
+
+        def forward(x: Any, kernel: Any, f: Any = function) -> Any:
+            return jax.nn.relu(f(jax.nn.relu(x), kernel) + jnp.asarray(0.5, x.dtype))
+
+        def gradients(x: Any, kernel: Any, dy: Any, f: Any = function) -> Any:
+            return jax.vjp(f, x, kernel)[1](dy)
+
+        dy = jnp.ones_like(jax.eval_shape(function, x, kernel))
+        run, run_gradients = jax.jit(forward), jax.jit(gradients)
+        cases = {
+            "forward": lambda r=run: r(x, kernel),
+            "gradients": lambda r=run_gradients, dy=dy: r(x, kernel, dy),
+        }
+        for case, timed in cases.items():
+            yield {"what": what, "case": case, "form": form, "ms": 1000 * bench.seconds(timed)}
 
 
 def depthwise(bench: Bench) -> Iterator[dict[str, Any]]:
-    """Layers of MobileNetV2 and Xception, both forms, forward and gradients."""
-    shapes = [(45, 144, 1), (12, 384, 1), (90, 96, 2), (22, 728, 1), (11, 728, 1)]
-    forms = {"shifted": depthwise_conv_shifted, "library": depthwise_conv_lax}
+    """Layers of MobileNetV2 and Xception: shifted multiply-adds and XLA's grouped convolution."""
+    shapes = [(45, 144, 1), (90, 96, 2), (22, 728, 1), (12, 384, 1)]
     for size, features, stride in shapes[:1] if bench.smoke else shapes:
         x = jnp.ones((bench.batch, size, size, features), jnp.bfloat16)
         kernel = jnp.ones((3, 3, features), jnp.bfloat16)
-        pads = tuple(lax.padtype_to_pads((size, size), (3, 3), (stride, stride), "SAME"))
-        for form, function in forms.items():
+        of = {
+            "stride": stride,
+            "pads": tuple(lax.padtype_to_pads((size, size), (3, 3), (stride, stride), "SAME")),
+        }
+        forms = {
+            "shifted": partial(depthwise_conv_shifted, **of),
+            "library": partial(depthwise_conv_lax, **of),
+        }
+        what = f"{size} px, {features} channels, stride {stride}"
+        yield from _in_forms(bench, what, forms, x, kernel)
 
-            def loss(x: Any, kernel: Any, f: Any = function, s: int = stride, p: Any = pads) -> Any:
-                return jnp.square(f(x, kernel, s, p).astype(jnp.float32)).mean()
 
-            gradients = jax.jit(jax.grad(loss, (0, 1)))
-            seconds = bench.seconds(lambda g=gradients, x=x, k=kernel: g(x, k))
-            what = f"{size} px, {features} channels, stride {stride}, gradients, {form}"
-            yield {"what": what, "ms": 1000 * seconds}
+def pointwise(bench: Bench) -> Iterator[dict[str, Any]]:
+    """1x1 convolutions of MobileNetV2 and Xception: a product and XLA's convolution."""
+    shapes = [(45, 24, 144), (22, 728, 728), (9, 768, 192)]
+    for size, features_in, features in shapes[:1] if bench.smoke else shapes:
+        x = jnp.ones((bench.batch, size, size, features_in), jnp.bfloat16)
+        kernel = jnp.ones((features_in, features), jnp.bfloat16)
+        forms = {
+            "product": jnp.matmul,
+            "library": lambda x, kernel: conv_lax(x, kernel[None, None], 1, "VALID"),
+        }
+        what = f"{size} px, {features_in} to {features} channels"
+        yield from _in_forms(bench, what, forms, x, kernel)
 
 
 def layouts(bench: Bench) -> Iterator[dict[str, Any]]:

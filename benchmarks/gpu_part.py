@@ -14,7 +14,7 @@ import jax
 from gpu_bench import Bench
 from gpu_data import end_to_end, loader
 from gpu_decode import gpu_decode
-from gpu_layers import depthwise, layouts
+from gpu_layers import depthwise, layouts, pointwise
 from gpu_nets import ceilings, nets
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
@@ -24,6 +24,7 @@ PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "end to end": end_to_end,
     "gpu decode": gpu_decode,
     "depthwise": depthwise,
+    "pointwise": pointwise,
     "layouts": layouts,
 }
 

@@ -26,6 +26,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import jax
 import numpy as np
 import shaped
+from gpu import NETS
 from gpu_bench import CLASSES
 from gpu_jobs import rows_of
 from hlo_traffic import kernels
@@ -35,7 +36,6 @@ from measure import table
 from training import batch_of, training
 
 from product_mil.data.plan import ShuffledPlan
-from product_mil.model.backbones import BACKBONES
 from product_mil.train.runtime import step_flops
 
 FLOPS_PER_S, H100_BYTES_PER_S, H200_BYTES_PER_S = 989e12, 3.35e12, 4.8e12
@@ -106,8 +106,7 @@ def programs(backbone: str, images: int) -> Iterator[dict[str, Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Programs for a GPU that is not there")
-    nets = [name for name in BACKBONES if name not in ("none", "small_cnn")]
-    parser.add_argument("--backbones", default=",".join(nets))
+    parser.add_argument("--backbones", default=",".join(NETS))
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--kinds", action="store_true", help="traffic by the kind of kernel")
     parser.add_argument("--one", help=argparse.SUPPRESS)
