@@ -25,6 +25,8 @@ def test_rows_come_with_the_reason_of_an_end_before_time() -> None:
         {"what": "failed (1): out of memory"},
     ]
     assert rows(said + "os.abort()")[1] == {"what": "failed (-6): no word"}
+    stack = "import sys; print('Check failed: 1 == 2\\n  @ main()', file=sys.stderr); os.abort()"
+    assert rows(said + stack)[1] == {"what": "failed (-6): Check failed: 1 == 2"}
 
 
 def test_a_part_that_hangs_ends_with_its_children(tmp_path: Path) -> None:
@@ -67,6 +69,10 @@ def test_targets_stand_beside_what_was_found() -> None:
             {"what": "simplejpeg alone (floor)", "images_per_s": 40_000.0},
             {"what": "ours", "images_per_s": 30_000.0},
         ],
+        "gpu decode": [
+            {"what": "kernels: 3 of 512 not decoded"},
+            {"what": "JPEG engines", "images_per_s": 45_000.0},
+        ],
         "end to end": [{"what": "prediction", "images_per_s": 27_000.0}],
     }
     found = {row["what"]: (row.get("found"), row.get("met")) for row in targets(results)}
@@ -76,6 +82,7 @@ def test_targets_stand_beside_what_was_found() -> None:
         "inception_v3, training step: times PyTorch's": (1.5, "yes"),
         "Inception V3 step, images/s": (18_000.0, "yes"),
         "loader: of the cores' decode rate": (0.75, "no"),
+        "decoding on the GPU: times the loader": (1.5, "yes"),
         "prediction: of the slower of loader and forward": (0.9, "yes"),
         "prediction, images/s: the test set in 2 minutes": (27_000.0, "yes"),
     }
