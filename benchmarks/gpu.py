@@ -64,7 +64,7 @@ FLAGS = (
     "--xla_gpu_experimental_enable_conv_fusion=true",  # more than bias and ReLU after cuDNN's
     "--xla_gpu_enable_command_buffer=",  # no CUDA graphs
 )
-# Autotuning without its check of every result, which takes half of the time to compile.
+# Autotuning without its check of every result, to spare time.
 QUICK = "--xla_gpu_autotune_level=2"
 LEAST_S = 15.0  # less is not worth a start
 
