@@ -6,11 +6,14 @@ a hash of its head and tail by the name of its directory, appears whole by one r
 a hash of each column, so a stale or damaged one is never used and is rebuilt.
 """
 
+import errno
 import os
+import resource
 import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from glob import glob
 from pathlib import Path
@@ -39,6 +42,9 @@ from product_mil.errors import UserError
 __all__ = ["NO_CATEGORY", "Catalogue", "Index", "build_or_load_index", "open_catalogue"]
 
 _EDGE_BYTES = 1 << 20
+# A column is open while it is mapped, and so is the file; training and validation may share files.
+_OPEN_FILES_EACH = 24
+_OPEN_FILES_BESIDES = 1024
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,14 +94,26 @@ def open_catalogue(
     `spec` is a path, a glob (its matches are sorted), several of either joined by commas, or a
     sequence. Raises `UserError` where a file is missing, named twice or no MongoDB dump.
     """
+    paths = named_files(spec)
+    _allow_open_files(len(paths))
     return _join(
         [
             build_or_load_index(
                 path, hash_images=hash_images, progress=progress, cache_dir=cache_dir
             )
-            for path in named_files(spec)
+            for path in paths
         ]
     )
+
+
+def _allow_open_files(num_files: int) -> None:
+    """Raise this process's limit as far as it needs and may: often it is 1,024 of a million."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES_BESIDES + num_files * _OPEN_FILES_EACH
+    wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has a limit beside this one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def build_or_load_index(
@@ -131,6 +149,11 @@ def build_or_load_index(
                 path, draft, root / keys[-1], hash_images=hash_images, progress=progress
             )
         except OSError as error:
+            if error.errno == errno.EMFILE:
+                raise UserError(
+                    f"too many open files at {path}: give fewer, larger ones (BSON files can be "
+                    "joined by cat), or raise the limit with ulimit -n"
+                ) from None
             raise UserError(
                 f"cannot write the index of {path} to {root}: {error.strerror or error}; free some "
                 "space or point PRODUCT_MIL_CACHE at a directory on another disk"

@@ -478,3 +478,31 @@ def test_real_photos(shared: Path) -> None:
     path = shared / "data" / "grocery" / "val.bson"
     with path.open("rb") as file:
         assert_holds(open_catalogue(path), list(bson.decode_file_iter(file)))
+
+
+MANY = """
+import resource, sys
+from product_mil.data.index import open_catalogue
+from product_mil.errors import exit_on_user_error
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
+with exit_on_user_error():
+    print(open_catalogue(sys.argv[2]).num_products)
+"""
+
+
+@pytest.mark.parametrize("hard", [4096, 64])
+def test_many_files_may_be_open(tmp_path: Path, hard: int) -> None:
+    for i in range(20):
+        write(tmp_path / f"{i}.bson", product(i, b"x", category_id=1))
+    done = subprocess.run(
+        [sys.executable, "-c", MANY, str(hard), str(tmp_path / "*.bson")],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if hard > 64:
+        assert (done.returncode, done.stdout, done.stderr) == (0, "20\n", "")
+    else:
+        assert done.returncode == 2
+        assert "ulimit -n" in done.stderr
+        assert done.stderr.count("\n") == 1
