@@ -86,15 +86,20 @@ def check_output(path: Path, *, directory: bool = False) -> None:
     """Refuse an output that cannot be made, before any work.
 
     Raises:
-        UserError: the directory around it is missing, or a file is where a directory should go
-            or the other way round.
+        UserError: it has no name, the directory around it is missing, or something else is there:
+            a file where a directory should go or the other way round, or a device or a link, which
+            the finished file would replace.
     """
+    if not path.name:
+        raise UserError(f"'{path}' names no output: give it a name")
     if not path.parent.is_dir():
         raise UserError(f"{path}: there is no directory {path.parent}; make it first")
     if directory and path.exists() and not path.is_dir():
         raise UserError(f"{path} is a file: name a directory")
     if not directory and path.is_dir():
         raise UserError(f"{path} is a directory: name a file")
+    if not directory and (path.is_symlink() or (path.exists() and not path.is_file())):
+        raise UserError(f"{path} is a link or a device, and would be replaced: name a file")
 
 
 def draft_of(path: Path) -> Path:

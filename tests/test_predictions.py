@@ -2,6 +2,7 @@ import csv
 import dataclasses
 import gzip
 import json
+import os
 from pathlib import Path
 
 import numpy as np
@@ -177,6 +178,15 @@ def test_outputs_that_cannot_be(tmp_path: Path) -> None:
         check_output(tmp_path)
     with pytest.raises(UserError, match="is a file: name a directory"):
         check_output(tmp_path / "file", directory=True)
+    with pytest.raises(UserError, match="give it a name"):
+        check_output(Path())
+    (tmp_path / "link").symlink_to(tmp_path / "file")
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "link", tmp_path / "pipe", Path(os.devnull)):
+        with pytest.raises(UserError, match="a link or a device"):
+            check_output(path)
+    (tmp_path / "linked").symlink_to(tmp_path)
+    check_output(tmp_path / "linked", directory=True)
     check_output(tmp_path / "file")
     check_output(tmp_path / "new", directory=True)
 

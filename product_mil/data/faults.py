@@ -132,7 +132,7 @@ class FaultList:
 
 def faults_path(output: Path) -> Path:
     """Where the list beside an output is written."""
-    return output.with_name(output.name + _SUFFIX)
+    return output.parent / (output.name + _SUFFIX)
 
 
 def lost(catalogue: Catalogue) -> str | None:
