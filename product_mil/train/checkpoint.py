@@ -132,8 +132,18 @@ class Checkpoints:
             ) from error
 
     def _refuse_another_model(self, step: int, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-        """Compare leaves before reading them: Orbax' own message names none."""
+        """Compare leaves before reading them: Orbax' own message names none.
+
+        Raises:
+            ValueError: leaves differ.
+            UserError: they could not be listed.
+        """
         metadata: Any = self._checkpointer.checkpointables_metadata(step).metadata["model"]
+        if metadata is None:  # Orbax swallowed whatever happened, Ctrl-C too
+            raise UserError(
+                f"what checkpoint {step} in {self._directory} holds was not read to the end; give "
+                "the same command again"
+            )
         lines = [line for part in wanted for line in leaf_mismatches(wanted[part], metadata[part])]
         if lines:
             raise ValueError("; ".join(lines[:MAX_LISTED_LEAVES]))

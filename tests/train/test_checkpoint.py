@@ -1,4 +1,5 @@
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -108,6 +109,24 @@ def test_a_checkpoint_of_another_model_names_a_leaf(tmp_path: Path) -> None:
         more = state._replace(ema={**state.ema, "head/extra/kernel": jnp.zeros((2, 2))})
         with pytest.raises(UserError, match="head/extra/kernel"):
             checkpoints.restore(more)
+
+
+def test_what_orbax_swallows_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ctrl-C while it lists the leaves, for one."""
+    state, _, fresh = trained("all")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, RUN, None)
+
+        swallowed = SimpleNamespace(metadata={"model": None, "training": None})
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                type(checkpoints._checkpointer), "checkpointables_metadata", lambda *_: swallowed
+            )
+            with pytest.raises(UserError, match="give the same command again"):
+                checkpoints.restore(fresh())
+        restored = checkpoints.restore(fresh())
+    assert restored is not None
+    assert int(restored.step) == 2
 
 
 def test_a_draft_left_by_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
