@@ -180,7 +180,7 @@ class ImageDecoder:
         """Memory for a batch, of any contents; used again once nothing refers to it any more."""
         with self._lock:
             if self._left <= 0 and self._workers is None and (workers := process_workers()):
-                self._buffers = BufferPool(self._shape, np.uint8, workers.memory.empty)
+                self._buffers = BufferPool(self._shape, np.uint8, workers.empty)
                 self._number, self._workers = workers.next_reader(), workers
         return self._buffers.take()
 

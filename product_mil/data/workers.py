@@ -9,9 +9,7 @@ import functools
 import itertools
 import logging
 import mmap
-import os
 import queue
-import signal
 import socket
 import subprocess
 import sys
@@ -20,7 +18,7 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
@@ -29,7 +27,12 @@ from product_mil.data.buffers import Region, SharedMemory
 from product_mil.data.reading import Addresses, FileReader
 
 _READERS = 8  # whose files a process holds open: those of the sources in use
-_SERVE = "import sys; from product_mil.data.workers import serve; serve(*map(int, sys.argv[1:]))"
+_SERVE = """
+import sys
+sys.path[:] = sys.argv[3:]
+from product_mil.data.workers import serve
+serve(*map(int, sys.argv[1:3]))
+"""
 
 
 class Task(NamedTuple):
@@ -52,6 +55,13 @@ class Workers:
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._failed = threading.Event()
+
+    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
+        """An array to decode into; one of this process alone where no memory is left to share."""
+        try:
+            return self.memory.empty(shape, dtype)
+        except OSError:
+            return np.empty(shape, dtype)
 
     def next_reader(self) -> int:
         """A number for `Task.reader`."""
@@ -112,11 +122,11 @@ class _Worker:
         with ours, theirs:
             handed = (theirs.fileno(), memory)
             self._process = subprocess.Popen(
-                [sys.executable, "-P", "-c", _SERVE, *map(str, handed)],
+                [sys.executable, "-P", "-c", _SERVE, *map(str, handed), *sys.path],
                 pass_fds=handed,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+                process_group=0,  # Ctrl-C goes to a whole group; the parent alone decides
             )
             self._connection = Connection(ours.detach())
 
@@ -131,7 +141,6 @@ class _Worker:
 
 def serve(connection: int, memory: int) -> None:
     """Answer tasks until the other end closes; runs in a process of its own."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all; the parent decides
 
     @functools.lru_cache(_READERS)
     def reader(_: int, paths: Sequence[Path]) -> FileReader:

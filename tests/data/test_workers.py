@@ -1,7 +1,7 @@
 """Images decoded by other processes are the images that this one decodes."""
 
+import errno
 import os
-import signal
 import subprocess
 import sys
 import textwrap
@@ -148,6 +148,36 @@ def test_where_the_system_has_no_such_memory_threads_decode(
     workers.process_workers.cache_clear()
 
 
+def test_where_no_memory_is_left_to_share_threads_decode(
+    tmp_path: Path, own: workers.Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "train.bson")
+    here, elsewhere = source_of(products_of(path)), elsewhere_source(path)
+    held = elsewhere[0]
+
+    def full(*_: int) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(os, "ftruncate", full)
+    assert_equal(elsewhere[1], here[1])
+    assert_equal(held, here[0])
+    assert not own._failed.is_set()
+
+
+def test_a_process_imports_from_where_its_parent_does(
+    tmp_path: Path, own: workers.Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Directories with a colon too, which no PYTHONPATH can hold."""
+    root = Path(workers.__file__).parents[2]
+    (tmp_path / "a:b").symlink_to(root)
+    paths = [str(tmp_path / "a:b"), *(path for path in sys.path if Path(path).resolve() != root)]
+    monkeypatch.setattr(sys, "path", paths)
+    monkeypatch.delenv("PYTHONPATH", raising=False)
+    path = write(tmp_path / "train.bson")
+    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert not own._failed.is_set()
+
+
 SCRIPT = """
 import sys, time
 import numpy as np
@@ -181,8 +211,7 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path, end: str) 
         assert process.stderr is not None
         pid = int(process.stdout.readline())
         if end == "kill":
-            os.kill(pid, signal.SIGINT)  # as Ctrl-C does: the parent decides
-            os.kill(pid, 0)
+            assert os.getpgid(pid) == pid  # Ctrl-C does not reach it: the parent decides
             process.kill()
         process.wait(60)
         assert process.stderr.read() == ""
