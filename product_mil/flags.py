@@ -1,6 +1,7 @@
 """Flags that several tools share."""
 
 import argparse
+import math
 
 
 def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
@@ -29,9 +30,16 @@ def add_test_time_flags(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--logit_adjustment",
-        type=float,
+        type=_finite,
         default=0.0,
         metavar="TAU",
         help="answer as if classes were this much more alike in frequency than in training: 1 "
         "takes their frequencies out (default: 0; docs/imbalance.md)",
     )
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text}: must be finite")
+    return value

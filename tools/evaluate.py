@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 from product_mil.data.faults import FaultList, lost, product_faults
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.flags import add_policy_flags, add_test_time_flags
+from product_mil.predictions import check_output
 
 if TYPE_CHECKING:
     from product_mil.train.step import ViewMean
@@ -45,6 +46,8 @@ def main(argv: list[str] | None = None) -> None:
             args.tta != "none" or args.logit_adjustment or args.faults is not None
         ):
             raise UserError("--tta, --logit_adjustment and --faults go with --workdir alone")
+        if args.faults is not None:
+            check_output(args.faults)
         # JAX starts here, not for a typing error.
         from product_mil.train.log import metrics_table
         from product_mil.train.runtime import configure_jax

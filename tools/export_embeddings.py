@@ -1,4 +1,4 @@
-"""Embed every image of BSON files with a pretrained backbone, in inference mode.
+r"""Embed every image of BSON files with a pretrained backbone, in inference mode.
 
     python tools/export_embeddings.py --backbone mobilenet_v2 --weights imagenet \
         --data products.bson --output emb.npz
@@ -25,6 +25,7 @@ from product_mil.errors import UserError, exit_on_user_error
 from product_mil.flags import add_policy_flags
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
+from product_mil.predictions import check_output
 from product_mil.train.mesh import data_mesh
 from product_mil.train.runtime import configure_jax, embedding_batch_images
 
@@ -89,8 +90,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with exit_on_user_error():
         output: Path = arguments.output
-        if not output.parent.is_dir():
-            raise UserError(f"{output.parent} is no directory; make it first")
+        for path in (output, faults_path(output)):
+            check_output(path)
         configure_jax()
         config = Config(
             data=DataConfig(image_size_px=arguments.image_size_px),

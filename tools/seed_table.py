@@ -13,6 +13,7 @@ goes on. A rung whose weights are not at hand runs on MobileNetV2 instead.
 import argparse
 from pathlib import Path
 
+from product_mil.data.index import named_files
 from product_mil.errors import UserError, exit_on_user_error
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -47,10 +48,12 @@ def main(argv: list[str] | None = None) -> None:
         for flag in flags:
             if not (flag.startswith("--config.") and "=" in flag):
                 raise UserError(f"{flag}: unknown argument")
-        if args.budget_minutes <= 0:
+        if not args.budget_minutes > 0:
             raise UserError(f"--budget_minutes={args.budget_minutes}: must be above 0")
         if args.output.exists() and not args.output.is_dir():
             raise UserError(f"{args.output} is a file: name a directory")
+        if args.test:
+            named_files(args.test)  # it is read last
         # JAX starts here, not for a typing error.
         from product_mil.ladder.climb import climb
         from product_mil.ladder.plan import Ladder, plan

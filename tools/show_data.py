@@ -1,4 +1,4 @@
-"""Look at BSON files: a contact sheet of products with all their images.
+r"""Look at BSON files: a contact sheet of products with all their images.
 
     python tools/show_data.py --data products.bson --output sheet.png [--categories names.csv]
     python tools/show_data.py --data products.bson --output sheet.png --which bad
@@ -23,6 +23,7 @@ from product_mil.data.index import open_catalogue
 from product_mil.data.sheet import Book, Shown, draw
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.limits import problems
+from product_mil.predictions import check_output
 
 # Of the numbers among the options.
 LIMITS = (
@@ -52,7 +53,10 @@ def main(argv: list[str] | None = None) -> None:
         default="random",
         help="bad: with faults or unreadable images; identical: sharing an image (default random)",
     )
-    parser.add_argument("--ids", help="these products, ids with commas; instead of --which")
+    parser.add_argument(
+        "--ids",
+        help="these products, ids with commas; instead of --which (--ids=-1,5 if one is negative)",
+    )
     parser.add_argument("--seed", type=int, default=0, help="of --which random, and --augmented")
     parser.add_argument("--image_size_px", type=int, default=180, help="as training reads them")
     parser.add_argument("--augmented", type=int, default=0, metavar="ROWS", help="rows of variants")
@@ -73,8 +77,7 @@ def make_sheet(args: argparse.Namespace) -> str:
     """
     if args.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
         raise UserError(f"--output {args.output}: name a .png or .jpg file")
-    if not args.output.parent.is_dir():
-        raise UserError(f"{args.output}: there is no directory {args.output.parent}; make it first")
+    check_output(args.output)
     for name, least, most in LIMITS:
         if not least <= getattr(args, name) <= most:
             raise UserError(f"--{name}={getattr(args, name)}: must be from {least} to {most}")
@@ -99,7 +102,8 @@ def make_sheet(args: argparse.Namespace) -> str:
         raise UserError(f"cannot write {args.output}: {error}") from error
     bad = sum(isinstance(image, str) for product in shown for image in product.images)
     return (
-        f"{args.output}: {len(shown)} of {catalogue.num_products} products ({args.which}), "
+        f"{args.output}: {len(shown)} of {catalogue.num_products} products "
+        f"({'by id' if args.ids else args.which}), "
         f"{sum(len(product.images) for product in shown)} images, {bad} of them unreadable; "
         f"{len(catalogue.faults)} faults in the records"
         + f"; {len(skipped)} rows of the category file left out"

@@ -117,6 +117,9 @@ def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
         (("--workdir", trained, "--data", path), "none of its 1 products has a category of"),
         (("--workdir", tmp_path / "no", "--data", path), "no such directory"),
         (("--workdir", trained, "--data", tmp_path / "no.bson"), "no such file"),
+        (("--workdir", trained, "--data", path, "--faults", tmp_path), "is a directory"),
+        (("--workdir", trained, "--data", path, "--faults", tmp_path / "no/f"), "no directory"),
+        (("--workdir", trained, "--data", path, "--logit_adjustment", "nan"), "must be finite"),
     ):
         with pytest.raises(SystemExit) as left:
             call_tool("evaluate", *args)

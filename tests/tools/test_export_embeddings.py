@@ -104,7 +104,9 @@ def test_every_backbone_exports_what_keras_embeds(
         ({"--weights": "nowhere.h5"}, "nowhere.h5: no such file"),
         ({"--backbone": "inception_v9"}, "inception_v9"),
         ({"--data": "nowhere.bson"}, "nowhere.bson: no such file"),
-        ({"--output": "no/such/emb.npz"}, "is no directory"),
+        ({"--output": "no/such/emb.npz"}, "there is no directory"),
+        ({"--output": "."}, "give it a name"),
+        ({"--output": ".."}, "is a directory"),
     ],
 )
 def test_mistakes_are_one_line(

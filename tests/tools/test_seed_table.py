@@ -100,6 +100,8 @@ def test_the_ladder_within_a_budget_and_gone_on_with(
         (["--weights", "xception"], "expected BACKBONE=FILE"),
         (["--budget_minutes", "0"], "must be above 0"),
         (["--budget"], "unknown argument"),
+        (["--budget_minutes", "nan"], "must be above 0"),
+        (["--test", "nowhere.bson"], "nowhere.bson: no such file"),
     ],
 )
 def test_mistakes_are_one_line(
