@@ -5,7 +5,9 @@ apart from each other, so that a next stage or a prediction reads the model alon
 the record of the run: what the weights mean (classes, tree, configuration).
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +32,7 @@ class Checkpoints:
             keep_checkpoints_without_metrics=False,
         )
         self._directory = directory
+        logging.getLogger("absl").addFilter(_is_not_told_again)
         # Any: Orbax annotates less than it takes.
         checkpointer: Any = ocp.training.Checkpointer
         self._checkpointer = checkpointer(
@@ -46,8 +49,24 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Wait for saves under way."""
-        self._checkpointer.close()
+        """Wait for saves under way.
+
+        Raises:
+            UserError: one could not be written.
+        """
+        with self._writing():
+            self._checkpointer.close()
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        try:
+            yield
+        except (OSError, ValueError) as error:  # TensorStore's full disk is a ValueError
+            reason = str(error).partition("\n")[0].partition(" [")[0]
+            raise UserError(
+                f"a checkpoint could not be written to {self._directory}: {reason}; make room "
+                "and give the same command again"
+            ) from error
 
     def latest_step(self) -> int | None:
         """The step of the last complete checkpoint."""
@@ -71,15 +90,10 @@ class Checkpoints:
         """
         step = int(state.step)
         scores = None if metrics is None else {BEST_METRIC: float(metrics[BEST_METRIC])}
-        try:
+        with self._writing():
             self._checkpointer.save_checkpointables(
                 step, _parts(state), metrics=scores, custom_metadata=dict(run), overwrite=True
             )
-        except OSError as error:
-            raise UserError(
-                f"checkpoint of step {step} could not be written to {self._directory}: {error}; "
-                "make room and give the same command again"
-            ) from error
 
     def restore(self, state: TrainState) -> TrainState | None:
         """The last checkpoint's state, in the shapes and places of `state`; None without one.
@@ -147,6 +161,11 @@ class Checkpoints:
         lines = [line for part in wanted for line in leaf_mismatches(wanted[part], metadata[part])]
         if lines:
             raise ValueError("; ".join(lines[:MAX_LISTED_LEAVES]))
+
+
+def _is_not_told_again(record: logging.LogRecord) -> bool:
+    """Each of Orbax' threads prints the traceback of what saving or closing raises in the end."""
+    return not (record.exc_info and "/orbax/" in record.pathname)
 
 
 def leaf_mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:

@@ -1,3 +1,4 @@
+import logging
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -127,6 +128,43 @@ def test_what_orbax_swallows_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
         restored = checkpoints.restore(fresh())
     assert restored is not None
     assert int(restored.step) == 2
+
+
+@pytest.mark.parametrize("when", ["save_checkpointables", "close"])
+def test_a_full_disk_is_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
+) -> None:
+    """TensorStore's message goes on with the places in its source."""
+    state, *_ = trained("all")
+    checkpoints = Checkpoints(tmp_path)
+
+    def full(*_: object, **__: object) -> None:
+        raise ValueError("Failed to write: No space left on device [os_error_code='28']\nat a.cc:3")
+
+    def save_and_close() -> None:
+        checkpoints.save(state, RUN, None)
+        checkpoints.close()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(checkpoints._checkpointer), when, full)
+        with pytest.raises(UserError, match="No space left on device; make room") as caught:
+            save_and_close()
+    assert "\n" not in str(caught.value)
+    checkpoints.close()
+
+
+def test_orbax_prints_no_traceback_of_what_is_raised(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with Checkpoints(tmp_path):
+        for path, exc_info in (
+            ("/x/orbax/a.py", (OSError, OSError(), None)),
+            ("/x/orbax/b.py", None),
+            ("/x/other/c.py", (OSError, OSError(), None)),
+        ):
+            logger = logging.getLogger("absl")
+            logger.handle(logger.makeRecord("absl", logging.ERROR, path, 1, path, (), exc_info))
+    assert [record.getMessage() for record in caplog.records] == ["/x/orbax/b.py", "/x/other/c.py"]
 
 
 def test_a_draft_left_by_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
