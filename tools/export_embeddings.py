@@ -9,6 +9,7 @@ each readable image in file order; the others are counted and listed beside it.
 
 import argparse
 import os
+import shutil
 import tempfile
 import zipfile
 from pathlib import Path
@@ -48,6 +49,7 @@ def export(
     rows, at = np.zeros(total, np.int64), 0
     with tempfile.TemporaryDirectory(dir=output.parent, prefix=".embeddings-") as directory:
         path = Path(directory) / "embedding.npy"
+        _refuse_full_disk(Path(directory), total * dim * np.dtype(np.float32).itemsize)
         values = np.lib.format.open_memmap(path, "w+", np.float32, (max(total, 1), dim))
         for done, found, bad in embed_images(
             catalogue,
@@ -74,6 +76,15 @@ def export(
                     np.lib.format.write_array(file, column, allow_pickle=False)
         draft.replace(output)
     return at
+
+
+def _refuse_full_disk(directory: Path, num_bytes: int) -> None:
+    """Refuse a disk that is too full now: a page of a map that finds no room kills the process."""
+    if shutil.disk_usage(directory).free < 2 * num_bytes:  # the rows, then the .npz
+        raise UserError(
+            f"the embeddings need {2 * num_bytes / 1e6:,.1f} MB beside --output while they are "
+            "written, and the disk has less; make room or choose another place"
+        )
 
 
 def main() -> None:
