@@ -169,13 +169,19 @@ def test_a_process_imports_from_where_its_parent_does(
 ) -> None:
     """Directories with a colon too, which no PYTHONPATH can hold."""
     root = Path(workers.__file__).parents[2]
-    (tmp_path / "a:b").symlink_to(root)
+    (tmp_path / "a:b").mkdir()
+    (tmp_path / "a:b/product_mil").symlink_to(root / "product_mil")
+    (tmp_path / "a:b/simplejpeg.py").write_text(
+        f"open({str(tmp_path / 'imported')!r}, 'x').close()\n"
+        "import sys; del sys.path[0], sys.modules['simplejpeg']; import simplejpeg"
+    )
     paths = [str(tmp_path / "a:b"), *(path for path in sys.path if Path(path).resolve() != root)]
     monkeypatch.setattr(sys, "path", paths)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     path = write(tmp_path / "train.bson")
     assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
     assert not own._failed.is_set()
+    assert (tmp_path / "imported").exists()
 
 
 SCRIPT = """
@@ -211,8 +217,9 @@ def test_processes_end_with_the_one_that_started_them(tmp_path: Path, end: str) 
         assert process.stderr is not None
         pid = int(process.stdout.readline())
         if end == "kill":
-            assert os.getpgid(pid) == pid  # Ctrl-C does not reach it: the parent decides
+            group = os.getpgid(pid)
             process.kill()
+            assert group == pid  # Ctrl-C does not reach it: the parent decides
         process.wait(60)
         assert process.stderr.read() == ""
     until = time.monotonic() + 20
