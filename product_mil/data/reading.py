@@ -3,6 +3,7 @@
 Imports nothing slow: processes that do only this start with it (`data/workers.py`).
 """
 
+import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
 from product_mil.data.images import ImageError, decode_into
+from product_mil.errors import UserError
 
 UNREAD = "the file cannot be read here"  # the kind of faults that are not the image's own
 
@@ -56,12 +58,18 @@ class FileReader:
         Raises:
             ImageError: the file cannot be read, ends before (it shrank since indexed), or holds
                 other bytes there by now.
+            UserError: this process has too many files open, which is no fault of the image.
         """
         try:
             if file not in self._descriptors:
                 self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY)
             data = os.pread(self._descriptors[file], length_bytes, offset_bytes)
         except OSError as error:
+            if error.errno in (errno.EMFILE, errno.ENFILE):
+                raise UserError(
+                    f"too many open files at {self._paths[file]}: raise the limit with ulimit -n, "
+                    "or give fewer, larger files (BSON files can be joined by cat)"
+                ) from None
             raise ImageError(f"{UNREAD}: {error}") from error
         if len(data) != length_bytes:
             raise ImageError(
@@ -79,7 +87,7 @@ class FileReader:
         """Decode each picture into its target.
 
         Returns, by place in `addresses`, why pictures could not be used; what the targets of those
-        hold means nothing.
+        hold means nothing. Raises UserError as `read` does.
         """
         reasons: dict[int, str] = {}
         for place, (address, pixels) in enumerate(zip(addresses.each(), targets, strict=True)):

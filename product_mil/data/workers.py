@@ -25,6 +25,7 @@ from jaxtyping import Int64
 
 from product_mil.data.buffers import Region, SharedMemory
 from product_mil.data.reading import Addresses, FileReader
+from product_mil.errors import UserError
 
 _READERS = 8  # whose files a process holds open: those of the sources in use
 _SERVE = """
@@ -68,7 +69,7 @@ class Workers:
         return next(self._numbers)
 
     def decode(self, task: Task) -> dict[int, str] | None:
-        """What `FileReader.decode` returns; None where no process lives to do it."""
+        """What `FileReader.decode` returns; None where no process can do it."""
         if self._failed.is_set():
             return None
         worker = None
@@ -130,7 +131,7 @@ class _Worker:
             )
             self._connection = Connection(ours.detach())
 
-    def ask(self, task: Task) -> dict[int, str]:
+    def ask(self, task: Task) -> dict[int, str] | None:
         self._connection.send(task)
         return self._connection.recv()
 
@@ -156,4 +157,8 @@ def serve(connection: int, memory: int) -> None:
             images = np.frombuffer(mapped(task.region), np.uint8, count=task.region.used_bytes)
             images = images.reshape(-1, *task.image_shape)
             targets = (images[place] for place in task.places.tolist())
-            tasks.send(reader(task.reader, task.paths).decode(task.addresses, targets))
+            try:
+                reasons = reader(task.reader, task.paths).decode(task.addresses, targets)
+            except UserError:  # the thread tries, and tells it if it fails too
+                reasons = None
+            tasks.send(reasons)

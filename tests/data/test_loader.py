@@ -1,3 +1,4 @@
+import errno
 import io
 import os
 import pickle
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from product_mil.data import reading
 from product_mil.data.faults import FaultList, product_faults
 from product_mil.data.index import open_catalogue
 from product_mil.data.loader import ImageFault, PixelSource, Products, batches
@@ -244,6 +246,20 @@ def test_vanished_file_is_a_fault(tmp_path: Path) -> None:
     assert len(loaded.faults) > 0
     assert (loaded.batch.slots.segment == loaded.batch.slots.label.shape[1]).all()
     assert "the file cannot be read here: " in loaded.faults[0].reason
+
+
+def test_too_many_open_files_stop_the_run_and_cost_no_photo(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = write(tmp_path / "train.bson")
+    source = source_of(products_of(path))
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr(reading.os, "open", full)
+    with pytest.raises(UserError, match=r"too many open files at .*train\.bson: .*ulimit -n"):
+        source[0]
 
 
 def test_changed_bytes_are_a_fault(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import resource
 import subprocess
 import sys
 import textwrap
@@ -127,6 +128,18 @@ def test_a_process_that_dies_costs_nothing_but_speed(
     told = [record.getMessage() for record in caplog.records]
     assert len([text for text in told if "threads decode from now on" in text]) == 1
     assert living(own) == []
+
+
+def test_a_process_that_may_open_no_file_leaves_it_to_the_thread(
+    tmp_path: Path, own: workers.Workers
+) -> None:
+    path = write(tmp_path / "train.bson")
+    elsewhere_source(path)[0]
+    (worker,) = living(own)
+    resource.prlimit(worker._process.pid, resource.RLIMIT_NOFILE, (3, 3))
+    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert living(own) == [worker]
+    assert not own._failed.is_set()
 
 
 def test_where_no_process_starts_threads_decode(
