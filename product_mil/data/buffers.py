@@ -87,9 +87,12 @@ class SharedMemory:
         weakref.finalize(array, free.append, (region, memory)).atexit = False
         return array
 
-    def region_of(self, array: np.ndarray) -> Region | None:
-        """Where the array lies that `empty` made, or a view of all of it; None for another one."""
-        return self._regions.get(array.ctypes.data)
+    def region_of(self, array: np.ndarray) -> Region:
+        """Where the array lies that `empty` made, or a view of all of it.
+
+        Raises KeyError for another array.
+        """
+        return self._regions[array.ctypes.data]
 
     def __del__(self) -> None:
         if hasattr(self, "descriptor"):

@@ -140,9 +140,7 @@ class ImageSource:
         """Decode a batch; the last one is filled up with black."""
         start = int(index) * self._batch_images
         rows = self._rows[start : start + self._batch_images]
-        images = self._decoder.take()
-        images[len(rows) :] = 0
-        faults = self._decoder.decode(rows, images, np.arange(len(rows)))
+        images, faults = self._decoder.decode(rows, np.arange(len(rows)))
         readable = ~np.isin(np.arange(len(rows)), list(faults))
         return _ImageBatch(images, readable, list(faults.values()))
 

@@ -4,6 +4,7 @@ Element i of a source is the whole batch of step i, so the step is the only curs
 iterator state to save, and any number of threads gives the same batches.
 """
 
+import math
 import os
 import threading
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from product_mil.data.buffers import BufferPool
 from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
 from product_mil.data.reading import Addresses, FileReader
-from product_mil.data.workers import Task, Workers, process_workers
+from product_mil.data.workers import Elsewhere, process_workers
 
 # To start a process takes a core as long as decoding 4,000 images of 180 px.
 IMAGES_BEFORE_PROCESSES = 20_000
@@ -153,7 +154,7 @@ def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
 
 
 class ImageDecoder:
-    """Reads images of a catalogue and decodes them.
+    """Reads images of a catalogue and decodes them into batches of one shape.
 
     Of the threads that call at the same time one decodes by itself, and each other hands its images
     to a process: two in one process would wait for each other at every picture. The first images
@@ -172,60 +173,49 @@ class ImageDecoder:
         self._left = images_before_processes
         self._reader = FileReader(catalogue.paths)
         self._buffers = BufferPool(shape, np.uint8)
-        self._workers: Workers | None = None
-        self._number = 0  # of this reader, with the workers
-        self._lock, self._here = threading.Lock(), threading.Lock()
-
-    def take(self) -> UInt8[np.ndarray, "*b h w 3"]:
-        """Memory for a batch, of any contents; used again once nothing refers to it any more."""
-        with self._lock:
-            if self._left <= 0 and self._workers is None and (workers := process_workers()):
-                self._buffers = BufferPool(self._shape, np.uint8, workers.empty)
-                self._number, self._workers = workers.next_reader(), workers
-        return self._buffers.take()
+        self._here, self._starts = threading.Lock(), threading.Lock()
+        self._elsewhere: Elsewhere | None = None
 
     def decode(
-        self,
-        rows: Int64[np.ndarray, " m"],
-        images: UInt8[np.ndarray, "*b h w 3"],
-        places: Int64[np.ndarray, " m"],
-    ) -> dict[int, ImageFault]:
-        """Decode the image in each row of the catalogue's image columns into its place.
+        self, rows: Int64[np.ndarray, " m"], places: Int64[np.ndarray, " m"]
+    ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, ImageFault]]:
+        """Decode the image in each row of the catalogue's image columns into its place of a batch.
 
-        `images` is what `take` gave, and `places` counts in it as if it had one axis of images.
-        Returns the faults by place in `rows`; the pixels of those are black.
+        `places` count in the batch as if it had one axis of images; all others are black. Returns
+        the batch, whose memory is used again once nothing refers to it any more, and the faults by
+        place in `rows`, whose pixels are black too.
         """
         addresses = image_addresses(self._catalogue, rows)
-        flat = images.reshape(-1, *self._shape[-3:])
-        here, reasons = self._here.acquire(blocking=False), None
+        here = self._here.acquire(blocking=False)
         try:
-            if not here:
-                reasons = self._decode_elsewhere(addresses, images, places)
-            if reasons is None:
-                reasons = self._reader.decode(addresses, (flat[place] for place in places.tolist()))
+            images, reasons = self._decode(addresses, places, here)
         finally:
             if here:
                 self._here.release()
         self._left -= len(rows)
-        flat[places[list(reasons)]] = 0
-        return {
+        black = np.ones(math.prod(self._shape[:-3]), bool)
+        black[places] = False
+        black[places[list(reasons)]] = True
+        images.reshape(-1, *self._shape[-3:])[black] = 0
+        faults = {
             place: image_fault(self._catalogue, int(rows[place]), reason)
             for place, reason in reasons.items()
         }
+        return images, faults
 
-    def _decode_elsewhere(
-        self,
-        addresses: Addresses,
-        images: UInt8[np.ndarray, "*b h w 3"],
-        places: Int64[np.ndarray, " m"],
-    ) -> dict[int, str] | None:
-        """None where no process can."""
-        region = None if self._workers is None else self._workers.memory.region_of(images)
-        if self._workers is None or region is None:
-            return None
-        height, width, channels = self._shape[-3:]
-        paths, shape = self._catalogue.paths, (height, width, channels)
-        return self._workers.decode(Task(self._number, paths, addresses, region, shape, places))
+    def _decode(
+        self, addresses: Addresses, places: Int64[np.ndarray, " m"], here: bool
+    ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]]:
+        if not here and self._left <= 0:
+            with self._starts:
+                if self._elsewhere is None and (workers := process_workers()):
+                    self._elsewhere = Elsewhere(workers, self._catalogue.paths, self._shape)
+            found = self._elsewhere and self._elsewhere.decode(addresses, places)
+            if found:
+                return found
+        images = self._buffers.take()
+        flat = images.reshape(-1, *self._shape[-3:])
+        return images, self._reader.decode(addresses, (flat[place] for place in places.tolist()))
 
     def __reduce__(self) -> Any:
         """Another process has memory and workers of its own."""
@@ -264,10 +254,8 @@ class PixelSource:
         The memory of the pixels is used again once nothing refers to the batch any more.
         """
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
-        images = self._decoder.take()
-        images[image_rows < 0] = 0
         places = np.flatnonzero(image_rows >= 0)
-        faults = self._decoder.decode(image_rows.reshape(-1)[places], images, places)
+        images, faults = self._decoder.decode(image_rows.reshape(-1)[places], places)
         slots.segment.reshape(-1)[places[list(faults)]] = self._plan.product_slots
         return Loaded(PackedBatch(images, slots), positions, list(faults.values()))
 

@@ -18,12 +18,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, UInt8
 
-from product_mil.data.buffers import Region, SharedMemory
+from product_mil.data.buffers import BufferPool, Region, SharedMemory
 from product_mil.data.reading import Addresses, FileReader
 from product_mil.errors import UserError
 
@@ -57,21 +57,17 @@ class Workers:
         self._numbers = itertools.count()
         self._failed = threading.Event()
 
-    def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array to decode into; one of this process alone where no memory is left to share."""
-        try:
-            return self.memory.empty(shape, dtype)
-        except OSError:
-            return np.empty(shape, dtype)
-
     def next_reader(self) -> int:
         """A number for `Task.reader`."""
         return next(self._numbers)
 
+    @property
+    def live(self) -> bool:
+        """Whether none has died so far."""
+        return not self._failed.is_set()
+
     def decode(self, task: Task) -> dict[int, str] | None:
         """What `FileReader.decode` returns; None where no process can do it."""
-        if self._failed.is_set():
-            return None
         worker = None
         try:
             worker = self._idle_or_new()
@@ -79,7 +75,7 @@ class Workers:
         except (EOFError, OSError) as error:
             if worker is not None:
                 worker.close()
-            if not self._failed.is_set():
+            if self.live:
                 self._failed.set()
                 logging.getLogger(__name__).warning(
                     "a process that decodes images ended (%s): threads decode from now on",
@@ -100,6 +96,37 @@ class Workers:
         with suppress(queue.Empty):
             while True:
                 self._idle.get_nowait().close()
+
+
+class Elsewhere:
+    """The batches of one reader, in memory that the workers write to."""
+
+    def __init__(self, workers: Workers, paths: tuple[Path, ...], shape: tuple[int, ...]) -> None:
+        """`shape` is that of the images of a batch: any axes, then h, w, 3."""
+        self._workers, self._paths, self._shape = workers, paths, shape
+        self._number = workers.next_reader()
+        self._buffers = BufferPool(shape, np.uint8, workers.memory.empty)
+
+    def decode(
+        self, addresses: Addresses, places: Int64[np.ndarray, " m"]
+    ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]] | None:
+        """A batch with the pictures in their places, and what `FileReader.decode` returns.
+
+        None where no process, or no memory to share, is to be had.
+        """
+        if not self._workers.live:
+            return None
+        try:
+            images = self._buffers.take()
+        except OSError:
+            return None
+        region = self._workers.memory.region_of(images)
+        height, width, channels = self._shape[-3:]
+        shape = height, width, channels
+        reasons = self._workers.decode(
+            Task(self._number, self._paths, addresses, region, shape, places)
+        )
+        return None if reasons is None else (images, reasons)
 
 
 @functools.cache

@@ -58,19 +58,23 @@ def living(made: workers.Workers) -> list[Any]:
     return found
 
 
+def is_shared(made: workers.Workers, loaded: Any) -> bool:
+    return loaded.batch.images.ctypes.data in made.memory._regions
+
+
 def test_pixels_and_faults_are_the_same(tmp_path: Path, own: workers.Workers) -> None:
     path = write(tmp_path / "train.bson", DAMAGED)
     here, elsewhere = source_of(products_of(path)), elsewhere_source(path)
     num_faults = 0
     for step in range(12):
         loaded: Any = elsewhere[step]
-        assert own.memory.region_of(loaded.batch.images) is not None
+        assert is_shared(own, loaded)
         assert_equal(loaded, here[step])
         assert loaded.faults == here[step].faults
         num_faults += len(loaded.faults)
     assert num_faults > 0
     assert len(living(own)) == 1
-    assert not own._failed.is_set()
+    assert own.live
 
 
 def test_threads_each_have_a_process_but_one(tmp_path: Path, own: workers.Workers) -> None:
@@ -83,8 +87,7 @@ def test_threads_each_have_a_process_but_one(tmp_path: Path, own: workers.Worker
     held: list[Any] = list(batches(source, threads=3))
     for step, loaded in enumerate(held):
         assert_equal(loaded, source_of(products, 40)[step])
-    assert own.memory.region_of(held[0].batch.images) is None
-    assert own.memory.region_of(held[-1].batch.images) is not None
+    assert not is_shared(own, held[0])
     assert len(living(own)) <= 2
 
 
@@ -139,7 +142,7 @@ def test_a_process_that_may_open_no_file_leaves_it_to_the_thread(
     resource.prlimit(worker._process.pid, resource.RLIMIT_NOFILE, (3, 3))
     assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
     assert living(own) == [worker]
-    assert not own._failed.is_set()
+    assert own.live
 
 
 def test_where_no_process_starts_threads_decode(
@@ -174,7 +177,7 @@ def test_where_no_memory_is_left_to_share_threads_decode(
     monkeypatch.setattr(os, "ftruncate", full)
     assert_equal(elsewhere[1], here[1])
     assert_equal(held, here[0])
-    assert not own._failed.is_set()
+    assert own.live
 
 
 def test_a_process_imports_from_where_its_parent_does(
@@ -193,7 +196,7 @@ def test_a_process_imports_from_where_its_parent_does(
     monkeypatch.delenv("PYTHONPATH", raising=False)
     path = write(tmp_path / "train.bson")
     assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
-    assert not own._failed.is_set()
+    assert own.live
     assert (tmp_path / "imported").exists()
 
 
@@ -256,4 +259,7 @@ def test_padding_is_black_in_memory_that_is_used_again(
         loaded: Any = source[step]
         padding = ~loaded.batch.slots.is_image
         assert not np.asarray(loaded.batch.images)[padding].any()
-    assert len(source._decoder._buffers) == 2  # the loop holds one while the next is decoded
+    assert source._decoder._elsewhere is not None
+    assert (
+        len(source._decoder._elsewhere._buffers) == 2
+    )  # the loop holds one while the next is decoded
