@@ -8,6 +8,7 @@ that layout goes through `parse_record`. Both ways give the same rows.
 import os
 import struct
 from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from io import FileIO
 from typing import NamedTuple
 
@@ -93,30 +94,38 @@ def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
 def _intact(file: FileIO, position: int, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
     """Rows from `position` on, up to the first record whose length or structure is broken."""
     file.seek(position)
-    buffer = np.empty(_CHUNK_BYTES + _PADDING_BYTES, np.uint8)
+    buffer, other = (np.empty(_CHUNK_BYTES + _PADDING_BYTES, np.uint8) for _ in range(2))
     base, filled = position, 0  # where in the file the buffer begins, how much of it is filled
     bounds = [0]  # of the records that lie in the buffer as a whole
     goal = _PIECE_BYTES  # parse when so much is filled: little is lost where a broken one follows
-    while True:
-        room = buffer.data[filled:-_PADDING_BYTES]
-        got = file.readinto(room[:_PIECE_BYTES])
-        filled += got
-        wanted = _chain(buffer, bounds, filled, size_bytes - base)
-        if wanted and got and got < len(room) and filled < goal:
-            continue
-        doubted = _doubt_last(buffer, bounds)
-        wanted += doubted if wanted else 0
-        rows, intact = _parse(buffer, bounds, base, hash_images=hash_images)
-        yield rows
-        if not (wanted and got and intact):
-            return
-        position = bounds[-1]
-        rest = buffer[position:filled].copy()
-        if wanted + _PADDING_BYTES > len(buffer):
-            buffer = np.empty(wanted + _PADDING_BYTES, np.uint8)
-        buffer[: len(rest)] = rest
-        base, filled, bounds = base + position, len(rest), [0]
-        goal = max(2 * goal, wanted)
+    with ThreadPoolExecutor(1) as reader:
+        ahead: Future[int] | None = None  # fills the buffer
+        while True:
+            room = buffer.data[filled:-_PADDING_BYTES]
+            got = file.readinto(room[:_PIECE_BYTES]) if ahead is None else ahead.result()
+            ahead = None
+            filled += got
+            wanted = _chain(buffer, bounds, filled, size_bytes - base)
+            if wanted and got and got < len(room) and filled < goal:
+                continue
+            doubted = _doubt_last(buffer, bounds)
+            wanted += doubted if wanted else 0
+            goes_on = wanted and got
+            if goes_on:
+                rest = buffer[bounds[-1] : filled]
+                if wanted + _PADDING_BYTES > len(other):
+                    other = np.empty(wanted + _PADDING_BYTES, np.uint8)
+                other[: len(rest)] = rest
+                goal = max(2 * goal, wanted)
+                if goal >= _CHUNK_BYTES:  # no broken record so far: read while these are parsed
+                    free = other.data[len(rest) : -_PADDING_BYTES]
+                    ahead = reader.submit(file.readinto, free)
+            rows, intact = _parse(buffer, bounds, base, hash_images=hash_images)
+            yield rows
+            if not (goes_on and intact):
+                return
+            base, filled, bounds = base + bounds[-1], filled - bounds[-1], [0]
+            buffer, other = other, buffer
 
 
 def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, left: int) -> int:
