@@ -39,7 +39,7 @@ from typing import Any
 
 from gpu_jobs import Rows, rows_of
 from gpu_targets import targets
-from measure import machine, table
+from measure import machine, table_of
 
 HERE = Path(__file__).parent
 BOXES_S = {  # rivals, flags and batches: each program
@@ -189,8 +189,7 @@ def _device() -> str:
 
 
 def as_table(rows: Rows) -> str:
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    return table(header, [[_cell(row.get(key, "")) for key in header] for row in rows])
+    return table_of(rows, _cell)
 
 
 def _cell(value: Any) -> str:

@@ -32,7 +32,7 @@ from gpu_jobs import rows_of
 from hlo_traffic import kernels
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from measure import table
+from measure import table_of
 from training import batch_of, training
 
 from product_mil.data.plan import ShuffledPlan
@@ -125,8 +125,7 @@ def main() -> None:
                 print(f"{name}, {row.get('program')}")
                 for kind, gbyte in sorted(kinds.items(), key=lambda kind: -kind[1]):
                     print(f"  {gbyte:8.2f} GB {kind}")
-    header = list(dict.fromkeys(key for row in rows for key in row))
-    print(table(header, [[_cell(row.get(key, "")) for key in header] for row in rows]))
+    print(table_of(rows, _cell))
 
 
 def _cell(value: Any) -> str:

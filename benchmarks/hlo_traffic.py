@@ -63,10 +63,6 @@ def kernels(text: str) -> list[Kernel]:
     return list(_run(computations, "ENTRY", 1))
 
 
-def total_bytes(text: str) -> float:
-    return sum(kernel.bytes for kernel in kernels(text))
-
-
 def _run(computations: Computations, name: str, times: int) -> Iterator[Kernel]:
     types = {instruction.name: instruction.type for instruction in computations[name]}
     for made in computations[name]:

@@ -71,6 +71,12 @@ def table(header: list[str], rows: list[list[str]]) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
+def table_of(rows: list[dict[str, Any]], cell: Callable[[Any], str]) -> str:
+    """A table of all that the rows have, in the order of its first appearance."""
+    header = list(dict.fromkeys(key for row in rows for key in row))
+    return table(header, [[cell(row.get(key, "")) for key in header] for row in rows])
+
+
 def parser(description: str) -> argparse.ArgumentParser:
     """Arguments that all benchmarks have."""
     made = argparse.ArgumentParser(description=description)

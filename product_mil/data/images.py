@@ -35,8 +35,8 @@ _LEADING = (*range(0xE0, 0xF0), 0xFE)  # JPEG markers: application segments, com
 _BEFORE_FRAME = frozenset(0xFF00 + marker for marker in (*_LEADING, 0xC4, 0xDB, 0xDD))  # and tables
 _FRAMES = (0xFFC0, 0xFFC2)  # baseline, progressive
 _segment = struct.Struct(">HH").unpack_from  # marker, length
-_of_thread = threading.local()
 _frame = struct.Struct(">BHHB").unpack_from  # bits, height, width, components
+_of_thread = threading.local()
 
 
 class ImageError(Exception):

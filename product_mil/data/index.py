@@ -6,7 +6,6 @@ a hash of its head and tail by the name of its directory, appears whole by one r
 a hash of each column, so a stale or damaged one is never used and is rebuilt.
 """
 
-import errno
 import os
 import resource
 import shutil
@@ -37,7 +36,7 @@ from product_mil.data.index_store import (
     load_index,
 )
 from product_mil.data.scan import NO_CATEGORY
-from product_mil.errors import UserError
+from product_mil.errors import UserError, refuse_too_many_open_files
 
 __all__ = ["NO_CATEGORY", "Catalogue", "Index", "build_or_load_index", "open_catalogue"]
 
@@ -149,11 +148,7 @@ def build_or_load_index(
                 path, draft, root / keys[-1], hash_images=hash_images, progress=progress
             )
         except OSError as error:
-            if error.errno == errno.EMFILE:
-                raise UserError(
-                    f"too many open files at {path}: give fewer, larger ones (BSON files can be "
-                    "joined by cat), or raise the limit with ulimit -n"
-                ) from None
+            refuse_too_many_open_files(error, path)
             raise UserError(
                 f"cannot write the index of {path} to {root}: {error.strerror or error}; free some "
                 "space or point PRODUCT_MIL_CACHE at a directory on another disk"

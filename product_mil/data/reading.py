@@ -3,7 +3,6 @@
 Imports nothing slow: processes that do only this start with it (`data/workers.py`).
 """
 
-import errno
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
 from product_mil.data.images import ImageError, decode_into
-from product_mil.errors import UserError
+from product_mil.errors import refuse_too_many_open_files
 
 UNREAD = "the file cannot be read here"  # the kind of faults that are not the image's own
 
@@ -65,11 +64,7 @@ class FileReader:
                 self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY)
             data = os.pread(self._descriptors[file], length_bytes, offset_bytes)
         except OSError as error:
-            if error.errno in (errno.EMFILE, errno.ENFILE):
-                raise UserError(
-                    f"too many open files at {self._paths[file]}: raise the limit with ulimit -n, "
-                    "or give fewer, larger files (BSON files can be joined by cat)"
-                ) from None
+            refuse_too_many_open_files(error, self._paths[file])
             raise ImageError(f"{UNREAD}: {error}") from error
         if len(data) != length_bytes:
             raise ImageError(
