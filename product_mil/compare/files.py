@@ -4,8 +4,9 @@ import csv
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -39,6 +40,7 @@ class AnswerFile:
     questions: Questions | None  # of the same products, `NO_CATEGORY` where unlabelled
     categories: Categories | None
     left_out: str  # what cannot be compared, in words
+    run: dict[str, Any] = field(default_factory=dict)  # what it says of the run it comes from
 
 
 def read_answers(path: Path, truth: Questions | None) -> AnswerFile:
@@ -92,7 +94,7 @@ def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
     left_out = "temperature and other rules (they need the run's validation products and photos)"
     if top.shape[1] < 5:
         left_out = f"top-5 (it keeps {top.shape[1]} classes), {left_out}"
-    return AnswerFile(path, product_id, answers, questions, categories, left_out)
+    return AnswerFile(path, product_id, answers, questions, categories, left_out, file.run)
 
 
 def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
@@ -119,7 +121,8 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
     log_prob[label < 0] = np.nan  # no class of this matrix: not compared
     answers = Answers(columns[guess], in_top5, confidence, log_prob)
     left_out = "temperature, other rules and attention (it holds no photos)"
-    return AnswerFile(path, ids, answers, None, categories, left_out)
+    run = about.get("run") or {}
+    return AnswerFile(path, ids, answers, None, categories, left_out, run)
 
 
 def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
