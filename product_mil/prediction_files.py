@@ -53,7 +53,7 @@ class SubmissionWriter:
 
 
 class ParquetWriter:
-    """The top t classes of each product with what is left over, and its images' attention."""
+    """The top t classes of each product with what is left over, and what is known of its images."""
 
     def __init__(
         self,
@@ -119,9 +119,11 @@ def _schema(topk: int) -> pa.Schema:
             ("top_category_id", pa.list_(pa.int64(), topk)),
             ("top_probability", pa.list_(pa.float32(), topk)),
             pa.field("remaining_probability", pa.float32(), nullable=False),
-            ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these two:
+            ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these:
             ("image_attention", pa.list_(pa.float32())),
             ("image_category_id", pa.list_(pa.int64())),
+            # To the logit of the first category; null where the logits are no sum over images.
+            ("image_contribution", pa.list_(pa.float32())),
         ]
     )
 
@@ -141,6 +143,12 @@ def _record_batch(
     def of_top(values: np.ndarray) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), topk)
 
+    contribution = block.contribution
+    of_contributions = (
+        pa.nulls(len(block), pa.list_(pa.float32()))
+        if contribution is None
+        else of_images(contribution)
+    )
     return pa.RecordBatch.from_arrays(
         [
             pa.array(block.product_id),
@@ -154,6 +162,7 @@ def _record_batch(
             of_images(block.image_index),
             of_images(block.attention),
             of_images(class_ids[block.image_top_class]),
+            of_contributions,
         ],
         schema=schema,
     )

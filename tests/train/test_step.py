@@ -21,6 +21,7 @@ from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import evaluated_parameters, initial_state, partition
 from product_mil.train.step import (
+    ONE_VIEW,
     ViewMean,
     largest,
     make_eval_step,
@@ -290,6 +291,40 @@ def test_evaluation_and_prediction_change_nothing() -> None:
     chosen = np.take_along_axis(np.log(probabilities), label[..., None], -1)[0, :3, 0]
     np.testing.assert_allclose(first.log_prob_true[0, :3], chosen, rtol=1e-4)
     np.testing.assert_allclose(np.asarray(predicted.probabilities).sum(-1), 1, rtol=1e-5)
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.7])
+def test_contributions_add_up_to_the_logit_of_the_predicted_class(tau: float) -> None:
+    structure, arrays, *_ = prepared()
+    batch = batch_of(0)
+    step = make_predict_step(structure, topk=1, keep_all=True, tau=tau)
+    predicted = step(*arrays, batch, LOG_PRIOR)
+    log_probs = np.log(np.asarray(predicted.probabilities))
+    centred = log_probs.max(-1) - log_probs.mean(-1)  # S p
+    for s in range(S):
+        for product in np.unique(batch.slots.segment[s][batch.slots.segment[s] < P]):
+            own = np.asarray(predicted.contribution)[s][batch.slots.segment[s] == product]
+            np.testing.assert_allclose(own.sum(), centred[s, product], atol=1e-4)
+    assert np.ptp(np.asarray(predicted.contribution)[0][batch.slots.segment[0] < P]) > 1e-3
+    padding = np.asarray(predicted.contribution)[batch.slots.segment == P]
+    np.testing.assert_array_equal(padding, 0)
+
+
+def test_contributions_of_several_views_are_their_mean() -> None:
+    structure, arrays, *_ = prepared()
+    batch = batch_of(0)
+
+    def predicted(views: ViewMean, images: np.ndarray) -> Any:
+        step = make_predict_step(structure, topk=1, keep_all=False, views=views)
+        return step(*arrays, batch._replace(images=images), LOG_PRIOR)
+
+    both = predicted(ViewMean("flip"), batch.images)
+    plain, mirrored = (predicted(ONE_VIEW, x) for x in (batch.images, batch.images[..., ::-1, :]))
+    same = (plain.top_class == mirrored.top_class)[..., 0]  # S p: nothing else to compare
+    assert same[0, 0]
+    own = batch.slots.segment[0] == 0
+    mean = (np.asarray(plain.contribution) + np.asarray(mirrored.contribution)) / 2
+    np.testing.assert_allclose(np.asarray(both.contribution)[0][own], mean[0][own], atol=1e-4)
 
 
 def test_largest_is_top_k() -> None:
