@@ -363,7 +363,7 @@ def test_loss_falls_on_a_batch_learnt_by_heart() -> None:
     assert losses[-1] < 0.5 * losses[0]  # label smoothing keeps it above 0
 
 
-@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "residual"])
+@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "posterior_attention"])
 def test_garbage_and_unlabelled_change_no_bit_of_a_step(pooling: str) -> None:
     _, arrays, optimizer, step = prepared(pooling)
     batch = batch_of(0)
@@ -374,7 +374,7 @@ def test_garbage_and_unlabelled_change_no_bit_of_a_step(pooling: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "residual"])
+@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "posterior_attention"])
 @pytest.mark.parametrize("batch_statistics", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_batch_without_readable_images_harms_nothing(
     pooling: str, batch_statistics: bool
@@ -390,7 +390,7 @@ def test_a_batch_without_readable_images_harms_nothing(
 
 
 def test_every_parameter_moves_in_every_pooling() -> None:
-    for pooling in ("probabilities", "max", "transformer", "residual"):
+    for pooling in ("probabilities", "max", "transformer", "posterior_attention"):
         _, arrays, optimizer, step = prepared(pooling)
         state = start(arrays, optimizer)
         for i in range(4):
@@ -502,7 +502,7 @@ DEVICE_CASES = [
 def test_devices_agree(trainable: str, dtype: str, optimizer_name: str, tolerance: float) -> None:
     with jax.enable_x64(dtype == "float64"):
         one, *others = (
-            trajectory(devices, dtype, optimizer_name, trainable, "residual")
+            trajectory(devices, dtype, optimizer_name, trainable, "posterior_attention")
             for devices in (1, 2, 4)
         )
         for other in others:
