@@ -114,6 +114,23 @@ def test_a_head_that_is_no_sum_over_images_has_no_contributions(tmp_path: Path) 
     assert found["image_attention"].to_pylist() == [[0.25, 0.75], [], [1]]
 
 
+@pytest.mark.parametrize("columns", [None, ("product_id", "image_contribution"), ("num_images",)])
+def test_files_from_before_contributions_open(
+    tmp_path: Path, columns: tuple[str, ...] | None
+) -> None:
+    path = tmp_path / "p.parquet"
+    write([ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)], BLOCK)
+    new = pq.read_table(path)
+    old = new.drop_columns("image_contribution")
+    pq.write_table(old, path)
+    found = read_predictions(path, columns).table
+    assert found.column_names == list(columns or new.column_names)
+    if columns != ("num_images",):
+        assert found["image_contribution"].to_pylist() == [None] * 3
+        assert found.schema.field("image_contribution") == new.schema.field("image_contribution")
+    assert found.select(found.column_names[:1]) == old.select(found.column_names[:1])
+
+
 def test_parquet_in_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction_files, "ROWS_PER_GROUP", 4)
     path = tmp_path / "p.parquet"
