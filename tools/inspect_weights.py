@@ -12,7 +12,9 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.console import command
+from product_mil.errors import UserError
+from product_mil.files import user_path
 from product_mil.model.backbones import BACKBONES, backbone
 from product_mil.model.weight_files import file_layers
 from product_mil.model.weights import fit, weights_fingerprint
@@ -50,19 +52,19 @@ def verdicts(path: Path, names: list[str]) -> list[str]:
     return lines or ["fits no backbone; --backbone NAME lists what differs"]
 
 
-def main() -> None:
+@command(prints_result=True)
+def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("file", type=user_path, metavar="FILE")
     parser.add_argument("--backbone", action="append", default=[], help="only this one; repeatable")
-    arguments = parser.parse_args()
-    with exit_on_user_error():
-        path: Path = arguments.file
-        for line in layers_table(path) + verdicts(path, arguments.backbone):
-            print(line)
-        print(f"xxh3_128 {weights_fingerprint(path)}")
+    arguments = parser.parse_args(argv)
+    path: Path = arguments.file
+    for line in layers_table(path) + verdicts(path, arguments.backbone):
+        print(line)
+    print(f"xxh3_128 {weights_fingerprint(path)}")
 
 
 if __name__ == "__main__":
