@@ -2,8 +2,10 @@
 
     python tools/inspect_weights.py FILE [--backbone NAME]
 
-Reads Keras' HDF5 files and PyTorch's .safetensors; nothing in a file can run. With --backbone,
-every tensor that keeps the file from fitting that one is listed.
+Reads Keras' HDF5 files, PyTorch's .safetensors and, of pickles, the one of efficientnet_lite0's
+package, known by its hash; nothing in a file can run. FILE may be `imagenet` with one --backbone:
+its published file. With --backbone, every tensor that keeps the file from fitting that one is
+listed.
 """
 
 import argparse
@@ -14,6 +16,7 @@ from flax import nnx
 
 from product_mil.errors import UserError, exit_on_user_error
 from product_mil.model.backbones import BACKBONES, backbone
+from product_mil.model.published import published_file
 from product_mil.model.weight_files import file_layers
 from product_mil.model.weights import fit, weights_fingerprint
 
@@ -50,16 +53,24 @@ def verdicts(path: Path, names: list[str]) -> list[str]:
     return lines or ["fits no backbone; --backbone NAME lists what differs"]
 
 
+def _path(file: str, names: list[str]) -> Path:
+    if file != "imagenet":
+        return Path(file)
+    if len(names) != 1:
+        raise UserError("imagenet: say whose published file with one --backbone")
+    return published_file(backbone(names[0]), with_top=True)
+
+
 def main() -> None:
     """Parse the arguments, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", type=Path, metavar="FILE")
+    parser.add_argument("file", metavar="FILE")
     parser.add_argument("--backbone", action="append", default=[], help="only this one; repeatable")
     arguments = parser.parse_args()
     with exit_on_user_error():
-        path: Path = arguments.file
+        path = _path(arguments.file, arguments.backbone)
         for line in layers_table(path) + verdicts(path, arguments.backbone):
             print(line)
         print(f"xxh3_128 {weights_fingerprint(path)}")

@@ -10,7 +10,7 @@ from product_mil.config import Config, load_config, override, refuse
 from product_mil.errors import UserError
 from product_mil.limits import problems
 from product_mil.model.backbones import backbone
-from product_mil.model.published import weights_cache_dir
+from product_mil.model.published import is_at_hand
 
 SUBSTITUTE = "mobilenet_v2"
 SUBSTITUTE_FROM = "blocks/14"  # what of it the second stage trains, and all above
@@ -123,11 +123,7 @@ def _named_weights(items: Sequence[str]) -> dict[str, str]:
 
 
 def _at_hand(name: str, weights: dict[str, str]) -> bool:
-    if name in weights:
-        return True
-    published = backbone(name).weights
-    assert published is not None
-    return (weights_cache_dir() / published.without_top.file_name).is_file()
+    return name in weights or is_at_hand(backbone(name))
 
 
 def _on_data(
