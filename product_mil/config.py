@@ -17,7 +17,15 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from product_mil.errors import UserError
 
 Pooling = Literal[
-    "probabilities", "mean", "max", "gated_attention", "transformer", "residual", "tree", "prior"
+    "probabilities",
+    "mean",
+    "max",
+    "gated_attention",
+    "transformer",
+    "residual",
+    "posterior_attention",
+    "tree",
+    "prior",
 ]
 
 
@@ -55,7 +63,7 @@ class ModelConfig:
     )
     head_init: str = "normal"  # or zeros, truncated_normal, a CSV category_id,imagenet_class
     pooling: Pooling = "gated_attention"
-    attention_heads: int = 4
+    attention_heads: int = 4  # of gated_attention and transformer, as is attention_dim
     attention_dim: int = 128
     dropout: float = 0.0  # of embeddings, in the head
     # Rate at which the last residual branch is left out in training, earlier ones less often; the

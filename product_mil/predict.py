@@ -73,7 +73,7 @@ def _block(products: Products, loaded: Loaded, predicted: Predicted) -> Predicti
     # Products are numbered through the shards, images lie in the order of their products.
     first = np.cumsum(is_product.sum(1)) - is_product.sum(1)
     owner = (first[:, None] + slots.segment)[is_image]
-    probabilities = predicted.probabilities
+    probabilities, contribution = predicted.probabilities, predicted.contribution
     return PredictionBlock(
         product_id=np.asarray(products.catalogue.product_id[rows]),
         category_id=category_id,
@@ -89,4 +89,5 @@ def _block(products: Products, loaded: Loaded, predicted: Predicted) -> Predicti
         attention=np.asarray(predicted.attention)[is_image],
         image_top_class=np.asarray(predicted.image_top_class)[is_image],
         probabilities=None if probabilities is None else np.asarray(probabilities)[is_product],
+        contribution=None if contribution is None else np.asarray(contribution)[is_image],
     )

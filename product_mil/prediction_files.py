@@ -21,6 +21,8 @@ from product_mil.errors import UserError
 from product_mil.predictions import PredictionBlock, draft_of, open_stream
 
 FORMAT = "1"
+CONTRIBUTION = "image_contribution"  # a column that older files lack
+_CONTRIBUTION_TYPE = pa.list_(pa.float32())
 ROWS_PER_GROUP = 32_768  # of the Parquet file; what is held in memory before it is written
 
 
@@ -53,7 +55,7 @@ class SubmissionWriter:
 
 
 class ParquetWriter:
-    """The top t classes of each product with what is left over, and its images' attention."""
+    """The top t classes of each product with what is left over, and what is known of its images."""
 
     def __init__(
         self,
@@ -119,9 +121,11 @@ def _schema(topk: int) -> pa.Schema:
             ("top_category_id", pa.list_(pa.int64(), topk)),
             ("top_probability", pa.list_(pa.float32(), topk)),
             pa.field("remaining_probability", pa.float32(), nullable=False),
-            ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these two:
+            ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these:
             ("image_attention", pa.list_(pa.float32())),
             ("image_category_id", pa.list_(pa.int64())),
+            # To the logit of the first category; null where the logits are no sum over images.
+            (CONTRIBUTION, _CONTRIBUTION_TYPE),
         ]
     )
 
@@ -141,6 +145,12 @@ def _record_batch(
     def of_top(values: np.ndarray) -> pa.Array:
         return pa.FixedSizeListArray.from_arrays(pa.array(values.reshape(-1)), topk)
 
+    contribution = block.contribution
+    of_contributions = (
+        pa.nulls(len(block), _CONTRIBUTION_TYPE)
+        if contribution is None
+        else of_images(contribution)
+    )
     return pa.RecordBatch.from_arrays(
         [
             pa.array(block.product_id),
@@ -154,6 +164,7 @@ def _record_batch(
             of_images(block.image_index),
             of_images(block.attention),
             of_images(class_ids[block.image_top_class]),
+            of_contributions,
         ],
         schema=schema,
     )
@@ -255,11 +266,15 @@ class PredictionFile:
 def read_predictions(path: Path, columns: Sequence[str] | None = None) -> PredictionFile:
     """Read a file that `ParquetWriter` wrote; of all its columns, or of those named.
 
+    Contributions are null in a file from before there were any.
+
     Raises:
         UserError: it is absent, damaged or another kind of file.
     """
     try:
-        table = pq.read_table(path, columns=None if columns is None else list(columns))
+        there = set(pq.read_schema(path).names)
+        named = None if columns is None else [c for c in columns if c != CONTRIBUTION or c in there]
+        table = pq.read_table(path, columns=named)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"cannot read predictions from {path}: {error}") from None
     metadata = table.schema.metadata or {}
@@ -267,6 +282,8 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
         raise UserError(
             f"{path} was not written by this version's tools/export_predictions.py --probabilities"
         )
+    if CONTRIBUTION not in there and (columns is None or CONTRIBUTION in columns):
+        table = table.append_column(CONTRIBUTION, pa.nulls(len(table), _CONTRIBUTION_TYPE))
     return PredictionFile(
         path,
         table,

@@ -20,7 +20,7 @@ from product_mil.errors import UserError
 class PredictionBlock:
     """Predictions of b consecutive products, in file order, and of their m readable images.
 
-    The three columns of images may be empty where nothing is known of them.
+    The columns of images may be empty where nothing is known of them.
     """
 
     product_id: Int64[np.ndarray, " b"]
@@ -35,6 +35,9 @@ class PredictionBlock:
     attention: Float32[np.ndarray, " m"]  # sums to 1 over a product's images
     image_top_class: Int32[np.ndarray, " m"]  # each image's own guess, as if it were alone
     probabilities: Float32[np.ndarray, "b k"] | None
+    # What each image adds to the logit of the product's most probable class, where the logits are
+    # a sum over images: together that logit minus the mean over all classes.
+    contribution: Float32[np.ndarray, " m"] | None = None
 
     def __len__(self) -> int:
         return len(self.product_id)

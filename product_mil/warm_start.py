@@ -9,7 +9,7 @@ from jaxtyping import Array
 from product_mil.data.categories import Categories
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
-from product_mil.model.heads import CLASS_LAYERS
+from product_mil.model.heads import CLASS_AXES
 from product_mil.trained import open_run
 
 
@@ -18,8 +18,9 @@ def warm_start(
 ) -> tuple[Model, list[str]]:
     """The model with every leaf of the run in `workdir` that it can use, and lines that say so.
 
-    The backbone is taken whole. Of the layers that score categories, the columns of categories
-    that both know are taken by id, the rest stay new; so do leaves that the earlier head lacks.
+    The backbone is taken whole. Of the layers with an axis of categories, what belongs to
+    categories that both know is taken by id, the rest stays new; so do leaves that the earlier
+    head lacks.
 
     Raises:
         UserError: no run there, or one with another backbone.
@@ -39,10 +40,11 @@ def warm_start(
         if found is None:
             new.append(path)
             parameters[path] = value
-        elif path.startswith("head/") and path.split("/")[1] in CLASS_LAYERS:
-            columns = np.array(value)
-            columns[..., known] = np.asarray(found)[..., theirs[known]]
-            parameters[path] = jnp.asarray(columns)
+        elif path.startswith("head/") and path.split("/")[1] in CLASS_AXES:
+            axis = CLASS_AXES[path.split("/")[1]]
+            ours, taken = np.array(value), np.take(np.asarray(found), theirs[known], axis)
+            np.moveaxis(ours, axis, 0)[known] = np.moveaxis(taken, axis, 0)  # a view of ours
+            parameters[path] = jnp.asarray(ours)
         elif found.shape == value.shape:
             parameters[path] = jnp.asarray(np.asarray(found))
         else:

@@ -38,13 +38,14 @@ BLOCK = PredictionBlock(
     attention=np.array([0.25, 0.75, 1], np.float32),
     image_top_class=np.array([2, 0, 1], np.int32),
     probabilities=np.array([[0.5, 0.2, 0.3], [0.3, 0.4, 0.3], [0, 0, 1]], np.float32),
+    contribution=np.array([3.5, -0.25, 2], np.float32),
 )
 
 
 def block_of(product_id: int) -> PredictionBlock:
     one = {name: value[:1] for name, value in vars(BLOCK).items() if name != "product_id"}
-    images = {name: vars(BLOCK)[name][:2] for name in ("image_index", "attention")}
-    images["image_top_class"] = BLOCK.image_top_class[:2]
+    names = ("image_index", "attention", "image_top_class", "contribution")
+    images = {name: vars(BLOCK)[name][:2] for name in names}
     return PredictionBlock(**{**one, **images, "product_id": np.array([product_id], np.int64)})
 
 
@@ -76,18 +77,21 @@ def test_parquet(tmp_path: Path) -> None:
             "top_category_id": [7, 2**62], "top_probability": pytest.approx([0.5, 0.3]),
             "remaining_probability": pytest.approx(0.2), "image_index": [0, 2],
             "image_attention": [0.25, 0.75], "image_category_id": [2**62, 7],
+            "image_contribution": [3.5, -0.25],
         },
         {
             "product_id": 2**50, "category_id": None, "num_images": 0, "num_readable_images": 0,
             "top_category_id": [2**40, 7], "top_probability": pytest.approx([0.4, 0.3]),
             "remaining_probability": pytest.approx(0.3), "image_index": [],
             "image_attention": [], "image_category_id": [],
+            "image_contribution": [],
         },
         {
             "product_id": 3, "category_id": 8, "num_images": 1, "num_readable_images": 1,
             "top_category_id": [2**62, 2**40], "top_probability": [1, 0],
             "remaining_probability": 0, "image_index": [0],
             "image_attention": [1], "image_category_id": [2**40],
+            "image_contribution": [2],
         },
     ]  # fmt: skip
     found = read_predictions(path)
@@ -99,6 +103,32 @@ def test_parquet(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found.column("log_prob_true"), BLOCK.log_prob_true)
     assert found.table.column("log_prob_true").null_count == 2
     np.testing.assert_array_equal(found.column("product_id"), BLOCK.product_id)
+
+
+def test_a_head_that_is_no_sum_over_images_has_no_contributions(tmp_path: Path) -> None:
+    path = tmp_path / "p.parquet"
+    writer = ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)
+    write([writer], dataclasses.replace(BLOCK, contribution=None))
+    found = pq.read_table(path)
+    assert found["image_contribution"].to_pylist() == [None] * 3
+    assert found["image_attention"].to_pylist() == [[0.25, 0.75], [], [1]]
+
+
+@pytest.mark.parametrize("columns", [None, ("product_id", "image_contribution"), ("num_images",)])
+def test_files_from_before_contributions_open(
+    tmp_path: Path, columns: tuple[str, ...] | None
+) -> None:
+    path = tmp_path / "p.parquet"
+    write([ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)], BLOCK)
+    new = pq.read_table(path)
+    old = new.drop_columns("image_contribution")
+    pq.write_table(old, path)
+    found = read_predictions(path, columns).table
+    assert found.column_names == list(columns or new.column_names)
+    if columns != ("num_images",):
+        assert found["image_contribution"].to_pylist() == [None] * 3
+        assert found.schema.field("image_contribution") == new.schema.field("image_contribution")
+    assert found.select(found.column_names[:1]) == old.select(found.column_names[:1])
 
 
 def test_parquet_in_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -52,3 +53,30 @@ def test_another_backbone_is_refused(trained: Path) -> None:
     fresh, _ = build_model(source.config, 3)
     with pytest.raises(UserError, match="has the backbone small_cnn, this one mobilenet_v2"):
         warm_start(fresh, "mobilenet_v2", categories_from_ids(np.array([1, 2, 3])), trained)
+
+
+def test_relevance_is_matched_along_its_first_axis(
+    trained: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where as many categories are known as before: no shape would tell."""
+    source = open_run(trained)
+    config = dataclasses.replace(
+        source.config,
+        model=dataclasses.replace(source.config.model, pooling="posterior_attention"),
+    )
+    ids, rng = source.categories.ids, np.random.default_rng(0)
+    earlier, _ = build_model(config, len(ids))
+    path = "head/relevance/kernel"
+    theirs = rng.normal(size=earlier.parameters[path].shape).astype(np.float32)
+    earlier.parameters[path] = jnp.asarray(theirs)
+    source = dataclasses.replace(source, config=config, model=earlier)
+    monkeypatch.setattr("product_mil.warm_start.open_run", lambda _: source)
+    others = np.concatenate([[1, 2], ids[[4, 1]], ids[6:]])
+    categories = categories_from_ids(others)
+    fresh, _ = build_model(config, len(categories.ids))
+    model, notes = warm_start(fresh, "small_cnn", categories, trained)
+    assert len(notes) == 1  # no leaf is new
+    for row, category in enumerate(categories.ids):
+        where = np.flatnonzero(ids == category)
+        wanted = theirs[where[0]] if len(where) else np.zeros(16)
+        np.testing.assert_array_equal(np.asarray(model.parameters[path])[row], wanted)

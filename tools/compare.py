@@ -264,6 +264,12 @@ def _said_of_photos(
     remark = "" if has_photos else "Without --data there are no photos to show."
     if listed and even:
         remark += f" The head of {a} attends to all photos of a product alike."
+    if has_photos and any(d.contribution for d in listed):
+        remark += (
+            f" “+3.1 for shoe” is what an image adds to the logit of the category that {a} "
+            "chooses: together a product's images give how far it lies above the mean of all "
+            "categories."
+        )
     return {
         "alone_by": alone if has_photos else None,
         "attention_by": a if listed and has_photos else None,

@@ -2,7 +2,7 @@
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from product_mil.data.categories import Categories
 from product_mil.data.images import ImageError, decode_into
 from product_mil.data.index import Catalogue
 from product_mil.data.reading import FileReader
-from product_mil.prediction_files import PredictionFile
+from product_mil.prediction_files import CONTRIBUTION, PredictionFile
 from product_mil.predictions import PredictionBlock
 
 MAX_PRODUCTS = 1000
@@ -29,6 +29,7 @@ DETAIL_COLUMNS = (
     "image_index",
     "image_attention",
     "image_category_id",
+    CONTRIBUTION,
 )
 
 
@@ -39,6 +40,8 @@ class Detail:
     top: list[tuple[int, float]]  # category id and probability, the most probable first
     attention: dict[int, float]  # by `image_index`
     image_guess: dict[int, int]  # category id, by `image_index`
+    # To the logit of the first of `top`, by `image_index`; empty where the model is no sum.
+    contribution: dict[int, float] = field(default_factory=dict)
 
 
 def details_of(block: PredictionBlock, class_ids: Int64[np.ndarray, " k"]) -> Iterator[Detail]:
@@ -47,6 +50,7 @@ def details_of(block: PredictionBlock, class_ids: Int64[np.ndarray, " k"]) -> It
     for row, stop in enumerate(stops.tolist()):
         images = slice(stop - int(block.num_readable_images[row]), stop)
         index = block.image_index[images].tolist()
+        added = [] if block.contribution is None else block.contribution[images].tolist()
         yield Detail(
             top=list(
                 zip(
@@ -59,6 +63,7 @@ def details_of(block: PredictionBlock, class_ids: Int64[np.ndarray, " k"]) -> It
             image_guess=dict(
                 zip(index, class_ids[block.image_top_class[images]].tolist(), strict=True)
             ),
+            contribution=dict(zip(index, added, strict=bool(added))),
         )
 
 
@@ -73,6 +78,7 @@ def details_in(file: PredictionFile, product_ids: Int64[np.ndarray, " r"]) -> li
             top=list(zip(row["top_category_id"], row["top_probability"], strict=True))[:5],
             attention=dict(zip(row["image_index"], row["image_attention"], strict=True)),
             image_guess=dict(zip(row["image_index"], row["image_category_id"], strict=True)),
+            contribution=dict(zip(row["image_index"], row[CONTRIBUTION] or [], strict=False)),
         )
         for row in chosen
     ]
@@ -204,6 +210,7 @@ def cards(
                 "attention": {k: round(v, 3) for k, v in listed.attention.items()}
                 if listed
                 else {},
+                "adds": {k: round(v, 2) for k, v in listed.contribution.items()} if listed else {},
                 "alone": guesses,
             }
         found.append(card)

@@ -21,6 +21,7 @@ _POOLINGS = {
     "gated_attention": "attention over the photos, then classified",
     "transformer": "photos attend to each other, then classified",
     "residual": "geometric mean of the photos, corrected jointly",
+    "posterior_attention": "geometric mean of the photos, corrected by attention over them",
 }
 
 

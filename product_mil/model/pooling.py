@@ -1,8 +1,9 @@
 """Pooling: one embedding `[S, p, d]` a product from those `[S, n, d]` of its packed images.
 
-A pooling also gives its attention `[S, n]`: the share that each image has in its product, 0 for
-padding. It knows neither the classes nor which backbone made the embeddings.
+A pooling knows neither the classes nor which backbone made the embeddings.
 """
+
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -21,27 +22,50 @@ def linear(
     return nnx.Linear(dim_in, dim_out, kernel_init=kernel_init, bias_init=zeros, rngs=rngs)
 
 
+class Pooled(NamedTuple):
+    """The pooled embeddings of products, and what each of their images has to do with it."""
+
+    embedding: Float[Array, "S p d"]
+    attention: Float[Array, "S n"]  # share of each image in its product; 0 for padding
+    # What each image adds to the embedding; None where images first change one another.
+    terms: Float[Array, "S n d"] | None
+
+
+def pool_slices(
+    x: Float[Array, "S n d"], weights: Float[Array, "S n heads"], packing: Packing
+) -> Pooled:
+    """The weighted mean; head j weighs the j-th slice of the embedding.
+
+    The weights of a product's images add up to 1; attention is the heads' mean weight.
+    """
+    sliced = x.reshape(*x.shape[:-1], weights.shape[-1], -1)  # S n heads d/heads
+    terms = (sliced * weights[..., None]).reshape(x.shape)
+    return Pooled(packing.sum(terms), weights.mean(-1), terms)
+
+
 class MeanPooling(nnx.Module):
     """The mean of a product's embeddings."""
 
-    def __call__(
-        self, x: Float[Array, "S n d"], packing: Packing
-    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
+    def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Pooled:
         """The mean, and uniform attention."""
-        return packing.mean(x), packing.uniform_attention()
+        attention = packing.uniform_attention()
+        return Pooled(packing.mean(x), attention, x * attention[..., None])
 
 
 class MaxPooling(nnx.Module):
     """The elementwise maximum of a product's embeddings."""
 
-    def __call__(
-        self, x: Float[Array, "S n d"], packing: Packing
-    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
-        """The maximum; attention is the share of the d maxima that an image supplies."""
+    def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Pooled:
+        """The maximum; attention is the share of the d maxima that an image supplies.
+
+        Images that tie for a maximum share its term evenly.
+        """
         pooled = packing.max(x)  # S p d
-        supplies = (x == packing.spread(pooled)).astype(jnp.float32).sum(-1)  # S n
-        total = packing.spread(packing.sum(supplies))
-        return pooled, supplies * packing.is_image / jnp.maximum(total, 1)
+        wins = (x == packing.spread(pooled)).astype(jnp.float32) * packing.is_image[..., None]
+        supplies = wins.sum(-1)  # S n
+        attention = supplies / jnp.maximum(packing.spread(packing.sum(supplies)), 1)
+        ties = jnp.maximum(packing.spread(packing.sum(wins)), 1)  # S n d
+        return Pooled(pooled, attention, x * wins / ties)
 
 
 class GatedAttention(nnx.Module):
@@ -58,16 +82,10 @@ class GatedAttention(nnx.Module):
             attention_dim, heads, use_bias=False, kernel_init=initializers.zeros, rngs=rngs
         )
 
-    def __call__(
-        self, x: Float[Array, "S n d"], packing: Packing
-    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
-        """Pool: head j weighs the j-th slice of the embedding. Also the heads' mean attention."""
+    def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Pooled:
+        """The mean, weighted in each slice by its own head."""
         scores = self.score(jnp.tanh(self.value(x)) * jax.nn.sigmoid(self.gate(x)))  # S n heads
-        weights = packing.softmax(scores)
-        heads = weights.shape[-1]
-        sliced = x.reshape(*x.shape[:-1], heads, -1) * weights[..., None]  # S n heads d/heads
-        pooled = packing.sum(sliced.reshape(x.shape))  # S p d
-        return pooled, weights.mean(-1)
+        return pool_slices(x, packing.softmax(scores), packing)
 
 
 class SelfAttention(nnx.Module):
@@ -87,9 +105,7 @@ class SelfAttention(nnx.Module):
         self.query_key_value = linear(dim, 3 * width, initializers.lecun_normal, rngs)
         self.project = linear(width, dim, initializers.zeros, rngs)
 
-    def __call__(
-        self, x: Float[Array, "S n d"], packing: Packing
-    ) -> tuple[Float[Array, "S p d"], Float[Array, "S n"]]:
+    def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Pooled:
         """Mix, then pool."""
         mixed = self.query_key_value(self.norm(x))
         query, keys, value = jnp.split(mixed.reshape(*x.shape[:2], 3 * self.heads, -1), 3, axis=2)
@@ -98,7 +114,8 @@ class SelfAttention(nnx.Module):
         scores = jnp.einsum("Sqhc,Skhc->Shqk", query, keys) / query.shape[-1] ** 0.5
         weights = jax.nn.softmax(jnp.where(same[:, None], scores, -jnp.inf))
         mixed = jnp.einsum("Shqk,Skhc->Sqhc", weights, value).reshape(*x.shape[:2], -1)
-        return self.gated(x + self.project(mixed), packing)
+        pooled = self.gated(x + self.project(mixed), packing)
+        return pooled._replace(terms=None)  # every term depends on the product's other images
 
 
 Pooling = MeanPooling | MaxPooling | GatedAttention | SelfAttention

@@ -149,6 +149,28 @@ def product_log_probs(
     return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(logits), log_prior)
 
 
+def contribution_to(
+    output: HeadOutput,
+    product_class: Int32[Array, "S p"],
+    batch: Batch,
+    log_prior: Float[Array, " k"],
+    tau: float = 0.0,
+) -> Float[Array, "S n"] | None:
+    """What each image adds to the logit of one class of its product; None where the head is no sum.
+
+    A product's images together give that logit minus the mean over the classes. What `tau` of
+    `product_log_probs` subtracts is no image's, and divided evenly among them.
+    """
+    if output.contributions is None:
+        return None
+    packing = packing_of(batch.slots)
+    of_image = packing.spread(product_class)  # S n
+    found = jnp.take_along_axis(output.contributions, of_image[..., None], -1)[..., 0]
+    if tau:
+        found -= tau * (log_prior - log_prior.mean())[of_image] * packing.uniform_attention()
+    return found
+
+
 def largest(
     x: Float[Array, "*e k"], count: int
 ) -> tuple[Float[Array, "*e t"], Int32[Array, "*e t"]]:
@@ -201,15 +223,16 @@ class Predicted(NamedTuple):
     attention: Float[Array, "S n"]
     image_top_class: Int32[Array, "S n"]  # each image's own guess, as if it were alone
     probabilities: Float[Array, "S p k"] | None
+    contribution: Float[Array, "S n"] | None = None  # of each image to its product's top class
 
 
 def make_predict_step(
     structure: Any, *, topk: int, keep_all: bool, views: ViewMean = ONE_VIEW, tau: float = 0.0
 ) -> Callable[..., Predicted]:
-    """The most probable classes, attention, and each image's own guess.
+    """The most probable classes, and attention, own guess and contribution of each image.
 
-    `keep_all` also returns the full matrix, which is large: k floats a product; `tau` is of
-    `product_log_probs`.
+    Of several views attention and contribution are the means. `keep_all` also returns the full
+    matrix, which is large: k floats a product; `tau` is of `product_log_probs`.
     """
 
     def predict_step(
@@ -223,6 +246,10 @@ def make_predict_step(
         )
         alone = jnp.stack([jax.nn.log_softmax(model.each_alone(view)) for view in embeddings])
         values, classes = largest(log_probs, topk)
+        contributions = [
+            contribution_to(output, classes[..., 0], batch, log_prior, tau) for output in outputs
+        ]
+        told = [each for each in contributions if each is not None]  # all of them or none
         label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
         return Predicted(
             top_class=classes,
@@ -231,6 +258,7 @@ def make_predict_step(
             attention=jnp.stack([output.attention for output in outputs]).mean(0),
             image_top_class=log_mean_exp(alone).argmax(-1).astype(jnp.int32),
             probabilities=jnp.exp(log_probs) if keep_all else None,
+            contribution=jnp.stack(told).mean(0) if told else None,
         )
 
     return jax.jit(predict_step)

@@ -58,12 +58,13 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     (directory / "d.bson").write_bytes(b"".join(records))
     chosen = select(asked, a, b, categories)
 
-    def details(answers: Answers) -> list[Detail]:
+    def details(answers: Answers, adds: bool) -> list[Detail]:
         return [
             Detail(
                 [(int(answers.guess[row]), 0.7), (3, 0.2)],
                 {i: 1 / int(count[row]) for i in range(int(count[row]))},
                 {i: 1 + i % 3 for i in range(int(count[row]))},
+                {i: (3.14, -0.26, 0.04, 12)[i] for i in range(int(count[row]))} if adds else {},
             )
             for row in chosen.rows
         ]
@@ -71,7 +72,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     gallery = cards(
         asked,
         chosen,
-        {EVIL: details(a), "averaged": details(b)},
+        {EVIL: details(a, adds=True), "averaged": details(b, adds=False)},
         {EVIL: a, "averaged": b},
         categories,
         open_catalogue(directory / "d.bson", progress=False),
@@ -185,6 +186,24 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     # chrome:// and chrome-untrusted:// are the browser's own first tab.
     fetched = {url for url in requested if not url.startswith(("data:", "chrome"))}
     assert fetched == {path.resolve().as_uri()}
+
+
+def test_each_image_tells_what_it_adds(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
+    """To the category that the first run chooses, with its sign."""
+    path, gallery = made
+    browser.get(path.resolve().as_uri())
+    choose(browser, "count", "4")
+    card = next(card for card in gallery["cards"] if card["images"] == 4)
+    chosen = card["runs"][EVIL]["top"][0][0]
+    captions = [
+        element.text
+        for element in browser.find_elements(By.TAG_NAME, "article")[0].find_elements(
+            By.TAG_NAME, "figcaption"
+        )
+    ]
+    name = NAMES[chosen - 1][-1]
+    for caption, value in zip(captions, ("+3.1", "\u22120.3", "0.0", "+12.0"), strict=True):
+        assert f"attention 25 %\n{value} for {name}\nalone: " in caption
 
 
 @pytest.mark.parametrize(("width", "dark"), [(360, False), (1200, True)])

@@ -117,6 +117,7 @@ def test_rules(output: Path) -> None:
 def test_page(output: Path) -> None:
     found = compared(output)
     text = (output / "index.html").read_text(encoding="utf-8")
+    assert "what an image adds to the logit of the category that joint chooses" in text
     match = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
     assert match is not None
     gallery = json.loads(match[1])
@@ -129,6 +130,8 @@ def test_page(output: Path) -> None:
         assert right == {"joint": card["kind"] == "fixed", "averaged": card["kind"] == "broke"}
         attention = card["runs"]["joint"]["attention"].values()
         assert not attention or sum(attention) == pytest.approx(1, abs=0.01)
+        assert card["runs"]["joint"]["adds"].keys() == card["runs"]["joint"]["attention"].keys()
+        assert card["runs"]["averaged"]["adds"] == {}  # its logits are no sum over images
         assert len(card["pictures"]) == card["images"]
         assert len(card["runs"]["joint"]["top"]) == 5
 

@@ -21,6 +21,7 @@ from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import evaluated_parameters, initial_state, partition
 from product_mil.train.step import (
+    ONE_VIEW,
     ViewMean,
     largest,
     make_eval_step,
@@ -292,6 +293,40 @@ def test_evaluation_and_prediction_change_nothing() -> None:
     np.testing.assert_allclose(np.asarray(predicted.probabilities).sum(-1), 1, rtol=1e-5)
 
 
+@pytest.mark.parametrize("tau", [0.0, 0.7])
+def test_contributions_add_up_to_the_logit_of_the_predicted_class(tau: float) -> None:
+    structure, arrays, *_ = prepared()
+    batch = batch_of(0)
+    step = make_predict_step(structure, topk=1, keep_all=True, tau=tau)
+    predicted = step(*arrays, batch, LOG_PRIOR)
+    log_probs = np.log(np.asarray(predicted.probabilities))
+    centred = log_probs.max(-1) - log_probs.mean(-1)  # S p
+    for s in range(S):
+        for product in np.unique(batch.slots.segment[s][batch.slots.segment[s] < P]):
+            own = np.asarray(predicted.contribution)[s][batch.slots.segment[s] == product]
+            np.testing.assert_allclose(own.sum(), centred[s, product], atol=1e-4)
+    assert np.ptp(np.asarray(predicted.contribution)[0][batch.slots.segment[0] < P]) > 1e-3
+    padding = np.asarray(predicted.contribution)[batch.slots.segment == P]
+    np.testing.assert_array_equal(padding, 0)
+
+
+def test_contributions_of_several_views_are_their_mean() -> None:
+    structure, arrays, *_ = prepared()
+    batch = batch_of(0)
+
+    def predicted(views: ViewMean, images: np.ndarray) -> Any:
+        step = make_predict_step(structure, topk=1, keep_all=False, views=views)
+        return step(*arrays, batch._replace(images=images), LOG_PRIOR)
+
+    both = predicted(ViewMean("flip"), batch.images)
+    plain, mirrored = (predicted(ONE_VIEW, x) for x in (batch.images, batch.images[..., ::-1, :]))
+    same = (plain.top_class == mirrored.top_class)[..., 0]  # S p: nothing else to compare
+    assert same[0, 0]
+    own = batch.slots.segment[0] == 0
+    mean = (np.asarray(plain.contribution) + np.asarray(mirrored.contribution)) / 2
+    np.testing.assert_allclose(np.asarray(both.contribution)[0][own], mean[0][own], atol=1e-4)
+
+
 def test_largest_is_top_k() -> None:
     x = np.random.default_rng(0).integers(0, 6, (3, 2, 20)).astype(np.float32)  # many ties
     x[0, 0] = 1
@@ -328,7 +363,7 @@ def test_loss_falls_on_a_batch_learnt_by_heart() -> None:
     assert losses[-1] < 0.5 * losses[0]  # label smoothing keeps it above 0
 
 
-@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "residual"])
+@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "posterior_attention"])
 def test_garbage_and_unlabelled_change_no_bit_of_a_step(pooling: str) -> None:
     _, arrays, optimizer, step = prepared(pooling)
     batch = batch_of(0)
@@ -339,7 +374,7 @@ def test_garbage_and_unlabelled_change_no_bit_of_a_step(pooling: str) -> None:
     jax.tree.map(np.testing.assert_array_equal, a, b)
 
 
-@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "residual"])
+@pytest.mark.parametrize("pooling", ["gated_attention", "probabilities", "posterior_attention"])
 @pytest.mark.parametrize("batch_statistics", [True, pytest.param(False, marks=pytest.mark.slow)])
 def test_a_batch_without_readable_images_harms_nothing(
     pooling: str, batch_statistics: bool
@@ -355,7 +390,7 @@ def test_a_batch_without_readable_images_harms_nothing(
 
 
 def test_every_parameter_moves_in_every_pooling() -> None:
-    for pooling in ("probabilities", "max", "transformer", "residual"):
+    for pooling in ("probabilities", "max", "transformer", "posterior_attention"):
         _, arrays, optimizer, step = prepared(pooling)
         state = start(arrays, optimizer)
         for i in range(4):
@@ -467,7 +502,7 @@ DEVICE_CASES = [
 def test_devices_agree(trainable: str, dtype: str, optimizer_name: str, tolerance: float) -> None:
     with jax.enable_x64(dtype == "float64"):
         one, *others = (
-            trajectory(devices, dtype, optimizer_name, trainable, "residual")
+            trajectory(devices, dtype, optimizer_name, trainable, "posterior_attention")
             for devices in (1, 2, 4)
         )
         for other in others:

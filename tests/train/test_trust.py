@@ -1,16 +1,24 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from flax import nnx
 
 from product_mil.batch import EmbeddedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.heads import ResidualHead, build_head
+from product_mil.model.heads import PosteriorAttentionHead, ResidualHead, build_head
 from product_mil.model.packing import Packing
 from product_mil.model.small_cnn import SmallCNN
 from product_mil.train.trust import SHARES, TEMPERATURES, TRUST, fit_trust, make_trust_step
 
 ONE = TEMPERATURES.index(1.0)
+
+
+def shake_relevance(head: ResidualHead) -> None:
+    """Attention away from its start, the mean, where the head has any."""
+    if isinstance(head, PosteriorAttentionHead):
+        shape = head.relevance.kernel.shape
+        head.relevance.kernel[...] = jax.random.normal(jax.random.key(9), shape) / 10
 
 
 def nll_of(columns: list[list[float]]) -> np.ndarray:
@@ -42,14 +50,16 @@ def test_one_standard_error_by_hand() -> None:
     assert fit_trust(nll_of(rows), np.ones(100, bool))[1] == 0.25
 
 
-def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust() -> None:
+@pytest.mark.parametrize("pooling", ["residual", "posterior_attention"])
+def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust(pooling: str) -> None:
     rng = np.random.default_rng(1)
     s, n, p, d, k = 1, 6, 4, 8, 5
     head = build_head(
-        "residual", dim=d, classes=k, attention_heads=2, attention_dim=3, dropout_rate=0.5,
+        pooling, dim=d, classes=k, attention_heads=2, attention_dim=3, dropout_rate=0.5,
         position_embedding=False, count_embedding=False, rngs=nnx.Rngs(0),
     )  # fmt: skip
     assert isinstance(head, ResidualHead)
+    shake_relevance(head)
     head.correct.kernel[...] = jnp.asarray(rng.normal(size=(d, k)), jnp.float32)
     model = Classifier(SmallCNN(rngs=nnx.Rngs(0)), head)
     structure, parameters, statistics = split_model(model)
@@ -70,13 +80,15 @@ def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust() -> N
         np.testing.assert_allclose(nll[0, :3, number, ONE], wanted, rtol=1e-5)
 
 
-def test_trust_acts_by_number_of_images_and_in_prediction_only() -> None:
+@pytest.mark.parametrize("pooling", ["residual", "posterior_attention"])
+def test_trust_acts_by_number_of_images_and_in_prediction_only(pooling: str) -> None:
     rng = np.random.default_rng(2)
     head = build_head(
-        "residual", dim=8, classes=5, attention_heads=2, attention_dim=3, dropout_rate=0.0,
+        pooling, dim=8, classes=5, attention_heads=2, attention_dim=3, dropout_rate=0.0,
         position_embedding=False, count_embedding=False, rngs=nnx.Rngs(0),
     )  # fmt: skip
     assert isinstance(head, ResidualHead)
+    shake_relevance(head)
     head.correct.kernel[...] = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)
     segment = jnp.asarray([[0, 1, 1, 2]], jnp.int32)
     packing = Packing(segment, jnp.asarray([[0, 0, 1, 0]], jnp.int32), 2)

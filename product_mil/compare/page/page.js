@@ -20,6 +20,12 @@ const path = (id) => data.names[id] || [String(id)];
 const leaf = (id) => path(id)[path(id).length - 1];
 const percent = (p) => (p === null ? "" : (100 * p).toFixed(p >= 0.0995 || p < 0.0005 ? 0 : 1) + "\u00a0%");
 
+// "+3.1", "−0.4" with a proper minus, and no sign before a zero.
+function signed(value) {
+  const text = Math.abs(value).toFixed(1);
+  return (text === "0.0" ? "" : value > 0 ? "+" : "\u2212") + text;
+}
+
 function guessLine(parent, id, truth) {
   const right = String(id) === String(truth);
   parent.append(make("span", (right ? "✓ " : "") + leaf(id), right ? "right" : ""));
@@ -28,7 +34,7 @@ function guessLine(parent, id, truth) {
 
 function photos(card) {
   const list = make("ul", undefined, "photos");
-  const attention = card.runs[runs[0]].attention;
+  const { attention, adds, top } = card.runs[runs[0]];
   const guesses = alone ? card.runs[alone].alone : {};
   card.pictures.forEach((number, index) => {
     const figure = make("figure");
@@ -51,6 +57,9 @@ function photos(card) {
       bar.append(make("i"));
       bar.firstChild.style.width = 100 * attention[index] + "%";
       caption.append(bar, make("span", "attention " + percent(attention[index])), make("br"));
+    }
+    if (adds[index] !== undefined) {
+      caption.append(make("span", `${signed(adds[index])} for ${leaf(top[0][0])}`), make("br"));
     }
     if (guesses[index] !== undefined) {
       caption.append(make("span", "alone: "));

@@ -1,0 +1,30 @@
+"""The averaged rival of the joint heads: every image is classified by itself."""
+
+from typing import ClassVar
+
+import jax
+from flax import nnx
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from product_mil.model.heads.common import HeadOutput, classifier, dropout
+from product_mil.model.packing import Packing
+
+
+class ProbabilitiesHead(nnx.Module):
+    """The averaged rival: classify each image, then take the mean of the probabilities."""
+
+    trains_products: ClassVar[bool] = False
+    trains_images: ClassVar[bool] = True
+
+    def __init__(self, dim: int, classes: int, *, dropout_rate: float, rngs: nnx.Rngs):
+        self.dropout_rate = dropout_rate
+        self.classify = classifier(dim, classes, rngs)
+
+    def __call__(
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
+    ) -> HeadOutput:
+        """Product logits are the logarithm of the averaged probabilities."""
+        image_logits = self.classify(dropout(x, self.dropout_rate, key))  # S n k
+        log_probs = jax.nn.log_softmax(image_logits)
+        logits = packing.log_mean_exp(log_probs)  # S p k
+        return HeadOutput(logits, image_logits, packing.uniform_attention())
