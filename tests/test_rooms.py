@@ -16,6 +16,7 @@ RANKS = {
         "cache",
         "config",
         "errors",
+        "foreign",
         "limits",
         "predictions",
         "prediction_files",

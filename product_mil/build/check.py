@@ -8,6 +8,7 @@ from product_mil.config import Config
 from product_mil.data.index import named_files
 from product_mil.embed import backbone_stays_frozen
 from product_mil.errors import UserError
+from product_mil.foreign import CATEGORY_FILE, refuse_foreign
 from product_mil.head_init import NAMED
 from product_mil.limits import AUGMENT_LIMITS
 from product_mil.model.backbones import BACKBONES, BackboneSpec, backbone, blocks_of
@@ -24,8 +25,13 @@ def check_config(config: Config) -> list[str]:
                 named_files(spec)
         except UserError as error:
             found.append(f"config.data.{name}: {error}")
-    if config.data.categories and not Path(config.data.categories).is_file():
-        found.append(f"config.data.categories: {config.data.categories}: no such file")
+    if config.data.categories:
+        try:
+            refuse_foreign(Path(config.data.categories), CATEGORY_FILE)
+        except UserError as error:
+            found.append(f"config.data.categories: {error}")
+        if not Path(config.data.categories).exists():
+            found.append(f"config.data.categories: {config.data.categories}: no such file")
     weights = config.model.weights
     if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
         found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")

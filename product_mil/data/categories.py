@@ -13,6 +13,7 @@ from jaxtyping import Int32, Int64
 
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
+from product_mil.foreign import CATEGORY_FILE, refuse_foreign
 
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
 _MAX_LISTED_ERRORS = 10
@@ -61,6 +62,7 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     given, rows that are wrong are left out and told there instead.
     """
     path = Path(path)
+    refuse_foreign(path, CATEGORY_FILE)
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
