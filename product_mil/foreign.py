@@ -46,8 +46,8 @@ _GZIP = Kind("compressed by gzip", "gzip", _UNPACK)
 _BZIP2 = Kind("compressed by bzip2", "packed", _UNPACK)
 _TAR = Kind("a tar archive", "packed", _UNPACK)
 _ZEROS = Kind("nothing but zeros, as of a download that was never filled in", "none", _AGAIN)
-_EMPTY = Kind("empty", "none", _AGAIN)
-_UTF16 = Kind("text in UTF-16", "other", "save it as UTF-8")
+_EMPTY = Kind("empty", "empty", _AGAIN)
+_UTF16 = Kind("text in UTF-16", "utf-16", "save it as UTF-8")
 _RIFF = {b"WEBP": Kind("a WebP image", "image"), b"WAVE": Kind("sound (WAV)")}
 _BRANDS = {  # of ISO media files
     b"avif": Kind("an AVIF image", "image"),
@@ -108,7 +108,7 @@ class Wanted(NamedTuple):
 DUMP = Wanted("BSON dump of MongoDB", frozenset({"bson"}), "name a .bson file written by mongodump")
 CATEGORY_FILE = Wanted(
     "CSV file of categories",
-    frozenset({"table", "text"}),
+    frozenset({"table", "text", "utf-16", "empty"}),  # the reader says more of these
     "name the CSV whose columns are category_id,category_level1,category_level2,category_level3",
 )
 CLASS_FILE = CATEGORY_FILE._replace(

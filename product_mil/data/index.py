@@ -38,7 +38,7 @@ from product_mil.data.index_store import (
     later_duplicates,
     load_index,
 )
-from product_mil.data.names import named_files
+from product_mil.data.names import dump_files, named_files
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError, refuse_too_many_open_files
 from product_mil.foreign import DUMP, refuse_foreign
@@ -107,7 +107,7 @@ def open_catalogue(
     `spec` is a path, a glob (its matches are sorted), several of either joined by commas, or a
     sequence. Raises `UserError` where a file is missing, named twice or no MongoDB dump.
     """
-    paths = named_files(spec)
+    paths = dump_files(spec)
     _allow_open_files(len(paths))
     return _join(
         [

@@ -16,8 +16,7 @@ def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
     """The files that a path, a glob (sorted), or several with commas name.
 
     Whatever exists under a name as it is written is meant by it, be there commas, brackets or a
-    `~` in the name. Raises `UserError` where a file is missing, of another kind than BSON, or named
-    twice.
+    `~` in the name. Raises `UserError` where a file is missing, a directory, or named twice.
     """
     paths: list[Path] = []
     for item in [spec] if isinstance(spec, str | Path) else spec:
@@ -31,6 +30,15 @@ def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
     repeated = [path for path, times in Counter(map(Path.resolve, paths)).items() if times > 1]
     if repeated:
         raise UserError(f"{repeated[0]} is named more than once; name each file once")
+    return paths
+
+
+def dump_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files that are named, none of which is of another kind than BSON by its first bytes.
+
+    Raises `UserError` as `named_files` does, and where a file is of another kind.
+    """
+    paths = named_files(spec)
     for path in paths:
         refuse_foreign(path, DUMP)
     return paths

@@ -5,7 +5,7 @@ import bson
 import pytest
 
 from product_mil.data.index import open_catalogue
-from product_mil.data.names import named_files
+from product_mil.data.names import dump_files, named_files
 from product_mil.errors import UserError
 
 ODD = [
@@ -109,7 +109,7 @@ def test_patterns_that_fit_no_file(here: Path) -> None:
             named_files(spec)
     os.mkfifo(here / "pipe.bson")
     with pytest.raises(UserError, match=r"pipe\.bson is a pipe"):
-        named_files("p*.bson")
+        dump_files("p*.bson")
 
 
 def test_every_file_is_looked_at_before_the_first_is_read(here: Path) -> None:
