@@ -164,16 +164,20 @@ def _pictures(
 ) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for kind, _, image_start, image_stop in _elements(data, start, stop):
-        picture = None
+        picture, other = None, ""
         if kind == DOCUMENT:
             try:
-                for field_kind, name, value, _ in _elements(data, image_start, image_stop):
+                for field_kind, name, value, value_stop in _elements(data, image_start, image_stop):
                     if name == b"picture":
-                        picture = _binary(data, value) if field_kind == BINARY else None
+                        if field_kind == BINARY:
+                            picture, other = _binary(data, value), ""
+                        else:
+                            what = _described(data, field_kind, value, value_stop)
+                            picture, other = None, f": it is {what}"
             except _BrokenError:  # its neighbours are whole: only this image is lost
-                picture = None
+                picture, other = None, ""
         if picture is None:
-            faults.append((image_start, NO_PICTURE, len(found)))
+            faults.append((image_start, NO_PICTURE + other, len(found)))
             picture = image_start, 0
         found.append(picture)
     return found

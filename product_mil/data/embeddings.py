@@ -252,7 +252,8 @@ class EmbeddedSource:
         self._products, self._plan, self._store = products, plan, store
         self._num_steps = num_steps
         rows = used_images(products)
-        self._place = np.full(products.catalogue.num_images_total, -1, np.int64)
+        # Of each image, and of padding: row -1 is the last one.
+        self._place = np.full(products.catalogue.num_images_total + 1, -1, np.int64)
         self._place[rows] = store.find(_hashes(products.catalogue, rows))
 
     def __len__(self) -> int:
@@ -264,7 +265,7 @@ class EmbeddedSource:
     def __getitem__(self, step: int) -> Loaded:
         """Gather the batch of a step."""
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
-        places = np.where(image_rows >= 0, self._place[image_rows], -1)
+        places = self._place[image_rows]
         slots.segment[places < 0] = self._plan.product_slots
         embeddings = np.zeros((*places.shape, self._store.dim), np.float32)
         embeddings[places >= 0] = self._store.take(places[places >= 0])

@@ -149,6 +149,14 @@ def lost(catalogue: Catalogue) -> str | None:
     return " and ".join(parts) or None
 
 
+def first_fault(catalogue: Catalogue, kind: str) -> str | None:
+    """The first fault of a kind with its place, such as `a.bson, byte 17: ...`; None if none."""
+    found = ((path, fault) for path, fault in catalogue.faults if kind_of(fault.reason) == kind)
+    for path, fault in found:
+        return f"{path}, byte {fault.offset_bytes}: {fault.reason}"
+    return None
+
+
 def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path, Fault]]:
     """Products with more images than are used, or of an unknown category.
 

@@ -108,6 +108,18 @@ def test_unreadable_images_are_listed_and_become_padding(
     assert used.tolist() == [plan.product_slots] + [1] * (len(several["imgs"]) - 1)
 
 
+def test_products_without_any_image_are_padding_alone(
+    tmp_path: Path, store: EmbeddingStore
+) -> None:
+    path = tmp_path / "none.bson"
+    path.write_bytes(bson.encode({"_id": 1, "category_id": 2, "imgs": []}))
+    products = products_of(path)
+    plan = SequentialPlan(products.num_images, shards=2, image_slots=4)
+    loaded = EmbeddedSource(products, plan, store, num_steps=1)[0]
+    assert (loaded.batch.slots.segment == plan.product_slots).all()
+    assert sorted(loaded.positions.reshape(-1).tolist())[-1] == 0
+
+
 def test_identical_images_share_a_reason_only_where_it_is_their_own(
     tmp_path: Path, sample: SampleFiles, store: EmbeddingStore
 ) -> None:
