@@ -49,9 +49,9 @@ _ZEROS = Kind("nothing but zeros, as of a download that was never filled in", "n
 _EMPTY = Kind("empty", "empty", _AGAIN)
 _UTF16 = Kind("text in UTF-16", "utf-16", "save it as UTF-8")
 _RIFF = {b"WEBP": Kind("a WebP image", "image"), b"WAVE": Kind("sound (WAV)")}
+AVIF = Kind("an AVIF image", "image")
 _BRANDS = {  # of ISO media files
-    b"avif": Kind("an AVIF image", "image"),
-    b"avis": Kind("an AVIF image", "image"),
+    **dict.fromkeys((b"avif", b"avis"), AVIF),
     **dict.fromkeys(
         (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1"),
         Kind("an HEIC image", "image"),
@@ -209,7 +209,7 @@ def kind_of_bytes(head: bytes) -> Kind | None:  # noqa: PLR0911, one for each ki
         return Kind("a safetensors file", "safetensors")
     if _is_tar(head):
         return _TAR
-    if not _CONTROL.search(head):
+    if not _CONTROL.search(head) and len(head.decode(errors="ignore")) > 0.6 * len(head):
         return _text(head)
     if _WIDE.match(head):
         return _UTF16
@@ -241,8 +241,9 @@ def _media(head: bytes) -> Kind:
     stop = min(int.from_bytes(head[:4], "big"), 256)
     brands = [head[at : at + 4] for at in (8, *range(16, stop, 4))]
     known = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
-    avif = [kind for kind in known if "AVIF" in kind.name]
-    return (avif or known or [Kind("a video or another ISO media file")])[0]
+    if AVIF in known:
+        return AVIF
+    return known[0] if known else Kind("a video or another ISO media file")
 
 
 def _is_tar(head: bytes) -> bool:

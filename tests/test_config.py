@@ -305,5 +305,5 @@ def test_what_is_no_configuration_is_told(tmp_path: Path) -> None:
         load_config(str(tmp_path / "pipe.py"))
     with pytest.raises(UserError, match="is a directory, no Python file"):
         load_config(str(tmp_path))
-    with pytest.raises(UserError, match="cannot read x*: File name too long"):
+    with pytest.raises(UserError, match="File name too long"):
         load_config("x" * 300)
