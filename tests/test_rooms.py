@@ -18,6 +18,7 @@ RANKS = {
         "console",
         "errors",
         "files",
+        "foreign",
         "limits",
         "predictions",
         "prediction_files",

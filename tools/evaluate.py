@@ -116,7 +116,7 @@ def evaluate(
         run.model,
         run.log_prior,
     )
-    scores, unreadable = score_products(
+    scores, found = score_products(
         len(products),
         watched(
             run.batches(products, images_per_batch, pixels=views.views != "none"),
@@ -128,13 +128,14 @@ def evaluate(
     remarks = []
     if unknown:
         remarks.append(f"{unknown} products of unknown category: not scored")
+    unreadable = [fault for fault in found if not fault.is_remark]
     if unreadable:
         first = unreadable[0]
         remarks.append(
             f"{len(unreadable)} images could not be read, the first at byte {first.offset_bytes} "
             f"of {first.file} (product {first.product_id}): {first.reason}"
         )
-    faults.add(unreadable)
+    faults.add(found)
     catalogue = products.catalogue
     if unread := lost(catalogue):
         remarks.append(f"{unread}: not scored")

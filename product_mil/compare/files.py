@@ -17,6 +17,7 @@ from product_mil.compare.answers import Answers, Questions
 from product_mil.data.categories import Categories
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
+from product_mil.foreign import MATRIX, SUBMISSION, refuse_foreign
 from product_mil.prediction_files import matrix_files, read_predictions
 
 _ROWS = 4096  # of a matrix that are read at once
@@ -139,6 +140,7 @@ def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def _load(path: Path) -> np.ndarray:
+    refuse_foreign(path, MATRIX)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -147,6 +149,7 @@ def _load(path: Path) -> np.ndarray:
 
 def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
     """Product and category ids of a `_id,category_id` file, gz or not."""
+    refuse_foreign(path, SUBMISSION)
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
             header = next(csv.reader(file), [])
