@@ -20,7 +20,7 @@ def others(sample: SampleFiles, tmp_path: Path) -> Path:
     records = bson.decode_all(sample.train.read_bytes())
     made = []
     for number in range(10):
-        record = dict(records[number]) | {"_id": 10_000 + number}
+        record: dict[str, Any] = dict(records[number]) | {"_id": 10_000 + number}
         image = record["imgs"][0]["picture"]
         if number >= 3:  # the same picture, other bytes
             image = image[:2] + b"\xff\xfe\x00\x06mine" + image[2:]
