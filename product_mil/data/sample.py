@@ -154,10 +154,12 @@ def _write_whole(directory: Path, seed: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_sample(directory: Path, *, seed: int, num_products: int = 2000) -> SampleFiles:
+def write_sample(
+    directory: Path, *, seed: int, num_products: int = 2000, first_id: int = 0
+) -> SampleFiles:
     """Write train.bson and category_names.csv into an existing directory.
 
-    The same arguments give the same bytes.
+    The same arguments give the same bytes. Product ids are greater than `first_id`.
     """
     files = SampleFiles(directory / "train.bson", directory / "category_names.csv")
     with files.categories.open("w", newline="", encoding="utf-8") as stream:
@@ -174,7 +176,7 @@ def write_sample(directory: Path, *, seed: int, num_products: int = 2000) -> Sam
             own_rng = np.random.default_rng([seed, int(product_id)])
             pictures = take_pictures(CATEGORIES[row], int(count), studio, own_rng)
             record = {
-                "_id": int(product_id),
+                "_id": first_id + int(product_id),
                 "category_id": CATEGORY_IDS[row],
                 "imgs": [{"picture": picture} for picture in pictures],
             }
