@@ -1,4 +1,4 @@
-"""Draw a catalogue like the embedded sample, with products of its own, for tests and demonstrations.
+"""Draw a catalogue like the embedded sample, of other products: for tests and demonstrations.
 
     python tools/draw_sample.py --output drawn [--seed 1] [--products 1000]
 
