@@ -105,7 +105,9 @@ def _named(items: Sequence[str], flag: str) -> Variants:
     found: Variants = {}
     for item in items:
         name, equals, value = item.partition("=")
-        paths = [Path(part).expanduser() for part in value.split(",") if part]
+        # A path may hold commas itself.
+        parts = [value] if user_path(value).exists() else value.split(",")
+        paths = [user_path(part) for part in parts if part]
         if not equals or not name or not paths:
             raise UserError(f"{flag} {item}: expected name=PATH")
         if "/" in name or "_minus_" in name:

@@ -18,7 +18,7 @@ from product_mil.data.categories import Categories
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
 from product_mil.foreign import MATRIX, SUBMISSION, refuse_foreign
-from product_mil.prediction_files import matrix_files, read_predictions
+from product_mil.prediction_files import matrix_files, read_description, read_predictions
 
 _ROWS = 4096  # of a matrix that are read at once
 _COLUMNS = (
@@ -107,11 +107,8 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
         raise UserError(
             f"{matrix_path} is {matrix.shape}, but has {len(ids)} ids and {len(columns)} categories"
         )
-    try:
-        about = json.loads(about_path.read_text(encoding="utf-8"))
-        categories = Categories.from_json(json.dumps(about["categories"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {about_path}: {error}") from None
+    about = read_description(about_path)
+    categories = Categories.from_json(json.dumps(about["categories"]))
     category = _labels(ids, truth)
     label = categories.class_of(category)
     parts = list(_blocks(matrix, label))
