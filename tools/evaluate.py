@@ -98,11 +98,13 @@ def evaluate(
     Raises:
         UserError: files that cannot be read, or without a product of the run's categories.
     """
+    from product_mil.build.lacking import refuse_other_categories
     from product_mil.predict import watched
     from product_mil.train.evaluate import metrics_of, score_products
     from product_mil.train.step import make_eval_step
 
     products = run.products(spec)
+    refuse_other_categories(products.catalogue)
     unknown = int((products.labels < 0).sum())
     if unknown == len(products):
         raise UserError(
