@@ -11,10 +11,14 @@ import argparse
 import datetime
 import os
 import platform
+import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
+from typing import Any
 
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["KERAS_BACKEND"] = "jax"
 
 import jax
@@ -27,11 +31,13 @@ from jax import lax
 from product_mil.model.backbones import backbone
 from product_mil.model.convolutions import depthwise_conv, depthwise_conv_lax
 from product_mil.train.runtime import keep_freed_memory
+from tests.model import keras_lite0
 
 Case = tuple[str, str, Callable, tuple]  # what is done, by whom, function, arguments
 
 KERAS_NETS = {
     "convnext_tiny": "ConvNeXtTiny",
+    "efficientnet_lite0": "",  # tests/model/keras_lite0.py
     "efficientnet_v2_s": "EfficientNetV2S",
     "inception_resnet_v2": "InceptionResNetV2",
     "inception_v3": "InceptionV3",
@@ -39,7 +45,7 @@ KERAS_NETS = {
     "resnet50_v2": "ResNet50V2",
     "xception": "Xception",
 }
-# Depthwise layers of MobileNetV2, Xception and ConvNeXt-Tiny at 180 px: height and width,
+# Depthwise layers of the mobile nets, Xception and ConvNeXt-Tiny at 180 px: height and width,
 # channels, kernel size, stride.
 LAYERS = [
     (90, 32, 3, 1),
@@ -50,6 +56,8 @@ LAYERS = [
     (87, 128, 3, 1),
     (22, 728, 3, 1),
     (11, 728, 3, 1),
+    (45, 144, 5, 2),
+    (12, 672, 5, 1),
     (45, 96, 7, 1),
     (11, 384, 7, 1),
 ]
@@ -77,14 +85,21 @@ def _squares(function: Callable) -> Callable:
     return lambda *arguments: jnp.square(function(*arguments)).mean()
 
 
+def keras_net(name: str, size_px: int) -> Any:
+    """Keras' net without a top, its weights random."""
+    if name == "efficientnet_lite0":
+        return keras_lite0.build(keras)
+    make = getattr(keras.applications, KERAS_NETS[name])
+    shape = (size_px, size_px, 3)
+    return make(input_shape=shape, weights=None, include_top=False, pooling="avg")
+
+
 def net_cases(name: str, batch: int, size_px: int) -> Iterator[Case]:
     pixels = np.random.default_rng(0).integers(0, 256, (batch, size_px, size_px, 3), np.uint8)
     graph, parameters, statistics = nnx.split(
         backbone(name).build(rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat
     )
-    net = getattr(keras.applications, KERAS_NETS[name])(
-        input_shape=(size_px, size_px, 3), weights=None, include_top=False, pooling="avg"
-    )
+    net = keras_net(name, size_px)
     for layer in net.layers:
         if isinstance(layer, keras.layers.Dropout):  # stochastic depth; ours is off without a key
             layer.rate = 0.0

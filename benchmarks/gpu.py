@@ -49,7 +49,7 @@ BOXES_S = {  # rivals, flags and batches: each program
 }  # fmt: skip
 NETS = (
     "inception_v3",
-    "xception,mobilenet_v2",
+    "xception,mobilenet_v2,efficientnet_lite0",
     "resnet50_v2,efficientnet_v2_s,convnext_tiny,inception_resnet_v2",
 )
 BATCHES = (1024, 256)

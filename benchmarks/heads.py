@@ -1,8 +1,8 @@
 """Which head? Trains each pooling on each set, and prints how well it does on products apart.
 
-python benchmarks/heads.py --weights mobilenet_v2.h5 --workdir heads \
+python benchmarks/heads.py --workdir heads \
     --set NAME TRAIN VALID CATEGORIES TEST [--set ...] [--seeds 0,1,2] [--poolings residual,...]
-    [--config configs/joint.py:laptop] [--net mobilenet_v2]
+    [--config configs/joint.py:frozen] [--net mobilenet_v2 --weights mobilenet_v2.h5]
     [--steps 500,2000,8000] [--max_products 300,0]
 
 The backbone stays frozen. `geometric` is the residual run without its correction: the geometric
@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
-from measure import machine, sets_parser, table_of
+from measure import machine, sets_parser, table_of, with_net
 
 from product_mil.compare.statistics import (
     Draws,
@@ -160,12 +160,7 @@ def config_of(
     data = dataclasses.replace(
         base.data, train=train, valid=valid, categories=categories, max_products=max_products
     )
-    model = dataclasses.replace(
-        base.model,
-        pooling=pooling,
-        weights=arguments.weights,
-        backbone=arguments.net or base.model.backbone,
-    )
+    model = dataclasses.replace(with_net(base.model, arguments), pooling=pooling)
     head = dataclasses.replace(base.head, steps=steps)
     return dataclasses.replace(base, data=data, model=model, head=head)
 
@@ -181,8 +176,7 @@ def integers(text: str) -> list[int]:
 
 def main() -> None:
     parser = sets_parser(files=4)
-    parser.add_argument("--config", default=f"{ROOT / 'configs/joint.py'}:laptop")
-    parser.add_argument("--net", help="backbone; default: the configuration's")
+    parser.add_argument("--config", default=f"{ROOT / 'configs/joint.py'}:frozen")
     parser.add_argument("--poolings", default=POOLINGS)
     parser.add_argument("--steps", default="2000", help="lengths of the stage to compare")
     parser.add_argument("--max_products", default="0", help="sizes to compare; 0: all of TRAIN")

@@ -3,8 +3,9 @@
     python benchmarks/parity_torch.py [--backbones convnext_tiny,inception_v3] [--sizes_px 180,299]
 
 Needs torch, timm and torchvision, which nothing else here uses. Every weight is random, saved as
-`.safetensors` under PyTorch's own names and read as a user's file is; printed is the largest
-difference of logits over the largest logit. Both sides see the pixels as ours
+`.safetensors` under PyTorch's own names and read as a user's file is; those of `packaged` are the
+package's own, which timm gets in the order of its tensors from torch's reader. Printed is the
+largest difference of logits over the largest logit. Both sides see the pixels as ours
 scales them, and averages that leave the border out, as TensorFlow's do.
 """
 
@@ -18,6 +19,7 @@ import numpy as np
 from flax import nnx
 
 from product_mil.model.backbones import backbone
+from product_mil.model.published import published_file
 from product_mil.model.weights import load_weights
 
 try:
@@ -30,6 +32,7 @@ except ImportError as error:
 
 NETS = {  # the same architecture elsewhere
     "convnext_tiny": ("timm convnext_tiny", "torchvision convnext_tiny"),
+    "efficientnet_lite0": ("timm tf_efficientnet_lite0", "packaged tf_efficientnet_lite0"),
     "efficientnet_v2_s": ("timm tf_efficientnetv2_s",),
     "inception_resnet_v2": ("timm inception_resnet_v2",),
     "inception_v3": ("timm inception_v3", "torchvision inception_v3"),
@@ -37,8 +40,14 @@ NETS = {  # the same architecture elsewhere
 
 
 def build(name: str) -> Any:
-    """PyTorch's net in inference mode, every weight random and no layer exploding."""
+    """PyTorch's net in inference mode, weights random (no layer exploding) or the package's."""
     library, model = name.split()
+    if library == "packaged":
+        path = published_file(backbone("efficientnet_lite0"), with_top=True)
+        net = timm.create_model(model, pretrained=False)
+        tensors = torch.load(path, weights_only=True).values()
+        net.load_state_dict(dict(zip(net.state_dict(), tensors, strict=True)))
+        return net.eval()
     if library == "timm":
         net = timm.create_model(model, pretrained=False)
     else:
@@ -64,10 +73,12 @@ AVERAGE = torch.nn.functional.avg_pool2d
 def compare(name: str, other: str, size_px: int) -> str:
     theirs, spec = build(other), backbone(name)
     with tempfile.TemporaryDirectory() as directory:
-        path = Path(directory) / "model.safetensors"
-        save_file(theirs.state_dict(), path)
+        source = "imagenet"
+        if not other.startswith("packaged"):
+            source = str(Path(directory) / "model.safetensors")
+            save_file(theirs.state_dict(), source)
         ours = spec.build(rngs=nnx.Rngs(0))
-        loaded = load_weights(ours, spec, str(path))
+        loaded = load_weights(ours, spec, source)
     graph, state = nnx.split(ours)
     random = np.random.default_rng(0)
     coarse = random.integers(0, 200, (2, 5, 5, 3)).repeat(-(-size_px // 5), 1)

