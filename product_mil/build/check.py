@@ -40,6 +40,11 @@ def check_config(config: Config) -> list[str]:
                 f"config.model.head_init={head_init}: needs the ImageNet top of "
                 "config.model.weights=imagenet or of a file"
             )
+        if config.model.layer_norm:
+            found.append(
+                f"config.model.head_init={head_init}: the ImageNet top reads embeddings as they "
+                "are; set config.model.layer_norm=false"
+            )
     try:
         spec = backbone(config.model.backbone)
     except UserError as error:
