@@ -1,7 +1,7 @@
 r"""What augmentation costs and brings: the tables of docs/augmentation.md.
 
     python benchmarks/augmentation.py speed [--backbones small_cnn,mobilenet_v2] [--repeats 7]
-    python benchmarks/augmentation.py gain --weights mobilenet_v2.h5 --workdir DIR \
+    python benchmarks/augmentation.py gain --workdir DIR \
         --set TRAIN VALID CATEGORIES [--seeds 0,1,2] [--epochs 15] [--image_size_px 96] \
         [--variants none,flip,all] [--max_products 0]
 
@@ -9,7 +9,7 @@ r"""What augmentation costs and brings: the tables of docs/augmentation.md.
 and the changes alone, in one warp as they are made and in a warp each. The cases are interleaved,
 and the clock is CPU time of this process, which other jobs on the machine hardly disturb.
 
-`gain` trains the joint head on a frozen backbone, as configs/joint.py:laptop, with and without, for
+`gain` trains the joint head on a frozen backbone, as configs/joint.py:frozen, with and without, for
 equally many steps, and prints top-1 of the validation products. Finished runs in --workdir are not
 trained again.
 """
@@ -27,6 +27,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from measure import add_net, with_net
 from training import training
 
 from product_mil.batch import PackedBatch, Slots
@@ -36,7 +37,7 @@ from product_mil.train.augment import Ranges, augment
 from product_mil.train.log import RunLog
 from product_mil.train.runtime import configure_jax
 
-LAPTOP = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":laptop"
+FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
 IMAGES, SIZE_PX, CLASSES = 32, 180, 81
 EVERYTHING = AugmentConfig(
     flip=0.5, rotation_deg=15.0, shear_deg=8.0, translation=0.08, scale=0.15, crop=0.15
@@ -120,7 +121,7 @@ def speed(arguments: argparse.Namespace) -> None:
 
 
 def gain(arguments: argparse.Namespace) -> None:
-    laptop = load_config(LAPTOP)
+    frozen = load_config(FROZEN)
     train, valid, categories = arguments.set
     lines = [
         "| augmentation | seeds | top-1 | standard error of seeds | nll |\n|---|---|---|---|---|"
@@ -129,7 +130,7 @@ def gain(arguments: argparse.Namespace) -> None:
         found = []
         for seed in map(int, arguments.seeds.split(",")):
             config = dataclasses.replace(
-                laptop,
+                frozen,
                 seed=seed,
                 augment=VARIANTS[name],
                 data=DataConfig(
@@ -139,8 +140,8 @@ def gain(arguments: argparse.Namespace) -> None:
                     max_products=arguments.max_products,
                     image_size_px=arguments.image_size_px,
                 ),
-                model=dataclasses.replace(laptop.model, weights=arguments.weights),
-                head=dataclasses.replace(laptop.head, epochs=arguments.epochs),
+                model=with_net(frozen.model, arguments),
+                head=dataclasses.replace(frozen.head, epochs=arguments.epochs),
             )
             workdir = arguments.workdir / f"{name}-{seed}"
             run(config, workdir)
@@ -161,7 +162,7 @@ def main() -> None:
     command.add_argument("--backbones", default="small_cnn,mobilenet_v2")
     command.add_argument("--repeats", type=int, default=7)
     command = commands.add_parser("gain")
-    command.add_argument("--weights", required=True)
+    add_net(command)
     command.add_argument("--workdir", type=Path, required=True)
     command.add_argument("--set", nargs=3, required=True, metavar=("TRAIN", "VALID", "CATEGORIES"))
     command.add_argument("--seeds", default="0,1,2")

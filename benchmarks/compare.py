@@ -63,8 +63,8 @@ def draw(path: Path, products: int, classes: int, accuracy: float, seed: int) ->
             )
         )
     writer.close()
-    for made, final in writer.drafts:
-        made.replace(final)
+    for draft in writer.drafts:
+        draft.publish()
 
 
 def main() -> None:

@@ -1,9 +1,9 @@
 """What the embedding cache saves in a stage with a frozen backbone, and that it changes nothing.
 
     python benchmarks/embedding_cache.py --data train.bson --valid val.bson \
-        --categories category_names.csv --weights mobilenet_v2.h5 [--epochs 10]
+        --categories category_names.csv [--epochs 10]
 
-Trains the head stage of configs/joint.py:laptop twice in one process, without and with a cache
+Trains the head stage of configs/joint.py:frozen twice in one process, without and with a cache
 (which starts empty, so that filling it counts), and prints the ratio of the times, all in and for
 an epoch, and the largest difference between the validation likelihoods of the two runs.
 """
@@ -19,6 +19,7 @@ from datetime import date
 from pathlib import Path
 
 import jax
+from measure import add_net, with_net
 
 from product_mil.config import Config, load_config
 from product_mil.run import run
@@ -43,19 +44,19 @@ def main() -> None:
     parser.add_argument("--data", required=True)
     parser.add_argument("--valid", required=True)
     parser.add_argument("--categories", required=True)
-    parser.add_argument("--weights", required=True)
+    add_net(parser)
     parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
-    laptop = load_config(str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":laptop")
+    frozen = load_config(str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen")
     data = dataclasses.replace(
-        laptop.data,
+        frozen.data,
         train=arguments.data,
         valid=arguments.valid,
         categories=arguments.categories,
     )
-    model = dataclasses.replace(laptop.model, weights=arguments.weights)
-    head = dataclasses.replace(laptop.head, epochs=arguments.epochs, patience_evaluations=0)
-    config = dataclasses.replace(laptop, data=data, model=model, head=head)
+    model = with_net(frozen.model, arguments)
+    head = dataclasses.replace(frozen.head, epochs=arguments.epochs, patience_evaluations=0)
+    config = dataclasses.replace(frozen, data=data, model=model, head=head)
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
         os.environ["PRODUCT_MIL_CACHE"] = str(root / "cache")

@@ -1,11 +1,11 @@
 """What helps rare classes? Trains on a long-tailed part of labelled data, prints test accuracies.
 
-python benchmarks/imbalance.py --weights mobilenet_v2.h5 --workdir imbalance \
+python benchmarks/imbalance.py --workdir imbalance \
     --set NAME TRAIN CATEGORIES TEST [--set ...] [--seeds 0,1,2] [--ratio 30] [--steps 1000]
 
 The classes, in an order drawn by the seed, keep exponentially fewer products, from all down to 1 in
 `ratio` (at least one): the long tail of Cui et al. 2019. Every way trains on the same products with
-configs/joint.py:laptop; the test part stays as it is. Finished runs are not trained again.
+configs/joint.py:frozen; the test part stays as it is. Finished runs are not trained again.
 """
 
 import dataclasses
@@ -18,7 +18,7 @@ from pathlib import Path
 import bson
 import jax
 import numpy as np
-from measure import sets_parser
+from measure import sets_parser, with_net
 
 from product_mil.config import Config, load_config
 from product_mil.run import run
@@ -27,7 +27,7 @@ from product_mil.train.runtime import configure_jax
 from product_mil.train.step import make_eval_step
 from product_mil.trained import TrainedRun, open_run
 
-LAPTOP = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":laptop"
+FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
 RARE_PRODUCTS = 3  # a class with at most so many training products is rare
 # balance_power in the plan, tau in the loss, tau afterwards
 WAYS = {
@@ -73,11 +73,11 @@ def measured(trained: TrainedRun, test: str, tau: float) -> list[float]:
     return [float(correct.mean()), *(mean_class_accuracy(correct[p], label[p]) for p in parts)]
 
 
-def configured(laptop: Config, way: tuple[float, float, float], steps: int) -> Config:
+def configured(frozen: Config, way: tuple[float, float, float], steps: int) -> Config:
     """Early epochs suffice on the small part; every way takes the same number of steps."""
-    data = dataclasses.replace(laptop.data, balance_power=way[0])
-    head = dataclasses.replace(laptop.head, logit_adjustment=way[1], steps=steps)
-    return dataclasses.replace(laptop, data=data, head=head)
+    data = dataclasses.replace(frozen.data, balance_power=way[0])
+    head = dataclasses.replace(frozen.head, logit_adjustment=way[1], steps=steps)
+    return dataclasses.replace(frozen, data=data, head=head)
 
 
 def main() -> None:
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=1000)
     arguments = parser.parse_args()
     configure_jax()
-    laptop = load_config(LAPTOP)
+    frozen = load_config(FROZEN)
     found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     sizes: dict[str, list[str]] = defaultdict(list)
     arguments.workdir.mkdir(parents=True, exist_ok=True)
@@ -96,11 +96,11 @@ def main() -> None:
             if not tail.exists():
                 long_tailed(train, tail, arguments.ratio, seed)
             for way, settings in WAYS.items():
-                config = configured(laptop, settings, arguments.steps)
+                config = configured(frozen, settings, arguments.steps)
                 data = dataclasses.replace(
                     config.data, train=str(tail), valid=test, categories=categories
                 )
-                model = dataclasses.replace(config.model, weights=arguments.weights)
+                model = with_net(config.model, arguments)
                 config = dataclasses.replace(config, data=data, model=model, seed=seed)
                 workdir = arguments.workdir / f"{name}-{seed}-{settings[0]}-{settings[1]}"
                 run(config, workdir)

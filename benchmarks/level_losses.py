@@ -1,9 +1,9 @@
 """What do losses at the levels of the tree bring? Trains with and without, prints test metrics.
 
-python benchmarks/level_losses.py --weights mobilenet_v2.h5 --workdir levels \
+python benchmarks/level_losses.py --workdir levels \
     --set NAME TRAIN CATEGORIES TEST [--set ...] [--seeds 0,1,2]
 
-Every way trains configs/joint.py:laptop on the same products with other weights of `level1_loss`
+Every way trains configs/joint.py:frozen on the same products with other weights of `level1_loss`
 and `level2_loss`; the residual head's trust is fitted on the test part itself, in every way alike.
 Finished runs are not trained again.
 """
@@ -18,7 +18,7 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from measure import sets_parser
+from measure import sets_parser, with_net
 
 from product_mil.config import load_config
 from product_mil.predict import predict_products
@@ -28,7 +28,7 @@ from product_mil.train.runtime import configure_jax
 from product_mil.train.step import make_predict_step
 from product_mil.trained import TrainedRun, open_run
 
-LAPTOP = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":laptop"
+FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
 # weights of the losses at levels 1 and 2, beside 1 at level 3
 WAYS = {
     "none": (0.0, 0.0),
@@ -84,17 +84,17 @@ def main() -> None:
     parser = sets_parser(files=3)
     arguments = parser.parse_args()
     configure_jax()
-    laptop = load_config(LAPTOP)
+    frozen = load_config(FROZEN)
     found: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
     for name, train, categories, test in arguments.set:
-        data = dataclasses.replace(laptop.data, train=train, valid=test, categories=categories)
-        model = dataclasses.replace(laptop.model, weights=arguments.weights)
+        data = dataclasses.replace(frozen.data, train=train, valid=test, categories=categories)
+        model = with_net(frozen.model, arguments)
         for seed in map(int, arguments.seeds.split(",")):
             for way, (level1, level2) in WAYS.items():
-                head = dataclasses.replace(laptop.head, level1_loss=level1, level2_loss=level2)
+                head = dataclasses.replace(frozen.head, level1_loss=level1, level2_loss=level2)
                 workdir = arguments.workdir / f"{name}-{seed}-{level1}-{level2}"
                 run(
-                    dataclasses.replace(laptop, data=data, model=model, head=head, seed=seed),
+                    dataclasses.replace(frozen, data=data, model=model, head=head, seed=seed),
                     workdir,
                 )
                 found[name, way].append(measured(open_run(workdir), test))

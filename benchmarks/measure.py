@@ -1,6 +1,7 @@
 """What the benchmarks share: rivals timed in turns, the machine in a line, ratios in a file."""
 
 import argparse
+import dataclasses
 import datetime
 import json
 import os
@@ -22,11 +23,23 @@ class Best(NamedTuple):
 def sets_parser(files: int) -> argparse.ArgumentParser:
     """For those that train on data sets of one's own: a name and so many files each."""
     found = argparse.ArgumentParser()
-    found.add_argument("--weights", required=True)
+    add_net(found)
     found.add_argument("--workdir", type=Path, required=True)
     found.add_argument("--set", nargs=1 + files, action="append", required=True)
     found.add_argument("--seeds", default="0,1,2")
     return found
+
+
+def add_net(parser: argparse.ArgumentParser) -> None:
+    """Flags that put another backbone into a configuration."""
+    parser.add_argument("--net", help="backbone; default: the configuration's")
+    parser.add_argument("--weights", default="imagenet", help="or a file of that net's weights")
+
+
+def with_net(model: Any, arguments: argparse.Namespace) -> Any:
+    """The `ModelConfig` of a configuration with the backbone that `--net` and `--weights` name."""
+    net = arguments.net or model.backbone
+    return dataclasses.replace(model, backbone=net, weights=arguments.weights)
 
 
 def in_turns(cases: Mapping[str, Callable[[], Any]], rounds: int) -> dict[str, Best]:

@@ -1,6 +1,6 @@
 """The rival of configs/joint.py: classify each photo, then average the probabilities.
 
-    python -m product_mil.main --config=configs/averaged.py [:laptop, :cdiscount or :smoke]
+    python -m product_mil.main --config=configs/averaged.py[:ARGUMENT, as of configs/joint.py]
 
 It differs from the joint run in one field, so that a comparison of the two is fair.
 """

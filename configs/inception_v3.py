@@ -56,7 +56,7 @@ def two_stages(backbone: str, unlock_from: str) -> dict[str, Config]:
 
 
 def _joint(config: Config) -> Config:
-    model = dataclasses.replace(config.model, pooling="residual")
+    model = dataclasses.replace(config.model, pooling="posterior_attention")
     return dataclasses.replace(config, name=f"{config.name}-joint", model=model)
 
 

@@ -16,7 +16,8 @@ from scipy.sparse import csr_array
 
 from product_mil.compare.rules import TEMPERATURE_PRODUCTS, fit_temperature
 from product_mil.data.categories import Categories
-from product_mil.predictions import PredictionBlock, draft_of, open_stream
+from product_mil.files import Draft, Kind, csv_with_header
+from product_mil.predictions import PredictionBlock
 
 HEADER = (
     "_id",
@@ -27,6 +28,7 @@ HEADER = (
     "category_level3",
     "probability",
 )
+LEVELS = Kind("a list of categories by level", (".csv",), csv_with_header(HEADER))
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -169,11 +171,12 @@ class BackOffWriter:
     """A row a product: the level, the node's id (of a category) and names, its probability."""
 
     def __init__(self, path: Path, back_off: BackOff) -> None:
-        """Raises `UserError` where the file cannot be made."""
-        self.drafts = [(draft_of(path), path)]
+        """Raises `OSError` where the file cannot be made."""
+        draft = Draft(path, LEVELS)
+        self.drafts = [draft]
         self.counts = LevelCounts()
         self._back_off = back_off
-        self._file = open_stream(draft_of(path))
+        self._file = draft.file
         self._file.write((",".join(HEADER) + "\n").encode())
         self._names = _node_names(back_off.categories)
 
@@ -193,8 +196,7 @@ class BackOffWriter:
         self._file.write(text.getvalue().encode())
 
     def close(self) -> None:
-        """Finish the file."""
-        self._file.close()
+        """Nothing is left to write."""
 
 
 def _node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:

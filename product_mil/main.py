@@ -6,7 +6,8 @@ from pathlib import Path
 from absl import app, flags
 
 from product_mil.config import Config, load_config, override, refuse
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.console import command
+from product_mil.errors import UserError
 from product_mil.limits import problems
 
 _CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")
@@ -30,7 +31,7 @@ def parse_arguments(argv: list[str]) -> list[str]:
 
 def main(argv: list[str]) -> None:
     """Build the configuration, refuse it if wrong, run it."""
-    with exit_on_user_error():
+    with command():
         errors: list[str] = []
         assignments: list[tuple[str, str]] = []
         for arg in argv[1:]:
@@ -56,14 +57,10 @@ def main(argv: list[str]) -> None:
         run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
 
 
+@command()
 def console() -> None:
     """Run with absl's flags; errors of use are one line."""
-
-    def parse(argv: list[str]) -> list[str]:
-        with exit_on_user_error():
-            return parse_arguments(argv)
-
-    app.run(main, argv=sys.argv, flags_parser=parse)
+    app.run(main, argv=sys.argv, flags_parser=parse_arguments)
 
 
 if __name__ == "__main__":

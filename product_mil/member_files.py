@@ -1,6 +1,7 @@
 """Prediction files as members of an ensemble: brought to one order of products and of classes."""
 
 import csv
+import io
 import json
 import os
 from collections.abc import Iterator, Sequence
@@ -12,11 +13,14 @@ from jaxtyping import Float32, Int64
 
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.errors import UserError
+from product_mil.files import Kind, csv_with_header, write_text
 from product_mil.parquet_member import ParquetMember, ProductFacts
 from product_mil.prediction_files import matrix_files
 from product_mil.predictions import places_of
 
 MISSING_SUFFIX = ".missing.csv"
+MISSING_COLUMNS = ("member", "missing", "id")
+MISSING = Kind("a list of missing ids", (".csv",), csv_with_header(MISSING_COLUMNS))
 BLOCK_BYTES = 32_000_000  # of all members' probabilities together
 _MAX_BLOCK_ROWS = 4096
 _NAMED = 5  # of the missing ids, in the error itself
@@ -192,11 +196,12 @@ def refuse_missing(
     ]
     where = ""
     if any(len(lost) > _NAMED for lost in missing.values()):
-        with listing.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file)
-            rows.writerow(["member", "missing", "id"])
-            for name, lost in missing.items():
-                rows.writerows([name, what, number] for number in lost.tolist())
+        text = io.StringIO(newline="")
+        rows = csv.writer(text)
+        rows.writerow(MISSING_COLUMNS)
+        for name, lost in missing.items():
+            rows.writerows([name, what, number] for number in lost.tolist())
+        write_text(listing, text.getvalue(), MISSING)
         where = f"; {listing} lists them all"
     raise UserError(
         f"{'; '.join(parts)}{where}: members answer for the same {what}; leave that one out, or "

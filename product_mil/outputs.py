@@ -6,28 +6,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from product_mil.data.categories import Categories
+from product_mil.data.index import named_files
 from product_mil.errors import UserError
-from product_mil.prediction_files import MatrixWriter, ParquetWriter, SubmissionWriter, matrix_files
-from product_mil.predictions import Writer, check_output
+from product_mil.files import Kind, beside, check_output, user_path
+from product_mil.prediction_files import (
+    SUBMISSION,
+    TOP_CLASSES,
+    MatrixWriter,
+    ParquetWriter,
+    SubmissionWriter,
+    matrix_files,
+    matrix_kind,
+)
+from product_mil.predictions import Writer
 
 if TYPE_CHECKING:
     from product_mil.backoff import BackOff
 
 LEVELS_SUFFIX = ".levels.csv"
+_FILE_ENDINGS = (".csv", ".gz", ".h5", ".npz", ".parquet", ".zip")
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
     """`--output`, `--probabilities`, `--topk`, `--all_probabilities`, `--min_confidence`."""
-    parser.add_argument("--output", type=Path, required=True, help="submission .csv or .csv.gz")
+    parser.add_argument(
+        "--output", type=user_path, required=True, help="submission .csv or .csv.gz"
+    )
     parser.add_argument(
         "--probabilities",
-        type=Path,
+        type=user_path,
         help="also write top classes and attention to this Parquet file",
     )
     parser.add_argument("--topk", type=int, default=10, help="classes kept there (default 10)")
     parser.add_argument(
         "--all_probabilities",
-        type=Path,
+        type=user_path,
         help="also write the full matrix, with its ids, to this directory (or .npy file)",
     )
     parser.add_argument(
@@ -40,22 +53,33 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
 
 def levels_path(args: argparse.Namespace) -> Path:
     """Where predictions that back off are written."""
-    return args.output.with_name(args.output.name + LEVELS_SUFFIX)
+    return beside(args.output, LEVELS_SUFFIX)
 
 
-def output_files(args: argparse.Namespace) -> list[Path]:
-    """Every file that the flags ask for."""
-    found = [args.output]
+def output_files(args: argparse.Namespace) -> dict[Path, Kind]:
+    """Every file that the flags ask for, with its kind.
+
+    Raises:
+        UserError: two outputs have one name.
+    """
+    from product_mil.backoff import LEVELS
+
+    found = [(args.output, SUBMISSION)]
     if args.probabilities:
-        found.append(args.probabilities)
+        found.append((args.probabilities, TOP_CLASSES))
     if args.all_probabilities:
-        found += matrix_files(args.all_probabilities)
+        kind = matrix_kind(args.all_probabilities)
+        found += [(path, kind) for path in matrix_files(args.all_probabilities)]
     if args.min_confidence is not None:
-        found.append(levels_path(args))
-    return found
+        found.append((levels_path(args), LEVELS))
+    places = [path.resolve() for path, _ in found]
+    for (path, _), place in zip(found, places, strict=True):
+        if places.count(place) > 1:
+            raise UserError(f"{path} is named for two outputs; give each its own name")
+    return dict(found)
 
 
-def check_outputs(args: argparse.Namespace, more: list[Path]) -> None:
+def check_outputs(args: argparse.Namespace, more: Mapping[Path, Kind]) -> None:
     """Refuse flags and places that cannot work, before anything is read.
 
     `more` are files that the tool writes besides.
@@ -67,29 +91,25 @@ def check_outputs(args: argparse.Namespace, more: list[Path]) -> None:
         raise UserError(f"--topk={args.topk}: must be at least 1")
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min_confidence={args.min_confidence}: must be from 0 to 1")
-    if args.output.suffix in (".parquet", ".npy"):
-        raise UserError(f"--output {args.output}: a submission is CSV, .csv or .csv.gz")
-    outputs, directory = [*output_files(args), *more], args.all_probabilities
-    to_check = set(outputs)
-    if directory and directory.suffix != ".npy":
-        check_output(directory, directory=True)
-        if not directory.exists():
-            to_check -= set(matrix_files(directory))
-    for path in to_check:
-        check_output(path)
-    resolved = [path.resolve() for path in outputs]
-    for path, place in zip(outputs, resolved, strict=True):
-        if resolved.count(place) > 1:
-            raise UserError(f"{path} is named for two outputs; give each its own name")
+    refuse_data([*output_files(args), *more], args.data)
+    matrix = args.all_probabilities
+    inside = set(matrix_files(matrix)) if matrix and matrix.suffix != ".npy" else set()
+    for path, kind in {**output_files(args), **more}.items():
+        if path not in inside:
+            check_output(path, kind)
+    if inside:
+        if matrix.suffix.lower() in _FILE_ENDINGS:
+            raise UserError(f"--all_probabilities {matrix}: name a directory or a .npy file")
+        check_output(matrix, matrix_kind(matrix, directory=True))
 
 
-def refuse_data(outputs: Iterable[Path], data: Iterable[Path]) -> None:
+def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
     """Never write over what is read.
 
     Raises:
-        UserError: an output is one of the files of the data.
+        UserError: an output is one of the files of the data, or those are not there.
     """
-    read = {path.resolve() for path in data}
+    read = set() if spec is None else {path.resolve() for path in named_files(spec)}
     for path in outputs:
         if path.resolve() in read:
             raise UserError(f"{path} is the data itself; choose another output")

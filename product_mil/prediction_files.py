@@ -18,7 +18,8 @@ import pyarrow.parquet as pq
 from jaxtyping import Int64
 
 from product_mil.errors import UserError
-from product_mil.predictions import PredictionBlock, draft_of, open_stream
+from product_mil.files import Draft, Kind, csv_with_header, to_json
+from product_mil.predictions import PredictionBlock
 
 FORMAT = "1"
 CONTRIBUTION = "image_contribution"  # a column that older files lack
@@ -30,14 +31,14 @@ class SubmissionWriter:
     """`_id,category_id`, a row a product; compressed where the name ends in .gz."""
 
     def __init__(self, path: Path, class_ids: Int64[np.ndarray, " k"]) -> None:
-        """Raises `UserError` where the file cannot be made."""
-        self.drafts = [(draft_of(path), path)]
+        """Raises `OSError` where the file cannot be made."""
+        draft = Draft(path, SUBMISSION)
+        self.drafts = [draft]
         self._class_ids = class_ids
-        self._file = open_stream(draft_of(path))
         # No name and time in the header: the same predictions give the same bytes.
-        self._stream = (
-            gzip.GzipFile("", "wb", 6, self._file, mtime=0) if path.suffix == ".gz" else self._file
-        )
+        compressed = path.name.lower().endswith(".gz")
+        self._gzip = gzip.GzipFile("", "wb", 6, draft.file, mtime=0) if compressed else None
+        self._stream = self._gzip or draft.file
         self._stream.write(b"_id,category_id\n")
 
     def write(self, block: PredictionBlock) -> None:
@@ -48,10 +49,8 @@ class SubmissionWriter:
 
     def close(self) -> None:
         """Finish the file."""
-        try:
-            self._stream.close()
-        finally:
-            self._file.close()
+        if self._gzip is not None:
+            self._gzip.close()
 
 
 class ParquetWriter:
@@ -69,19 +68,19 @@ class ParquetWriter:
         """`categories_json` and `run` travel in the file's metadata; see `PredictionFile`.
 
         Raises:
-            UserError: the file cannot be made.
+            OSError: the file cannot be made.
         """
-        self.drafts = [(draft_of(path), path)]
+        draft = Draft(path, TOP_CLASSES)
+        self.drafts = [draft]
         self._class_ids = class_ids
         self._schema = _schema(topk).with_metadata(
             {
                 "product_mil.format": FORMAT,
                 "product_mil.categories": categories_json,
-                "product_mil.run": json.dumps(dict(run), ensure_ascii=False),
+                "product_mil.run": to_json(dict(run), indent=None),
             }
         )
-        self._file = open_stream(draft_of(path))
-        self._writer = pq.ParquetWriter(self._file, self._schema, compression="zstd")
+        self._writer = pq.ParquetWriter(draft.file, self._schema, compression="zstd")
         self._waiting: list[pa.RecordBatch] = []
         self._rows_waiting = 0
 
@@ -102,12 +101,9 @@ class ParquetWriter:
 
     def close(self) -> None:
         """Finish the file."""
-        try:
-            if self._waiting:
-                self._flush()
-            self._writer.close()
-        finally:
-            self._file.close()
+        if self._waiting:
+            self._flush()
+        self._writer.close()
 
 
 def _schema(topk: int) -> pa.Schema:
@@ -186,7 +182,7 @@ class MatrixWriter:
         categories_json: str,
         run: Mapping[str, Any],
     ) -> None:
-        """Raises `UserError` where the disk has no room or the files cannot be made."""
+        """Raises `UserError` where the disk has no room, `OSError` where a file cannot be made."""
         matrix, ids, columns, about = matrix_files(path)
         if matrix.parent == path:
             path.mkdir(exist_ok=True)
@@ -198,37 +194,34 @@ class MatrixWriter:
                 f"{needed_bytes / 1e9:.1f} GB, the disk has {free_bytes / 1e9:.1f} GB free; use "
                 "--probabilities, which keeps the most probable ones"
             )
-        self.drafts = [(draft_of(file), file) for file in (ids, columns, about, matrix)]
-        self._files = []
-        for file, shape, kind in (
-            (matrix, (num_products, len(class_ids)), "<f4"),
-            (ids, (num_products,), "<i8"),
-            (columns, class_ids.shape, "<i8"),
-        ):
-            stream = open_stream(draft_of(file))
-            header = {"descr": kind, "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(stream, header)
-            self._files.append(stream)
-        self._files[2].write(class_ids.astype("<i8").tobytes())
-        draft_of(about).write_text(
-            json.dumps(
-                {"format": FORMAT, "categories": json.loads(categories_json), "run": dict(run)},
-                ensure_ascii=False,
-            )
-            + "\n",
-            encoding="utf-8",
-        )
+        self.drafts: list[Draft] = []
+        try:
+            for file in (ids, columns, about, matrix):
+                self.drafts.append(Draft(file, matrix_kind(path)))
+            self._ids, category_ids, description, self._matrix = (d.file for d in self.drafts)
+            for stream, shape, kind in (
+                (self._matrix, (num_products, len(class_ids)), "<f4"),
+                (self._ids, (num_products,), "<i8"),
+                (category_ids, class_ids.shape, "<i8"),
+            ):
+                header = {"descr": kind, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(stream, header)
+            category_ids.write(class_ids.astype("<i8").tobytes())
+            said = {"format": FORMAT, "categories": json.loads(categories_json), "run": dict(run)}
+            description.write((to_json(said, indent=None) + "\n").encode())
+        except OSError:
+            for draft in self.drafts:
+                draft.discard()
+            raise
 
     def write(self, block: PredictionBlock) -> None:
         """Append a block; it must have come with its probabilities."""
         assert block.probabilities is not None
-        self._files[0].write(block.probabilities.astype("<f4", copy=False).tobytes())
-        self._files[1].write(block.product_id.astype("<i8").tobytes())
+        self._matrix.write(block.probabilities.astype("<f4", copy=False).tobytes())
+        self._ids.write(block.product_id.astype("<i8").tobytes())
 
     def close(self) -> None:
-        """Finish the files."""
-        for file in self._files:
-            file.close()
+        """Nothing is left to write."""
 
 
 def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
@@ -244,6 +237,28 @@ def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
     names = ("probabilities.npy", "ids.npy", "category_ids.npy", "about.json")
     matrix, ids, columns, about = (path / name for name in names)
     return matrix, ids, columns, about
+
+
+def _is_top_classes(path: Path) -> bool:
+    return b"product_mil.format" in (pq.read_schema(path).metadata or {})
+
+
+SUBMISSION = Kind("a submission", (".csv", ".csv.gz"), csv_with_header(("_id", "category_id")))
+TOP_CLASSES = Kind("a table of the most probable classes", (".parquet", ""), _is_top_classes)
+
+
+def matrix_kind(path: Path, *, directory: bool = False) -> Kind:
+    """The kind of the files of the matrix at `path`, or of the directory that holds them.
+
+    A former one has a description that was written here.
+    """
+    about = matrix_files(path)[-1]
+
+    def is_former(_: Path) -> bool:
+        said = json.loads(about.read_bytes())
+        return isinstance(said, dict) and {"format", "categories", "run"} <= said.keys()
+
+    return Kind("a matrix of probabilities", () if directory else (".npy", ".json"), is_former)
 
 
 @dataclass(frozen=True, eq=False)

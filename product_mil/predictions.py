@@ -1,19 +1,19 @@
 """What a prediction is, and how files of them get their names: whole or not at all.
 
-A writer takes blocks of consecutive products and writes to a draft beside its file;
-`written_whole` renames all drafts at the end, or removes them.
+A writer takes blocks of consecutive products and writes to drafts beside its files;
+`written_whole` publishes all drafts at the end, or discards them.
 """
 
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from product_mil.errors import UserError
+from product_mil.files import Draft
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +45,9 @@ class PredictionBlock:
 
 @runtime_checkable
 class Writer(Protocol):
-    """What takes blocks in file order; `drafts` pairs each draft with its final place."""
+    """What takes blocks in file order and writes them to its drafts."""
 
-    drafts: list[tuple[Path, Path]]
+    drafts: list[Draft]
 
     def write(self, block: PredictionBlock) -> None:
         """Append a block."""
@@ -72,50 +72,17 @@ def written_whole(writers: list[Writer]) -> Iterator[None]:
         for writer in writers:
             writer.close()
         for writer in writers:
-            for draft, path in writer.drafts:
-                draft.replace(path)
+            for draft in writer.drafts:
+                draft.publish()
     except OSError as error:
-        names = ", ".join(str(path) for writer in writers for _, path in writer.drafts[:1])
+        names = ", ".join(str(writer.drafts[-1].path) for writer in writers if writer.drafts)
         raise UserError(f"cannot write {names}: {error}; make room and start again") from error
     finally:
         for writer in writers:
             with suppress(OSError, ValueError):
                 writer.close()
-            for draft, _ in writer.drafts:
-                draft.unlink(missing_ok=True)
-
-
-def check_output(path: Path, *, directory: bool = False) -> None:
-    """Refuse an output that cannot be made, before any work.
-
-    Raises:
-        UserError: it has no name, the directory around it is missing, or something else is there:
-            a file where a directory should go or the other way round, or a device or a link, which
-            the finished file would replace.
-    """
-    if not path.name:
-        raise UserError(f"'{path}' names no output: give it a name")
-    if not path.parent.is_dir():
-        raise UserError(f"{path}: there is no directory {path.parent}; make it first")
-    if directory and path.exists() and not path.is_dir():
-        raise UserError(f"{path} is a file: name a directory")
-    if not directory and path.is_dir():
-        raise UserError(f"{path} is a directory: name a file")
-    if not directory and (path.is_symlink() or (path.exists() and not path.is_file())):
-        raise UserError(f"{path} is a link or a device, and would be replaced: name a file")
-
-
-def draft_of(path: Path) -> Path:
-    """Where a file is written before it gets its name."""
-    return path.with_name(path.name + ".draft")
-
-
-def open_stream(path: Path) -> Any:
-    """Open a draft. Raises `UserError` where it cannot be made."""
-    try:
-        return path.open("wb")
-    except OSError as error:
-        raise UserError(f"cannot write {path}: {error.strerror}; choose another place") from error
+            for draft in writer.drafts:
+                draft.discard()
 
 
 def places_of(

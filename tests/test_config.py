@@ -18,6 +18,7 @@ from product_mil.config import (
 )
 from product_mil.errors import UserError
 from product_mil.limits import problems
+from product_mil.model.backbones import backbone, blocks_of
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 JOINT = str(CONFIGS / "joint.py")
@@ -35,6 +36,37 @@ def test_every_configuration_is_valid() -> None:
     for file in CONFIGS.glob("*.py"):
         for argument in arguments(str(file)):
             assert problems(load_config(f"{file}:{argument}")) == []
+
+
+def test_what_a_user_runs_is_attention_over_a_pretrained_net() -> None:
+    loaded = {argument: load_config(f"{JOINT}:{argument}") for argument in arguments()}
+    assert set(loaded) == {"", "frozen", "laptop", "cdiscount", "scratch", "smoke"}
+    assert {config.model.pooling for config in loaded.values()} == {"posterior_attention"}
+    nets = {
+        argument: (config.model.backbone, config.model.weights)
+        for argument, config in loaded.items()
+    }
+    packaged, scratch = ("efficientnet_lite0", "imagenet"), ("small_cnn", "")
+    assert nets == {
+        "": packaged,
+        "frozen": packaged,
+        "laptop": packaged,
+        "cdiscount": ("inception_v3", "imagenet"),
+        "scratch": scratch,
+        "smoke": scratch,
+    }
+    sample, frozen = loaded[""], loaded["frozen"]
+    assert sample.head.trainable == frozen.head.trainable == "head"  # on cached embeddings
+    assert sample.data.embedding_cache
+    assert frozen.data.embedding_cache
+    blocks = blocks_of(backbone("efficientnet_lite0"))
+    assert sample.finetune.epochs > 0
+    assert blocks[blocks.index(sample.finetune.trainable) :] == ("blocks/15", "last", "last_norm")
+    assert frozen.finetune.epochs == 0
+    for file in ("inception_v3", "xception"):
+        for argument in ("joint", "unlocked_joint"):
+            joint = load_config(f"{CONFIGS / file}.py:{argument}")
+            assert joint.model.pooling == "posterior_attention"
 
 
 def test_averaged_differs_from_joint_in_pooling_and_name_only() -> None:

@@ -15,14 +15,15 @@ comparison.json, index.html and the plots.
 
 import argparse
 import dataclasses
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.console import command
+from product_mil.errors import UserError
+from product_mil.files import check_output, draft_directory, user_path, write_text
 
 if TYPE_CHECKING:
     from product_mil.compare.gallery import Detail, Selection
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 Variants = dict[str, list[Path]]
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, train if asked to, judge, write."""
     parser = argparse.ArgumentParser(
@@ -41,7 +43,7 @@ def main(argv: list[str] | None = None) -> None:
         "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE,..."
     )
     parser.add_argument("--data", help="labelled BSON file, glob, or several with commas")
-    parser.add_argument("--output", type=Path, required=True, help="directory for the results")
+    parser.add_argument("--output", type=user_path, required=True, help="directory for the results")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
     parser.add_argument("--train", action="store_true", help="train the variants of --configs")
@@ -54,29 +56,29 @@ def main(argv: list[str] | None = None) -> None:
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each variant with --train")
     args, overrides = parser.parse_known_args(argv)
-    with exit_on_user_error():
-        _check(args, overrides)
-        runs, files = _named(args.runs, "--runs"), _named(args.predictions, "--predictions")
-        # JAX starts here, not for a typing error.
-        from product_mil.compare.report import table
-        from product_mil.contest.gather import gather
-        from product_mil.train.runtime import configure_jax
+    _check(args, overrides)
+    runs, files = _named(args.runs, "--runs"), _named(args.predictions, "--predictions")
+    # JAX starts here, not for a typing error.
+    from product_mil.compare.report import COMPARISON, table
+    from product_mil.contest.gather import gather
+    from product_mil.train.runtime import configure_jax
 
-        configure_jax()
-        if args.train:
-            runs |= train(args, overrides)
-        if set(runs) & set(files):
-            raise UserError(f"{min(set(runs) & set(files))} names a run and a file; give two names")
-        contest = gather(
-            runs,
-            files,
-            args.data,
-            checkpoint=args.checkpoint,
-            images_per_batch=args.images_per_batch,
-        )
-        comparison = publish(contest, runs, files, args)
-        print("\n".join([table(comparison), *(f"note: {note}" for note in contest.notes)]))
-        print(f"{args.output / 'index.html'}: open it in a browser")
+    check_output(args.output, COMPARISON)
+    configure_jax()
+    if args.train:
+        runs |= train(args, overrides)
+    if set(runs) & set(files):
+        raise UserError(f"{min(set(runs) & set(files))} names a run and a file; give two names")
+    contest = gather(
+        runs,
+        files,
+        args.data,
+        checkpoint=args.checkpoint,
+        images_per_batch=args.images_per_batch,
+    )
+    comparison = publish(contest, runs, files, args)
+    print("\n".join([table(comparison), *(f"note: {note}" for note in contest.notes)]))
+    print(f"{args.output / 'index.html'}: open it in a browser")
 
 
 def _check(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -95,8 +97,6 @@ def _check(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             "a comparison needs two names or more: --runs joint=DIR averaged=DIR "
             "--data labelled.bson (or --predictions, or --train with --configs)"
         )
-    if args.output.exists() and not args.output.is_dir():
-        raise UserError(f"{args.output} is a file: name a directory")
 
 
 def _named(items: Sequence[str], flag: str) -> Variants:
@@ -165,7 +165,7 @@ def publish(
     from product_mil.compare.comparison import compare, control
     from product_mil.compare.figures import draw_all
     from product_mil.compare.gallery import BROKE, FIXED, cards, select
-    from product_mil.compare.report import page, to_json
+    from product_mil.compare.report import JSON_FILE, page, to_json
     from product_mil.contest.fairness import unfair_fields
 
     a, b = contest.headline
@@ -212,23 +212,16 @@ def publish(
         "broke": selection.totals[BROKE],
         **_said_of_photos(a, b, details, contest.catalogue is not None),
     }
-    args.output.mkdir(parents=True, exist_ok=True)
-    draft = args.output / ".draft"
-    shutil.rmtree(draft, ignore_errors=True)
-    draft.mkdir()
     try:
-        plots, confused = draw_all(
-            contest.questions, answers, contest.categories, comparison["runs"], draft
-        )
-        text = page(comparison, plots=plots, confusions=confused, gallery=gallery)
-        (draft / "index.html").write_text(text, encoding="utf-8")
-        (draft / "comparison.json").write_text(to_json(comparison), encoding="utf-8")
-        for path in sorted(draft.iterdir()):
-            path.replace(args.output / path.name)
+        with draft_directory(args.output) as draft:
+            plots, confused = draw_all(
+                contest.questions, answers, contest.categories, comparison["runs"], draft
+            )
+            text = page(comparison, plots=plots, confusions=confused, gallery=gallery)
+            write_text(draft / "index.html", text)
+            write_text(draft / JSON_FILE, to_json(comparison))
     except OSError as error:
         raise UserError(f"cannot write to {args.output}: {error}; choose another place") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
     return comparison
 
 

@@ -22,10 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from tqdm import tqdm
 
-from product_mil.data.faults import faults_path, product_faults
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.console import command
+from product_mil.data.faults import FAULTS, faults_path, product_faults
+from product_mil.errors import UserError
+from product_mil.files import beside, user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
-from product_mil.member_files import MISSING_SUFFIX
+from product_mil.member_files import MISSING, MISSING_SUFFIX
 from product_mil.outputs import (
     add_output_flags,
     add_writers,
@@ -33,7 +35,6 @@ from product_mil.outputs import (
     levels_report,
     needs_all,
     output_files,
-    refuse_data,
 )
 from product_mil.predictions import Writer, written_whole
 
@@ -45,14 +46,15 @@ if TYPE_CHECKING:
 RULES = ("average", "geometric_mean", "vote")
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, check them, combine."""
     parser = argparse.ArgumentParser(description="Combine trained runs or prediction files.")
-    parser.add_argument("--runs", nargs="+", type=Path, default=[], help="directories of runs")
+    parser.add_argument("--runs", nargs="+", type=user_path, default=[], help="directories of runs")
     parser.add_argument(
         "--predictions",
         nargs="+",
-        type=Path,
+        type=user_path,
         default=[],
         help="what export_predictions wrote: --probabilities or --all_probabilities",
     )
@@ -71,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--fit_predictions",
         nargs="+",
-        type=Path,
+        type=user_path,
         default=[],
         help="validation predictions of the members of --predictions, in their order",
     )
@@ -81,20 +83,19 @@ def main(argv: list[str] | None = None) -> None:
     add_policy_flags(parser, "default: as in training of the first run")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)
-    with exit_on_user_error():
-        _check(args)
-        if args.runs:
-            # JAX starts here, not for a wrong path.
-            from product_mil.train.runtime import configure_jax
+    _check(args)
+    if args.runs:
+        # JAX starts here, not for a wrong path.
+        from product_mil.train.runtime import configure_jax
 
-            configure_jax()
-            combine_runs(args)
-        else:
-            combine_predictions(args)
+        configure_jax()
+        combine_runs(args)
+    else:
+        combine_predictions(args)
 
 
 def _listing(args: argparse.Namespace) -> Path:
-    return args.output.with_name(args.output.name + MISSING_SUFFIX)
+    return beside(args.output, MISSING_SUFFIX)
 
 
 def _check(args: argparse.Namespace) -> None:
@@ -119,7 +120,7 @@ def _check(args: argparse.Namespace) -> None:
                 f"--fit_predictions names {len(args.fit_predictions)} files, --predictions "
                 f"{len(args.predictions)}: one for each member, in their order"
             )
-    check_outputs(args, [faults_path(args.output), _listing(args)])
+    check_outputs(args, {faults_path(args.output): FAULTS, _listing(args): MISSING})
     inputs = {path.resolve() for path in [*args.runs, *args.predictions, *args.fit_predictions]}
     for path in output_files(args):
         if path.resolve() in inputs or path.parent.resolve() in inputs:
@@ -174,7 +175,6 @@ def combine_runs(args: argparse.Namespace) -> None:
     for run in runs:
         print(run.summary, flush=True)
     products = runs[0].products(args.data)
-    refuse_data([*output_files(args), faults_path(args.output)], products.catalogue.paths)
     views = ViewMean(args.tta, args.tta_mean)
     members = MemberOutputs(runs, views, args.logit_adjustment)
     categories = runs[0].categories

@@ -12,64 +12,67 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from product_mil.data.faults import FaultList, lost, product_faults
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.console import command
+from product_mil.data.faults import FAULTS, FaultList, lost, product_faults
+from product_mil.errors import UserError
+from product_mil.files import check_output, user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
-from product_mil.predictions import check_output
+from product_mil.outputs import refuse_data
 
 if TYPE_CHECKING:
     from product_mil.train.step import ViewMean
     from product_mil.trained import TrainedRun
 
 
+@command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the run, score, print."""
     parser = argparse.ArgumentParser(description="Measure a trained run on labelled BSON files.")
-    parser.add_argument("--workdir", type=Path, help="directory of a trained run")
-    parser.add_argument("--predictions", type=Path, help="a prediction file in place of a run")
+    parser.add_argument("--workdir", type=user_path, help="directory of a trained run")
+    parser.add_argument("--predictions", type=user_path, help="a prediction file in place of a run")
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
-    parser.add_argument("--faults", type=Path, help="list what could not be read in this CSV file")
+    parser.add_argument(
+        "--faults", type=user_path, help="list here, as .csv, what could not be read"
+    )
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
-    with exit_on_user_error():
-        if args.images_per_batch < 1:
-            raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
-        if (args.workdir is None) == (args.predictions is None):
-            raise UserError(
-                "name a run with --workdir or a file with --predictions, one of the two"
-            )
-        if args.predictions is not None and (
-            args.tta != "none" or args.logit_adjustment or args.faults is not None
-        ):
-            raise UserError("--tta, --logit_adjustment and --faults go with --workdir alone")
-        if args.faults is not None:
-            check_output(args.faults)
-        # JAX starts here, not for a typing error.
-        from product_mil.train.log import metrics_table
-        from product_mil.train.runtime import configure_jax
-        from product_mil.train.step import ViewMean
-        from product_mil.trained import open_run
+    if args.images_per_batch < 1:
+        raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
+    if (args.workdir is None) == (args.predictions is None):
+        raise UserError("name a run with --workdir or a file with --predictions, one of the two")
+    if args.predictions is not None and (
+        args.tta != "none" or args.logit_adjustment or args.faults is not None
+    ):
+        raise UserError("--tta, --logit_adjustment and --faults go with --workdir alone")
+    if args.faults is not None:
+        refuse_data([args.faults], args.data)
+        check_output(args.faults, FAULTS)
+    # JAX starts here, not for a typing error.
+    from product_mil.train.log import metrics_table
+    from product_mil.train.runtime import configure_jax
+    from product_mil.train.step import ViewMean
+    from product_mil.trained import open_run
 
-        configure_jax()
-        if args.predictions is not None:
-            metrics, remarks = evaluate_file(args.predictions, args.data)
-        else:
-            run = open_run(args.workdir, args.checkpoint)
-            if not args.json:
-                print(run.summary, flush=True)
-            faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
-            views = ViewMean(args.tta, args.tta_mean)
-            metrics, remarks = evaluate(
-                run, args.data, args.images_per_batch, faults, views, args.logit_adjustment
-            )
-        if args.json:
-            print(json.dumps({**metrics, "remarks": remarks}, indent=1))
-        else:
-            print("\n".join([metrics_table(metrics, f"{args.data}:"), *remarks]))
+    configure_jax()
+    if args.predictions is not None:
+        metrics, remarks = evaluate_file(args.predictions, args.data)
+    else:
+        run = open_run(args.workdir, args.checkpoint)
+        if not args.json:
+            print(run.summary, flush=True)
+        faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
+        views = ViewMean(args.tta, args.tta_mean)
+        metrics, remarks = evaluate(
+            run, args.data, args.images_per_batch, faults, views, args.logit_adjustment
+        )
+    if args.json:
+        print(json.dumps({**metrics, "remarks": remarks}, indent=1))
+    else:
+        print("\n".join([metrics_table(metrics, f"{args.data}:"), *remarks]))
 
 
 def evaluate(

@@ -18,17 +18,31 @@ import numpy as np
 
 from product_mil.build.model import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
+from product_mil.console import command
 from product_mil.data.embeddings import embed_images
-from product_mil.data.faults import FaultList, faults_path
+from product_mil.data.faults import FAULTS, FaultList, faults_path
 from product_mil.data.index import Catalogue, named_files, open_catalogue
 from product_mil.embed import embed_function
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.errors import UserError
+from product_mil.files import Kind, check_output, user_path, whole
 from product_mil.flags import add_policy_flags
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
-from product_mil.predictions import check_output
 from product_mil.train.mesh import data_mesh
 from product_mil.train.runtime import configure_jax, embedding_batch_images
+
+COLUMNS = ("product_id", "image_index", "embedding")
+
+
+def _is_embeddings(path: Path) -> bool:
+    with path.open("rb") as file:
+        if file.read(2) != b"PK":
+            return False
+        with zipfile.ZipFile(file) as archive:
+            return sorted(archive.namelist()) == sorted(f"{name}.npy" for name in COLUMNS)
+
+
+EMBEDDINGS = Kind("a file of embeddings", (".npz",), _is_embeddings)
 
 
 def export(
@@ -69,12 +83,13 @@ def export(
             "image_index": (rows - np.asarray(catalogue.first_image)[owner[rows]]).astype(np.int32),
             "embedding": values[:at],
         }
-        draft = Path(directory) / "draft.npz"
-        with zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
+        with (
+            whole(output, EMBEDDINGS) as draft,
+            zipfile.ZipFile(draft, "w", zipfile.ZIP_STORED, allowZip64=True) as archive,
+        ):
             for name, column in columns.items():
                 with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                     np.lib.format.write_array(file, column, allow_pickle=False)
-        draft.replace(output)
     return at
 
 
@@ -87,7 +102,8 @@ def _refuse_full_disk(directory: Path, num_bytes: int) -> None:
         )
 
 
-def main() -> None:
+@command()
+def main(argv: list[str] | None = None) -> None:
     """Parse, embed, say what was done."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
@@ -95,55 +111,54 @@ def main() -> None:
     parser.add_argument("--backbone", required=True, help="such as mobilenet_v2")
     parser.add_argument("--weights", required=True, help="'imagenet' or a weights file")
     parser.add_argument("--data", required=True, help="BSON file, comma-separated files or a glob")
-    parser.add_argument("--output", required=True, type=Path)
+    parser.add_argument("--output", required=True, type=user_path, help=".npz file")
     parser.add_argument("--image_size_px", type=int, default=180, help="default: 180")
     add_policy_flags(parser, "default: skip")
-    arguments = parser.parse_args()
-    with exit_on_user_error():
-        output: Path = arguments.output
-        for path in (output, faults_path(output)):
-            check_output(path)
-        configure_jax()
-        config = Config(
-            data=DataConfig(image_size_px=arguments.image_size_px),
-            model=ModelConfig(
-                backbone=arguments.backbone, weights=arguments.weights, pooling="probabilities"
-            ),
+    arguments = parser.parse_args(argv)
+    output: Path = arguments.output
+    check_output(output, EMBEDDINGS)
+    check_output(faults_path(output), FAULTS)
+    configure_jax()
+    config = Config(
+        data=DataConfig(image_size_px=arguments.image_size_px),
+        model=ModelConfig(
+            backbone=arguments.backbone, weights=arguments.weights, pooling="probabilities"
+        ),
+    )
+    spec = backbone(arguments.backbone)
+    if not Path(arguments.weights).is_file() and arguments.weights != "imagenet":
+        raise UserError(f"--weights {arguments.weights}: no such file; or say imagenet")
+    if arguments.image_size_px < spec.min_image_size_px:
+        raise UserError(
+            f"--image_size_px {arguments.image_size_px}: {spec.name} takes images from "
+            f"{spec.min_image_size_px} px"
         )
-        spec = backbone(arguments.backbone)
-        if not Path(arguments.weights).is_file() and arguments.weights != "imagenet":
-            raise UserError(f"--weights {arguments.weights}: no such file; or say imagenet")
-        if arguments.image_size_px < spec.min_image_size_px:
-            raise UserError(
-                f"--image_size_px {arguments.image_size_px}: {spec.name} takes images from "
-                f"{spec.min_image_size_px} px"
-            )
-        named_files(arguments.data)  # a typing error shows before weights are read
-        model, notes = build_model(config, classes=1)
-        catalogue = open_catalogue(arguments.data)
-        for note in notes:
-            print(note)
-        faults = FaultList(
-            faults_path(output),
-            bad_records=arguments.bad_records or "skip",
-            bad_images=arguments.bad_images or "skip",
-            resumes=False,
-        )
-        count = export(
-            catalogue,
-            model,
-            spec.embedding_dim,
-            faults,
-            image_size_px=arguments.image_size_px,
-            output=output,
-        )
-        summary = faults.write()
-        print(
-            f"{count} of {catalogue.num_images_total} images of {catalogue.num_products} products "
-            f"embedded: {output}"
-        )
-        if summary:
-            print(summary)
+    named_files(arguments.data)  # a typing error shows before weights are read
+    model, notes = build_model(config, classes=1)
+    catalogue = open_catalogue(arguments.data)
+    for note in notes:
+        print(note)
+    faults = FaultList(
+        faults_path(output),
+        bad_records=arguments.bad_records or "skip",
+        bad_images=arguments.bad_images or "skip",
+        resumes=False,
+    )
+    count = export(
+        catalogue,
+        model,
+        spec.embedding_dim,
+        faults,
+        image_size_px=arguments.image_size_px,
+        output=output,
+    )
+    summary = faults.write()
+    print(
+        f"{count} of {catalogue.num_images_total} images of {catalogue.num_products} products "
+        f"embedded: {output}"
+    )
+    if summary:
+        print(summary)
 
 
 if __name__ == "__main__":

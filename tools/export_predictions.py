@@ -12,15 +12,16 @@ catalogue: the category where it is that sure, else its group at level 2 or 1.
 import argparse
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
 
-from product_mil.data.faults import faults_path, lost, product_faults
+from product_mil.console import command
+from product_mil.data.faults import FAULTS, faults_path, lost, product_faults
 from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Products
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.errors import UserError
+from product_mil.files import user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.outputs import (
     add_output_flags,
@@ -28,8 +29,6 @@ from product_mil.outputs import (
     check_outputs,
     levels_report,
     needs_all,
-    output_files,
-    refuse_data,
 )
 from product_mil.predictions import PredictionBlock, Writer, written_whole
 
@@ -37,12 +36,15 @@ if TYPE_CHECKING:
     from product_mil.trained import TrainedRun
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, check the outputs, open the run, predict."""
     parser = argparse.ArgumentParser(
         description="Predict the category of every product of BSON files with a trained run."
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="directory of a trained run")
+    parser.add_argument(
+        "--workdir", type=user_path, required=True, help="a trained run's directory"
+    )
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
     add_output_flags(parser)
     parser.add_argument(
@@ -57,20 +59,19 @@ def main(argv: list[str] | None = None) -> None:
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)
-    with exit_on_user_error():
-        _check(args)
-        # JAX starts here, not for a wrong path.
-        from product_mil.train.runtime import configure_jax
-        from product_mil.trained import open_run
+    _check(args)
+    # JAX starts here, not for a wrong path.
+    from product_mil.train.runtime import configure_jax
+    from product_mil.trained import open_run
 
-        configure_jax()
-        export(open_run(args.workdir, args.checkpoint), args)
+    configure_jax()
+    export(open_run(args.workdir, args.checkpoint), args)
 
 
 def _check(args: argparse.Namespace) -> None:
     if args.images_per_batch < 1:
         raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
-    check_outputs(args, [faults_path(args.output)])
+    check_outputs(args, {faults_path(args.output): FAULTS})
 
 
 def export(run: "TrainedRun", args: argparse.Namespace) -> None:
@@ -82,7 +83,6 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
     named = filter(None, (args.output, args.probabilities, args.all_probabilities))
     print(f"{run.summary}\nwriting {', '.join(map(str, named))}", flush=True)
     products = run.products(args.data)
-    refuse_data([*output_files(args), faults_path(args.output)], products.catalogue.paths)
     step = _predict_step(run, args)
     back_off = None
     if args.min_confidence is not None:

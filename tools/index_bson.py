@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from product_mil.console import command
 from product_mil.data.duplicates import (
     group_images,
     hashes_of,
@@ -18,20 +19,19 @@ from product_mil.data.duplicates import (
     with_bytes,
 )
 from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
-from product_mil.errors import exit_on_user_error
 
 _MAX_SHOWN_FAULTS = 10
 
 
-def main() -> None:
+@command(prints_result=True)
+def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, index, print."""
     parser = argparse.ArgumentParser(description="Index BSON files and print what they hold.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="BSON file or glob")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--no_hash", action="store_true", help="do not hash the images")
-    args = parser.parse_args()
-    with exit_on_user_error():
-        summary = summarise(open_catalogue(args.files, hash_images=not args.no_hash))
+    args = parser.parse_args(argv)
+    summary = summarise(open_catalogue(args.files, hash_images=not args.no_hash))
     print(json.dumps(summary, indent=2) if args.json else as_table(summary))
 
 

@@ -14,7 +14,9 @@ from pathlib import Path
 import numpy as np
 from flax import nnx
 
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.console import command
+from product_mil.errors import UserError
+from product_mil.files import user_path
 from product_mil.model.backbones import BACKBONES, backbone
 from product_mil.model.published import published_file
 from product_mil.model.weight_files import file_layers
@@ -53,27 +55,27 @@ def verdicts(path: Path, names: list[str]) -> list[str]:
     return lines or ["fits no backbone; --backbone NAME lists what differs"]
 
 
-def _path(file: str, names: list[str]) -> Path:
-    if file != "imagenet":
-        return Path(file)
+def _path(file: Path, names: list[str]) -> Path:
+    if str(file) != "imagenet":
+        return file
     if len(names) != 1:
         raise UserError("imagenet: say whose published file with one --backbone")
     return published_file(backbone(names[0]), with_top=True)
 
 
-def main() -> None:
+@command(prints_result=True)
+def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("file", metavar="FILE")
+    parser.add_argument("file", type=user_path, metavar="FILE")
     parser.add_argument("--backbone", action="append", default=[], help="only this one; repeatable")
-    arguments = parser.parse_args()
-    with exit_on_user_error():
-        path = _path(arguments.file, arguments.backbone)
-        for line in layers_table(path) + verdicts(path, arguments.backbone):
-            print(line)
-        print(f"xxh3_128 {weights_fingerprint(path)}")
+    arguments = parser.parse_args(argv)
+    path = _path(arguments.file, arguments.backbone)
+    for line in layers_table(path) + verdicts(path, arguments.backbone):
+        print(line)
+    print(f"xxh3_128 {weights_fingerprint(path)}")
 
 
 if __name__ == "__main__":

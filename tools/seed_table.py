@@ -13,19 +13,24 @@ goes on. A rung whose weights are not at hand runs on MobileNetV2 instead.
 import argparse
 from pathlib import Path
 
+from product_mil.console import command
 from product_mil.data.index import named_files
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.errors import UserError
+from product_mil.files import check_output, user_path
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, train what is not trained yet, write the table after every rung."""
     parser = argparse.ArgumentParser(
         description="Train every system of the seed report within a budget and tabulate them.",
         allow_abbrev=False,
     )
-    parser.add_argument("--output", type=Path, required=True, help="directory of table and runs")
+    parser.add_argument(
+        "--output", type=user_path, required=True, help="directory for table and runs"
+    )
     parser.add_argument("--budget_minutes", type=float, default=15.0, help="for all training")
     parser.add_argument("--data", default="", help="BSON to train on; default: embedded sample")
     parser.add_argument("--valid", default="", help="BSON to validate on; default: split off")
@@ -44,26 +49,25 @@ def main(argv: list[str] | None = None) -> None:
         "--rungs", nargs="+", default=[], metavar="NAME", help="only these rungs of the ladder"
     )
     args, flags = parser.parse_known_args(argv)
-    with exit_on_user_error():
-        for flag in flags:
-            if not (flag.startswith("--config.") and "=" in flag):
-                raise UserError(f"{flag}: unknown argument")
-        if not args.budget_minutes > 0:
-            raise UserError(f"--budget_minutes={args.budget_minutes}: must be above 0")
-        if args.output.exists() and not args.output.is_dir():
-            raise UserError(f"{args.output} is a file: name a directory")
-        if args.test:
-            named_files(args.test)  # it is read last
-        # JAX starts here, not for a typing error.
-        from product_mil.ladder.climb import climb
-        from product_mil.ladder.plan import Ladder, plan
-        from product_mil.train.runtime import configure_jax
+    for flag in flags:
+        if not (flag.startswith("--config.") and "=" in flag):
+            raise UserError(f"{flag}: unknown argument")
+    if not args.budget_minutes > 0:
+        raise UserError(f"--budget_minutes={args.budget_minutes}: must be above 0")
+    if args.test:
+        named_files(args.test)  # it is read last
+    # JAX starts here, not for a typing error.
+    from product_mil.ladder.climb import climb
+    from product_mil.ladder.plan import Ladder, plan
+    from product_mil.ladder.table import TABLE
+    from product_mil.train.runtime import configure_jax
 
-        configure_jax()
-        ladder = Ladder(**vars(args))
-        fields = [flag.removeprefix("--config.").partition("=") for flag in flags]
-        planned, left_out = plan(ladder, CONFIGS, [(name, value) for name, _, value in fields])
-        climb(planned, left_out, ladder)
+    check_output(args.output, TABLE)
+    configure_jax()
+    ladder = Ladder(**vars(args))
+    fields = [flag.removeprefix("--config.").partition("=") for flag in flags]
+    planned, left_out = plan(ladder, CONFIGS, [(name, value) for name, _, value in fields])
+    climb(planned, left_out, ladder)
 
 
 if __name__ == "__main__":

@@ -12,18 +12,18 @@ images as training would see them in four steps.
 
 import argparse
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from product_mil.config import AugmentConfig, Config, load_config, override, refuse
+from product_mil.console import command
 from product_mil.data.categories import read_categories
 from product_mil.data.index import open_catalogue
-from product_mil.data.sheet import Book, Shown, draw
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.data.sheet import SHEET, Book, Shown, draw, save
+from product_mil.errors import UserError
+from product_mil.files import check_output, user_path
 from product_mil.limits import problems
-from product_mil.predictions import check_output
 
 # Of the numbers among the options.
 LIMITS = (
@@ -38,14 +38,15 @@ DEMONSTRATION = AugmentConfig(
 )
 
 
+@command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, choose products, draw."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
-    parser.add_argument("--output", required=True, type=Path, help="picture to write, .png or .jpg")
-    parser.add_argument("--categories", type=Path, help="category_names.csv, for the names")
+    parser.add_argument("--output", required=True, type=user_path, help=".png or .jpg to write")
+    parser.add_argument("--categories", type=user_path, help="category_names.csv, for the names")
     parser.add_argument("--products", type=int, default=20, help="how many (default 20)")
     parser.add_argument(
         "--which",
@@ -65,8 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         "--augment", action="append", default=[], metavar="NAME=VALUE", help="as config.augment"
     )
     args = parser.parse_args(argv)
-    with exit_on_user_error():
-        print(make_sheet(args))
+    print(make_sheet(args))
 
 
 def make_sheet(args: argparse.Namespace) -> str:
@@ -75,9 +75,7 @@ def make_sheet(args: argparse.Namespace) -> str:
     Raises:
         UserError: files that cannot be read or written, or wrong options.
     """
-    if args.output.suffix.lower() not in (".png", ".jpg", ".jpeg"):
-        raise UserError(f"--output {args.output}: name a .png or .jpg file")
-    check_output(args.output)
+    check_output(args.output, SHEET)
     for name, least, most in LIMITS:
         if not least <= getattr(args, name) <= most:
             raise UserError(f"--{name}={getattr(args, name)}: must be from {least} to {most}")
@@ -95,9 +93,7 @@ def make_sheet(args: argparse.Namespace) -> str:
             product.variants = _variants(product, args.augmented, ranges, args.seed)
     sheet = draw(shown)
     try:
-        draft = args.output.with_name(f".draft-{args.output.name}")
-        sheet.save(draft)
-        draft.replace(args.output)
+        save(sheet, args.output)
     except OSError as error:
         raise UserError(f"cannot write {args.output}: {error}") from error
     bad = sum(isinstance(image, str) for product in shown for image in product.images)

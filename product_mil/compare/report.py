@@ -5,13 +5,17 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
 from markupsafe import Markup
 
+from product_mil import files
 from product_mil.compare.gallery import BROKE, FIXED
+from product_mil.files import Kind, names_in
 
+JSON_FILE = "comparison.json"
 MAX_LISTED_CATEGORIES = 40
 NONE, MINUS = "\u2013", "\u2212"  # an en dash where nothing is known, a proper minus
 _POOLINGS = {
@@ -36,8 +40,8 @@ def page(
 
     `plots` have `title`, `alt`, `light` and `dark` (data URIs), `width` and `height`.
     """
-    files = resources.files("product_mil.compare") / "page"
-    style, script = ((files / name).read_text("utf-8") for name in ("page.css", "page.js"))
+    directory = resources.files("product_mil.compare") / "page"
+    style, script = ((directory / name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("product_mil.compare", "page"),
         autoescape=True,
@@ -314,6 +318,18 @@ def table(comparison: Mapping[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def _is_comparison(directory: Path) -> bool:
+    """Whether the directory holds a comparison, or only the runs of one that was interrupted."""
+    file = directory / JSON_FILE
+    if file.exists():
+        said = json.loads(file.read_bytes())
+        return isinstance(said, dict) and {"headline", "runs", "version"} <= said.keys()
+    return names_in(directory) == {"runs"}
+
+
+COMPARISON = Kind("a comparison", (), _is_comparison)
+
+
 def to_json(comparison: Mapping[str, Any]) -> str:
     """`comparison.json`: plain numbers, no NaN."""
-    return json.dumps(comparison, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    return files.to_json(comparison, allow_nan=False) + "\n"

@@ -1,6 +1,7 @@
 """The list of what could not be read: one line a fault, beside the output it concerns."""
 
 import csv
+import io
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -12,8 +13,10 @@ from product_mil.data.bson import Fault, kind_of
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
+from product_mil.files import Kind, beside, csv_with_header, is_former, write_text
 
 COLUMNS = ImageFault._fields
+FAULTS = Kind("a list of faults", (".csv", ""), csv_with_header(COLUMNS))
 MAX_KINDS = 8  # named in the summary; all are in the list
 _SUFFIX = ".bad_records.csv"
 
@@ -43,9 +46,10 @@ class FaultList:
         self._faults: dict[tuple[str, str, str, str], tuple[str, ...]] = {}
         self._unlisted = 0  # counted by the index, which lists the first 100,000
         if resumes and path is not None and path.exists():
-            with path.open(newline="", encoding="utf-8") as file:
+            with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 for row in list(csv.reader(file))[1:]:
-                    self._keep(tuple(row))
+                    if len(row) == len(COLUMNS):  # else cut short
+                        self._keep(tuple(row))
 
     def __len__(self) -> int:
         return len(self._faults)
@@ -110,18 +114,20 @@ class FaultList:
             self._keep((str(path), line, "", "", f"category row left out: {reason}"))
 
     def write(self) -> str | None:
-        """Write the list whole; a line that sums it up. Without faults there is neither."""
+        """Write the list whole; a line that sums it up.
+
+        Without faults there is neither: what a former list says no longer holds, and it goes.
+        """
         if not self._faults:
-            if self.path is not None:
-                self.path.unlink(missing_ok=True)
+            if self.path is not None and is_former(self.path, FAULTS):
+                self.path.unlink()
             return None
         if self.path is not None:
-            draft = self.path.with_name(self.path.name + ".draft")
-            with draft.open("w", newline="", encoding="utf-8") as file:
-                writer = csv.writer(file)
-                writer.writerow(COLUMNS)
-                writer.writerows(self._faults.values())
-            draft.replace(self.path)
+            text = io.StringIO(newline="")
+            writer = csv.writer(text)
+            writer.writerow(COLUMNS)
+            writer.writerows(self._faults.values())
+            write_text(self.path, text.getvalue(), FAULTS)
         kinds = Counter(kind_of(row[-1]) for row in self._faults.values())
         shown = [f"{count} x {kind}" for kind, count in kinds.most_common(MAX_KINDS)]
         shown += ["..."] * (len(kinds) > MAX_KINDS)
@@ -132,7 +138,7 @@ class FaultList:
 
 def faults_path(output: Path) -> Path:
     """Where the list beside an output is written."""
-    return output.parent / (output.name + _SUFFIX)
+    return beside(output, _SUFFIX)
 
 
 def lost(catalogue: Catalogue) -> str | None:

@@ -2,9 +2,10 @@
 
 import textwrap
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
 from product_mil.data.categories import Categories
 from product_mil.data.duplicates import (
@@ -17,12 +18,14 @@ from product_mil.data.duplicates import (
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import image_addresses
 from product_mil.data.reading import FileReader
+from product_mil.files import Kind, whole
 
 THUMBNAIL_PX = 120
 GAP_PX = 8
 TEXT_WIDTH_PX = 250
 CAPTION_PX = 30
 LINE_PX = 14
+_MARK = "product_mil"  # in the files of sheets
 MAX_IMAGES = 12  # of a product; a line says how many more there are
 RED = (200, 30, 30)
 # Told apart on white, also by the colour-blind (Okabe and Ito 2008).
@@ -133,6 +136,32 @@ class Book:
         index = other - int(self.catalogue.first_image[product])
         more = f" +{len(same) - 2}" if len(same) > 2 else ""
         return f"\n= {int(self.catalogue.product_id[product])} #{index}{more}"
+
+
+def _is_sheet(path: Path) -> bool:
+    """Whether a PNG or JPEG file carries the mark that `save` leaves."""
+    with Image.open(path, formats=("PNG", "JPEG")) as image:
+        mark = image.info.get("Software") or image.info.get("comment")
+    return mark in (_MARK, _MARK.encode())
+
+
+SHEET = Kind("a contact sheet", (".png", ".jpg", ".jpeg"), _is_sheet)
+
+
+def save(sheet: Image.Image, path: Path) -> None:
+    """Write the sheet as PNG or JPEG, by its name, with a mark that it was made here.
+
+    Raises:
+        OSError: it cannot be written.
+        UserError: something else has been put there meanwhile.
+    """
+    with whole(path, SHEET) as file:
+        if path.suffix.lower() == ".png":
+            information = PngImagePlugin.PngInfo()
+            information.add_text("Software", _MARK)
+            sheet.save(file, "PNG", pnginfo=information)
+        else:
+            sheet.save(file, "JPEG", comment=_MARK)
 
 
 def draw(products: list[Shown]) -> Image.Image:

@@ -1,7 +1,7 @@
 """Which rungs can be trained, on the data and with the weights at hand."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +12,9 @@ from product_mil.limits import problems
 from product_mil.model.backbones import backbone
 from product_mil.model.published import is_at_hand
 
-SUBSTITUTE = "mobilenet_v2"
-SUBSTITUTE_FROM = "blocks/14"  # what of it the second stage trains, and all above
+SUBSTITUTE = "efficientnet_lite0"  # comes along; for nets whose weights are not at hand
+NAMED_SUBSTITUTE = "mobilenet_v2"  # in its place, where --weights names it
+SUBSTITUTE_FROM = "blocks/14"  # what of either the second stage trains, and all above
 
 
 @dataclass(frozen=True)
@@ -88,11 +89,11 @@ def plan(
         name, note = rung.name, ""
         if config.model.weights:
             wanted = config.model.backbone
-            used = next((n for n in (wanted, SUBSTITUTE) if _at_hand(n, weights)), None)
+            used = _net_at_hand(wanted, weights)
             if used is None:
                 left_out.append(
-                    f"{rung.name}: no weights of {wanted} at hand, nor of {SUBSTITUTE} in its "
-                    f"place; name them with --weights {wanted}=FILE (or =imagenet: download)"
+                    f"{rung.name}: no weights of {wanted} at hand, nor of {SUBSTITUTE} in "
+                    f"its place; name them with --weights {wanted}=FILE (or =imagenet: download)"
                 )
                 continue
             model = dataclasses.replace(
@@ -100,7 +101,7 @@ def plan(
             )
             config = dataclasses.replace(config, model=model)
             if used != wanted:
-                name = rung.name.replace(wanted, SUBSTITUTE)
+                name = rung.name.replace(wanted, used)
                 stage = dataclasses.replace(config.finetune, trainable=SUBSTITUTE_FROM)
                 config = dataclasses.replace(config, finetune=stage)
                 before = planned[name].note + " and " if name in planned else "in place of "
@@ -122,8 +123,13 @@ def _named_weights(items: Sequence[str]) -> dict[str, str]:
     return weights
 
 
-def _at_hand(name: str, weights: dict[str, str]) -> bool:
-    return name in weights or is_at_hand(backbone(name))
+def _net_at_hand(wanted: str, weights: Mapping[str, str]) -> str | None:
+    """The net that a rung runs on: its own, or one of the substitutes."""
+    if wanted in weights or is_at_hand(backbone(wanted)):
+        return wanted
+    if NAMED_SUBSTITUTE in weights:
+        return NAMED_SUBSTITUTE
+    return SUBSTITUTE if SUBSTITUTE in weights or is_at_hand(backbone(SUBSTITUTE)) else None
 
 
 def _on_data(

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import jax
 
+from product_mil.files import Kind, csv_with_header, names_in, whole, write_text
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress, Row
 
@@ -18,6 +19,17 @@ COLUMNS: tuple[str, ...] = (
     "system", "top1", "top1_several_images", "nll", "parameters", "train_s", "images_per_s",
     "cut_short", "shortened", "note",
 )  # fmt: skip
+
+
+def _is_table(directory: Path) -> bool:
+    """Whether the directory holds a table, or only the runs of one that was interrupted."""
+    file = directory / CSV_FILE
+    if file.exists():
+        return csv_with_header(COLUMNS)(file)
+    return names_in(directory) == {"runs"}
+
+
+TABLE = Kind("a table of systems", (), _is_table)
 
 
 def publish(
@@ -41,9 +53,7 @@ def publish(
     writer.writerows(rows)
     lines = [title, "", *text_lines(rows), *(f"left out: {line}" for line in left_out), ""]
     for name, content in ((TEXT_FILE, "\n".join(lines)), (CSV_FILE, csv_text.getvalue())):
-        draft = ladder.output / f"{name}.draft"
-        draft.write_text(content, encoding="utf-8")
-        draft.replace(ladder.output / name)
+        write_text(ladder.output / name, content)
     if rows:
         plot(rows, title, ladder.output / PLOT_FILE)
 
@@ -103,6 +113,5 @@ def plot(rows: Sequence[Row], title: str, path: Path) -> None:
     axis.set(xlabel="top-1", xlim=(0, 1.08))
     axis.set_title(title, fontsize=7, wrap=True)
     figure.legend(fontsize=8, loc="outside lower center", ncols=2)
-    draft = path.with_name(f"draft-{path.name}")
-    figure.savefig(draft, dpi=120)
-    draft.replace(path)
+    with whole(path) as file:
+        figure.savefig(file, dpi=120, format="png")

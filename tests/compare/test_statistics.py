@@ -10,6 +10,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from product_mil.compare.statistics import (
     Resampler,
+    drawn_seeds,
     holm,
     mcnemar_p,
     mean_estimate,
@@ -161,3 +162,27 @@ def test_intervals_cover_the_truth() -> None:
     shares = {name: count / simulations for name, count in covered.items()}
     print(shares)
     assert all(0.93 <= share <= 0.97 for share in shares.values()), shares
+
+
+def test_seeds_are_drawn_as_products_are() -> None:
+    """Two sources of variance that are known: they add up, and without one the other is left."""
+    rng = np.random.default_rng(0)
+    products, seeds = 400, 8
+    value = np.linspace(-0.2, 0.2, seeds)[:, None] + rng.normal(size=products)[None]
+    resampler = Resampler(products)
+
+    def spread(values: np.ndarray) -> float:
+        columns = np.concatenate([resampler.sums(row) for row in values], 1)
+        drawn = drawn_seeds(resampler.means(columns), np.random.default_rng(1))
+        np.testing.assert_allclose(drawn.value, values.mean())
+        assert drawn.resampled.shape == (4000, 1)
+        return float(drawn.resampled.std())
+
+    of_seeds = value.mean(1).std() / np.sqrt(seeds)
+    of_products = value.mean(0).std() / np.sqrt(products)
+    assert of_seeds == pytest.approx(of_products, rel=0.2)  # neither hides the other
+    assert spread(value) == pytest.approx(np.hypot(of_seeds, of_products), rel=0.05)
+    same = np.repeat(value[:1], seeds, 0)
+    assert spread(same) == pytest.approx(same.std() / np.sqrt(products), rel=0.05)
+    constant = np.repeat(value.mean(1, keepdims=True), products, 1)
+    assert spread(constant) == pytest.approx(of_seeds, rel=0.05)

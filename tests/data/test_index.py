@@ -483,9 +483,9 @@ def test_real_photos(shared: Path) -> None:
 MANY = """
 import resource, sys
 from product_mil.data.index import open_catalogue
-from product_mil.errors import exit_on_user_error
+from product_mil.console import command
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
-with exit_on_user_error():
+with command():
     print(open_catalogue(sys.argv[2]).num_products)
 """
 

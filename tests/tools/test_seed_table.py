@@ -22,14 +22,39 @@ def planned_with(tool: Any, **changed: Any) -> tuple[Any, list[str]]:
     return plan(Ladder(output=Path("unused"), **changed), tool.CONFIGS)
 
 
-def test_without_weights_the_pretrained_rungs_are_left_out(tool: Any) -> None:
+def test_the_packaged_net_takes_the_place_of_what_is_not_at_hand(tool: Any) -> None:
+    planned, left_out = planned_with(tool)
+    assert left_out == []
+    names = [rung.name for rung in planned]
+    assert names[:5] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
+    assert names[5:] == ["efficientnet_lite0", "efficientnet_lite0-joint"]
+    averaged, joint = planned[5:]
+    assert averaged.note == "in place of inception_v3 and xception, whose weights are not at hand"
+    assert (averaged.share, joint.share) == (8.0, 8.0)
+    poolings = [rung.config.model.pooling for rung in (averaged, joint)]
+    assert poolings == ["probabilities", "posterior_attention"]
+    for rung in (averaged, joint):
+        assert rung.config.model.backbone == "efficientnet_lite0"
+        assert rung.config.model.weights == "imagenet"
+        assert rung.config.finetune.trainable == "blocks/14"
+
+
+def test_without_the_package_the_pretrained_rungs_are_left_out(
+    tool: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("product_mil.model.published.importlib.util.find_spec", lambda _: None)
     planned, left_out = planned_with(tool)
     assert [rung.name for rung in planned] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
     assert len(left_out) == 4
-    assert "inception_v3-joint: no weights of inception_v3 at hand" in left_out[1]
+    assert (
+        "inception_v3-joint: no weights of inception_v3 at hand, nor of efficientnet_lite0"
+        in left_out[1]
+    )
 
 
-def test_mobilenet_takes_the_place_of_what_is_missing_once(tool: Any, tmp_path: Path) -> None:
+def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(
+    tool: Any, tmp_path: Path
+) -> None:
     weights = tmp_path / "mobilenet.h5"
     weights.touch()
     planned, left_out = planned_with(tool, weights=[f"mobilenet_v2={weights}"])
@@ -42,7 +67,7 @@ def test_mobilenet_takes_the_place_of_what_is_missing_once(tool: Any, tmp_path: 
     )
     assert joint.config.model.backbone == "mobilenet_v2"
     assert joint.config.model.weights == str(weights)
-    assert joint.config.model.pooling == "residual"
+    assert joint.config.model.pooling == "posterior_attention"
     assert by_name["mobilenet_v2"].config.model.pooling == "probabilities"
     assert joint.config.finetune.trainable == "blocks/14"
     # With weights of its own a net stands for itself.

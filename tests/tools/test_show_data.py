@@ -97,7 +97,7 @@ def test_augmented_rows(odd: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--output", "sheet.txt"], "name a .png or .jpg file"),
+        (["--output", "sheet.txt"], "name a .png, .jpg or .jpeg file"),
         (["--output", "sheet.png", "--ids", "77"], "has no product 77"),
         (["--output", "sheet.png", "--augment", "turn=3"], "config.augment.turn: there is no such"),
         (["--output", "sheet.png", "--augment", "flip=3"], "must be from 0 to 1"),

@@ -1,0 +1,106 @@
+"""How a command meets the terminal: streams that are closed, full or gone, and how it ends."""
+
+import errno
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from product_mil.errors import UserError
+
+MISUSED = 2  # the exit status after a `UserError`
+INTERRUPTED_BY_KEYBOARD = 130  # 128 + SIGINT
+READER_GONE = 141  # 128 + SIGPIPE
+
+
+@contextmanager
+def command(*, prints_result: bool = False) -> Iterator[None]:
+    """Run a command; as a decorator, `@command()`, around its `main`.
+
+    A `UserError` is one line on standard error, and status 2; Ctrl-C is one line and status 130.
+    Standard output and error may be closed, full or gone at any moment: what is written there is
+    lost from then on, and the work goes on. Only where `prints_result` says that the result itself
+    was for standard output, the command fails then: quietly with status 141 where the reader went
+    away, else with one line.
+    """
+    before = sys.stdout, sys.stderr
+    _open_closed_descriptors()
+    output = sys.stdout = _lasting(sys.stdout)
+    errors = sys.stderr = _lasting(sys.stderr)
+    try:
+        yield
+        output.flush()
+        if prints_result:
+            _refuse_lost_result(output.error)
+    except UserError as error:
+        print(f"error: {error}", file=errors)
+        sys.exit(MISUSED)
+    except KeyboardInterrupt:
+        print("interrupted; the same command starts or goes on again", file=errors)
+        sys.exit(INTERRUPTED_BY_KEYBOARD)
+    finally:
+        output.flush()
+        errors.flush()
+        sys.stdout, sys.stderr = before
+
+
+def _refuse_lost_result(error: OSError | None) -> None:
+    if error is not None:
+        if error.errno == errno.EPIPE:
+            sys.exit(READER_GONE)
+        raise UserError(f"cannot write to standard output: {error.strerror}")
+
+
+class LastingStream:
+    """A text stream whose failures end nothing: the first one is kept, and what follows is lost."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream = stream
+        self.error: OSError | None = None
+
+    def write(self, text: str) -> int:
+        """Write, or lose, the text; names of files that are no UTF-8 are written escaped."""
+        if self.error is None:
+            try:
+                self._stream.write(text)
+            except UnicodeEncodeError as error:
+                escaped = text.encode(error.encoding, "backslashreplace")
+                self._stream.write(escaped.decode(error.encoding))
+            except OSError as error:
+                self._give_up(error)
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what is buffered."""
+        if self.error is None:
+            try:
+                self._stream.flush()
+            except OSError as error:
+                self._give_up(error)
+
+    def _give_up(self, error: OSError) -> None:
+        self.error = error
+        # What is still buffered would fail again when Python ends.
+        with suppress(OSError, ValueError):
+            nothing = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nothing, self._stream.fileno())
+            os.close(nothing)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+def _lasting(stream: Any) -> LastingStream:  # whatever sys.stdout is by now, or None
+    if isinstance(stream, LastingStream):
+        return stream
+    return LastingStream(stream or open(os.devnull, "w"))  # noqa: PTH123
+
+
+def _open_closed_descriptors() -> None:
+    """Keep the numbers of closed streams from files, into which libraries would write messages."""
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest number that is free
