@@ -51,8 +51,8 @@ def test_another_head_takes_the_backbone_and_says_what_is_new(trained: Path) -> 
 def test_another_backbone_is_refused(trained: Path) -> None:
     source = open_run(trained)
     fresh, _ = build_model(source.config, 3)
+    other = dataclasses.replace(source.config.model, backbone="mobilenet_v2")
     with pytest.raises(UserError, match="has the backbone small_cnn, this one mobilenet_v2"):
-        other = dataclasses.replace(source.config.model, backbone="mobilenet_v2")
         warm_start(fresh, other, categories_from_ids(np.array([1, 2, 3])), trained)
 
 
@@ -60,7 +60,7 @@ def test_a_head_that_reads_otherwise_is_refused(trained: Path) -> None:
     source = open_run(trained)
     fresh, _ = build_model(source.config, 3)
     other = dataclasses.replace(source.config.model, layer_norm=True)
-    with pytest.raises(UserError, match="say config.model.layer_norm=False"):
+    with pytest.raises(UserError, match=r"say config\.model\.layer_norm=False"):
         warm_start(fresh, other, categories_from_ids(np.array([1, 2, 3])), trained)
 
 

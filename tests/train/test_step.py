@@ -576,7 +576,7 @@ def test_attention_weights_the_image_loss_from_its_step_on() -> None:
     path = "head/classify_image/kernel"
     after: dict[int | None, list[np.ndarray]] = {}
     for first in (None, 1):
-        structure, (parameters, statistics), rule, step = frozen_stage(
+        _, (parameters, statistics), rule, step = frozen_stage(
             "posterior_attention", optimizer="sgd", attention_weighted_from_step=first
         )
         relevance = np.random.default_rng(0).normal(size=parameters["head/relevance/kernel"].shape)
