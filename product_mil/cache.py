@@ -1,12 +1,115 @@
-"""Where everything lies that can be made or fetched again."""
+"""Where everything lies that can be made or fetched again; without such a place, work is slower.
 
+What is only read is looked for under `cache_root()`. What is to be written goes to
+`writable_cache(name)`, which is a temporary directory where the cache cannot be written.
+"""
+
+import atexit
+import functools
+import logging
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
 import platformdirs
 
+from product_mil.errors import UserError
+
+_PROBE_BYTES = 1 << 20  # a disk without room for this is full
+
 
 def cache_root() -> Path:
-    """$PRODUCT_MIL_CACHE, or `product_mil` in the user's cache directory."""
+    """$PRODUCT_MIL_CACHE, or `product_mil` in the user's cache directory; it need not exist.
+
+    A user without a home directory has the temporary cache.
+    """
     chosen = os.environ.get("PRODUCT_MIL_CACHE")
-    return Path(chosen) if chosen else Path(platformdirs.user_cache_dir("product_mil"))
+    if chosen:
+        return Path(chosen)
+    try:
+        return Path(platformdirs.user_cache_dir("product_mil"))
+    except RuntimeError:  # neither HOME nor an entry in the user database
+        _tell(Path("~"), "there is no home directory to keep a cache in")
+        return temporary_cache()
+
+
+def can_be_written(name: str = "") -> bool:
+    """Whether something can be kept in the directory `name` of the cache, which is made if need be.
+
+    One warning says where it cannot: a read-only file system, a full disk, another user's.
+    """
+    return _can_be_written(cache_root(), name)
+
+
+@functools.cache
+def _can_be_written(root: Path, name: str) -> bool:
+    reason = why_not_writable(root / name)
+    if reason is not None:
+        _tell(root, f"the cache {root / name} cannot be written ({reason})")
+    return reason is None
+
+
+def writable_cache(name: str = "") -> Path:
+    """The directory `name` of the cache where it can be written, or of `temporary_cache()`.
+
+    Raises:
+        UserError: neither can be written.
+    """
+    if can_be_written(name):
+        return cache_root() / name
+    directory = temporary_cache() / name
+    try:
+        directory.mkdir(exist_ok=True)
+    except OSError as error:
+        raise _no_place(error) from error
+    return directory
+
+
+@functools.cache
+def temporary_cache() -> Path:
+    """A new directory that is removed when the process ends.
+
+    Raises:
+        UserError: the system has no room for temporary files.
+    """
+    try:
+        directory = Path(tempfile.mkdtemp(prefix="product_mil-"))
+    except OSError as error:
+        raise _no_place(error) from error
+    atexit.register(shutil.rmtree, directory, ignore_errors=True)
+    return directory
+
+
+def why_not_writable(directory: Path) -> str | None:
+    """Why nothing can be kept in a directory, which is made if it is missing; None if it can."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
+            file.write(bytes(_PROBE_BYTES))
+    except FileExistsError:
+        return "it is a file"
+    except OSError as error:
+        return error.strerror or str(error)
+    return None
+
+
+def _no_place(error: OSError) -> UserError:
+    return UserError(
+        f"no temporary file can be written ({error.strerror}); set PRODUCT_MIL_CACHE or TMPDIR to "
+        "a directory that can be"
+    )
+
+
+_told: set[Path] = set()
+
+
+def _tell(root: Path, reason: str) -> None:
+    """Warn of the temporary cache, once for all that is kept in one."""
+    if root not in _told:
+        _told.add(root)
+        logging.getLogger(__name__).warning(
+            "%s: what is made or fetched now will be made or fetched again next time; set "
+            "PRODUCT_MIL_CACHE to a directory that can be written",
+            reason,
+        )

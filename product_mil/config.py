@@ -8,6 +8,7 @@ still be opened and resumed.
 import dataclasses
 import importlib.util
 import json
+import os
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from product_mil.errors import UserError
+from product_mil.foreign import CONFIGURATION, refuse_foreign
 
 Pooling = Literal[
     "probabilities",
@@ -151,10 +153,13 @@ def load_config(spec: str) -> Config:
     Raises:
         UserError: no such file, no `get_config` in it, or an argument that it refuses.
     """
-    path_text, _, argument = spec.partition(":")
-    path = Path(path_text)
     if not spec:
         raise UserError("name a configuration: --config=configs/joint.py")
+    path, argument = _file_and_argument(spec)
+    try:
+        refuse_foreign(path, CONFIGURATION)
+    except UserError as error:
+        raise UserError(f"--config={spec}: {error}") from None
     if not path.is_file():
         raise UserError(
             f"--config={spec}: there is no file {path} in {Path.cwd()}; the configurations that "
@@ -164,13 +169,29 @@ def load_config(spec: str) -> Config:
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--config={spec}: {path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
-    module_spec.loader.exec_module(module)
+    try:
+        module_spec.loader.exec_module(module)
+    except SyntaxError as error:
+        raise UserError(f"--config={spec}: {path}:{error.lineno}: {error.msg}") from error
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={spec}: {path} defines no get_config(argument)")
     config = module.get_config(argument)
     if not isinstance(config, Config):
         raise UserError(f"--config={spec}: get_config returned {type(config).__name__}, no Config")
     return config
+
+
+def _file_and_argument(spec: str) -> tuple[Path, str]:
+    """Split at the last colon that stands after the name of a file; there may be some in the name.
+
+    Without such a file, at the last colon after which no directory is named.
+    """
+    colons = [at for at in range(len(spec), -1, -1) if spec[at : at + 1] in (":", "")]
+    # `Path.is_file` raises where a name is too long.
+    names = [at for at in colons if os.path.isfile(spec[:at])]  # noqa: PTH113
+    missing = [at for at in colons[1:] if "/" not in spec[at:]] or colons
+    at = (names or missing)[0]
+    return Path(spec[:at]), spec[at + 1 :]
 
 
 def choose(arguments: dict[str, Config], argument: str) -> Config:

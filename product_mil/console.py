@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -36,6 +37,16 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=errors)
         sys.exit(MISUSED)
+    except ValueError as error:
+        variable = _jax_variable_in(error)
+        if variable is None:
+            raise
+        print(
+            f"error: {variable}={os.environ[variable]}: JAX does not take it; correct or unset "
+            f"{variable}",
+            file=errors,
+        )
+        sys.exit(MISUSED)
     except KeyboardInterrupt:
         print("interrupted; the same command starts or goes on again", file=errors)
         sys.exit(INTERRUPTED_BY_KEYBOARD)
@@ -43,6 +54,13 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
         output.flush()
         errors.flush()
         sys.stdout, sys.stderr = before
+
+
+def _jax_variable_in(error: ValueError) -> str | None:
+    """The environment variable that an error is about which JAX raises when it is imported."""
+    found = re.search(r"\bjax_\w+", str(error), re.IGNORECASE)
+    name = found.group().upper() if found else ""
+    return name if name in os.environ else None
 
 
 def _refuse_lost_result(error: OSError | None) -> None:

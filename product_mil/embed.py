@@ -1,16 +1,19 @@
 """What a frozen backbone says of images: computed over the devices, kept in the user's cache."""
 
 import hashlib
+import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from jax.sharding import Mesh
 
-from product_mil.cache import cache_root
+from product_mil.cache import cache_root, can_be_written, temporary_cache
 from product_mil.config import Config
 from product_mil.data.embeddings import (
     Embed,
@@ -21,13 +24,14 @@ from product_mil.data.embeddings import (
     used_images,
 )
 from product_mil.data.loader import ImageFault, Products
+from product_mil.errors import UserError
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
 from product_mil.model.hand_made import VERSION as HAND_MADE_VERSION
-from product_mil.train.loop import Interrupted
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.runtime import embedding_batch_images
 from product_mil.train.step import make_embed_step
+from product_mil.train.stopping import Interrupted
 
 
 @dataclass(frozen=True)
@@ -82,16 +86,7 @@ def cached_embeddings(
     if spec.on_host is not None:
         key.update(f"version {HAND_MADE_VERSION}".encode())
     name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
-    directory = cache_root() / "embeddings" / f"{name}-{key.hexdigest()[:16]}"
-    needed_bytes, free_bytes = room_for(directory, num_images, spec.embedding_dim, dtype)
-    if needed_bytes > 0.9 * free_bytes:
-        lacking = (
-            f"no embedding cache: it needs {needed_bytes / 1e9:.1f} GB, {directory} has "
-            f"{free_bytes / 1e9:.1f} GB free; images are embedded each time they are used"
-        )
-        return CachedEmbeddings(None, lacking, [])
-    store = EmbeddingStore(directory, dim=spec.embedding_dim, dtype=dtype)
-    started = time.monotonic()
+    name = f"{name}-{key.hexdigest()[:16]}"
     compute = spec.on_host or embed_function(model, mesh)
 
     def embed(images: np.ndarray) -> np.ndarray:
@@ -99,16 +94,45 @@ def cached_embeddings(
             raise Interrupted("stopped while images were being embedded")
         return compute(images)
 
-    embedded, unreadable = fill_store(
-        store,
-        selections,
-        embed,
-        image_size_px=config.data.image_size_px,
-        batch_images=embedding_batch_images(),
-        threads=config.data.threads or os.cpu_count() or 1,
-    )
-    spent_s = time.monotonic() - started
-    summary = (
-        f"embeddings: {embedded} images embedded in {spent_s:.1f} s, {len(store)} in {directory}"
-    )
-    return CachedEmbeddings(store, summary, unreadable)
+    lacking = ""
+    for root in _roots():
+        directory = root / "embeddings" / name
+        needed_bytes, free_bytes = room_for(directory, num_images, spec.embedding_dim, dtype)
+        if needed_bytes > 0.9 * free_bytes:
+            lacking = (
+                f"it needs {needed_bytes / 1e9:.1f} GB, {directory} has {free_bytes / 1e9:.1f} GB "
+                "free"
+            )
+            continue
+        started = time.monotonic()
+        try:
+            store = EmbeddingStore(directory, dim=spec.embedding_dim, dtype=dtype)
+            embedded, unreadable = fill_store(
+                store,
+                selections,
+                embed,
+                image_size_px=config.data.image_size_px,
+                batch_images=embedding_batch_images(),
+                threads=config.data.threads or os.cpu_count() or 1,
+            )
+        except OSError as error:
+            lacking = f"{directory} cannot be written: {error.strerror or error}"
+            if can_be_written("embeddings"):  # else a warning said so
+                logging.getLogger(__name__).warning("the embedding cache in %s", lacking)
+            continue
+        spent_s = time.monotonic() - started
+        summary = (
+            f"embeddings: {embedded} images embedded in {spent_s:.1f} s, {len(store)} in "
+            f"{directory}"
+        )
+        return CachedEmbeddings(store, summary, unreadable)
+    lacking = f"no embedding cache: {lacking}; images are embedded each time they are used"
+    return CachedEmbeddings(None, lacking, [])
+
+
+def _roots() -> Iterator[Path]:
+    """Where embeddings are looked for and kept: the cache, and a temporary one if that fails."""
+    can_be_written("embeddings")  # else warns; what is there already may be all that is needed
+    yield cache_root()
+    with suppress(UserError):  # no temporary files either
+        yield temporary_cache()

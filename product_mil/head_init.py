@@ -10,6 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int64
 
 from product_mil.errors import UserError
+from product_mil.foreign import CLASS_FILE, refuse_foreign
 from product_mil.model.classifier import Model
 from product_mil.model.weights import ImageNetTop
 
@@ -76,6 +77,7 @@ def _read_matches(
     path: Path, category_ids: Int64[np.ndarray, " k"]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Class indices and the ImageNet class of each; every mistake by line, all at once."""
+    refuse_foreign(path, CLASS_FILE)
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:

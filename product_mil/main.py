@@ -1,13 +1,13 @@
 """Train: `python -m product_mil.main --config=configs/joint.py [--config.field=value ...]`."""
 
 import sys
-from pathlib import Path
 
 from absl import app, flags
 
 from product_mil.config import Config, load_config, override, refuse
 from product_mil.console import command
 from product_mil.errors import UserError
+from product_mil.files import user_path
 from product_mil.limits import problems
 
 _CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")
@@ -54,7 +54,7 @@ def main(argv: list[str]) -> None:
 
         configure_jax()
         refuse(errors + check_config(config))
-        run(config, Path(_WORKDIR.value or f"runs/{config.name}"))
+        run(config, user_path(_WORKDIR.value or f"runs/{config.name}"))
 
 
 @command()

@@ -14,8 +14,9 @@ from jaxtyping import Float32, Int64
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.errors import UserError
 from product_mil.files import Kind, csv_with_header, write_text
+from product_mil.foreign import MATRIX, refuse_foreign
 from product_mil.parquet_member import ParquetMember, ProductFacts
-from product_mil.prediction_files import matrix_files
+from product_mil.prediction_files import matrix_files, read_description
 from product_mil.predictions import places_of
 
 MISSING_SUFFIX = ".missing.csv"
@@ -217,6 +218,7 @@ def _ids(path: Path) -> Int64[np.ndarray, " _"]:
 
 
 def _load(path: Path) -> np.ndarray:
+    refuse_foreign(path, MATRIX)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -227,8 +229,4 @@ def _categories_in(about: Path) -> Categories | None:
     """The names of the classes; a matrix made elsewhere may lack them."""
     if not about.exists():
         return None
-    try:
-        fields = json.loads(about.read_text(encoding="utf-8"))
-        return Categories.from_json(json.dumps(fields["categories"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {about}: {error}") from None
+    return Categories.from_json(json.dumps(read_description(about)["categories"]))

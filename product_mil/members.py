@@ -13,7 +13,6 @@ from jaxtyping import Array, Float, Float64
 
 from product_mil.backoff import BackOff, LevelCounts, calibrate
 from product_mil.batch import PackedBatch, SizedBatch
-from product_mil.build.data import build_data, data_config
 from product_mil.config import Config
 from product_mil.data.categories import Categories
 from product_mil.data.loader import ImageFault, Loaded, Products
@@ -85,16 +84,10 @@ def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Product
                 "the runs were validated on different products, and one may have been trained on "
                 "what another was validated on: give --fit_on labelled.bson that none has seen"
             )
-        try:
-            data = build_data(data_config(runs[0].config))
-        except UserError as error:
+        data, missing = runs[0].data()
+        if data is None:
             raise UserError(
-                f"the validation products of {runs[0].workdir} are gone ({error}): give --fit_on "
-                "labelled.bson"
-            ) from None
-        if data.fingerprint != runs[0].record["data_fingerprint"]:
-            raise UserError(
-                f"the data of {runs[0].workdir} changed since it was trained: give --fit_on "
+                f"the validation products of {runs[0].workdir} are gone ({missing}): give --fit_on "
                 "labelled.bson"
             )
         products = data.valid
@@ -102,6 +95,21 @@ def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Product
     if not usable.any():
         raise UserError(f"{spec}: no product with an image and a category of the runs")
     return products.subset(usable)
+
+
+def warn_of_known(runs: Sequence[TrainedRun], fitted: Products, predicted: Products) -> None:
+    """Print what the runs have seen of the products that are fitted on, and of those predicted."""
+    for run in runs:
+        known = run.known(fitted)
+        if known is not None and known.trained:
+            print(
+                f"note: {known.sentence(str(run.workdir))} that are fitted on, so it will seem "
+                "surer than it is: give --fit_on products that it has not seen",
+                flush=True,
+            )
+        known = run.known(predicted)
+        if known is not None and not known.is_test:
+            print(f"note: {known.sentence(str(run.workdir))} to be predicted", flush=True)
 
 
 def _split(config: Config) -> tuple[Any, ...]:

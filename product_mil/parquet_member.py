@@ -1,5 +1,6 @@
 """A Parquet file of predictions as a member of an ensemble: the most probable classes alone."""
 
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +105,10 @@ class ParquetMember:
     def _batches(self) -> Iterator[_Rows]:
         try:
             # Buffered: a whole row group would be fetched otherwise.
-            with pq.ParquetFile(self.path, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file:
+            with (
+                pa.OSFile(os.fsencode(self.path)) as opened,
+                pq.ParquetFile(opened, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,
+            ):
                 for batch in file.iter_batches(_BATCH_ROWS, columns=list(_TOP)):
                     ids, probability, remaining = (batch.column(name) for name in _TOP)
                     top = self.categories.class_of(ids.flatten().to_numpy())

@@ -6,6 +6,7 @@ classes and which run they come from.
 
 import gzip
 import json
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,8 +18,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
+import product_mil
 from product_mil.errors import UserError
 from product_mil.files import Draft, Kind, csv_with_header, to_json
+from product_mil.foreign import PARQUET_PREDICTIONS, refuse_foreign
+from product_mil.formats import refuse_unknown_format
 from product_mil.predictions import PredictionBlock
 
 FORMAT = "1"
@@ -76,6 +80,7 @@ class ParquetWriter:
         self._schema = _schema(topk).with_metadata(
             {
                 "product_mil.format": FORMAT,
+                "product_mil.version": product_mil.__version__,
                 "product_mil.categories": categories_json,
                 "product_mil.run": to_json(dict(run), indent=None),
             }
@@ -240,7 +245,8 @@ def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
 
 
 def _is_top_classes(path: Path) -> bool:
-    return b"product_mil.format" in (pq.read_schema(path).metadata or {})
+    with pa.OSFile(os.fsencode(path)) as file:  # Arrow takes a name that is no UTF-8 as bytes
+        return b"product_mil.format" in (pq.read_schema(file).metadata or {})
 
 
 SUBMISSION = Kind("a submission", (".csv", ".csv.gz"), csv_with_header(("_id", "category_id")))
@@ -286,17 +292,29 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
     Raises:
         UserError: it is absent, damaged or another kind of file.
     """
+    refuse_foreign(path, PARQUET_PREDICTIONS)
     try:
-        there = set(pq.read_schema(path).names)
-        named = None if columns is None else [c for c in columns if c != CONTRIBUTION or c in there]
-        table = pq.read_table(path, columns=named)
+        with pa.OSFile(os.fsencode(path)) as file:
+            schema = pq.read_schema(file)
+            metadata = schema.metadata or {}
+            if b"product_mil.format" not in metadata:
+                raise UserError(
+                    f"{path} was not written by tools/export_predictions.py --probabilities"
+                )
+            _refuse_unknown(
+                metadata[b"product_mil.format"].decode(errors="replace"),
+                metadata.get(b"product_mil.version", b"?").decode(errors="replace"),
+                path,
+            )
+            there = set(schema.names)
+            named = (
+                None
+                if columns is None
+                else [name for name in columns if name != CONTRIBUTION or name in there]
+            )
+            table = pq.read_table(file, columns=named)
     except (OSError, pa.ArrowInvalid) as error:
         raise UserError(f"cannot read predictions from {path}: {error}") from None
-    metadata = table.schema.metadata or {}
-    if metadata.get(b"product_mil.format") != FORMAT.encode():
-        raise UserError(
-            f"{path} was not written by this version's tools/export_predictions.py --probabilities"
-        )
     if CONTRIBUTION not in there and (columns is None or CONTRIBUTION in columns):
         table = table.append_column(CONTRIBUTION, pa.nulls(len(table), _CONTRIBUTION_TYPE))
     return PredictionFile(
@@ -305,3 +323,26 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
         metadata[b"product_mil.categories"].decode(),
         json.loads(metadata[b"product_mil.run"]),
     )
+
+
+def read_description(about: Path) -> dict[str, Any]:
+    """What `MatrixWriter` says of a matrix: its categories, and what they come from.
+
+    Raises:
+        UserError: it is damaged, or of another format.
+    """
+    try:
+        found = json.loads(about.read_bytes())
+        ids, names = (len(found["categories"][name]) for name in ("ids", "names"))
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise UserError(f"cannot read {about}: {error}") from None
+    if ids != names:
+        raise UserError(f"cannot read {about}: it has {ids} categories and {names} names")
+    run = found.get("run")
+    version = run.get("version", "?") if isinstance(run, dict) else "?"
+    _refuse_unknown(found.get("format", FORMAT), version, about)
+    return found
+
+
+def _refuse_unknown(found: object, version: object, path: Path) -> None:
+    refuse_unknown_format(found, (FORMAT,), version, path)

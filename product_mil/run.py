@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,18 +20,27 @@ from product_mil.build.stage import build_stage, run_record
 from product_mil.config import Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
+from product_mil.files import write_json
+from product_mil.known_products import keep_products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
-from product_mil.train.loop import Interrupted, train_stage
+from product_mil.train.loop import train_stage
 from product_mil.train.mesh import data_mesh, replicate
 from product_mil.train.state import evaluated_parameters
+from product_mil.train.stopping import Interrupted
+from product_mil.workdir import (
+    CONFIG_FILE,
+    RUN_FILE,
+    marked,
+    read_record,
+    stored_config,
+    training_in,
+)
 
-CONFIG_FILE = "config.json"
 STAGES = ("head", "finetune")
 FAULTS_FILE = "bad_records.csv"
-INTERRUPTED = 143  # the exit status after a request to stop: 128 + SIGTERM
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
 
 
@@ -45,10 +54,18 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
 
     Raises:
         UserError: what the user can put right.
-        SystemExit: status 143 after a request to stop or the deadline, with everything saved.
+        SystemExit: status 128 + the signal after a request to stop, or 143 after the deadline, with
+            everything saved.
     """
+    with training_in(workdir):
+        _refuse_another(config, workdir)
+        _run(config, workdir, deadline)
+
+
+def _run(config: Config, workdir: Path, deadline: float) -> None:
     started = time.monotonic()
-    _refuse_another(config, workdir)
+    log = RunLog(workdir)
+    log.metrics()  # refused now where it is damaged
     data = build_data(config)
     mesh = data_mesh(config.data.shards)
     model, notes = untrained_model(config, data)
@@ -61,14 +78,15 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
     # Only now: a mistyped path, found above, leaves no directory that refuses its correction.
     _claim(config, workdir)
     _write_once(workdir, record)
-    log = RunLog(workdir)
+    keep_products(workdir, data)
     log.say(_introduction(config, workdir, data, record))
     for note in data.notes + notes:
         log.say(f"  note: {note}")
     # The prior has a stage of no steps.
     stages = trained_stages(config) or STAGES[:1]
+    begun = _begun(workdir, stages)
     try:
-        for number, name in enumerate(stages):
+        for number, name in list(enumerate(stages))[begun:]:
             stage, state = build_stage(
                 config, name, stages[:number], data, model, mesh, record, log, faults, deadline
             )
@@ -78,13 +96,24 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
             log.draw_curves()
     except Interrupted as interrupted:
         log.say(f"{interrupted}; the same command goes on from there")
-        sys.exit(INTERRUPTED)
+        sys.exit(interrupted.status)
     finally:
         log.close()
         summary = faults.write()
         if summary:
             log.say(f"  note: {summary}")
     log.say(_conclusion(log, workdir, time.monotonic() - started))
+
+
+def _begun(workdir: Path, stages: Sequence[str]) -> int:
+    """The number of the last stage that has a whole checkpoint, which needs no earlier stage."""
+    for number in range(len(stages) - 1, 0, -1):
+        directory = checkpoint_directory(workdir, stages[number])
+        if directory.is_dir():
+            with Checkpoints(directory, read_only=True) as checkpoints:
+                if checkpoints.proven_step() is not None:
+                    return number
+    return 0
 
 
 def trained_stages(config: Config) -> tuple[str, ...]:
@@ -122,14 +151,8 @@ def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
 
 def _refuse_another(config: Config, workdir: Path) -> None:
     """Refuse a directory that holds a run of another configuration."""
-    path = workdir / CONFIG_FILE
-    if not path.exists():
-        return
-    try:
-        stored = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        raise UserError(f"{path} is damaged; choose another --workdir") from None
-    different = differences(stored, config)
+    stored = stored_config(workdir)
+    different = [] if stored is None else differences(stored, config)
     if different:
         lines = "\n".join(f"  {line}" for line in different)
         raise UserError(
@@ -140,29 +163,26 @@ def _refuse_another(config: Config, workdir: Path) -> None:
 
 def _claim(config: Config, workdir: Path) -> None:
     """Make the directory this run's."""
-    path = workdir / CONFIG_FILE
-    if path.exists():
-        return
+    if not (workdir / CONFIG_FILE).exists():
+        _write(workdir / CONFIG_FILE, marked(config.to_dict()))
+
+
+def _write(path: Path, record: Mapping[str, Any]) -> None:
     try:
-        workdir.mkdir(parents=True, exist_ok=True)
-        write_json(path, config.to_dict())
+        write_json(path, record)
     except OSError as error:
-        raise UserError(f"cannot write to {workdir}: {error}; choose another --workdir") from error
-
-
-def write_json(path: Path, value: Mapping[str, Any]) -> None:
-    """Write the file, whole or not at all."""
-    draft = path.with_name(path.name + ".draft")
-    draft.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    draft.replace(path)
+        raise UserError(
+            f"cannot write {path}: {error.strerror or error}; make room, or choose another "
+            "--workdir"
+        ) from None
 
 
 def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
     """Note what the run started with; data that changed since is refused."""
-    path = workdir / "run.json"
-    if path.exists():
-        stored = json.loads(path.read_text(encoding="utf-8"))
-        if stored["data_fingerprint"] != record["data_fingerprint"]:
+    path = workdir / RUN_FILE
+    stored = read_record(path, "remove it, and it is written anew")
+    if stored is not None:
+        if stored.get("data_fingerprint") != record["data_fingerprint"]:
             raise UserError(
                 f"the data changed since the run in {workdir} began; choose another --workdir"
             )
@@ -175,7 +195,7 @@ def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
         **{name: version(name) for name in _VERSIONED},
     }
     categories = json.loads(record["categories"])
-    write_json(path, {**record, "categories": categories, "environment": environment})
+    _write(path, {**record, "categories": categories, "environment": environment})
 
 
 def _git_revision() -> str | None:
@@ -200,7 +220,8 @@ def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[
             f"  data: {source}",
             f"  train {len(data.train)} products, {data.train.num_images.sum()} images; "
             f"valid {len(data.valid)} products; categories {levels} at levels 1 / 2 / 3",
-            f"  run: {workdir}, up to {model_mb * 8:.0f} MB of checkpoints ({free_gb:.0f} GB free)",
+            f"  run: {workdir}, up to {model_mb * 12:.0f} MB of checkpoints "
+            f"({free_gb:.0f} GB free)",
         ]
     )
 

@@ -4,6 +4,7 @@ Nothing is written, so a run may be opened while another process trains in it.
 """
 
 import dataclasses
+import logging
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
+from product_mil.build.data import RunData
 from product_mil.build.model import build_model, levels_of, log_prior_of
 from product_mil.build.stage import evaluation_plan
 from product_mil.config import Config, config_from_dict
@@ -26,11 +28,13 @@ from product_mil.data.index import open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.errors import UserError
+from product_mil.known_products import Known, known_products, run_data
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.run import STAGES, checkpoint_directory
-from product_mil.train.checkpoint import Checkpoints
+from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
 from product_mil.train.mesh import data_mesh, replicate
+from product_mil.workdir import refuse_newer_run
 
 
 @dataclass(frozen=True)
@@ -93,6 +97,14 @@ class TrainedRun:
             dropped=drop_images(catalogue, md5) if md5 else None,
         )
 
+    def data(self) -> tuple[RunData | None, str]:
+        """Its training and validation products; None, and why, where they are gone."""
+        return run_data(self.config, self.record["data_fingerprint"])
+
+    def known(self, products: Products) -> Known | None:
+        """How many of some products it has seen; None where that cannot be said."""
+        return known_products(self.workdir, self.data()[0], products)
+
     def fault_list(
         self, path: Path | None, bad_records: Policy | None, bad_images: Policy | None
     ) -> FaultList:
@@ -144,45 +156,59 @@ def open_run(
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such directory; --workdir names the directory of a run")
+    refuse_newer_run(workdir)
     mesh = data_mesh(jax.device_count()) if mesh is None else mesh
-    tried = None
+    before: list[str] = []
     while True:
-        stage, step = _newest(workdir, checkpoint)
+        damaged: list[str] = []
         try:
-            return _load(workdir, stage, step, mesh)
-        except Exception:
-            # A run that trains meanwhile removes old checkpoints once it has a newer one.
-            if tried == (stage, step):
-                raise
-            tried = stage, step
+            run = _newest_whole(workdir, checkpoint, mesh, damaged)
+        except UserError as error:
+            damaged.append(str(error))
+            run = None
+        # A run that trains meanwhile removes old checkpoints once it has newer ones: look again.
+        if damaged == before or (run is not None and not damaged):
+            break
+        before = damaged
+    if run is None:
+        raise UserError(damaged[-1])
+    for line in damaged:
+        logging.getLogger(__name__).warning("%s: an earlier one is used", line)
+    return run
 
 
-def _newest(workdir: Path, checkpoint: str) -> tuple[str, int]:
+def _newest_whole(workdir: Path, checkpoint: str, mesh: Mesh, damaged: list[str]) -> TrainedRun:
+    """Load the first checkpoint that is whole; of those before it a line each goes to `damaged`."""
     for stage in reversed(STAGES):
         directory = checkpoint_directory(workdir, stage)
-        if directory.is_dir():
-            with Checkpoints(directory, read_only=True) as found:
-                step = found.latest_step() if checkpoint == "last" else found.best_step()
-            if step is not None:
-                return stage, step
+        if not directory.is_dir():
+            continue
+        with Checkpoints(directory, read_only=True) as found:
+            steps = found.best_first() if checkpoint == "best" else found.steps()[::-1]
+            for step in steps:
+                try:
+                    return _load(workdir, stage, step, found, mesh)
+                except DamagedCheckpoint as error:
+                    damaged.append(str(error))
+    if damaged:
+        raise UserError(f"{workdir}: no checkpoint of it is whole. {damaged[0]}")
     raise UserError(
         f"{workdir} holds no checkpoint: give the directory of a run that finished an epoch"
     )
 
 
-def _load(workdir: Path, stage: str, step: int, mesh: Mesh) -> TrainedRun:
-    with Checkpoints(checkpoint_directory(workdir, stage), read_only=True) as found:
-        record = found.run_record(step)
-        if "config" not in record:
-            raise UserError(f"checkpoint {step} of {workdir} was written by another version")
-        config = config_from_dict(record["config"])
-        categories = Categories.from_json(record["categories"])
-        # The pretrained file may be gone, and its values are all replaced.
-        untrained = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
-        model, _ = build_model(untrained, len(categories.ids), levels=levels_of(categories))
-        parameters, statistics = found.restore_model(
-            step, replicate(model.parameters, mesh), replicate(model.statistics, mesh)
-        )
+def _load(workdir: Path, stage: str, step: int, found: Checkpoints, mesh: Mesh) -> TrainedRun:
+    record = found.run_record(step)
+    if "config" not in record:
+        raise UserError(f"checkpoint {step} of {workdir} was written by another version")
+    config = config_from_dict(record["config"])
+    categories = Categories.from_json(record["categories"])
+    # The pretrained file may be gone, and its values are all replaced.
+    untrained = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
+    model, _ = build_model(untrained, len(categories.ids), levels=levels_of(categories))
+    parameters, statistics = found.restore_model(
+        step, replicate(model.parameters, mesh), replicate(model.statistics, mesh)
+    )
     return TrainedRun(
         workdir=workdir,
         stage=stage,

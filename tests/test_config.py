@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -271,3 +272,71 @@ def test_a_stage_is_no_longer_than_its_bound() -> None:
     assert stage_num_steps(StageConfig(epochs=3, max_steps=20), 11) == 20
     assert stage_num_steps(StageConfig(epochs=3, max_steps=40), 11) == 33
     assert stage_num_steps(StageConfig(epochs=-1, steps=2000, max_steps=7), 700) == 7
+
+
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("12:30:00/joint.py", "smoke"),
+        ("12:30:00/joint.py", ""),
+        ("a:b.py", "smoke"),
+        ("joint.py:smoke", ""),
+        ("joint.py:smoke", "smoke"),
+        ("[x] y/é,~.py", "smoke"),
+        ("joint.py", "one:two/three"),
+    ],
+)
+def test_colons_in_the_path_of_a_configuration(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, argument: str
+) -> None:
+    file = tmp_path / name
+    file.parent.mkdir(exist_ok=True)
+    if not name.endswith(".py"):  # Python takes no other ending; beside it lies one that it takes
+        (tmp_path / "joint.py").write_text("raise SystemExit")
+    file.write_text(
+        "from product_mil.config import Config\n\n\n"
+        "def get_config(argument):\n    return Config(name='of ' + argument)\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    for path in (name, str(file)):
+        spec = f"{path}:{argument}" if argument else path
+        if name.endswith(".py"):
+            assert load_config(spec).name == f"of {argument}"
+        else:
+            with pytest.raises(UserError, match=f"{name} is not a Python file"):
+                load_config(spec)
+
+
+@pytest.mark.parametrize(
+    ("spec", "missing"),
+    [
+        ("12:30:00/none.py:smoke", "12:30:00/none.py"),
+        ("12:30:00/none.py", "12:30:00/none.py"),
+        ("none.py:smoke", "none.py"),
+        ("none.py", "none.py"),
+        (":smoke", "."),
+    ],
+)
+def test_a_missing_configuration_is_named_whole(spec: str, missing: str) -> None:
+    with pytest.raises(UserError, match=f"there is no file {missing} in |is a directory"):
+        load_config(spec)
+
+
+def test_what_is_no_configuration_is_told(tmp_path: Path) -> None:
+    for name, data, message in (
+        ("page.py", b"<!DOCTYPE html><html>", "is an HTML page, no Python file; perhaps"),
+        ("dump.py", b"\x0e\0\0\0\x10_id\0\1\0\0\0\0", "is a BSON dump of MongoDB, no Python file"),
+        ("empty.py", b"", "is empty, no Python file"),
+        ("typo.py", b"def get_config(argument):\n    return (\n", r"typo\.py:2: '\(' was never"),
+    ):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(UserError, match=message) as error:
+            load_config(f"{tmp_path / name}:smoke")
+        assert "\n" not in str(error.value)
+    os.mkfifo(tmp_path / "pipe.py")
+    with pytest.raises(UserError, match="is a pipe, no Python file"):
+        load_config(str(tmp_path / "pipe.py"))
+    with pytest.raises(UserError, match="is a directory, no Python file"):
+        load_config(str(tmp_path))
+    with pytest.raises(UserError, match="File name too long"):
+        load_config("x" * 300)

@@ -251,13 +251,20 @@ def test_pretrained_file_is_not_needed(
 
 
 def test_a_checkpoint_that_goes_away_meanwhile(
-    trained: Path, opened: TrainedRun, monkeypatch: pytest.MonkeyPatch
+    trained: Path,
+    opened: TrainedRun,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    newest = trained_module._newest
-    answers = iter([("finetune", 1), ("finetune", opened.step)])
-    monkeypatch.setattr(trained_module, "_newest", lambda *_: next(answers))
+    """The list is read again; what is gone is not told as damaged."""
+    steps = Checkpoints.steps
+    answers = iter([[1], [1, opened.step]])
+    monkeypatch.setattr(Checkpoints, "steps", lambda _: next(answers))
     assert open_run(trained).step == opened.step
-    monkeypatch.setattr(trained_module, "_newest", lambda *_: ("finetune", 1))
-    with pytest.raises(Exception, match="1"):
+    assert not caplog.records
+    monkeypatch.setattr(Checkpoints, "steps", lambda _: [1])
+    with pytest.raises(UserError, match="checkpoint 1 "):
         open_run(trained)
-    assert newest(trained, "last") == ("finetune", opened.step)
+    monkeypatch.setattr(Checkpoints, "steps", lambda self: [*steps(self), 99])
+    assert open_run(trained).step == opened.step
+    assert "checkpoint 99 " in caplog.text

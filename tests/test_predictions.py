@@ -12,10 +12,13 @@ import pytest
 
 from product_mil import prediction_files
 from product_mil.errors import UserError
+from product_mil.files import check_output
 from product_mil.prediction_files import (
+    TOP_CLASSES,
     MatrixWriter,
     ParquetWriter,
     SubmissionWriter,
+    read_description,
     read_predictions,
 )
 from product_mil.predictions import PredictionBlock, Writer, written_whole
@@ -204,3 +207,41 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(UserError, match="was not written by"):
         read_predictions(path)
+
+
+@pytest.mark.parametrize("number", ["2", "99", "", "one"])
+def test_unknown_formats(tmp_path: Path, number: str) -> None:
+    """Also where the columns are others."""
+    path = tmp_path / "p.parquet"
+    table = pa.table({"a": [1]}).replace_schema_metadata(
+        {"product_mil.format": number, "product_mil.version": "9.1"}
+    )
+    pq.write_table(table, path)
+    with pytest.raises(UserError, match=rf"of format {number}, written by product_mil 9\.1"):
+        read_predictions(path, ("product_id",))
+    about = tmp_path / "about.json"
+    said = {"format": number, "categories": json.loads(CATEGORIES), "run": {"version": "9.1"}}
+    about.write_text(json.dumps(said))
+    with pytest.raises(UserError, match=rf"of format {number}, written by product_mil 9\.1"):
+        read_description(about)
+    about.write_text(json.dumps({**said, "format": "1"}))
+    assert read_description(about)["categories"] == json.loads(CATEGORIES)
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"{", b"[]", b"{}", b"\xff", b'{"categories": {"ids": [1]}}']
+)
+def test_damaged_descriptions(tmp_path: Path, content: bytes) -> None:
+    about = tmp_path / "about.json"
+    about.write_bytes(content)
+    with pytest.raises(UserError, match=r"cannot read .*about\.json") as caught:
+        read_description(about)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    path = tmp_path / os.fsdecode(b"[\xff].parquet")
+    for _ in range(2):  # the second time over the first
+        check_output(path, TOP_CLASSES)
+        write([ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)], BLOCK)
+    np.testing.assert_array_equal(read_predictions(path).column("product_id"), BLOCK.product_id)

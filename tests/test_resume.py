@@ -1,6 +1,7 @@
 """Whole runs, killed and started again by the same command: the same numbers to the last bit."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 from product_mil.data.sample import SampleFiles
+from product_mil.errors import UserError
 from product_mil.train.log import RunLog
 from product_mil.trained import open_run
 
@@ -164,6 +166,67 @@ def test_asked_to_stop(runs: Runs, whole: Path, name: str, tmp_path: Path) -> No
     output = runs.finish(tmp_path / "run")
     assert "goes on at step" in output
     assert_equal(result(tmp_path / "run"), result(whole))
+
+
+def test_the_terminal_closed(runs: Runs, whole: Path, tmp_path: Path) -> None:
+    status = runs.stop_when(tmp_path / "run", lambda w: lines(w) >= 3, signal.SIGHUP)
+    assert status == 129
+    assert "goes on at step" in runs.finish(tmp_path / "run")
+    assert_equal(result(tmp_path / "run"), result(whole))
+
+
+def test_two_at_once(runs: Runs, whole: Path, tmp_path: Path) -> None:
+    """Whenever the second one comes, it is refused, and the first ends as it would alone."""
+    workdir = tmp_path / "run"
+    first = runs.start(workdir)
+    try:
+        while not (workdir / "lock").exists():
+            time.sleep(0.05)
+        second = runs.start(workdir)
+        output, _ = second.communicate(timeout=PATIENCE_S)
+    finally:
+        printed, _ = first.communicate(timeout=PATIENCE_S)
+    assert second.returncode == 2
+    assert f"is being trained in by process {first.pid} on " in output.splitlines()[-1]
+    assert "Traceback" not in output
+    assert first.returncode == 0, printed
+    assert_equal(result(workdir), result(whole))
+
+
+@pytest.mark.parametrize("stages", [("finetune",), ("head",), ("head", "finetune")])
+def test_damaged_checkpoints(
+    runs: Runs, whole: Path, stages: tuple[str, ...], tmp_path: Path
+) -> None:
+    """A flipped bit in the newest of a stage, after the end."""
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    for stage in stages:
+        newest = max((int(n) for n in checkpoints(workdir, stage)), default=0)
+        directory = workdir / "checkpoints" / stage / str(newest)
+        path = max(directory.rglob("*"), key=lambda p: p.stat().st_size if p.is_file() else -1)
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes(content)
+    opened = open_run(workdir)
+    last = max(int(n) for n in checkpoints(whole, "finetune"))
+    assert (opened.stage, opened.step < last) == ("finetune", "finetune" in stages)
+    output = runs.finish(workdir)
+    assert ("is damaged (" in output) == ("finetune" in stages)
+    assert_equal(result(workdir), result(whole))
+    # The head's is not needed, and so not looked at.
+    set_aside = [path.parent.name for path in workdir.glob("checkpoints/*/damaged-*")]
+    assert set_aside == ["finetune"] * ("finetune" in stages)
+
+
+def test_every_checkpoint_damaged(runs: Runs, whole: Path, tmp_path: Path) -> None:
+    workdir = tmp_path / "run"
+    shutil.copytree(whole, workdir)
+    for path in workdir.glob("checkpoints/*/*/_CHECKPOINT_METADATA"):
+        path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UserError, match="no checkpoint of it is whole"):
+        open_run(workdir)
+    assert "the stage begins anew" in runs.finish(workdir)
+    assert_equal(result(workdir), result(whole))
 
 
 def test_a_finished_run_changes_nothing_and_prints_its_table(runs: Runs, whole: Path) -> None:

@@ -77,7 +77,8 @@ def main(argv: list[str] | None = None) -> None:
         images_per_batch=args.images_per_batch,
     )
     comparison = publish(contest, runs, files, args)
-    print("\n".join([table(comparison), *(f"note: {note}" for note in contest.notes)]))
+    remarks = [*contest.warnings, *contest.notes]
+    print("\n".join([table(comparison), *(f"note: {remark}" for remark in remarks)]))
     print(f"{args.output / 'index.html'}: open it in a browser")
 
 
@@ -104,7 +105,9 @@ def _named(items: Sequence[str], flag: str) -> Variants:
     found: Variants = {}
     for item in items:
         name, equals, value = item.partition("=")
-        paths = [Path(part).expanduser() for part in value.split(",") if part]
+        # A path may hold commas itself.
+        parts = [value] if user_path(value).exists() else value.split(",")
+        paths = [user_path(part) for part in parts if part]
         if not equals or not name or not paths:
             raise UserError(f"{flag} {item}: expected name=PATH")
         if "/" in name or "_minus_" in name:
@@ -186,6 +189,7 @@ def publish(
         "like_for_like": bool(contest.differing_fields)
         and not unfair_fields(contest.differing_fields),
         "notes": contest.notes,
+        "warnings": contest.warnings,
         "temperature_hurts": all(
             run.get("calibrated_nll", -np.inf) > run.get("nll", np.inf)
             for run in comparison["runs"].values()

@@ -167,6 +167,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         member_log_probs,
         open_members,
         validation_products,
+        warn_of_known,
     )
     from product_mil.predict import predict_products, watched
     from product_mil.train.step import ViewMean
@@ -186,6 +187,7 @@ def combine_runs(args: argparse.Namespace) -> None:
     valid, weights = None, given_weights(args)
     if weights is None or args.min_confidence is not None:
         valid = validation_products(runs, args.fit_on)
+        warn_of_known(runs, valid, products)
     if weights is None:
         assert valid is not None
         blocks = member_log_probs(runs, members, valid, loaded(valid))

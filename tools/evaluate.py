@@ -20,6 +20,7 @@ from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.outputs import refuse_data
 
 if TYPE_CHECKING:
+    from product_mil.known_products import Known
     from product_mil.train.step import ViewMean
     from product_mil.trained import TrainedRun
 
@@ -59,20 +60,27 @@ def main(argv: list[str] | None = None) -> None:
 
     configure_jax()
     if args.predictions is not None:
-        metrics, remarks = evaluate_file(args.predictions, args.data)
+        metrics, remarks, known = evaluate_file(args.predictions, args.data)
     else:
         run = open_run(args.workdir, args.checkpoint)
         if not args.json:
             print(run.summary, flush=True)
         faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
         views = ViewMean(args.tta, args.tta_mean)
-        metrics, remarks = evaluate(
+        metrics, remarks, known = evaluate(
             run, args.data, args.images_per_batch, faults, views, args.logit_adjustment
         )
     if args.json:
-        print(json.dumps({**metrics, "remarks": remarks}, indent=1))
+        seen = None if known is None else known.to_dict()
+        print(json.dumps({**metrics, "known_products": seen, "remarks": remarks}, indent=1))
     else:
-        print("\n".join([metrics_table(metrics, f"{args.data}:"), *remarks]))
+        name = str(args.workdir or f"the run behind {args.predictions}")
+        said = (
+            f"whether {name} has seen these products is unknown"
+            if known is None
+            else (known.sentence(name))
+        )
+        print("\n".join([said, metrics_table(metrics, f"{args.data}:"), *remarks]))
 
 
 def evaluate(
@@ -82,8 +90,8 @@ def evaluate(
     faults: FaultList,
     views: "ViewMean",
     tau: float = 0.0,
-) -> tuple[dict[str, float], list[str]]:
-    """Metrics of `train.evaluate.metrics_of`, and what is worth saying of the data.
+) -> "tuple[dict[str, float], list[str], Known | None]":
+    """Metrics of `metrics_of`, what is worth saying of the data, what the run has seen of it.
 
     What could not be read is added to `faults`, which are written.
 
@@ -108,7 +116,7 @@ def evaluate(
         run.model,
         run.log_prior,
     )
-    scores, unreadable = score_products(
+    scores, found = score_products(
         len(products),
         watched(
             run.batches(products, images_per_batch, pixels=views.views != "none"),
@@ -120,23 +128,24 @@ def evaluate(
     remarks = []
     if unknown:
         remarks.append(f"{unknown} products of unknown category: not scored")
+    unreadable = [fault for fault in found if not fault.is_remark]
     if unreadable:
         first = unreadable[0]
         remarks.append(
             f"{len(unreadable)} images could not be read, the first at byte {first.offset_bytes} "
             f"of {first.file} (product {first.product_id}): {first.reason}"
         )
-    faults.add(unreadable)
+    faults.add(found)
     catalogue = products.catalogue
     if unread := lost(catalogue):
         remarks.append(f"{unread}: not scored")
     summary = faults.write()
     if summary:
         remarks.append(summary)
-    return metrics_of(scores, products, run.categories), remarks
+    return metrics_of(scores, products, run.categories), remarks, run.known(products)
 
 
-def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
+def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], Known | None]":
     """The same metrics of a prediction file, as far as the file allows them.
 
     Raises:
@@ -149,6 +158,7 @@ def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
     from product_mil.data.categories import categories_from_ids
     from product_mil.data.index import open_catalogue
     from product_mil.data.loader import Products
+    from product_mil.known_products import known_to_file
     from product_mil.train.evaluate import TREE_METRICS, ProductScores, metrics_of
 
     catalogue = open_catalogue(spec)
@@ -194,7 +204,8 @@ def evaluate_file(path: Path, spec: str) -> tuple[dict[str, float], list[str]]:
     )
     products = Products(catalogue, rows, labels, max(int(num_images.max()), 1))
     metrics = metrics_of(scores, products, categories)
-    return {name: v for name, v in metrics.items() if not lacking.get(name)}, remarks
+    known_metrics = {name: v for name, v in metrics.items() if not lacking.get(name)}
+    return known_metrics, remarks, known_to_file(file.run, ids[there])
 
 
 if __name__ == "__main__":

@@ -86,9 +86,10 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
     step = _predict_step(run, args)
     back_off = None
     if args.min_confidence is not None:
-        from product_mil.members import calibrated_back_off, validation_products
+        from product_mil.members import calibrated_back_off, validation_products, warn_of_known
 
         valid = validation_products([run], args.fit_on)
+        warn_of_known([run], valid, products)
         back_off = calibrated_back_off(_blocks(run, valid, step, args), run.categories, args)
     about = run.identity | {
         "predicted_files": [str(path) for path in products.catalogue.paths],

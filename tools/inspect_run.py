@@ -10,43 +10,46 @@ guess is another, relative to the uniform share. Labels are not read.
 import argparse
 import json
 import math
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from product_mil.errors import UserError, exit_on_user_error
+from product_mil.console import command
+from product_mil.errors import UserError
+from product_mil.files import user_path
 
 if TYPE_CHECKING:
     from product_mil.inspection import AttentionRow
     from product_mil.trained import TrainedRun
 
 
+@command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the run, print."""
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workdir", type=Path, required=True, help="directory of a trained run")
+    parser.add_argument(
+        "--workdir", type=user_path, required=True, help="directory of a trained run"
+    )
     parser.add_argument("--data", help="BSON file, glob, or several with commas")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--rows", type=int, default=10, help="categories at either end")
     parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
-    with exit_on_user_error():
-        for name in ("rows", "images_per_batch"):
-            if getattr(args, name) < 1:
-                raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
-        # JAX starts here, not for a typing error.
-        from product_mil.train.runtime import configure_jax
-        from product_mil.trained import open_run
+    for name in ("rows", "images_per_batch"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
+    # JAX starts here, not for a typing error.
+    from product_mil.train.runtime import configure_jax
+    from product_mil.trained import open_run
 
-        configure_jax()
-        run = open_run(args.workdir, args.checkpoint)
-        found = inspect(run, args.data, args.images_per_batch)
-        if args.json:
-            print(json.dumps(found, indent=1, ensure_ascii=False))
-        else:
-            print("\n".join([run.summary, *lines_of(found, args.rows)]))
+    configure_jax()
+    run = open_run(args.workdir, args.checkpoint)
+    found = inspect(run, args.data, args.images_per_batch)
+    if args.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join([run.summary, *lines_of(found, args.rows)]))
 
 
 def inspect(run: "TrainedRun", data: str | None, images_per_batch: int) -> dict[str, Any]:

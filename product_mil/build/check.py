@@ -8,6 +8,7 @@ from product_mil.config import Config
 from product_mil.data.index import named_files
 from product_mil.embed import backbone_stays_frozen
 from product_mil.errors import UserError
+from product_mil.foreign import CATEGORY_FILE, refuse_foreign
 from product_mil.head_init import NAMED
 from product_mil.limits import AUGMENT_LIMITS
 from product_mil.model.backbones import BACKBONES, BackboneSpec, backbone, blocks_of
@@ -24,8 +25,7 @@ def check_config(config: Config) -> list[str]:
                 named_files(spec)
         except UserError as error:
             found.append(f"config.data.{name}: {error}")
-    if config.data.categories and not Path(config.data.categories).is_file():
-        found.append(f"config.data.categories: {config.data.categories}: no such file")
+    found += _category_file_problems(config.data.categories)
     weights = config.model.weights
     if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
         found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")
@@ -76,6 +76,17 @@ def _head_init_problems(config: Config) -> list[str]:
             "are; set config.model.layer_norm=false"
         )
     return found
+
+
+def _category_file_problems(path: str) -> list[str]:
+    """That it is not there, or of another kind by its first bytes, in a line."""
+    try:
+        if path:
+            refuse_foreign(Path(path), CATEGORY_FILE)
+    except UserError as error:
+        return [f"config.data.categories: {error}"]
+    there = not path or Path(path).exists()
+    return [] if there else [f"config.data.categories: {path}: no such file"]
 
 
 def _trainable_problems(config: Config, spec: BackboneSpec) -> list[str]:

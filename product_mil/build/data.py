@@ -8,18 +8,26 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.config import Config
-from product_mil.data.bson import Fault
+from product_mil.build.lacking import (
+    has_images,
+    most_of,
+    no_split,
+    no_training_product,
+    no_validation_product,
+    one_category,
+    refuse_unlabelled,
+)
+from product_mil.config import Config, DataConfig
+from product_mil.data.bson import OTHER_CATEGORY, Fault
 from product_mil.data.categories import Categories, categories_from_ids, read_categories
 from product_mil.data.duplicates import drop_images, shared_with
-from product_mil.data.faults import product_faults
+from product_mil.data.faults import first_fault, product_faults
 from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
 from product_mil.data.loader import Products
+from product_mil.data.names import dump_files
 from product_mil.data.sample import ensure_sample
 from product_mil.data.split import split_products
 from product_mil.errors import UserError
-
-MAX_SHOWN_CATEGORIES = 5  # of those that the category file lacks
 
 
 @dataclass(frozen=True)
@@ -53,7 +61,9 @@ def build_data(config: Config) -> RunData:
     if not train_spec:
         sample = ensure_sample(data.sample_seed)
         train_spec, categories_path = str(sample.train), str(sample.categories)
+    dump_files(data.valid or train_spec)  # of another kind: refused before the first is read
     catalogue = open_catalogue(train_spec)
+    refuse_unlabelled(train_spec, catalogue)
     category_faults: list[str] = []
     skipped = category_faults if data.bad_categories == "skip" else None
     categories = (
@@ -103,28 +113,19 @@ def build_data(config: Config) -> RunData:
     surplus = sum("more than" in fault.reason for _, fault in found)
     notes += [f"{surplus} products have more images than config.data.max_images"][:surplus]
     imageless = int((train.num_images == 0).sum())
-    notes += _unlabelled(train, categories, categories_path, data.bad_categories)
+    notes += _unlabelled(train, categories_path, data.bad_categories)
     if imageless:
         notes.append(f"{imageless} training products have no image: left out")
-    train = train.subset((train.labels >= 0) & (train.num_images > 0))
-    if not len(train):
-        raise UserError(
-            f"{train_spec}: no product with an image and a category of "
-            f"{categories_path or 'its own'}; check config.data.categories"
-        )
+    usable = _usable(train, valid, data, train_spec)
+    notes += one_category(usable, categories)
     scored = int((valid.labels >= 0).sum())
-    if not scored:
-        raise UserError(
-            f"{data.valid or 'the validation part'}: no product of a known category; check "
-            "config.data.valid and config.data.categories"
-        )
     if scored < len(valid):
         notes.append(f"{len(valid) - scored} validation products of unknown category: not scored")
     return RunData(
-        train=train,
+        train=usable,
         valid=valid,
         categories=categories,
-        class_counts=np.bincount(train.labels, minlength=len(categories.ids)).astype(np.int64),
+        class_counts=np.bincount(usable.labels, minlength=len(categories.ids)).astype(np.int64),
         fingerprint=hashlib.sha256(fingerprint.encode()).hexdigest()[:32],
         notes=notes,
         product_faults=found,
@@ -132,7 +133,24 @@ def build_data(config: Config) -> RunData:
     )
 
 
-def _unlabelled(train: Products, categories: Categories, path: str, policy: str) -> Iterator[str]:
+def _usable(train: Products, valid: Products, data: DataConfig, train_spec: str) -> Products:
+    """The training products with an image and a class.
+
+    Raises:
+        UserError: there is none, or nothing to validate on, with what is the case.
+    """
+    usable = train.subset((train.labels >= 0) & (train.num_images > 0))
+    if not len(usable) or not has_images(train):
+        raise UserError(no_training_product(train_spec, train, data.categories))
+    if not len(valid) and not data.valid:
+        raise UserError(no_split(train_spec, train, data.valid_fraction))
+    if (valid.labels < 0).all():
+        spec = data.valid or "the validation part"
+        raise UserError(no_validation_product(spec, valid, data.categories))
+    return usable
+
+
+def _unlabelled(train: Products, path: str, policy: str) -> Iterator[str]:
     """Lines on products without a class.
 
     Raises:
@@ -140,20 +158,15 @@ def _unlabelled(train: Products, categories: Categories, path: str, policy: str)
             file is one of other data.
     """
     category_id = np.asarray(train.catalogue.category_id)[train.rows]
-    ids, counts = np.unique(category_id[train.labels < 0], return_counts=True)
-    nameless = int(counts[ids == NO_CATEGORY].sum())
+    nameless = int((category_id == NO_CATEGORY).sum())
     if nameless:
-        yield f"{nameless} training products have no category_id: left out"
-    ids, counts = ids[ids != NO_CATEGORY], counts[ids != NO_CATEGORY]
-    if len(ids):
-        most = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CATEGORIES]
-        shown = ", ".join(f"{ids[i]} of {counts[i]} products" for i in most)
-        more = ", ..." if len(ids) > len(most) else ""
-        what = (
-            f"{path} lacks {len(ids)} categories of {counts.sum()} training products "
-            f"({shown}{more})"
-        )
-        if policy == "fail" and counts.sum() > (len(train) - nameless) / 2:
+        other = first_fault(train.catalogue, OTHER_CATEGORY)
+        no_integer = f", or none that is an integer ({other})" if other else ""
+        yield f"{nameless} training products have no category_id{no_integer}: left out"
+    number, count, shown = most_of(category_id[train.labels < 0])
+    if number:
+        what = f"{path} lacks {number} categories of {count} training products ({shown})"
+        if policy == "fail" and count > (len(train) - nameless) / 2:
             raise UserError(
                 f"{what}, more than half of them: name the file that belongs to the data, or "
                 "leave these products out with config.data.bad_categories=skip"

@@ -38,11 +38,13 @@ from product_mil.train.runtime import peak_flops_per_s
 from product_mil.train.state import WHOLE_PARTS, TrainState, initial_state
 from product_mil.train.step import make_eval_step, make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
+from product_mil.workdir import FORMAT
 
 
 def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
     """What travels with the weights of a run: enough to predict without the run's data."""
     return {
+        "format": FORMAT,
         "config": config.to_dict(),
         "categories": data.categories.to_json(),
         "class_counts": data.class_counts.tolist(),

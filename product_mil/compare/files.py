@@ -4,8 +4,9 @@ import csv
 import gzip
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -16,7 +17,8 @@ from product_mil.compare.answers import Answers, Questions
 from product_mil.data.categories import Categories
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
-from product_mil.prediction_files import matrix_files, read_predictions
+from product_mil.foreign import MATRIX, SUBMISSION, refuse_foreign
+from product_mil.prediction_files import matrix_files, read_description, read_predictions
 
 _ROWS = 4096  # of a matrix that are read at once
 _COLUMNS = (
@@ -39,6 +41,7 @@ class AnswerFile:
     questions: Questions | None  # of the same products, `NO_CATEGORY` where unlabelled
     categories: Categories | None
     left_out: str  # what cannot be compared, in words
+    run: dict[str, Any] = field(default_factory=dict)  # what it says of the run it comes from
 
 
 def read_answers(path: Path, truth: Questions | None) -> AnswerFile:
@@ -92,7 +95,7 @@ def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
     left_out = "temperature and other rules (they need the run's validation products and photos)"
     if top.shape[1] < 5:
         left_out = f"top-5 (it keeps {top.shape[1]} classes), {left_out}"
-    return AnswerFile(path, product_id, answers, questions, categories, left_out)
+    return AnswerFile(path, product_id, answers, questions, categories, left_out, file.run)
 
 
 def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
@@ -104,11 +107,8 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
         raise UserError(
             f"{matrix_path} is {matrix.shape}, but has {len(ids)} ids and {len(columns)} categories"
         )
-    try:
-        about = json.loads(about_path.read_text(encoding="utf-8"))
-        categories = Categories.from_json(json.dumps(about["categories"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise UserError(f"cannot read {about_path}: {error}") from None
+    about = read_description(about_path)
+    categories = Categories.from_json(json.dumps(about["categories"]))
     category = _labels(ids, truth)
     label = categories.class_of(category)
     parts = list(_blocks(matrix, label))
@@ -119,7 +119,8 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
     log_prob[label < 0] = np.nan  # no class of this matrix: not compared
     answers = Answers(columns[guess], in_top5, confidence, log_prob)
     left_out = "temperature, other rules and attention (it holds no photos)"
-    return AnswerFile(path, ids, answers, None, categories, left_out)
+    run = about.get("run") or {}
+    return AnswerFile(path, ids, answers, None, categories, left_out, run)
 
 
 def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
@@ -136,6 +137,7 @@ def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def _load(path: Path) -> np.ndarray:
+    refuse_foreign(path, MATRIX)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)
     except (OSError, ValueError) as error:
@@ -144,6 +146,7 @@ def _load(path: Path) -> np.ndarray:
 
 def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
     """Product and category ids of a `_id,category_id` file, gz or not."""
+    refuse_foreign(path, SUBMISSION)
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
             header = next(csv.reader(file), [])

@@ -37,6 +37,7 @@ class Contest:
     data_rows: Int64[np.ndarray, " N"] | None  # of the catalogue
     differing_fields: dict[str, dict[str, Any]]  # of the runs' configurations
     notes: list[str]
+    warnings: list[str]  # what nobody may overlook: it is no test
 
 
 def gather(
@@ -96,7 +97,19 @@ def gather(
         data_rows=records[rows] if records is not None else None,
         differing_fields=differing,
         notes=list(dict.fromkeys(notes)),
+        warnings=_no_tests(sources),
     )
+
+
+def _no_tests(sources: Mapping[str, Sequence[Source]]) -> list[str]:
+    """A sentence for each variant that has seen some of the products."""
+    found = []
+    for name, parts in sources.items():
+        known = [source.known for source in parts if source.known is not None]
+        worst = max(known, key=lambda one: (one.trained, one.validated), default=None)
+        if worst is not None and not worst.is_test:
+            found.append(worst.sentence(name))
+    return found
 
 
 def _truth(catalogue: Catalogue, rows: Int64[np.ndarray, " r"]) -> Questions:

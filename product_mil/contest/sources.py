@@ -1,6 +1,5 @@
 """What one run or one prediction file answers, before products are matched."""
 
-import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -8,7 +7,7 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from product_mil.build.data import RunData, build_data, data_config
+from product_mil.build.data import RunData
 from product_mil.compare.answers import Answers, Questions
 from product_mil.compare.files import AnswerFile, read_answers
 from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
@@ -27,7 +26,7 @@ from product_mil.data.categories import Categories
 from product_mil.data.duplicates import sharing_products
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import Products
-from product_mil.errors import UserError
+from product_mil.known_products import Known, known_to_file
 from product_mil.predict import predict_products, watched
 from product_mil.prediction_files import read_predictions
 from product_mil.train.step import make_predict_step
@@ -46,6 +45,7 @@ class Source:
     categories: Categories | None
     pooling: str
     config: Config | None = None
+    known: Known | None = None  # of the products, to the run
 
 
 class SharedImages:
@@ -66,11 +66,6 @@ class SharedImages:
         found = sharing_products(data.train.catalogue, data.train.rows, catalogue, rows)
         self.found = found if self.found is None else self.found | found
 
-    def same_data(self, products: Products) -> bool:
-        """Whether these are products of the very data that is compared on."""
-        catalogue = self._catalogue
-        return catalogue is not None and products.catalogue.fingerprint == catalogue.fingerprint
-
 
 def judge_run(
     run: TrainedRun, spec: str, images_per_batch: int, shared: SharedImages, notes: list[str]
@@ -81,15 +76,15 @@ def judge_run(
     products = run.products(spec)
     arrays = (run.model.parameters, run.model.statistics)
     temperatures = None
-    data = _run_data(run, notes)
+    data, missing = run.data()
     if data is not None:
         shared.add(data)
         temperatures = _temperatures(run, data.valid, with_rules, images_per_batch)
-        if shared.same_data(data.valid):
-            notes.append(
-                "the data compared is what runs were validated on: whatever they chose there "
-                "(temperature, trust in a correction, early stopping) is flattered a little"
-            )
+    else:
+        notes.append(
+            f"{run.workdir}: without the data that it was trained on ({missing}) no temperature is "
+            "fitted and no product known to share an image with training"
+        )
     step = make_judge_step(run.model.structure, with_rules=with_rules)
     scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(RULES)), np.float32)
     judged = judge_products(
@@ -105,27 +100,8 @@ def judge_run(
         categories=run.categories,
         pooling=run.config.model.pooling,
         config=run.config,
+        known=run.known(products),
     )
-
-
-def _run_data(run: TrainedRun, notes: list[str]) -> RunData | None:
-    """The training and validation products of a run; None, with a note, where they are gone."""
-    missing = ""
-    try:
-        found = _data_of(data_config(run.config))
-    except UserError as error:
-        found, missing = None, str(error)
-    if found is not None and found.fingerprint != run.record["data_fingerprint"]:
-        found, missing = None, "its files changed since"
-    if found is None:
-        notes.append(
-            f"{run.workdir}: without the data that it was trained on ({missing}) no temperature is "
-            "fitted and no product known to share an image with training"
-        )
-    return found
-
-
-_data_of = functools.lru_cache(maxsize=8)(build_data)  # read once for all runs
 
 
 def _temperatures(
@@ -160,7 +136,14 @@ def read_file(path: Path, truth: Questions | None, notes: list[str]) -> Source:
         knows &= file.questions.category_id != NO_CATEGORY
     if file.answers.log_prob_true is not None:
         knows &= ~np.isnan(file.answers.log_prob_true)
-    return Source(file.product_id, {OWN: file.answers}, knows, file.categories, "from a file")
+    return Source(
+        file.product_id,
+        {OWN: file.answers},
+        knows,
+        file.categories,
+        "from a file",
+        known=known_to_file(file.run, file.product_id),
+    )
 
 
 def run_details(

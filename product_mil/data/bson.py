@@ -5,19 +5,22 @@ the pictures, and because it steps over what it does not know without building P
 """
 
 import struct
+import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
 DOUBLE, STRING, DOCUMENT, ARRAY, BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
-NULL, REGEX = 0x0A, 0x0B
+OBJECT_ID, NULL, REGEX = 0x07, 0x0A, 0x0B
 INT32, INT64 = 0x10, 0x12
 NO_PICTURE = "an image without a binary picture"
+NO_ID, OTHER_CATEGORY = "no integer _id", "category_id is not an integer"  # kinds of faults
+UUIDS = (3, 4)  # the binary subtypes
 OLD_BINARY = 2  # the binary subtype that repeats its length inside
 
 _FIXED_BYTES = {
     DOUBLE: 8,
     0x06: 0,  # undefined
-    0x07: 12,  # object id
+    OBJECT_ID: 12,
     0x08: 1,  # boolean
     0x09: 8,  # date
     NULL: 0,
@@ -40,6 +43,18 @@ _SIZED = {
     0x0E: (1, 4),  # symbol
     0x0F: (14, 0),  # code with scope
 }
+
+_TYPE_NAMES = {
+    DOCUMENT: "a document",
+    ARRAY: "an array",
+    BINARY: "binary data",
+    0x08: "a boolean",
+    0x09: "a date",
+    NULL: "null",
+    0x11: "a timestamp",
+    0x13: "a Decimal128",
+}
+_SHOWN_CHARACTERS = 40
 
 
 class Fault(NamedTuple):
@@ -94,15 +109,18 @@ def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
     """
     data = bytes(data)
     product_id, category_id, pictures = None, None, None
+    other_id = "there is no field of this name"
     faults: list[tuple[int, str, int | None]] = []
     try:
         for kind, name, start, stop in _elements(data, 0, len(data)):
             if name == b"_id":
                 product_id = integer_value(data, kind, start)
+                other_id = f"it is {_described(data, kind, start, stop)}"
             elif name == b"category_id":
                 category_id = integer_value(data, kind, start)
                 if category_id is None and kind != NULL:
-                    faults.append((start, "category_id is not an integer", None))
+                    what = f"it is {_described(data, kind, start, stop)}"
+                    faults.append((start, f"{OTHER_CATEGORY}: {what}", None))
             elif name == b"imgs":
                 if kind == ARRAY:
                     pictures = _pictures(data, start, stop, faults)
@@ -113,7 +131,7 @@ def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
         where = offset + broken.position
         raise RecordError(where, product_id, "broken BSON structure", broken=True) from None
     if product_id is None:
-        raise RecordError(offset, None, "no integer _id", broken=False)
+        raise RecordError(offset, None, f"{NO_ID}: {other_id}", broken=False)
     if pictures is None:
         faults.append((0, "no field imgs", None))
     elif not pictures and not faults:
@@ -146,16 +164,20 @@ def _pictures(
 ) -> list[tuple[int, int]]:
     found: list[tuple[int, int]] = []
     for kind, _, image_start, image_stop in _elements(data, start, stop):
-        picture = None
+        picture, other = None, ""
         if kind == DOCUMENT:
             try:
-                for field_kind, name, value, _ in _elements(data, image_start, image_stop):
+                for field_kind, name, value, value_stop in _elements(data, image_start, image_stop):
                     if name == b"picture":
-                        picture = _binary(data, value) if field_kind == BINARY else None
+                        if field_kind == BINARY:
+                            picture, other = _binary(data, value), ""
+                        else:
+                            what = _described(data, field_kind, value, value_stop)
+                            picture, other = None, f": it is {what}"
             except _BrokenError:  # its neighbours are whole: only this image is lost
-                picture = None
+                picture, other = None, ""
         if picture is None:
-            faults.append((image_start, NO_PICTURE, len(found)))
+            faults.append((image_start, NO_PICTURE + other, len(found)))
             picture = image_start, 0
         found.append(picture)
     return found
@@ -213,6 +235,20 @@ def integer_value(data: bytes, kind: int, start: int) -> int | None:
         if number.is_integer() and -(2.0**63) <= number < 2.0**63:
             return int(number)
     return None
+
+
+def _described(data: bytes, kind: int, start: int, stop: int) -> str:
+    """A value that is no integer, in words that end with the value where it is a short one."""
+    if kind == STRING:
+        text = data[start + 4 : stop - 1].decode(errors="replace")
+        return f"the string {text[:_SHOWN_CHARACTERS]!r}" + "..." * (len(text) > _SHOWN_CHARACTERS)
+    if kind == OBJECT_ID:
+        return f"the ObjectId {data[start:stop].hex()}"
+    if kind == BINARY and data[start + 4] in UUIDS and stop - start == 21:
+        return f"the UUID {uuid.UUID(bytes=data[start + 5 : stop])}"
+    if kind == DOUBLE:
+        return f"the number {struct.unpack_from('<d', data, start)[0]!r}"
+    return _TYPE_NAMES.get(kind, f"of the BSON type 0x{kind:02x}")
 
 
 def _binary(data: bytes, start: int) -> tuple[int, int] | None:

@@ -13,10 +13,12 @@ from jaxtyping import Int32, Int64
 
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
+from product_mil.foreign import CATEGORY_FILE, refuse_foreign
 
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
 _MAX_LISTED_ERRORS = 10
-_ESCAPED = re.compile("[\udc80-\udcff]")  # bytes that were no UTF-8
+_MAX_SHOWN = 60  # characters of the first line
+_ESCAPED = re.compile("[\0\udc80-\udcff]")  # bytes that were no UTF-8, or of UTF-16
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +63,7 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     given, rows that are wrong are left out and told there instead.
     """
     path = Path(path)
+    refuse_foreign(path, CATEGORY_FILE)
     try:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
@@ -68,10 +71,15 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     rows: dict[int, list[str]] = {}
     errors: list[str] = []
     lines: dict[int, int] = {}
-    for line, row in _rows(path, text):
+    for line, last_line, row in _rows(path, text):
         number = row[0] if row else ""
         category_id = int(number) if re.fullmatch(r"-?[0-9]{1,19}", number) else NO_CATEGORY
-        if len(row) != 4:
+        if last_line > line:
+            errors.append(
+                f"line {line}: a quote that begins here is closed on line {last_line}; close it on "
+                "its line, or double it where it belongs to a name"
+            )
+        elif len(row) != 4:
             errors.append(f"line {line}: not as many fields as the header names; quote commas")
         elif _ESCAPED.search("".join(row)):
             errors.append(f"line {line}: not UTF-8; save the file as UTF-8")
@@ -97,7 +105,8 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
             "them out with config.data.bad_categories=skip"
         )
     if not rows:
-        raise UserError(f"{path}: no categories; expected lines of {','.join(_HEADER)}")
+        left = f"all {len(errors)} rows are left out, such as {errors[0]}; " if errors else ""
+        raise UserError(f"{path}: no categories; {left}expected lines of {','.join(_HEADER)}")
     return _categories(rows.items())
 
 
@@ -112,34 +121,44 @@ def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
     return _categories((number, (str(number),) * 3) for number in distinct)
 
 
-def _rows(path: Path, text: str) -> Iterator[tuple[int, list[str]]]:
-    """Line number and the four fields in our order, of every line that is not empty.
+def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
+    """First and last line and the four fields in our order, of every row that is not empty.
 
-    None of a line with another number of fields than the header. Commas, semicolons or tabs lie
+    None of a row with another number of fields than the header. Commas, semicolons or tabs lie
     between the fields, as the header has it.
     """
-    heading = text.partition("\n")[0]
-    delimiter = next((mark for mark in ",;\t" if mark in heading), ",")
+    heading = text.partition("\n")[0].rstrip()
+    delimiter = max(",;\t", key=heading.count)
     reader = csv.reader(
         io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True
     )
+    line = 1  # where the row begins that is read next
     try:
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in _HEADER if name not in header]
-        if missing and (_ESCAPED.search(text) or "\0" in text):
-            raise UserError(f"{path}:1: not UTF-8; save the file as UTF-8")
+        if missing and _ESCAPED.search(text):
+            perhaps = " (it looks like UTF-16)" * ("\0" in text)
+            raise UserError(f"{path}:1: not UTF-8; save the file as UTF-8{perhaps}")
         if missing:
+            there = f"it is {heading[:_MAX_SHOWN]!r}" if heading else "it is empty"
             raise UserError(
                 f"{path}:1: no column {', '.join(missing)}; the first line names the columns "
-                f"{','.join(_HEADER)}"
+                f"{','.join(_HEADER)}, between commas, semicolons or tabs; {there}"
             )
         columns = [header.index(name) for name in _HEADER]
+        line = reader.line_num + 1
         for row in reader:
             if row:
                 right = len(row) == len(header)
-                yield reader.line_num, [row[i].strip() for i in columns] if right else []
+                fields = [row[i].strip() for i in columns] if right else []
+                yield line, reader.line_num, fields
+            line = reader.line_num + 1
     except csv.Error as error:
-        raise UserError(f"{path}:{reader.line_num}: {error}") from None
+        told = f"{error}, at line {reader.line_num}"
+        raise UserError(
+            f"{path}:{line}: a quote that begins here is not closed as it should be ({told}); "
+            "close it on its line, or double it where it belongs to a name"
+        ) from None
 
 
 def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:

@@ -141,7 +141,8 @@ class ImageSource:
         start = int(index) * self._batch_images
         rows = self._rows[start : start + self._batch_images]
         images, faults = self._decoder.decode(rows, np.arange(len(rows)))
-        readable = ~np.isin(np.arange(len(rows)), list(faults))
+        lost = [place for place, fault in faults.items() if not fault.is_remark]
+        readable = ~np.isin(np.arange(len(rows)), lost)
         return _ImageBatch(images, readable, list(faults.values()))
 
 
@@ -185,7 +186,8 @@ def fill_store(
 ) -> tuple[int, list[ImageFault]]:
     """Embed every distinct image of the products that the store does not hold yet.
 
-    Returns the number of images embedded, and the ones that could not be read.
+    Returns the number of images embedded, the ones that could not be read, and remarks on images
+    that were embedded now.
     """
     embedded, faults = 0, []
     for products in selections:
@@ -207,6 +209,7 @@ def fill_store(
             )
             for done, values, bad in found:
                 reasons |= {fault._replace(reason=""): fault.reason for fault in bad}
+                faults += [fault for fault in bad if fault.is_remark]
                 waiting.append((_hashes(catalogue, done), values))
                 embedded += len(done)
                 if sum(len(value) for _, value in waiting) >= PART_IMAGES:
@@ -252,7 +255,8 @@ class EmbeddedSource:
         self._products, self._plan, self._store = products, plan, store
         self._num_steps = num_steps
         rows = used_images(products)
-        self._place = np.full(products.catalogue.num_images_total, -1, np.int64)
+        # Of each image, and of padding: row -1 is the last one.
+        self._place = np.full(products.catalogue.num_images_total + 1, -1, np.int64)
         self._place[rows] = store.find(_hashes(products.catalogue, rows))
 
     def __len__(self) -> int:
@@ -264,7 +268,7 @@ class EmbeddedSource:
     def __getitem__(self, step: int) -> Loaded:
         """Gather the batch of a step."""
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
-        places = np.where(image_rows >= 0, self._place[image_rows], -1)
+        places = self._place[image_rows]
         slots.segment[places < 0] = self._plan.product_slots
         embeddings = np.zeros((*places.shape, self._store.dim), np.float32)
         embeddings[places >= 0] = self._store.take(places[places >= 0])

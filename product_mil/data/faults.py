@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 
 from product_mil.data.bson import Fault, kind_of
+from product_mil.data.images import is_remark
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
@@ -61,13 +62,13 @@ class FaultList:
         self._faults.setdefault(key, row)
 
     def add(self, faults: Iterable[ImageFault]) -> None:
-        """Add faults of images.
+        """Add faults of images, and remarks on images that are used all the same.
 
         Raises:
-            UserError: there is one, and the policy for images is to fail.
+            UserError: there is a fault, and the policy for images is to fail.
         """
         for fault in faults:
-            if self._bad_images == "fail":
+            if self._bad_images == "fail" and not fault.is_remark:
                 raise UserError(
                     f"{fault.file}, byte {fault.offset_bytes}: image {fault.image_index} of "
                     f"product {fault.product_id}: {fault.reason}; mend the file, or leave such "
@@ -133,7 +134,10 @@ class FaultList:
         shown += ["..."] * (len(kinds) > MAX_KINDS)
         more = f", and {self._unlisted} that are not listed" if self._unlisted else ""
         where = "" if self.path is None else f": see {self.path}"
-        return f"{len(self._faults)} faults in the data ({', '.join(shown)}{more}){where}"
+        remarks = sum(is_remark(row[-1]) for row in self._faults.values())
+        counts = {"faults": len(self._faults) - remarks, "remarks": remarks}
+        counted = " and ".join(f"{count} {what}" for what, count in counts.items() if count)
+        return f"{counted} in the data ({', '.join(shown)}{more}){where}"
 
 
 def faults_path(output: Path) -> Path:
@@ -147,6 +151,14 @@ def lost(catalogue: Catalogue) -> str | None:
     parts = [f"{records} broken records"] if records else []
     parts += [f"{unread_bytes} bytes that could not be read as records"] if unread_bytes else []
     return " and ".join(parts) or None
+
+
+def first_fault(catalogue: Catalogue, kind: str) -> str | None:
+    """The first fault of a kind with its place, such as `a.bson, byte 17: ...`; None if none."""
+    found = ((path, fault) for path, fault in catalogue.faults if kind_of(fault.reason) == kind)
+    for path, fault in found:
+        return f"{path}, byte {fault.offset_bytes}: {fault.reason}"
+    return None
 
 
 def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path, Fault]]:

@@ -1,17 +1,21 @@
 """From the bytes of one picture to RGB pixels of the size that the model takes."""
 
+import functools
 import io
 import struct
 import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 
 import numpy as np
 import simplejpeg
 from jaxtyping import UInt8
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError, features
+
+from product_mil.data.jpeg_end import with_end
+from product_mil.foreign import AVIF, kind_of_bytes
 
 # 64 megapixels: larger than any product photo, and 200 MB once decoded.
 MAX_PIXELS = 64_000_000
@@ -39,12 +43,20 @@ _frame = struct.Struct(">BHHB").unpack_from  # bits, height, width, components
 _of_thread = threading.local()
 
 
+_USED = "used although"
+NO_END = f"{_USED} its end marker is missing: the JPEG is whole up to there"
+
+
 class ImageError(Exception):
     """Why a picture cannot be decoded, in words for the list of faults."""
 
 
-def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Decode a picture into `pixels`.
+class _DamagedError(ImageError):
+    """A JPEG that simplejpeg knows and cannot decode whole."""
+
+
+def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> str | None:
+    """Decode a picture into `pixels`; what is worth saying of it all the same, or None.
 
     JPEG is decoded by simplejpeg with its default flags, which are bit-equal to Pillow's but refuse
     data that Pillow fills up with grey; straight into place where nothing is to be resized or
@@ -65,18 +77,33 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
             pass  # of a rare subsampling, or damaged: below it is decoded or named
         else:
             pixels[...] = cached
-            return
+            return None
     if len(data) == 0:
         raise ImageError("the picture has no bytes")
     if len(data) > MAX_BYTES:
         raise ImageError(f"the picture has {len(data)} bytes, more than {MAX_BYTES}")
-    if bytes(data[:2]) != b"\xff\xd8" or not _decode_jpeg(data, pixels):
-        with _faults_told():
-            image = Image.open(io.BytesIO(data), formats=_FORMATS)
-            _check_pixels(*image.size)
-            image.load()
-            orientation = _orientation(lambda: image)
-            _place(_eight_bit(image), orientation, pixels)
+    if bytes(data[:2]) == b"\xff\xd8":
+        try:
+            if _decode_jpeg(data, pixels):
+                return None
+        except _DamagedError:
+            for ended in with_end(bytes(data)):
+                with suppress(_DamagedError):
+                    _decode_jpeg(ended, pixels)
+                    return NO_END
+            raise
+    with _faults_told(data):
+        image = Image.open(io.BytesIO(data), formats=_formats())
+        _check_pixels(*image.size)
+        image.load()
+        orientation = _orientation(lambda: image)
+        _place(_eight_bit(image), orientation, pixels)
+    return None
+
+
+def is_remark(reason: str) -> bool:
+    """Whether what is said of a picture is no fault: it is used."""
+    return reason.startswith(_USED)
 
 
 def _cached_pixels(shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
@@ -124,9 +151,9 @@ def _decode_jpeg(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -
             data, "CMYK" if has_ink else "RGB", buffer=pixels if in_place else None
         )
     except ValueError as error:
-        raise ImageError(f"damaged JPEG: {error}") from error
+        raise _DamagedError(f"damaged JPEG: {error}") from error
     if not in_place:
-        with _faults_told():
+        with _faults_told(data):
             image = Image.fromarray(decoded) if not has_ink else _inked(decoded)
             opened = partial(Image.open, io.BytesIO(data), formats=("JPEG",))  # the header alone
             _place(image, _orientation(opened) if has_exif else 1, pixels)
@@ -150,18 +177,40 @@ def _has_exif(data: bytes | memoryview) -> bool:
 
 
 @contextmanager
-def _faults_told() -> Iterator[None]:
+def _faults_told(data: bytes | memoryview) -> Iterator[None]:
     """Whatever goes wrong inside is an `ImageError`."""
     try:
         yield
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError("not a readable picture: no format that is known") from None
+        raise ImageError(f"not a readable picture: {_what_it_is(data)}") from None
     except Exception as error:
         # Pillow's plugins raise whatever their parser stumbles on (struct.error, SyntaxError,
         # zlib.error, ...); a bad picture never stops a run.
         raise ImageError(f"not a readable picture: {error}".replace("\n", " ")[:200]) from error
+
+
+@functools.cache
+def _formats() -> tuple[str, ...]:
+    """Those that are read; AVIF where Pillow was built with it."""
+    has_avif = "avif" in features.modules and features.check("avif")
+    return (*_FORMATS, "AVIF") if has_avif else _FORMATS
+
+
+def _what_it_is(data: bytes | memoryview) -> str:
+    """The kind of content that no format of ours is, as far as its first bytes tell."""
+    head = bytes(data[:4096])
+    kind = kind_of_bytes(head)
+    if not head.strip(b"\0"):
+        return "nothing but zeros"
+    if kind is None or kind.group == "bson":
+        return "no format that is known"
+    if kind.name == AVIF.name and "AVIF" not in _formats():
+        return f"it is {kind.name}, which needs Pillow 11.3 or newer"
+    if kind.group == "image" and kind.name.upper().split()[1:-1] in [[f] for f in _formats()]:
+        return f"it begins as {kind.name}, and is damaged"
+    return f"it is {kind.name}"
 
 
 def _orientation(opened: Callable[[], Image.Image]) -> int:

@@ -1,20 +1,23 @@
 """The index of BSON files: one row a product, one row an image, memory-mapped.
 
 One streaming pass writes the columns of a file to `<file>.index/` beside it, or to a cache
-directory where that cannot be written. An index is tied to the file's size, modification time and
+directory where that cannot be written, or to a temporary one where neither can. Nothing is written
+before the file proved to hold a product. An index is tied to the file's size, modification time and
 a hash of its head and tail by the name of its directory, appears whole by one rename, and carries
 a hash of each column, so a stale or damaged one is never used and is rebuilt.
 """
 
+import atexit
+import itertools
+import logging
 import os
 import resource
 import shutil
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
-from glob import glob
 from pathlib import Path
 from typing import Any
 
@@ -35,15 +38,26 @@ from product_mil.data.index_store import (
     later_duplicates,
     load_index,
 )
+from product_mil.data.names import dump_files, named_files
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError, refuse_too_many_open_files
+from product_mil.foreign import DUMP, refuse_foreign
 
-__all__ = ["NO_CATEGORY", "Catalogue", "Index", "build_or_load_index", "open_catalogue"]
+__all__ = [
+    "NO_CATEGORY",
+    "Catalogue",
+    "Index",
+    "build_or_load_index",
+    "named_files",
+    "open_catalogue",
+]
 
 _EDGE_BYTES = 1 << 20
 # A column is open while it is mapped, and so is the file; training and validation may share files.
 _OPEN_FILES_EACH = 24
 _OPEN_FILES_BESIDES = 1024
+_MEMORY = "/dev/shm"  # can be written in containers where nothing else can
+_temporary: dict[str | None, Path] = {}  # directories made so far, by the place asked for
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,7 +107,7 @@ def open_catalogue(
     `spec` is a path, a glob (its matches are sorted), several of either joined by commas, or a
     sequence. Raises `UserError` where a file is missing, named twice or no MongoDB dump.
     """
-    paths = named_files(spec)
+    paths = dump_files(spec)
     _allow_open_files(len(paths))
     return _join(
         [
@@ -125,79 +139,67 @@ def build_or_load_index(
     """Load the index of one file; read the file once and build it where there is none that fits.
 
     `cache_dir` is where an index goes that cannot lie beside its file; by default
-    $PRODUCT_MIL_CACHE, or the user's cache directory. Raises `UserError` where the file cannot be
-    read, changes meanwhile or holds no product, and where the index can be written nowhere.
+    $PRODUCT_MIL_CACHE, or the user's cache directory. Where that cannot be written either, it lies
+    in a temporary directory until the program ends, with a warning.
+
+    Raises `UserError` where the file cannot be read, is of another kind, changes meanwhile or holds
+    no product, and where nothing at all can be written.
     """
     path = Path(path)
+    refuse_foreign(path, DUMP)
     key = f"v{FORMAT}-{_state_of(path)}"
     keys = [key] if hash_images else [key, key + "-unhashed"]
-    roots = _roots(path, cache_dir)
-    for root in roots:
+    roots, name_there = _roots(path, cache_dir)
+    for root in [*roots, *(made / name_there for made in _temporary.values())]:
         for name in keys:
             index = load_index(path, root / name)
             if index is not None:
                 return index
-    for root in roots:
+    reasons: list[str] = []
+    for root in itertools.chain(roots, _temporary_roots(name_there)):
         try:
-            root.mkdir(parents=True, exist_ok=True)
-            draft = Path(tempfile.mkdtemp(prefix="draft-", dir=root))
-        except OSError:
-            continue
-        try:
-            return build_index(
-                path, draft, root / keys[-1], hash_images=hash_images, progress=progress
-            )
+            index = build_index(path, root / keys[-1], hash_images=hash_images, progress=progress)
         except OSError as error:
             refuse_too_many_open_files(error, path)
-            raise UserError(
-                f"cannot write the index of {path} to {root}: {error.strerror or error}; free some "
-                "space or point PRODUCT_MIL_CACHE at a directory on another disk"
-            ) from None
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            reasons.append(f"{root} ({error.strerror or error})")
+            continue
+        if root not in roots:
+            logging.getLogger(__name__).warning(
+                "the index of %s lies in a temporary directory and is made again each time: cannot "
+                "write to %s; point PRODUCT_MIL_CACHE at a directory that can be written",
+                path,
+                " nor to ".join(reasons),
+            )
+        return index
     raise UserError(
-        f"no place to write the index of {path}: tried {' and '.join(map(str, roots))}; "
+        f"no place to write the index of {path}: tried {', '.join(reasons)}; free some space, or "
         "point PRODUCT_MIL_CACHE at a directory that can be written"
     )
 
 
-def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files that a path, a glob (sorted), or several with commas name.
-
-    Raises `UserError` where one is missing, a directory, or named twice.
-    """
-    paths: list[Path] = []
-    for item in [spec] if isinstance(spec, str | Path) else spec:
-        try:
-            text = str(item)
-            parts = [text] if text and Path(text).expanduser().exists() else text.split(",")
-            for part in filter(None, (part.strip() for part in parts)):
-                paths += _matches(Path(part).expanduser())
-        except (OSError, RuntimeError) as error:  # no permission, no such user, too long
-            raise UserError(f"cannot look for {item}: {error}; check the path") from None
-    if not paths:
-        raise UserError("no BSON file was named")
-    repeated = [path for path, times in Counter(map(Path.resolve, paths)).items() if times > 1]
-    if repeated:
-        raise UserError(f"{repeated[0]} is named more than once; name each file once")
-    return paths
-
-
-def _matches(path: Path) -> list[Path]:
-    if path.is_dir():
-        raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
-    found = glob(str(path))  # noqa: PTH207, Path.glob refuses absolute patterns
-    matches = [path] if path.exists() else sorted(map(Path, found))
-    matches = [match for match in matches if match.is_file()]
-    if not matches:
-        raise UserError(f"{path}: no such file; check the path or the pattern")
-    return matches
-
-
-def _roots(path: Path, cache_dir: Path | None) -> list[Path]:
+def _roots(path: Path, cache_dir: Path | None) -> tuple[list[Path], str]:
+    """Where the indexes of a file lie; and the name of their directory in a place of all files."""
     cache = cache_dir or cache_root()
     whole_path = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
-    return [path.with_name(path.name + ".index"), cache / "index" / whole_path]
+    return [path.with_name(path.name + ".index"), cache / "index" / whole_path], whole_path
+
+
+def _temporary_roots(name: str) -> Iterator[Path]:
+    """Directories of this process alone, made when they are asked for, removed when it ends."""
+    for place in (None, _MEMORY):
+        if place not in _temporary:
+            try:
+                made = Path(tempfile.mkdtemp(prefix="product_mil-index-", dir=place))
+            except OSError:
+                continue
+            atexit.register(_remove, made, os.getpid())
+            _temporary[place] = made
+        yield _temporary[place] / name
+
+
+def _remove(directory: Path, of_process: int) -> None:
+    if os.getpid() == of_process:  # and not a fork of it
+        shutil.rmtree(directory, ignore_errors=True)
 
 
 def _state_of(path: Path) -> str:

@@ -2,11 +2,13 @@
 
 import json
 import os
+import re
 import shutil
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,15 +18,18 @@ import xxhash
 from jaxtyping import Int32, Int64, UInt64
 from tqdm import tqdm
 
-from product_mil.data.bson import Fault, kind_of
+from product_mil.data.bson import NO_ID, Fault, kind_of
 from product_mil.data.scan import Rows, scan
 from product_mil.errors import UserError
+from product_mil.foreign import BSON, kind_of_file
 
 FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"
 MAX_LISTED_FAULTS = 100_000  # all are counted
 
 _DAY_S = 86_400
+_DRAFT = "draft-"
+_INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of ours; all else is somebody's
 _DTYPES = {
     "offset_bytes": "<i8",
     "length_bytes": "<i4",
@@ -100,54 +105,75 @@ def load_index(path: Path, directory: Path) -> Index | None:
         return None  # whatever is wrong with it, it can be built again
 
 
-def build_index(
-    path: Path, draft: Path, directory: Path, *, hash_images: bool, progress: bool
-) -> Index:
-    """Read the file once, write its index to `draft` and rename that to `directory`.
+def build_index(path: Path, directory: Path, *, hash_images: bool, progress: bool) -> Index:
+    """Read the file once, write its index to a draft beside `directory` and rename it to that.
 
-    Memory does not grow with the file, but for one sorted copy of the product ids. Raises
-    `UserError` where the file cannot be read, changes meanwhile or holds no product, and `OSError`
-    where the index cannot be written.
+    Nothing is written before the file proved to hold a product, and what was written for an index
+    that fails is removed. Memory does not grow with the file, but for one sorted copy of the
+    product ids. Raises `UserError` where the file cannot be read, changes meanwhile or holds no
+    product, and `OSError` where the index cannot be written.
     """
     names = [name for name in _DTYPES if hash_images or name != "image_hash"]
+    draft: Path | None = None
+    columns: dict[str, _ColumnFile] = {}
     faults: list[Fault] = []
     counts: Counter[str] = Counter()
     num_images = num_bad_records = unread_bytes = 0
-    with ExitStack() as stack:
-        columns = {name: stack.enter_context(_ColumnFile(draft, name)) for name in names}
-        for rows in _read(path, hash_images=hash_images, progress=progress):
-            batch = rows._asdict()
-            batch["first_image"] = num_images + np.cumsum(rows.num_images) - rows.num_images
-            for name, column in columns.items():
-                column.append(batch[name])
-            counts.update(kind_of(fault.reason) for fault in rows.faults)
-            faults += rows.faults[: max(0, MAX_LISTED_FAULTS - len(faults))]
-            num_images += len(rows.image_offset_bytes)
-            num_bad_records += rows.num_bad_records
-            unread_bytes += rows.unread_bytes
-        if not columns["product_id"].num_rows:
+    with ExitStack() as drafts:
+        with ExitStack() as files:
+            for rows in _read(path, hash_images=hash_images, progress=progress):
+                if len(rows.product_id) and draft is None:
+                    draft = drafts.enter_context(_draft_in(directory.parent))
+                    columns = {n: files.enter_context(_ColumnFile(draft, n)) for n in names}
+                batch = rows._asdict()
+                batch["first_image"] = num_images + np.cumsum(rows.num_images) - rows.num_images
+                for name, column in columns.items():
+                    column.append(batch[name])
+                counts.update(kind_of(fault.reason) for fault in rows.faults)
+                faults += rows.faults[: max(0, MAX_LISTED_FAULTS - len(faults))]
+                num_images += len(rows.image_offset_bytes)
+                num_bad_records += rows.num_bad_records
+                unread_bytes += rows.unread_bytes
+        if draft is None:
             raise UserError(_why_empty(path, faults))
-    product_id = np.load(draft / "product_id.npy", mmap_mode="r")
-    offset_bytes = np.load(draft / "offset_bytes.npy", mmap_mode="r")
-    repeated = later_duplicates(product_id)
-    counts[kind_of(DUPLICATE)] = len(repeated)
-    faults += [
-        Fault(int(offset_bytes[row]), int(product_id[row]), DUPLICATE)
-        for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))]
-    ]
-    description = {
-        "columns": {name: column.content_hash for name, column in columns.items()},
-        "faults": faults,
-        "fault_counts": +counts,
-        "num_bad_records": num_bad_records,
-        "unread_bytes": unread_bytes,
-    }
-    (draft / "index.json").write_text(json.dumps(description), encoding="utf-8")
-    index = load_index(path, draft)
-    if index is None:
-        raise OSError("what was written reads back differently")
-    _publish(path, draft, directory)
+        product_id = np.load(draft / "product_id.npy", mmap_mode="r")
+        offset_bytes = np.load(draft / "offset_bytes.npy", mmap_mode="r")
+        repeated = later_duplicates(product_id)
+        counts[kind_of(DUPLICATE)] = len(repeated)
+        faults += [
+            Fault(int(offset_bytes[row]), int(product_id[row]), DUPLICATE)
+            for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))]
+        ]
+        description = {
+            "columns": {name: column.content_hash for name, column in columns.items()},
+            "faults": faults,
+            "fault_counts": +counts,
+            "num_bad_records": num_bad_records,
+            "unread_bytes": unread_bytes,
+        }
+        (draft / "index.json").write_text(json.dumps(description), encoding="utf-8")
+        index = load_index(path, draft)
+        if index is None:
+            raise OSError("what was written reads back differently")
+        _publish(path, draft, directory)
     return replace(index, directory=directory)
+
+
+@contextmanager
+def _draft_in(root: Path) -> Iterator[Path]:
+    """A new directory in `root`; what is not moved away is removed, and `root` if it was made."""
+    missing = [place for place in (root, *root.parents) if not place.exists()]
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=root))
+        try:
+            yield draft
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
+    finally:
+        for place in missing:
+            with suppress(OSError):  # something lies in it
+                place.rmdir()
 
 
 def hash_of(hashes: Iterable[str]) -> str:
@@ -174,8 +200,9 @@ def _publish(path: Path, draft: Path, directory: Path) -> None:
         shutil.rmtree(directory)  # damaged
         draft.rename(directory)
     for other in directory.parent.iterdir():  # older states of the file, drafts of killed builds
-        is_draft = other.name.startswith("draft-")
-        if other != directory and not (is_draft and time.time() - other.stat().st_mtime < _DAY_S):
+        is_draft = other.name.startswith(_DRAFT)
+        fresh = is_draft and time.time() - other.stat().st_mtime < _DAY_S
+        if other != directory and not fresh and (is_draft or _INDEX.fullmatch(other.name)):
             shutil.rmtree(other, ignore_errors=True)
 
 
@@ -243,11 +270,9 @@ def _read(path: Path, *, hash_images: bool, progress: bool) -> Iterator[Rows]:
 
 
 def _why_empty(path: Path, faults: list[Fault]) -> str:
-    if not path.stat().st_size:
-        return f"{path} is empty; name a BSON file written by mongodump"
-    with path.open("rb") as file:
-        head = file.read(4)
-    if head[:2] == b"\x1f\x8b" or head == b"PK\x03\x04":
-        return f"{path} is compressed; unpack it and name the BSON file inside"
-    first = f" (byte {faults[0].offset_bytes}: {faults[0].reason})" if faults else ""
+    reason = faults[0].reason if faults else ""
+    where = f"{path}, byte {faults[0].offset_bytes}" if faults else str(path)
+    if kind_of(reason) == NO_ID and kind_of_file(path) == BSON:
+        return f"{where}: {reason}; products need integers as _id so far: dump them with such ids"
+    first = f" ({where.removeprefix(f'{path}, ')}: {reason})" if faults else ""
     return f"{path} is no BSON dump of MongoDB, or none of products{first}; name the dump itself"

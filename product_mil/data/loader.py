@@ -16,6 +16,7 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, SizedBatch, Slots
 from product_mil.data.buffers import BufferPool
+from product_mil.data.images import is_remark
 from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
 from product_mil.data.reading import Addresses, FileReader
@@ -82,13 +83,18 @@ class Products:
 
 
 class ImageFault(NamedTuple):
-    """A picture that could not be used; it is left out and listed."""
+    """A picture that could not be used and is left out, or a remark on one that is used."""
 
     file: str
     offset_bytes: int
     product_id: int
     image_index: int
     reason: str
+
+    @property
+    def is_remark(self) -> bool:
+        """Whether the image is used all the same."""
+        return is_remark(self.reason)
 
 
 def image_fault(catalogue: Catalogue, row: int, reason: str) -> ImageFault:
@@ -182,8 +188,8 @@ class ImageDecoder:
         """Decode the image in each row of the catalogue's image columns into its place of a batch.
 
         `places` count in the batch as if it had one axis of images; all others are black. Returns
-        the batch, whose memory is used again once nothing refers to it any more, and the faults by
-        place in `rows`, whose pixels are black too.
+        the batch, whose memory is used again once nothing refers to it any more, and by place in
+        `rows` the faults, whose pixels are black too, and the remarks.
         """
         addresses = image_addresses(self._catalogue, rows)
         here = self._here.acquire(blocking=False)
@@ -195,7 +201,7 @@ class ImageDecoder:
         self._left -= len(rows)
         black = np.ones(math.prod(self._shape[:-3]), bool)
         black[places] = False
-        black[places[list(reasons)]] = True
+        black[places[[place for place, reason in reasons.items() if not is_remark(reason)]]] = True
         images.reshape(-1, *self._shape[-3:])[black] = 0
         faults = {
             place: image_fault(self._catalogue, int(rows[place]), reason)
@@ -256,7 +262,8 @@ class PixelSource:
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
         places = np.flatnonzero(image_rows >= 0)
         images, faults = self._decoder.decode(image_rows.reshape(-1)[places], places)
-        slots.segment.reshape(-1)[places[list(faults)]] = self._plan.product_slots
+        lost = [place for place, fault in faults.items() if not fault.is_remark]
+        slots.segment.reshape(-1)[places[lost]] = self._plan.product_slots
         return Loaded(PackedBatch(images, slots), positions, list(faults.values()))
 
 

@@ -82,14 +82,18 @@ class FileReader:
         """Decode each picture into its target.
 
         Returns, by place in `addresses`, why pictures could not be used; what the targets of those
-        hold means nothing. Raises UserError as `read` does.
+        hold means nothing. Remarks on pictures that are used (`is_remark`) are among the reasons.
+        Raises UserError as `read` does.
         """
         reasons: dict[int, str] = {}
         for place, (address, pixels) in enumerate(zip(addresses.each(), targets, strict=True)):
             try:
-                decode_into(self.read(*address), pixels)
+                remark = decode_into(self.read(*address), pixels)
             except ImageError as error:
                 reasons[place] = str(error)
+            else:
+                if remark is not None:
+                    reasons[place] = remark
         return reasons
 
     def __getstate__(self) -> dict[str, Any]:

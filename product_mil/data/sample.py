@@ -16,7 +16,7 @@ import bson
 import numpy as np
 import simplejpeg
 
-from product_mil.cache import cache_root
+from product_mil.cache import cache_root, temporary_cache, writable_cache
 from product_mil.data.sample_accessories import (
     batteries,
     cable,
@@ -122,18 +122,24 @@ class SampleFiles:
 def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
     """Return the catalogue of `seed`, writing it on first use (about ten seconds).
 
-    It is kept under `cache_dir`, by default `cache_root()`. Two processes may ask at once.
-    Raises `UserError` where nothing can be written or the seed is negative.
+    It is kept under `cache_dir`, by default `cache_root()`, or a temporary directory where that
+    cannot be written. Two processes may ask at once. Raises `UserError` where nothing can be
+    written or the seed is negative.
     """
     if seed < 0:
         raise UserError(f"sample seed {seed}: give a whole number from 0")
+    name = f"sample-v{VERSION}-{seed}"
     root = cache_dir or cache_root()
-    directory = root / f"sample-v{VERSION}-{seed}"
+    if not (root / name).is_dir():
+        root = cache_dir or writable_cache()
+    directory = root / name
     if not directory.is_dir():
         try:
             print(f"drawing the embedded sample (once, about 15 s) into {directory}", flush=True)
             _write_whole(directory, seed)
         except OSError as error:
+            if cache_dir is None and root != temporary_cache():  # it has room for little
+                return ensure_sample(seed, temporary_cache())
             raise UserError(
                 f"{root}: cannot write the sample there ({error.strerror}); "
                 "set PRODUCT_MIL_CACHE to a directory with 30 MB of room"
@@ -154,10 +160,12 @@ def _write_whole(directory: Path, seed: int) -> None:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def write_sample(directory: Path, *, seed: int, num_products: int = 2000) -> SampleFiles:
+def write_sample(
+    directory: Path, *, seed: int, num_products: int = 2000, first_id: int = 0
+) -> SampleFiles:
     """Write train.bson and category_names.csv into an existing directory.
 
-    The same arguments give the same bytes.
+    The same arguments give the same bytes. Product ids are greater than `first_id`.
     """
     files = SampleFiles(directory / "train.bson", directory / "category_names.csv")
     with files.categories.open("w", newline="", encoding="utf-8") as stream:
@@ -174,7 +182,7 @@ def write_sample(directory: Path, *, seed: int, num_products: int = 2000) -> Sam
             own_rng = np.random.default_rng([seed, int(product_id)])
             pictures = take_pictures(CATEGORIES[row], int(count), studio, own_rng)
             record = {
-                "_id": int(product_id),
+                "_id": first_id + int(product_id),
                 "category_id": CATEGORY_IDS[row],
                 "imgs": [{"picture": picture} for picture in pictures],
             }

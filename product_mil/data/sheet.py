@@ -15,6 +15,7 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
+from product_mil.data.images import is_remark
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import image_addresses
 from product_mil.data.reading import FileReader
@@ -91,7 +92,8 @@ class Book:
             return lost or "the picture has no bytes"
         pixels = np.zeros((self._size_px, self._size_px, 3), np.uint8)
         addresses = image_addresses(self.catalogue, np.array([image]))
-        return self._reader.decode(addresses, [pixels]).get(0, pixels)
+        reason = self._reader.decode(addresses, [pixels]).get(0)
+        return pixels if reason is None or is_remark(reason) else reason
 
     def show(self, row: int) -> Shown:
         """The product as it is drawn."""

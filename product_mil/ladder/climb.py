@@ -9,8 +9,8 @@ from product_mil.ladder.measure import measure
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress
 from product_mil.ladder.table import TEXT_FILE, publish
-from product_mil.run import INTERRUPTED, run
-from product_mil.train.loop import Interrupted
+from product_mil.run import run
+from product_mil.train.stopping import DEADLINE, Interrupted
 
 STARTING_S = 20.0  # no rung is gone on with for less
 WORTHWHILE = 1.5  # a shortened rung is trained anew for so many times its steps
@@ -80,7 +80,7 @@ def _train(rung: Planned, own: Progress, share_s: float) -> bool:
         print(stopped, flush=True)
         return True
     except SystemExit as left:
-        if left.code != INTERRUPTED or time.monotonic() < deadline:
+        if left.code != DEADLINE or time.monotonic() < deadline:
             raise  # asked by the user
         return True
     finally:

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from product_mil.files import write_json
 from product_mil.ladder.length import RunCost
-from product_mil.run import write_json
 
 Row = dict[str, Any]
 

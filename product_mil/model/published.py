@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from product_mil.cache import cache_root
+from product_mil.cache import cache_root, writable_cache
 from product_mil.errors import UserError
+from product_mil.files import write_text
 from product_mil.model.spec import BackboneSpec, PackagedWeights, PublishedFile
 
 
@@ -33,21 +34,23 @@ def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
     if isinstance(spec.weights, PackagedWeights):
         return _packaged_file(spec.name, spec.weights)
     published = spec.weights.with_top if with_top else spec.weights.without_top
-    path = weights_cache_dir() / published.file_name
+    kept = weights_cache_dir() / published.file_name
+    if _is_whole(kept, published):
+        return kept  # also where the cache can only be read
+    path = writable_cache("weights") / published.file_name
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         with _one_at_a_time(path.with_name(path.name + ".lock")):
             _fetch(published, path)
     except ValueError as error:  # pooch: another hash; the download is gone again
         raise UserError(
             f"{published.url}: what was downloaded is not the published file "
-            f"({' '.join(str(error).split())}); try again, or put the right file at {path}"
+            f"({' '.join(str(error).split())}); try again, or put the right file at {kept}"
         ) from error
     except OSError as error:  # requests' errors are OSErrors too
         damaged = f", and the file at {path} has another hash" if path.is_file() else ""
         raise UserError(
             f"cannot get {published.file_name} ({type(error).__name__}){damaged}; download "
-            f"{published.url} elsewhere and put it at {path}, or name a file instead of 'imagenet'"
+            f"{published.url} elsewhere and put it at {kept}, or name a file instead of 'imagenet'"
         ) from error
     return path
 
@@ -88,22 +91,34 @@ def _path_in_package(packaged: PackagedWeights) -> Path | None:
 def _fetch(published: PublishedFile, path: Path) -> None:
     import pooch
 
-    remembered = path.with_name(path.name + ".sha256")
-    known = published.hash
-    if known is None and remembered.is_file():
-        known = f"sha256:{remembered.read_text().strip()}"
-    pooch.get_logger().setLevel("WARNING")  # our line says what happens
-    if path.is_file() and (known is None or _has_hash(path, known)):
+    if path.is_file() and (_is_whole(path, published) or _known_hash(path, published) is None):
         logging.getLogger(__name__).info("%s: in the cache", path)
     else:
+        known = _known_hash(path, published)
+        pooch.get_logger().setLevel("WARNING")  # our line says what happens
         logging.getLogger(__name__).warning("downloading %s to %s", published.url, path)
         # Into a temporary file beside it, checked, then moved: never a part of it under this name.
         bar: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)  # Any: pooch's own protocol
         pooch.retrieve(published.url, known, path.name, path.parent, downloader=bar)
-    if known is None:
-        draft = remembered.with_name(remembered.name + ".draft")
-        draft.write_text(pooch.file_hash(str(path), alg="sha256") + "\n")
-        draft.replace(remembered)
+    if _known_hash(path, published) is None:
+        write_text(_remembered(path), pooch.file_hash(str(path), alg="sha256") + "\n")
+
+
+def _remembered(path: Path) -> Path:
+    """Where the hash of a first download is kept."""
+    return path.with_name(path.name + ".sha256")
+
+
+def _known_hash(path: Path, published: PublishedFile) -> str | None:
+    """The published hash, or that of the first download; None before it."""
+    if published.hash is None and _remembered(path).is_file():
+        return f"sha256:{_remembered(path).read_text().strip()}"
+    return published.hash
+
+
+def _is_whole(path: Path, published: PublishedFile) -> bool:
+    known = _known_hash(path, published)
+    return known is not None and path.is_file() and _has_hash(path, known)
 
 
 def _has_hash(path: Path, known: str) -> bool:

@@ -1,46 +1,55 @@
-"""The checkpoints of one stage: the last and the best, by Orbax.
+"""The checkpoints of one stage: the last two and the best, in Orbax's format.
 
 A checkpoint holds `model` (parameters and statistics) and `training` (optimiser, step, sums)
 apart from each other, so that a next stage or a prediction reads the model alone, and as metadata
-the record of the run: what the weights mean (classes, tree, configuration).
+the record of the run: what the weights mean (classes, tree, configuration). Digests of its files
+lie beside them: one that was damaged later is told, and the one before it used.
 """
 
 import logging
+import os
+import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from product_mil.errors import UserError
+from product_mil.train.digests import write_digests
 from product_mil.train.state import Arrays, TrainState, abstract, evaluated_parameters
+from product_mil.train.step_directories import BEST_METRIC, DRAFT, StepDirectories
+from product_mil.workdir import refuse_newer
 
-BEST_METRIC = "valid/top1"
 MAX_LISTED_LEAVES = 10
 
 
+class DamagedCheckpoint(UserError):
+    """A checkpoint that is not as it was written."""
+
+
 class Checkpoints:
-    """Save and restore under one directory; `close` it, or the last save may be lost."""
+    """Save and restore under one directory; to be closed.
+
+    Raises:
+        UserError: a checkpoint that cannot be written, or is of another model or a newer format.
+    """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
         """`read_only` leaves a directory alone in which another process may be saving."""
-        from orbax.checkpoint import v1 as ocp
-
-        keep = ocp.training.preservation_policies
-        best = keep.BestN(
-            get_metric_fn=lambda metrics: metrics[BEST_METRIC],
-            n=1,
-            keep_checkpoints_without_metrics=False,
-        )
-        self._directory = directory
         logging.getLogger("absl").addFilter(_is_not_told_again)
-        # Any: Orbax annotates less than it takes.
-        checkpointer: Any = ocp.training.Checkpointer
-        self._checkpointer = checkpointer(
-            directory.absolute(),
-            save_decision_policy=ocp.training.save_decision_policies.FixedIntervalPolicy(1),
-            preservation_policy=keep.AnyPreservationPolicy([keep.LatestN(1), best]),
-            cleanup_tmp_directories=not read_only,
-        )
+        self.set_aside: list[str] = []  # lines on damaged checkpoints that `restore` came across
+        self._directory, self._directories = directory, StepDirectories(directory)
+        if not read_only:
+            with self._writing():
+                directory.mkdir(parents=True, exist_ok=True)
+                self._directories.remove_drafts()
+        try:
+            self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
+        except OSError as error:
+            raise UserError(f"cannot read {directory}: {error.strerror}") from None
+        # Orbax fails at brackets, backslashes and bytes that are no UTF-8: it sees none of a name.
+        alias = f"/proc/self/fd/{self._descriptor}"
+        self._place = alias if Path(alias).is_dir() else str(directory.absolute())
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -49,36 +58,37 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Wait for saves under way.
-
-        Raises:
-            UserError: one could not be written.
-        """
-        with self._writing():
-            self._checkpointer.close()
+        """Let go of the directory."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
         try:
             yield
         except (OSError, ValueError) as error:  # TensorStore's full disk is a ValueError
-            reason = str(error).partition("\n")[0].partition(" [")[0]
+            reason = self._own_words(error).partition("\n")[0].partition(" [")[0]
             raise UserError(
                 f"a checkpoint could not be written to {self._directory}: {reason}; make room "
                 "and give the same command again"
             ) from error
 
-    def latest_step(self) -> int | None:
-        """The step of the last complete checkpoint."""
-        latest = self._checkpointer.latest
-        return None if latest is None else latest.step
+    def _own_words(self, error: BaseException) -> str:
+        """What an error says, with the directory under its own name."""
+        return str(error).replace(self._place, str(self._directory))
 
-    def best_step(self) -> int | None:
-        """The step of the checkpoint with the best validation top-1, the latest among equals."""
-        scored = [c for c in self._checkpointer.checkpoints if c.metrics]
-        if not scored:
-            return self.latest_step()
-        return max(scored, key=lambda c: (c.metrics[BEST_METRIC], c.step)).step
+    def steps(self) -> list[int]:
+        """The steps of all checkpoints, in order."""
+        return self._directories.steps()
+
+    def best_first(self) -> list[int]:
+        """All steps: those that were evaluated by their validation top-1, then the others."""
+        return self._directories.best_first()
+
+    def latest_step(self) -> int | None:
+        """The step of the last checkpoint."""
+        return max(self.steps(), default=None)
 
     def save(
         self, state: TrainState, run: Mapping[str, Any], metrics: Mapping[str, float] | None
@@ -88,23 +98,40 @@ class Checkpoints:
         Raises:
             UserError: it cannot be written (a full disk, say); the checkpoints before it stay.
         """
+        from orbax.checkpoint import v1 as ocp
+
         step = int(state.step)
-        scores = None if metrics is None else {BEST_METRIC: float(metrics[BEST_METRIC])}
-        with self._writing():
-            self._checkpointer.save_checkpointables(
-                step, _parts(state), metrics=scores, custom_metadata=dict(run), overwrite=True
-            )
+        draft = self._directory / f"{DRAFT}{step}"
+        try:
+            with self._writing():
+                ocp.save_checkpointables(
+                    f"{self._place}/{draft.name}", _parts(state), custom_metadata=dict(run)
+                )
+                if metrics is not None:
+                    self._directories.write_score(draft, float(metrics[BEST_METRIC]))
+                write_digests(draft)
+                self._directories.publish(draft, step)
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
     def restore(self, state: TrainState) -> TrainState | None:
-        """The last checkpoint's state, in the shapes and places of `state`; None without one.
+        """The state of the last whole checkpoint, in the shapes and places of `state`.
+
+        Damaged ones after it are set aside under other names, which `set_aside` tells. None where
+        there is none.
 
         Raises:
             UserError: it is of another model.
         """
-        step = self.latest_step()
-        if step is None:
+        found: dict[str, Any] = {}
+        for step in reversed(self.steps()):
+            try:
+                found = self._load(step, abstract(_parts(state)))
+                break
+            except DamagedCheckpoint as error:
+                self._set_aside(step, error)
+        if not found:
             return None
-        found = self._load(step, abstract(_parts(state)))
         parameters, training = found["model"]["parameters"], found["training"]
         chosen = {path: parameters[path] for path in state.trainable}
         return TrainState(
@@ -117,12 +144,19 @@ class Checkpoints:
             totals=training["totals"],
         )
 
+    def _set_aside(self, step: int, error: DamagedCheckpoint) -> None:
+        with self._writing():
+            aside = self._directories.set_aside(step)
+        instead = "the one before it is used" if self.steps() else "the stage begins anew"
+        self.set_aside.append(f"{error}: {instead}, and it lies in {aside} now")
+
     def restore_model(
         self, step: int, parameters: Arrays, statistics: Arrays
     ) -> tuple[Arrays, Arrays]:
         """Parameters and statistics of a step, in the shapes and places of those given.
 
         Raises:
+            DamagedCheckpoint: it is not as it was written.
             UserError: the checkpoint is of another model.
         """
         wanted = {"parameters": abstract(parameters), "statistics": abstract(statistics)}
@@ -130,18 +164,70 @@ class Checkpoints:
         return found["parameters"], found["statistics"]
 
     def run_record(self, step: int) -> dict[str, Any]:
-        """What the weights of a step mean."""
-        return dict(self._checkpointer.checkpointables_metadata(step).custom_metadata or {})
+        """What the weights of a step mean.
+
+        Raises:
+            DamagedCheckpoint: it is not as it was written.
+            UserError: its format is newer than this version.
+        """
+        self._verify(step)
+        return self._record(step)
+
+    def _record(self, step: int) -> dict[str, Any]:
+        record = dict(self._metadata(step).custom_metadata or {})
+        if not record:
+            raise self._damaged(step, "its record is empty")
+        refuse_newer(record, f"checkpoint {step} in {self._directory}")
+        return record
+
+    def proven_step(self) -> int | None:
+        """The step of the last checkpoint whose digests are right."""
+        for step in reversed(self.steps()):
+            with suppress(DamagedCheckpoint):
+                self._verify(step)
+                if step in self._directories.whole:
+                    return step
+        return None
+
+    def _verify(self, step: int) -> None:
+        """Compare a checkpoint with its digests; older ones have none."""
+        try:
+            damage = self._directories.damage(step)
+        except FileNotFoundError:
+            damage = "its digests are missing" if self._record(step).get("format", 0) else None
+        if damage is not None:
+            raise self._damaged(step, damage)
+
+    def _damaged(self, step: int, reason: str) -> DamagedCheckpoint:
+        return DamagedCheckpoint(
+            f"checkpoint {step} in {self._directory} is damaged ({reason[:200]})"
+        )
+
+    def _metadata(self, step: int) -> Any:
+        from orbax.checkpoint import v1 as ocp
+
+        with self._reading(step):
+            return ocp.checkpointables_metadata(f"{self._place}/{step}")
 
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
+        from orbax.checkpoint import v1 as ocp
+
+        self._verify(step)
+        if "model" in wanted:
+            self._refuse_another_model(step, wanted["model"])
+        with self._reading(step):
+            return ocp.load_checkpointables(f"{self._place}/{step}", wanted)
+
+    @contextmanager
+    def _reading(self, step: int) -> Iterator[None]:
         try:
-            if "model" in wanted:
-                self._refuse_another_model(step, wanted["model"])
-            return self._checkpointer.load_checkpointables(step, wanted)
-        except (ValueError, KeyError, OSError) as error:
-            cause = error.__cause__ or error
+            yield
+        except Exception as error:  # whatever Orbax finds wrong: of files without digests, damage
+            reason = " ".join(self._own_words(error.__cause__ or error).split())
+            if step not in self._directories.whole:
+                raise self._damaged(step, reason) from error
             raise UserError(
-                f"checkpoint {step} in {self._directory} cannot be read as this model: {cause}; "
+                f"checkpoint {step} in {self._directory} cannot be read as this model: {reason}; "
                 "was it made by another configuration?"
             ) from error
 
@@ -149,10 +235,13 @@ class Checkpoints:
         """Compare leaves before reading them: Orbax' own message names none.
 
         Raises:
-            ValueError: leaves differ.
-            UserError: they could not be listed.
+            UserError: leaves differ, or could not be listed.
         """
-        metadata: Any = self._checkpointer.checkpointables_metadata(step).metadata["model"]
+        metadata = (self._metadata(step).metadata or {}).get("model")
+        if (
+            metadata is None and step not in self._directories.whole
+        ):  # of an older version, without digests
+            raise self._damaged(step, "its leaves cannot be listed")
         if metadata is None:  # Orbax swallowed whatever happened, Ctrl-C too
             raise UserError(
                 f"what checkpoint {step} in {self._directory} holds was not read to the end; give "
@@ -160,11 +249,14 @@ class Checkpoints:
             )
         lines = [line for part in wanted for line in leaf_mismatches(wanted[part], metadata[part])]
         if lines:
-            raise ValueError("; ".join(lines[:MAX_LISTED_LEAVES]))
+            raise UserError(
+                f"checkpoint {step} in {self._directory} cannot be read as this model: "
+                f"{'; '.join(lines[:MAX_LISTED_LEAVES])}; was it made by another configuration?"
+            )
 
 
 def _is_not_told_again(record: logging.LogRecord) -> bool:
-    """Each of Orbax' threads prints the traceback of what saving or closing raises in the end."""
+    """Each of Orbax' threads prints the traceback of what saving raises in the end."""
     return not (record.exc_info and "/orbax/" in record.pathname)
 
 

@@ -3,8 +3,12 @@
 import json
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+from product_mil.errors import UserError
+from product_mil.files import whole, write_text
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
@@ -23,26 +27,57 @@ class RunLog:
         """Print, and keep in log.txt with the time."""
         print(text, flush=True)
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        with (self._workdir / LOG_FILE).open("a", encoding="utf-8") as file:
+        # Names of files that are no UTF-8 keep their bytes.
+        path = self._workdir / LOG_FILE
+        with (
+            suppress(OSError),  # a full disk: a checkpoint or the metrics will tell
+            path.open("a", encoding="utf-8", errors="surrogateescape") as file,
+        ):
             file.writelines(f"{stamp} {line}\n" for line in text.splitlines() or [""])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; a last line cut off by a kill is left out."""
+        """All lines of metrics.jsonl; a last line cut off by a kill is left out.
+
+        Raises:
+            UserError: another line is damaged.
+        """
         path = self._workdir / METRICS_FILE
         if not path.exists():
             return []
-        lines = path.read_text(encoding="utf-8").split("\n")[:-1]
-        return [json.loads(line) for line in lines if line]
+        rows = []
+        for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], 1):
+            if line:
+                try:
+                    row = json.loads(line)
+                    rows.append({**row, "stage": row["stage"], "step": int(row["step"])})
+                except (ValueError, KeyError, TypeError, RecursionError):
+                    raise UserError(
+                        f"{path}: line {number} is damaged; put a copy of the file back, or remove "
+                        "the line: its evaluation is then in no curve"
+                    ) from None
+        return rows
 
     def write(self, stage: str, step: int, values: Mapping[str, float]) -> None:
-        """Append a line to metrics.jsonl, and the same values for TensorBoard."""
+        """Append a line to metrics.jsonl, and the same values for TensorBoard.
+
+        Raises:
+            UserError: it cannot be written.
+        """
         row = {"stage": stage, "step": step, **values}
-        with (self._workdir / METRICS_FILE).open("a", encoding="utf-8") as file:
-            file.write(json.dumps(row) + "\n")
+        path = self._workdir / METRICS_FILE
+        try:
+            with path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row) + "\n")
+        except OSError as error:
+            raise UserError(
+                f"cannot write {path}: {error.strerror or error}; make room and give the same "
+                "command again"
+            ) from None
         writer = self._writer(stage, step)
-        for name, value in values.items():
-            writer.add_scalar(name, value, step)
-        writer.flush()
+        if writer is not None:
+            for name, value in values.items():
+                writer.add_scalar(name, value, step)
+            writer.flush()
 
     def cut(self, stage: str, step: int) -> None:
         """Drop what a stage wrote after its last checkpoint: it goes on there and writes it again.
@@ -51,21 +86,25 @@ class RunLog:
         """
         kept = [row for row in self.metrics() if row["stage"] != stage or row["step"] <= step]
         path = self._workdir / METRICS_FILE
-        draft = path.with_suffix(".draft")
-        draft.write_text("".join(json.dumps(row) + "\n" for row in kept), encoding="utf-8")
-        draft.replace(path)
+        write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _writer(self, stage: str, step: int) -> Any:
+        """TensorBoard's writer of a stage, or None where there can be none."""
         if stage not in self._tensorboard:
             from tensorboardX import SummaryWriter
 
             directory = self._workdir / "tensorboard" / stage
-            self._tensorboard[stage] = SummaryWriter(str(directory), purge_step=step)
+            try:
+                writer = SummaryWriter(str(directory), purge_step=step)
+            except OSError as error:  # it needs a lock that processes share, which some lack
+                self.say(f"  note: no events for TensorBoard: {error.strerror or error}")
+                writer = None
+            self._tensorboard[stage] = writer
         return self._tensorboard[stage]
 
     def close(self) -> None:
         """Close the event files."""
-        for writer in self._tensorboard.values():
+        for writer in filter(None, self._tensorboard.values()):
             writer.close()
 
     def draw_curves(self) -> None:
@@ -95,9 +134,8 @@ class RunLog:
             axis.set(title=title, xlabel="step")
             axis.grid(alpha=0.3)
             axis.legend(fontsize=8)
-        draft = self._workdir / f"draft-{CURVES_FILE}"
-        figure.savefig(draft, dpi=120)
-        draft.replace(self._workdir / CURVES_FILE)
+        with whole(self._workdir / CURVES_FILE) as file:
+            figure.savefig(file, dpi=120, format="png")
 
 
 def metrics_table(values: Mapping[str, float], title: str) -> str:

@@ -22,12 +22,9 @@ from product_mil.train.log import RunLog
 from product_mil.train.mesh import put_batch
 from product_mil.train.runtime import step_flops
 from product_mil.train.state import Arrays, TrainState, evaluated_parameters, zero_totals
+from product_mil.train.stopping import Interrupted, stop_requests
 
 STEPS_IN_FLIGHT = 2  # the host runs this far ahead of the devices
-
-
-class Interrupted(Exception):
-    """The run was asked to stop (SIGTERM, Ctrl-C) and has saved its state."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +59,8 @@ def train_stage(
     restored = checkpoints.restore(state)
     state = state if restored is None else restored
     step = int(state.step)
+    for line in checkpoints.set_aside:
+        log.say(f"  note: {line}")
     if stage.num_steps == 0 and restored is None:
         _keep_untrained(stage, state, checkpoints, log)
     if step >= stage.num_steps or _out_of_patience(stage, log, step):
@@ -71,7 +70,7 @@ def train_stage(
     pace = _Pace(stage, step)
     batches = stage.batches(step)
     bar = tqdm(total=stage.num_steps, initial=step, desc=stage.name, unit="step", disable=None)
-    with _stop_requests() as stop, bar:
+    with stop_requests() as stop, bar:
         while step < stage.num_steps:
             with pace.waiting():
                 loaded = next(batches)
@@ -84,7 +83,7 @@ def train_stage(
             pace.stepped(loss, loaded)
             _tell(bar, pace, log, stage.name)
             # Read once: who asks later is heard after the next step, and saved then.
-            asked = stop() or time.monotonic() >= stage.deadline
+            asked = stop() or signal.SIGTERM * (time.monotonic() >= stage.deadline)
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
                 pace.drain()
                 values = pace.metrics(state)
@@ -107,7 +106,7 @@ def train_stage(
                 checkpoints.save(state, stage.run_record, None)
                 pace.saved_at = time.monotonic()
             if asked:
-                raise Interrupted(f"stopped at step {step} of stage {stage.name}")
+                raise Interrupted(f"stopped at step {step} of stage {stage.name}", asked)
     return state
 
 
@@ -287,25 +286,3 @@ def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:
     return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= (
         stage.patience_evaluations
     )
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn SIGTERM and Ctrl-C into a question that the loop asks after each step."""
-    asked: list[int] = []
-
-    def ask(number: int, _: object) -> None:
-        if asked:
-            raise KeyboardInterrupt  # asked twice: at once, without saving
-        asked.append(number)
-
-    try:
-        before = {number: signal.signal(number, ask) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not the main thread, where no signals arrive
-        yield lambda: False
-        return
-    try:
-        yield lambda: bool(asked)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -1,16 +1,23 @@
 """How this program uses JAX: set in one place, and what it can expect of the devices."""
 
 import ctypes
+import functools
+import os
+import resource
+import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
 from absl import logging
 
-from product_mil.cache import cache_root
+from product_mil.cache import cache_root, can_be_written
+from product_mil.errors import UserError
 
 
 def embedding_batch_images() -> int:
@@ -28,14 +35,90 @@ _KEEP_FREED_MEMORY = ((-8, 1), (-4, 0), (-1, -1))
 
 
 def configure_jax() -> None:
-    """Keep compiled programs between runs, and Orbax's running commentary out of the terminal.
+    """Start JAX: programs kept between runs, Orbax's running commentary out of the terminal.
 
-    To be called before JAX starts its devices.
+    Raises:
+        UserError: JAX cannot be started as the environment asks, or too few files may be open.
     """
     keep_freed_memory()
+    allow_open_files()
     logging.set_verbosity(logging.WARNING)
-    jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
-    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+    if can_be_written("xla"):
+        jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
+        # Of a disk that fills up: the program is compiled again next time.
+        warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
+    refuse_xla_flags(os.environ.get("XLA_FLAGS", ""))
+    start_devices()
+
+
+# Training on 2 cores opens about 60 at once, and one for each further core.
+MIN_OPEN_FILES = 128
+_OPEN_FILES = 65_536  # a part of the embedding cache is open while it is mapped
+
+
+def allow_open_files() -> None:
+    """Raise this process's limit of open files as far as it may be raised and helps.
+
+    Raises:
+        UserError: it stays too low for any work.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):  # macOS has a limit beside this one
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+            soft = wanted
+    if soft != resource.RLIM_INFINITY and soft < MIN_OPEN_FILES:
+        raise UserError(
+            f"only {soft} files may be open at once, and {MIN_OPEN_FILES} are needed; raise the "
+            "limit, for instance with ulimit -n 1024"
+        )
+
+
+def start_devices() -> None:
+    """Let JAX find its devices.
+
+    Raises:
+        UserError: there are none of the kind that JAX_PLATFORMS asks for.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError, ValueError) as error:
+        asked = jax.config.jax_platforms  # type: ignore[attr-defined]
+        reason = " ".join(str(error).split()).partition(" (set JAX_PLATFORMS")[0]
+        if "not in the list of known backends" in reason:
+            reason = ""
+        raise UserError(
+            f"JAX_PLATFORMS={asked}: JAX finds no such device here{reason and f' ({reason})'}; "
+            "unset JAX_PLATFORMS to take what there is, or set it to cpu"
+            if asked
+            else f"JAX cannot start its devices ({reason}); set JAX_PLATFORMS=cpu to do without"
+        ) from None
+
+
+_PARSE_FLAGS = "from jaxlib import _jax; getattr(_jax, 'CompileOptions', int)()"
+
+
+@functools.cache
+def refuse_xla_flags(flags: str) -> None:
+    """Try XLA_FLAGS in a process of its own: XLA ends the process where it does not know one.
+
+    Raises:
+        UserError: they are wrong.
+    """
+    if not flags.strip():
+        return
+    command = [sys.executable, "-c", _PARSE_FLAGS]
+    environment = {**os.environ, "XLA_FLAGS": flags}
+    tried = subprocess.run(command, capture_output=True, env=environment, check=False)
+    if tried.returncode:
+        lines = tried.stderr.decode(errors="replace").splitlines()
+        said = next((line.partition("] ")[2] for line in lines if "] " in line), "")
+        raise UserError(
+            f"XLA_FLAGS={flags}: XLA does not take it"
+            f"{said and f' ({said[:200]})'}; correct or unset XLA_FLAGS"
+        )
 
 
 def keep_freed_memory() -> None:

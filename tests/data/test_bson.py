@@ -1,12 +1,13 @@
 import random
 import struct
+import uuid
 from datetime import UTC, datetime
 
 import bson
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
-from product_mil.data.bson import RecordError, parse_record
+from product_mil.data.bson import RecordError, kind_of, parse_record
 
 
 def encode(**fields: object) -> bytes:
@@ -91,10 +92,48 @@ def test_an_absent_or_null_category_is_no_fault() -> None:
         assert (record.category_id, record.faults) == (None, [])
 
 
-@pytest.mark.parametrize("number", ["7", 7.5, None, ObjectId(), True, float("inf"), 2.0**63])
-def test_without_an_integer_id_there_is_no_product(number: object) -> None:
-    with pytest.raises(RecordError, match="byte 40: no integer _id"):
-        parse_record(encode(_id=number, imgs=[{"picture": b"x"}]), 40)
+OTHERS = {
+    "the string '7'": "7",
+    "the string 'é\\n'": "é\n",
+    f"the string '{'4' * 40}'...": "4" * 50,
+    "the number 7.5": 7.5,
+    "the number inf": float("inf"),
+    "the number nan": float("nan"),
+    f"the number {2.0**63!r}": 2.0**63,
+    "the ObjectId 507f1f77bcf86cd799439011": ObjectId("507f1f77bcf86cd799439011"),
+    "the UUID 12345678-1234-5678-1234-567812345678": Binary(
+        uuid.UUID("12345678-1234-5678-1234-567812345678").bytes, 4
+    ),
+    "binary data": b"abc",
+    "null": None,
+    "a boolean": True,
+    "a date": datetime(2024, 1, 1, tzinfo=UTC),
+    "a document": {"$numberLong": "1"},
+    "an array": [1],
+    "a Decimal128": Decimal128("12"),
+    "a timestamp": Timestamp(1, 1),
+    "of the BSON type 0x7f": MaxKey(),
+}
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_a_value_of_another_type_is_told_as_what_it_is(what: str) -> None:
+    with pytest.raises(RecordError) as error:
+        parse_record(encode(_id=OTHERS[what], imgs=[{"picture": b"x"}]), 40)
+    assert str(error.value) == f"byte 40: no integer _id: it is {what}"
+    assert kind_of(error.value.fault.reason) == "no integer _id"
+    record = parse_record(encode(_id=9, category_id=OTHERS[what], imgs=[{"picture": b"x"}]), 40)
+    expected = [] if what == "null" else [f"category_id is not an integer: it is {what}"]
+    assert [fault.reason for fault in record.faults] == expected
+    record = parse_record(encode(_id=9, imgs=[{"picture": OTHERS[what]}, {"picture": b"x"}]), 40)
+    expected = [f"an image without a binary picture: it is {what}"]
+    binary = isinstance(OTHERS[what], bytes)
+    assert [fault.reason for fault in record.faults] == expected * (not binary)
+
+
+def test_without_any_id_there_is_no_product() -> None:
+    with pytest.raises(RecordError, match="byte 40: no integer _id: there is no field"):
+        parse_record(encode(op="i", o={"_id": 3}), 40)
 
 
 def test_the_last_of_a_repeated_field_counts_as_in_pymongo() -> None:

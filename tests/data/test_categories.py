@@ -130,7 +130,11 @@ def test_a_flood_of_errors_is_cut(tmp_path: Path) -> None:
         (HEADER.encode(), "no categories"),
         (HEADER.encode() + b"1,A,B,C\n2,A,B,\xe9\n", "3: not UTF-8"),
         (HEADER.encode() + b'1,A,B,"C\n', "2: "),
-        (HEADER.encode("utf-16"), "1: not UTF-8; save the file"),
+        (HEADER.encode("utf-16"), r"1: not UTF-8; save the file as UTF-8 \(it looks like UTF-16"),
+        (HEADER.replace(",", "|").encode(), "between commas, semicolons or tabs; it is 'category_"),
+        (b"", "it is empty"),
+        (HEADER.encode() + b"1,A,B,C\n2,A,\0,C\n", "line 3: not UTF-8"),
+        (b"1,A,B,C\n2,A,B,D\n", "1: no column category_id, .*; it is '1,A,B,C'"),
     ],
 )
 def test_an_unreadable_file_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
@@ -140,6 +144,52 @@ def test_an_unreadable_file_is_refused(tmp_path: Path, data: bytes, message: str
         read_categories(path)
     with pytest.raises(UserError, match="cannot read"):
         read_categories(tmp_path / "none.csv")
+
+
+ROWS = [f"{i},A,B,NAME {i}" for i in range(2, 60)]  # each number is the row's line
+
+
+@pytest.mark.parametrize(
+    ("changes", "line"),
+    [
+        ({5: '5,A,B,"NAME'}, 5),
+        ({5: '5,A,"B,NAME', 30: '30,A,B,"NAME"'}, 5),
+        ({5: '5,A,"B,NAME', 30: '30,"A",B,NAME'}, 5),
+        ({5: '5,"A,B,NAME', 30: '30,"",B,NAME'}, 5),
+        ({59: '59,A,B,"'}, 59),
+        ({7: "", 8: '8,A,B,"NAME" AGAIN'}, 8),
+        ({3: '3,"A""",B,NAME', 9: '9,A,B,"NAME""'}, 9),
+    ],
+)
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+def test_a_quote_that_is_never_closed_is_named_where_it_begins(
+    tmp_path: Path, changes: dict[int, str], line: int, newline: str
+) -> None:
+    rows = [changes.get(number, row) for number, row in enumerate(ROWS, 2)]
+    with pytest.raises(UserError, match=rf"names\.csv:{line}: a quote that begins here") as error:
+        read(tmp_path, newline.join([HEADER.strip(), *rows, ""]))
+    assert "\n" not in str(error.value)
+    with pytest.raises(UserError, match=rf"names\.csv:{line}: "):
+        read_categories(tmp_path / "names.csv", [])
+
+
+def test_a_quote_that_swallows_rows_is_a_bad_row(tmp_path: Path) -> None:
+    rows = list(ROWS)
+    rows[3], rows[5] = '5,A,B,"NAME', '7,X,Y,NAME"'
+    with pytest.raises(UserError, match="line 5: a quote that begins here is closed on line 7"):
+        read(tmp_path, HEADER + "\n".join(rows))
+    skipped: list[str] = []
+    ids = read_categories(tmp_path / "names.csv", skipped).ids.tolist()
+    assert ids == [i for i in range(2, 60) if i not in (5, 6, 7)]
+    assert len(skipped) == 1
+
+
+def test_ids_of_another_type_are_told(tmp_path: Path) -> None:
+    text = HEADER + "electronics,A,B,C\n507f1f77bcf86cd799439011,A,B,D\n"
+    with pytest.raises(UserError, match="line 2: category_id 'electronics' is not a 64-bit integ"):
+        read(tmp_path, text)
+    with pytest.raises(UserError, match="all 2 rows are left out, such as line 2: category_id 'e"):
+        read_categories(tmp_path / "names.csv", [])
 
 
 def test_without_a_file_the_ids_are_the_classes() -> None:

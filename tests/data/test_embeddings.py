@@ -108,6 +108,36 @@ def test_unreadable_images_are_listed_and_become_padding(
     assert used.tolist() == [plan.product_slots] + [1] * (len(several["imgs"]) - 1)
 
 
+def test_an_image_with_a_remark_is_embedded(
+    tmp_path: Path, sample: SampleFiles, store: EmbeddingStore
+) -> None:
+    record = bson.decode_all(sample.train.read_bytes())[0]
+    record["imgs"] = [{"picture": record["imgs"][0]["picture"][:-2]}]
+    path = tmp_path / "cut.bson"
+    path.write_bytes(bson.encode(record))
+    products = products_of(path)
+    embedded, found = fill_store(
+        store, [products], embed, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
+    )
+    assert (embedded, len(store)) == (1, 1)
+    assert [(f.product_id, f.image_index, f.is_remark) for f in found] == [(record["_id"], 0, True)]
+    plan = SequentialPlan(products.num_images, shards=1, image_slots=4)
+    batch = EmbeddedSource(products, plan, store, num_steps=1)[0].batch
+    assert batch.slots.segment[0].tolist() == [0] + [plan.product_slots] * 3
+
+
+def test_products_without_any_image_are_padding_alone(
+    tmp_path: Path, store: EmbeddingStore
+) -> None:
+    path = tmp_path / "none.bson"
+    path.write_bytes(bson.encode({"_id": 1, "category_id": 2, "imgs": []}))
+    products = products_of(path)
+    plan = SequentialPlan(products.num_images, shards=2, image_slots=4)
+    loaded = EmbeddedSource(products, plan, store, num_steps=1)[0]
+    assert (loaded.batch.slots.segment == plan.product_slots).all()
+    assert sorted(loaded.positions.reshape(-1).tolist())[-1] == 0
+
+
 def test_identical_images_share_a_reason_only_where_it_is_their_own(
     tmp_path: Path, sample: SampleFiles, store: EmbeddingStore
 ) -> None:

@@ -289,15 +289,17 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\x00 and so on", "is compressed"),
         (b"PK\x03\x04 and so on", "is compressed"),
         (b"\xff\xd8\xff\xe0 a JPEG file", "no BSON dump of MongoDB"),
-        (bson.encode({"_id": "text"}), "no integer _id"),
+        (bson.encode({"_id": "text"}), "byte 0: no integer _id: it is the string 'text'; products"),
+        (bson.encode({"op": "i", "o": {"_id": 1}}), "byte 0: no integer _id: there is no field"),
+        (b"\x07\0\0\0 neither", "no BSON dump of MongoDB"),
     ],
 )
 def test_a_file_that_is_no_dump_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
     path = tmp_path / "a.bson"
     path.write_bytes(data)
     with pytest.raises(UserError, match=message):
-        open_catalogue(path)
-    assert list((tmp_path / "a.bson.index").iterdir()) == []
+        open_catalogue(path, cache_dir=tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_an_index_is_used_until_the_file_changes(
@@ -358,9 +360,120 @@ def test_where_the_place_beside_the_file_is_read_only_the_cache_is_used(tmp_path
     index = build_or_load_index(path, cache_dir=cache)
     assert cache in index.directory.parents
     assert build_or_load_index(path, cache_dir=cache).directory == index.directory
+
+
+ELSEWHERE = """
+import multiprocessing, pickle, sys
+from pathlib import Path
+from product_mil.data.index import open_catalogue
+
+def size_there(catalogue):
+    return catalogue.num_products
+
+if __name__ == "__main__":
+    first = open_catalogue(sys.argv[1], cache_dir=Path(sys.argv[2]))
+    again = open_catalogue(sys.argv[1], cache_dir=Path(sys.argv[2]))
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        sizes = pool.map(size_there, [first])
+    place = first.indexes[0].directory
+    print(sizes, again.indexes[0].directory == place, place.is_dir(), place, sep="\\n")
+"""
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_where_nothing_can_be_written_the_index_is_temporary(tmp_path: Path, usual: bool) -> None:
+    """One warning, the same columns, used again, open to other processes, gone at the end."""
+    path = write(tmp_path / "a.bson", *random_products(0, 20))
+    (tmp_path / "a.bson.index").write_text("a file, so that no directory can be made here")
     (tmp_path / "blocked").write_text("")
-    with pytest.raises(UserError, match="PRODUCT_MIL_CACHE"):
-        build_or_load_index(path, cache_dir=tmp_path / "blocked")
+    (tmp_path / "temporary").mkdir()
+    program = tmp_path / "program.py"
+    program.write_text(ELSEWHERE)
+    temporary = tmp_path / ("temporary" if usual else "blocked")
+    done = subprocess.run(
+        [sys.executable, str(program), str(path), str(tmp_path / "blocked")],
+        env={**os.environ, "TMPDIR": str(temporary)},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    sizes, same, there, place = done.stdout.splitlines()
+    assert (sizes, same, there) == ("[20]", "True", "True")
+    assert (temporary in Path(place).parents) == usual
+    assert not Path(place).exists()
+    assert done.stderr.count("\n") == 1
+    for part in (f"the index of {path} lies in a temporary directory", "PRODUCT_MIL_CACHE"):
+        assert part in done.stderr
+    assert sorted(p.name for p in tmp_path.iterdir()) == [
+        *("a.bson", "a.bson.index", "blocked", "program.py", "temporary")
+    ]
+    assert list((tmp_path / "temporary").iterdir()) == []
+
+
+def test_what_lies_in_the_folder_of_indexes_stays(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+    folder = tmp_path / "a.bson.index"
+    old = build_or_load_index(path).directory
+    (folder / "notes").mkdir()
+    for name in ("notes/mine.txt", "v1.txt", "draft-of-my-thesis"):
+        (folder / name).write_text("mine")
+    (folder / "v9-mine").mkdir()
+    (folder / ("v1-" + "0" * 32)).mkdir()
+    (folder / ("v2-" + "a" * 32 + "-unhashed")).mkdir()
+    stale, fresh = folder / "draft-stale", folder / "draft-fresh"
+    stale.mkdir()
+    fresh.mkdir()
+    for draft in (stale, folder / "draft-of-my-thesis"):
+        os.utime(draft, (0, 0))
+    new = build_or_load_index(write(path, product(2, b"x"))).directory
+    assert not old.exists()
+    assert sorted(p.name for p in folder.iterdir()) == sorted(
+        ["notes", "v1.txt", "v9-mine", "draft-of-my-thesis", "draft-fresh", new.name]
+    )
+    assert (folder / "notes" / "mine.txt").read_text() == "mine"
+
+
+def test_nothing_is_written_before_the_first_product(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.bson"
+    others = [bson.encode({"_id": f"{i}", "imgs": []}) for i in range(50)]
+    path.write_bytes(b"".join(others) + bson.encode(product(7, b"x")))
+    real, seen = index_store.scan, []
+
+    def watched(*args: object, **kwargs: object) -> object:
+        for rows in real(*args, **kwargs):  # pyright: ignore[reportArgumentType]
+            seen.append((len(rows.product_id), sorted(p.name for p in tmp_path.iterdir())))
+            yield rows
+
+    monkeypatch.setattr(index_store, "scan", watched)
+    monkeypatch.setattr(scan, "_PIECE_BYTES", 400)
+    monkeypatch.setattr(scan, "_CHUNK_BYTES", 400)
+    index = build_or_load_index(path)
+    assert index.product_id.tolist() == [7]
+    assert index.fault_counts == {"no integer _id": 50}
+    assert len(seen) > 3
+    assert all(not products and names == ["a.bson"] for products, names in seen[:-1])
+
+
+@pytest.mark.parametrize("error", [UserError("stop"), OSError(5, "Input/output error")])
+def test_a_build_that_fails_leaves_no_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"))
+
+    def failing(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(index_store, "later_duplicates", failing)
+    (tmp_path / "temporary").mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
+    monkeypatch.setattr("product_mil.data.index._temporary", {})
+    monkeypatch.setattr("product_mil.data.index._MEMORY", str(tmp_path / "blocked"))
+    with pytest.raises(UserError, match=r"stop|no place to write the index of .*Input/output"):
+        build_or_load_index(path, cache_dir=tmp_path / "cache" / "deep")
+    left = [p for p in tmp_path.rglob("*") if p.parent != tmp_path / "temporary"]
+    assert sorted(p.name for p in left) == ["a.bson", "temporary"]
 
 
 def test_a_full_disk_is_told_and_leaves_nothing(
@@ -372,8 +485,8 @@ def test_a_full_disk_is_told_and_leaves_nothing(
     path = write(tmp_path / "a.bson", product(1, b"x"))
     monkeypatch.setattr(index_store._ColumnFile, "append", full)
     with pytest.raises(UserError, match="No space left on device"):
-        build_or_load_index(path)
-    assert list((tmp_path / "a.bson.index").iterdir()) == []
+        build_or_load_index(path, cache_dir=tmp_path / "cache")
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_a_file_that_changes_while_it_is_read_is_refused(

@@ -279,6 +279,36 @@ def test_changed_bytes_are_a_fault(tmp_path: Path) -> None:
     assert "other bytes than were indexed" in fault.reason
 
 
+def test_a_jpeg_without_its_end_is_used_with_a_remark(tmp_path: Path) -> None:
+    """In its slot with its pixels; listed, and no failure even where faults are."""
+    damaged = {(3, 0): picture(3, 0)[:-2], (5, 0): picture(5, 0)[:-40]}
+    products = products_of(write(tmp_path / "train.bson", damaged))
+    source = source_of(products)
+    seen: dict[tuple[int, int], np.ndarray] = {}
+    faults: list[ImageFault] = []
+    for step in range(source._plan.num_steps):
+        seen |= contents(products, source[step])
+        faults += source[step].faults
+    every = {(i, j) for i, count in enumerate(COUNTS) for j in range(count)}
+    assert set(seen) == every - {(5, 0)}
+    np.testing.assert_array_equal(seen[3, 0], pixels_of(picture(3, 0)))
+    remark, fault = sorted(faults, key=lambda fault: fault.product_id)
+    assert (remark.product_id, remark.image_index, remark.is_remark) == (product_id(3), 0, True)
+    assert (fault.product_id, fault.image_index, fault.is_remark) == (product_id(5), 0, False)
+    listed = FaultList(tmp_path / "bad.csv", bad_images="fail")
+    listed.add([remark])
+    with pytest.raises(UserError, match="damaged JPEG"):
+        listed.add([fault])
+    assert listed.write() == (
+        "1 remarks in the data (1 x used although its end marker is missing): see "
+        f"{tmp_path / 'bad.csv'}"
+    )
+    assert f",{product_id(3)},0,used although its end" in (tmp_path / "bad.csv").read_text()
+    both = FaultList(None)
+    both.add([remark, fault])
+    assert str(both.write()).startswith("1 faults and 1 remarks in the data (")
+
+
 def test_more_images_than_are_used_and_unknown_categories_are_told(tmp_path: Path) -> None:
     products = products_of(write(tmp_path / "train.bson"), 2)
     labels = np.where(products.rows % 9 == 0, -1, products.labels).astype(np.int32)

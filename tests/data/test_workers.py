@@ -50,6 +50,21 @@ def elsewhere_source(path: Path, steps: int = 12) -> PixelSource:
     return source
 
 
+def test_a_process_passes_remarks_on(tmp_path: Path, own: workers.Workers) -> None:
+    path = write(tmp_path / "train.bson", {(3, 0): picture(3, 0)[:-2], (5, 0): b"\xff\xd8"})
+    there, here = elsewhere_source(path), source_of(products_of(path))
+    faults = []
+    for step in range(here._plan.num_steps):
+        assert_equal(there[step], here[step])
+        faults += there[step].faults
+    assert sorted((fault.image_index, fault.is_remark) for fault in faults) == [
+        (0, False),
+        (0, True),
+    ]
+    assert own.live
+    assert len(living(own)) == 1
+
+
 def living(made: workers.Workers) -> list[Any]:
     """The idle processes, which stay idle."""
     found = [made._idle.get() for _ in range(made._idle.qsize())]

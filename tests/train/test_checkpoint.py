@@ -1,4 +1,7 @@
 import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -7,14 +10,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from orbax.checkpoint import v1 as ocp
 
 from product_mil.errors import UserError
-from product_mil.train.checkpoint import BEST_METRIC, Checkpoints, leaf_mismatches
+from product_mil.train.checkpoint import (
+    BEST_METRIC,
+    Checkpoints,
+    DamagedCheckpoint,
+    leaf_mismatches,
+)
+from product_mil.train.digests import DIGEST_FILE
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.state import evaluated_parameters
 from tests.train.test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
 
-RUN = {"categories": {"ids": [3, 5]}, "name": "Tee- und Kaffeekännchen"}
+RUN = {"format": 1, "categories": {"ids": [3, 5]}, "name": "Tee- und Kaffeekännchen \udcff"}
 
 
 def trained(kind: str) -> tuple[Any, Any, Any]:
@@ -72,31 +82,36 @@ def test_saved_on_four_devices_restored_on_one(tmp_path: Path) -> None:
             assert leaf.sharding.device_set == set(jax.devices()[:devices])
 
 
-def test_last_and_best_are_kept(tmp_path: Path) -> None:
-    state, _, fresh = trained("all")
-    scores = {1: 0.1, 2: 0.7, 3: 0.3, 4: 0.7, 5: 0.2, 6: None}
-    with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() is None
-        assert checkpoints.best_step() is None
+def save_steps(directory: Path, state: Any, scores: Mapping[int, float | None]) -> None:
+    """A checkpoint for each step, whose averaged parameters are `state`'s plus the step."""
+    with Checkpoints(directory) as checkpoints:
         for step, score in scores.items():
             at = state._replace(
                 step=jnp.asarray(step, jnp.int32),
                 ema={path: leaf + step for path, leaf in state.ema.items()},
             )
             checkpoints.save(at, RUN, None if score is None else {BEST_METRIC: score})
+
+
+def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
+    state, _, fresh = trained("all")
+    with Checkpoints(tmp_path) as checkpoints:
+        assert checkpoints.latest_step() is None
+        assert checkpoints.best_first() == []
+    save_steps(tmp_path, state, {1: 0.1, 2: 0.7, 3: 0.3, 4: 0.7, 5: 0.2, 6: None})
     with Checkpoints(tmp_path) as checkpoints:
         assert checkpoints.latest_step() == 6
-        best = checkpoints.best_step()
-        assert best in (2, 4)  # equals: either
-        steps = {int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()}
-        assert steps == {best, 6}
+        assert checkpoints.best_first() == [4, 5, 6]
+        assert {path.name for path in tmp_path.iterdir()} == {"4", "5", "6"}
         parameters, statistics = checkpoints.restore_model(
-            best, evaluated_parameters(fresh()), fresh().statistics
+            4, evaluated_parameters(fresh()), fresh().statistics
         )
     for path, leaf in parameters.items():
-        np.testing.assert_array_equal(leaf, state.ema[path] + best)
+        np.testing.assert_array_equal(leaf, state.ema[path] + 4)
     for path, leaf in statistics.items():
         np.testing.assert_array_equal(leaf, state.statistics[path])
+    save_steps(tmp_path, state, {7: 0.9, 8: 0.1})
+    assert {path.name for path in tmp_path.iterdir()} == {"7", "8"}
 
 
 def test_a_checkpoint_of_another_model_names_a_leaf(tmp_path: Path) -> None:
@@ -120,9 +135,7 @@ def test_what_orbax_swallows_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
 
         swallowed = SimpleNamespace(metadata={"model": None, "training": None})
         with monkeypatch.context() as patch:
-            patch.setattr(
-                type(checkpoints._checkpointer), "checkpointables_metadata", lambda *_: swallowed
-            )
+            patch.setattr(ocp, "checkpointables_metadata", lambda *_: swallowed)
             with pytest.raises(UserError, match="give the same command again"):
                 checkpoints.restore(fresh())
         restored = checkpoints.restore(fresh())
@@ -130,27 +143,25 @@ def test_what_orbax_swallows_is_one_line(tmp_path: Path, monkeypatch: pytest.Mon
     assert int(restored.step) == 2
 
 
-@pytest.mark.parametrize("when", ["save_checkpointables", "close"])
-def test_a_full_disk_is_one_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, when: str
-) -> None:
+def test_a_full_disk_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """TensorStore's message goes on with the places in its source."""
-    state, *_ = trained("all")
-    checkpoints = Checkpoints(tmp_path)
-
-    def full(*_: object, **__: object) -> None:
-        raise ValueError("Failed to write: No space left on device [os_error_code='28']\nat a.cc:3")
-
-    def save_and_close() -> None:
+    state, _, fresh = trained("all")
+    with Checkpoints(tmp_path) as checkpoints:
         checkpoints.save(state, RUN, None)
-        checkpoints.close()
 
-    with monkeypatch.context() as patch:
-        patch.setattr(type(checkpoints._checkpointer), when, full)
-        with pytest.raises(UserError, match="No space left on device; make room") as caught:
-            save_and_close()
-    assert "\n" not in str(caught.value)
-    checkpoints.close()
+        def full(path: str, *_: object, **__: object) -> None:
+            (Path(path) / "half").mkdir(parents=True)
+            raise ValueError(f"{path}: No space left on device [os_error_code='28']\nat a.cc:3")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(ocp, "save_checkpointables", full)
+            with pytest.raises(UserError, match="No space left on device; make room") as caught:
+                checkpoints.save(state._replace(step=jnp.asarray(3, jnp.int32)), RUN, None)
+        assert "\n" not in str(caught.value)
+        assert str(tmp_path) in str(caught.value)
+        assert "/proc/" not in str(caught.value)
+        assert [path.name for path in tmp_path.iterdir()] == ["2"]
+        assert checkpoints.restore(fresh()) is not None
 
 
 def test_orbax_prints_no_traceback_of_what_is_raised(
@@ -189,3 +200,172 @@ def test_leaf_mismatches_lists_all() -> None:
         "b: (4,) where the model has (3,)",
     ]
     assert leaf_mismatches(wanted, wanted) == []
+
+
+def cut(path: Path) -> None:
+    path.write_bytes(path.read_bytes()[:-1])
+
+
+def zeroed(path: Path) -> None:
+    path.write_bytes(bytes(path.stat().st_size))
+
+
+def emptied(path: Path) -> None:
+    path.write_bytes(b"")
+
+
+def flipped(path: Path) -> None:
+    """One bit, at a place that differs from file to file."""
+    content = bytearray(path.read_bytes())
+    content[sum(path.name.encode()) % len(content)] ^= 16
+    path.write_bytes(content)
+
+
+def grown(path: Path) -> None:
+    path.write_bytes(path.read_bytes() + b"\n")
+
+
+DAMAGES: tuple[Callable[[Path], None], ...] = (cut, zeroed, emptied, flipped, grown, Path.unlink)
+
+
+@pytest.fixture(scope="module")
+def two_steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+    """A directory with the checkpoints of steps 2 and 3, and what makes a state to restore into."""
+    directory = tmp_path_factory.mktemp("two") / "steps"
+    state, _, fresh = trained("all")
+    save_steps(directory, state, {2: 0.5, 3: 0.6})
+    return directory, fresh
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_any_file_that_is_damaged_is_told(
+    two_steps: tuple[Path, Any], damage: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Whatever was done to whatever file, the checkpoint before it is the last whole one."""
+    directory, _ = two_steps
+    names = [path.relative_to(directory) for path in (directory / "3").rglob("*") if path.is_file()]
+    assert len(names) > 10
+    for number, name in enumerate(names):
+        if damage in (cut, zeroed, emptied, flipped) and not (directory / name).stat().st_size:
+            continue
+        copy = tmp_path / str(number)
+        shutil.copytree(directory, copy)
+        damage(copy / name)
+        with Checkpoints(copy, read_only=True) as checkpoints:
+            assert checkpoints.proven_step() == 2, name
+            with pytest.raises(DamagedCheckpoint, match=r"checkpoint 3 in .* is damaged"):
+                checkpoints.run_record(3)
+
+
+def test_a_damaged_one_is_set_aside_and_the_one_before_it_used(
+    two_steps: tuple[Path, Any], tmp_path: Path
+) -> None:
+    directory, fresh = two_steps
+    copy = tmp_path / "steps"
+    shutil.copytree(directory, copy)
+    for _ in range(2):  # the second time its name is taken
+        flipped(copy / "3" / "model" / "_METADATA")
+        with Checkpoints(copy) as checkpoints:
+            restored = checkpoints.restore(fresh())
+            assert restored is not None
+            assert int(restored.step) == 2
+            (line,) = checkpoints.set_aside
+            assert "checkpoint 3 " in line
+            assert "model/_METADATA was changed or cut" in line
+            assert "damaged-3" in line
+            checkpoints.save(restored._replace(step=jnp.asarray(3, jnp.int32)), RUN, None)
+    names = {path.name for path in copy.iterdir()}
+    assert names == {"2", "3", "damaged-3", "damaged-3-2"}
+    for step in (2, 3):
+        (copy / str(step) / "_CHECKPOINT_METADATA").unlink()
+    with Checkpoints(copy) as checkpoints:
+        assert checkpoints.restore(fresh()) is None
+        assert "the stage begins anew" in checkpoints.set_aside[-1]
+
+
+def saved_by_orbax_alone(directory: Path, state: Any) -> None:
+    """Steps 2 and 3 as they were before there were digests."""
+    from product_mil.train.checkpoint import _parts
+
+    with ocp.training.Checkpointer(str(directory)) as checkpointer:
+        for step, score in ((2, 0.7), (3, 0.6)):
+            checkpointer.save_checkpointables(
+                step,
+                _parts(state._replace(step=jnp.asarray(step, jnp.int32))),
+                metrics={BEST_METRIC: score},
+                custom_metadata={"name": "old"},
+            )
+
+
+def test_older_checkpoints_without_digests(tmp_path: Path) -> None:
+    """They are read, and one that cannot be is set aside as well."""
+    state, _, fresh = trained("all")
+    saved_by_orbax_alone(tmp_path / "a", state)
+    with Checkpoints(tmp_path / "a") as checkpoints:
+        assert checkpoints.best_first() == [2, 3]
+        assert checkpoints.run_record(3) == {"name": "old"}
+        assert checkpoints.proven_step() is None
+        restored = checkpoints.restore(fresh())
+        assert restored is not None
+        assert int(restored.step) == 3
+        assert_equal(restored._replace(step=state.step), state)
+    for number, name in enumerate(
+        ("_CHECKPOINT_METADATA", "model/_METADATA", "training/_METADATA")
+    ):
+        copy = tmp_path / str(number)
+        shutil.copytree(tmp_path / "a", copy)
+        emptied(copy / "3" / name)
+        with Checkpoints(copy) as checkpoints:
+            restored = checkpoints.restore(fresh())
+            assert restored is not None, name
+            assert int(restored.step) == 2
+            assert (copy / "damaged-3").is_dir()
+
+
+def test_digests_that_should_be_there(two_steps: tuple[Path, Any], tmp_path: Path) -> None:
+    shutil.copytree(two_steps[0], tmp_path / "steps")
+    (tmp_path / "steps" / "3" / DIGEST_FILE).unlink()
+    with Checkpoints(tmp_path / "steps", read_only=True) as checkpoints:
+        with pytest.raises(DamagedCheckpoint, match="its digests are missing"):
+            checkpoints.run_record(3)
+        assert checkpoints.run_record(2) == RUN
+
+
+def test_a_newer_format_is_one_line(tmp_path: Path) -> None:
+    state, _, _ = trained("all")
+    with Checkpoints(tmp_path) as checkpoints:
+        checkpoints.save(state, {"format": 7, "version": "9.9"}, None)
+        with pytest.raises(UserError, match=r"format 7, written by product_mil 9\.9") as caught:
+            checkpoints.run_record(2)
+    assert not isinstance(caught.value, DamagedCheckpoint)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        b"a [2]",
+        b"[x]",
+        b"*?",
+        b"12:30:00",
+        b"#1 %20",
+        b"new\nline",
+        b"\xff\xfe",
+        b"back\\slash",
+        b"gs:",
+        b"~",
+        b"-dash",
+        b"x" * 250,
+    ],
+)
+def test_names_of_directories(name: bytes, tmp_path: Path) -> None:
+    state, _, fresh = trained("all")
+    directory = tmp_path / os.fsdecode(name) / "steps"
+    save_steps(directory, state, {2: 0.5, 3: 0.7})
+    with Checkpoints(directory) as checkpoints:
+        assert checkpoints.restore(fresh()) is not None
+        assert checkpoints.run_record(3) == RUN
+        wider = state._replace(ema={**state.ema, "head/classify/kernel": jnp.zeros((8, 9))})
+        with pytest.raises(UserError, match="head/classify/kernel") as caught:
+            checkpoints.restore(wider)
+    assert str(directory) in str(caught.value)

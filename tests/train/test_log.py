@@ -1,5 +1,10 @@
+import multiprocessing
+import os
 from pathlib import Path
 
+import pytest
+
+from product_mil.errors import UserError
 from product_mil.train.log import METRICS_FILE, RunLog, metrics_table
 
 
@@ -53,6 +58,48 @@ def test_a_line_cut_off_by_a_kill_is_left_out(tmp_path: Path) -> None:
     assert kept(log)[-1] == ("finetune", 9)
     assert len(log.metrics()) == 5
     log.close()
+
+
+@pytest.mark.parametrize(
+    "damaged",
+    [b"{", b"\0\0\0\0", b"\xff", b"[1]", b'{"step": 2}', b'{"stage": "head", "step": "x"}'],
+)
+def test_another_damaged_line_is_numbered(damaged: bytes, tmp_path: Path) -> None:
+    log = filled(tmp_path)
+    path = tmp_path / METRICS_FILE
+    lines = path.read_bytes().split(b"\n")
+    path.write_bytes(b"\n".join([*lines[:2], damaged, *lines[3:]]))
+    with pytest.raises(UserError, match=r"metrics\.jsonl: line 3 is damaged") as caught:
+        log.metrics()
+    assert "\n" not in str(caught.value)
+    path.write_bytes(b"\n".join([*lines[:2], *lines[3:]]))  # as it says
+    assert len(log.metrics()) == 4
+    log.close()
+
+
+def test_metrics_that_cannot_be_written(tmp_path: Path) -> None:
+    log = RunLog(tmp_path)
+    (tmp_path / METRICS_FILE).symlink_to("/dev/full")
+    with pytest.raises(UserError, match=r"metrics\.jsonl: No space left on device; make room"):
+        log.write("head", 1, {"valid/top1": 0.5})
+
+
+def test_no_memory_to_share(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No /dev/shm: TensorBoard's writer cannot be made, and nothing else is lost."""
+
+    def none(*_: object, **__: object) -> None:
+        raise OSError(38, "Function not implemented")
+
+    monkeypatch.setattr(multiprocessing, "Queue", none)
+    log = filled(tmp_path)
+    assert len(log.metrics()) == 5
+    assert (tmp_path / "log.txt").read_text().count("no events for TensorBoard") == 2
+    log.close()
+
+
+def test_a_line_with_a_name_that_is_no_utf8(tmp_path: Path) -> None:
+    RunLog(tmp_path).say(os.fsdecode(b"in \xff\xfe"))
+    assert (tmp_path / "log.txt").read_bytes().endswith(b"in \xff\xfe\n")
 
 
 def test_curves_and_log_file(tmp_path: Path) -> None:

@@ -144,7 +144,7 @@ def test_killed_in_an_evaluation(whole: Any, tmp_path: Path) -> None:
     assert rows(tmp_path) == whole[1]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_request_to_stop_saves(whole: Any, number: int, tmp_path: Path) -> None:
     before = signal.getsignal(number)
 
@@ -152,13 +152,64 @@ def test_a_request_to_stop_saves(whole: Any, number: int, tmp_path: Path) -> Non
         if step == 6:
             signal.raise_signal(number)
 
-    with pytest.raises(Interrupted, match="step 7 of stage finetune"):
+    with pytest.raises(Interrupted, match="step 7 of stage finetune") as interrupted:
         train(tmp_path, stage_of(stop))
+    assert interrupted.value.status == 128 + number
     assert signal.getsignal(number) is before
     resumed_at: list[int] = []
     assert_equal(train(tmp_path, stage_of(resumed_at.append)), whole[0])
     assert resumed_at[0] == 7
     assert rows(tmp_path) == whole[1]
+
+
+def test_nohup_stays_nohup(whole: Any, tmp_path: Path) -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        result = train(tmp_path, stage_of(lambda _: signal.raise_signal(signal.SIGHUP)))
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert_equal(result, whole[0])
+
+
+def test_asked_twice(tmp_path: Path) -> None:
+    """A terminal that closes may say so several times; a second Ctrl-C means at once."""
+
+    def ask(*numbers: int) -> Callable[[int], None]:
+        def stop(step: int) -> None:
+            for number in numbers if step == 6 else ():
+                signal.raise_signal(number)
+
+        return stop
+
+    hup, term = signal.SIGHUP, signal.SIGTERM
+    for number, asked in enumerate([(hup, hup, hup), (hup, term), (term, hup)]):
+        with pytest.raises(Interrupted, match="step 7") as interrupted:
+            train(tmp_path / str(number), stage_of(ask(*asked)))
+        assert interrupted.value.status == 128 + asked[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "at once", stage_of(ask(term, signal.SIGINT)))
+
+
+def test_a_damaged_checkpoint_costs_the_steps_after_the_one_before_it(
+    whole: Any, tmp_path: Path
+) -> None:
+    def stop(step: int) -> None:
+        if step == 6:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.raises(Interrupted):
+        train(tmp_path, stage_of(stop))
+    directory = tmp_path / "checkpoints"
+    newest = max(int(path.name) for path in directory.iterdir())
+    for path in (directory / str(newest)).rglob("d/*"):
+        path.write_bytes(bytes(path.stat().st_size))
+    resumed_at: list[int] = []
+    assert_equal(train(tmp_path, stage_of(resumed_at.append)), whole[0])
+    assert 0 < resumed_at[0] < newest
+    assert rows(tmp_path) == whole[1]
+    assert f"checkpoint {newest} " in (tmp_path / "log.txt").read_text()
+    assert (directory / f"damaged-{newest}").is_dir()
 
 
 def test_a_request_during_an_evaluation_is_heard_after_the_next_step(

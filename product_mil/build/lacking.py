@@ -1,0 +1,105 @@
+"""Why data cannot be trained or measured on: one line that says what is the case."""
+
+import numpy as np
+from jaxtyping import Int64
+
+from product_mil.data.bson import NO_PICTURE, OTHER_CATEGORY
+from product_mil.data.categories import Categories
+from product_mil.data.faults import first_fault
+from product_mil.data.index import NO_CATEGORY, Catalogue
+from product_mil.data.loader import Products
+from product_mil.errors import UserError
+
+MAX_SHOWN_CATEGORIES = 5
+_NO_IMAGES = ("no field imgs", "imgs is not an array", "imgs is empty", NO_PICTURE)
+
+
+def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training") -> None:
+    """Raise `UserError` where no product has a category, with why."""
+    if (np.asarray(catalogue.category_id) != NO_CATEGORY).any():
+        return
+    count = catalogue.fault_counts.get(OTHER_CATEGORY, 0)
+    if count:
+        raise UserError(
+            f"{first_fault(catalogue, OTHER_CATEGORY)}; category ids must be integers so far, and "
+            f"those of {count} products are not: give each category a number"
+        )
+    raise UserError(f"{spec}: no product has a category_id; {purpose} needs labelled products")
+
+
+def no_training_product(spec: str, products: Products, categories_path: str) -> str:
+    """Why none of the training products has both an image and a known category."""
+    catalogue, count = products.catalogue, len(products)
+    with_image, known = products.num_images > 0, products.labels >= 0
+    if not has_images(products):
+        kinds = [kind for kind in _NO_IMAGES if kind in catalogue.fault_counts]
+        first = f" ({first_fault(catalogue, kinds[0])})" if kinds else ""
+        return f"{spec}: none of {count} training products has an image{first}"
+    if not known.any():
+        return f"{spec}: none of {count} training products {_of_others(products, categories_path)}"
+    return (
+        f"{spec}: of {count} training products, {known.sum()} have a category of "
+        f"{categories_path or 'its own'} and {with_image.sum()} an image, but none has both"
+    )
+
+
+def has_images(products: Products) -> bool:
+    """Whether any product has an image of at least a byte; whether one can be decoded is open."""
+    of_bytes = np.asarray(products.catalogue.image_length_bytes) > 0
+    return bool((products.num_images > 0).any() and of_bytes.any())
+
+
+def no_validation_product(spec: str, products: Products, categories_path: str) -> str:
+    """Why nothing of the validation data can be measured."""
+    refuse_unlabelled(spec, products.catalogue, "validation")
+    return f"{spec}: none of {len(products)} products {_of_others(products, categories_path)}"
+
+
+def no_split(spec: str, products: Products, valid_fraction: float) -> str:
+    """Why no product can be set aside for validation; `products` are all of them."""
+    labels = products.labels[products.labels >= 0]
+    counts = np.bincount(labels)
+    counts = counts[counts > 0]
+    if (counts == 1).all():
+        each = f"each of its {len(counts)} categories has" if len(counts) > 1 else "there is"
+        why = f"{each} one product only"
+    elif round(valid_fraction * len(products)) == 0:
+        why = f"config.data.valid_fraction={valid_fraction:g} of {len(products)} products is none"
+    else:
+        why = (
+            "products that share images stay on one side, and each category keeps one of them, "
+            "which leaves none to move"
+        )
+    return (
+        f"{spec}: no product can be set aside for validation: {why}; give more products a "
+        "category, or name labelled products in config.data.valid"
+    )
+
+
+def one_category(products: Products, categories: Categories) -> list[str]:
+    """A note where all training products are of one category."""
+    classes = np.unique(products.labels)
+    if len(classes) > 1:
+        return []
+    return [
+        f"all {len(products)} training products are of one category, "
+        f"{categories.ids[classes[0]]}: there is nothing to tell apart, and every score says 1"
+    ]
+
+
+def most_of(ids: Int64[np.ndarray, " N"]) -> tuple[int, int, str]:
+    """Number of categories and of products, and the largest ones in words."""
+    distinct, counts = np.unique(ids[ids != NO_CATEGORY], return_counts=True)
+    most = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CATEGORIES]
+    shown = ", ".join(f"{distinct[i]} of {counts[i]} products" for i in most)
+    return len(distinct), int(counts.sum()), shown + ", ..." * (len(distinct) > len(most))
+
+
+def _of_others(products: Products, categories_path: str) -> str:
+    category_id = np.asarray(products.catalogue.category_id)[products.rows]
+    number, count, shown = most_of(category_id)
+    known = categories_path or "the training data"
+    if not count:
+        return "has a category_id; labelled products are needed"
+    others = "another one" if number == 1 else f"{number} others"
+    return f"is of a category of {known}, but of {others}: {shown}; name data that fit together"

@@ -1,0 +1,92 @@
+"""From what a user calls the data to the files that are meant."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from glob import escape, glob, has_magic
+from pathlib import Path
+
+from product_mil.errors import UserError
+from product_mil.foreign import DUMP, refuse_foreign
+
+_MAX_COMMAS = 8  # in the name of one file among several
+
+
+def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files that a path, a glob (sorted), or several with commas name.
+
+    Whatever exists under a name as it is written is meant by it, be there commas, brackets or a
+    `~` in the name. Raises `UserError` where a file is missing, a directory, or named twice.
+    """
+    paths: list[Path] = []
+    for item in [spec] if isinstance(spec, str | Path) else spec:
+        try:
+            for part in _parts(str(item)):
+                paths += _matches(part)
+        except (OSError, RuntimeError) as error:  # no permission, no such user, too long
+            raise UserError(f"cannot look for {item}: {error}; check the path") from None
+    if not paths:
+        raise UserError("no BSON file was named")
+    repeated = [path for path, times in Counter(map(Path.resolve, paths)).items() if times > 1]
+    if repeated:
+        raise UserError(f"{repeated[0]} is named more than once; name each file once")
+    return paths
+
+
+def dump_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
+    """The files that are named, none of which is of another kind than BSON by its first bytes.
+
+    Raises `UserError` as `named_files` does, and where a file is of another kind.
+    """
+    paths = named_files(spec)
+    for path in paths:
+        refuse_foreign(path, DUMP)
+    return paths
+
+
+def _parts(text: str) -> Iterator[str]:
+    """The names between commas, some of which may belong to the name of a file."""
+    pieces = [text] if "," not in text or _is_there(text) else text.split(",")
+    while pieces:
+        counts = range(1, min(len(pieces), _MAX_COMMAS + 1) + 1)
+        # The shortest name that is there; else it is a pattern, or missing.
+        count = next((n for n in counts if _is_there(",".join(pieces[:n]).strip())), 1)
+        part = ",".join(pieces[:count])
+        if part.strip():
+            yield part if _is_there(part) else part.strip()
+        pieces = pieces[count:]
+
+
+def _is_there(text: str) -> bool:
+    """Whether the file of this name exists, or the directory that a pattern looks in."""
+    try:
+        path = _path(text)
+        looks_in = has_magic(path.name) and "," not in path.name and path.parent.is_dir()
+        return bool(text) and (path.exists() or looks_in)
+    except (OSError, RuntimeError):
+        return False
+
+
+def _path(text: str) -> Path:
+    path = Path(text)
+    return path if os.path.lexists(path) else path.expanduser()
+
+
+def _matches(text: str) -> list[Path]:
+    """The file of this name, or the files that fit a pattern."""
+    path = _path(text)
+    if path.is_dir():
+        raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
+    if path.is_symlink() and not path.exists():
+        raise UserError(f"{path} is a link to {path.readlink()}, which is not there")
+    if path.exists():
+        # `/dev/stdin` is another file in every process; behind it may be one that has a name.
+        through = path.is_file() and path.is_relative_to("/dev")
+        return [path.resolve() if through else path]
+    parent = next(parent for parent in path.parents if parent.exists())  # whatever its name
+    pattern = Path(escape(str(parent)), *path.parts[len(parent.parts) :])
+    found = glob(str(pattern))  # noqa: PTH207, Path.glob refuses absolute patterns
+    matches = [match for match in sorted(map(Path, found)) if not match.is_dir()]
+    if not matches:
+        raise UserError(f"{path}: no such file; check the path or the pattern")
+    return matches

@@ -1,0 +1,142 @@
+"""Which products a run has seen, so that nobody takes a figure on them for a test."""
+
+import functools
+import zipfile
+import zlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Int64
+
+from product_mil.build.data import RunData, build_data, data_config
+from product_mil.config import Config
+from product_mil.data.duplicates import sharing_products
+from product_mil.data.loader import Products
+from product_mil.errors import UserError
+from product_mil.files import whole
+
+PRODUCTS_FILE = "products.npz"
+
+
+@dataclass(frozen=True)
+class Known:
+    """How many of some products a run was trained on, or chose its settings on (validation)."""
+
+    products: int
+    trained: int  # by product id
+    validated: int  # by product id
+    # Others that show an image of a training product; None where the training data are gone.
+    sharing_image: int | None
+
+    @property
+    def is_test(self) -> bool:
+        """Whether nothing is known that the run has seen of these products."""
+        return not (self.trained or self.validated or self.sharing_image)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plain form, for JSON."""
+        return asdict(self) | {"is_test": self.is_test}
+
+    def sentence(self, run: str) -> str:
+        """One sentence for people; `run` names the run."""
+        unsure = (
+            ""
+            if self.sharing_image is not None
+            else (" (identical images were not looked for: its training data are not at hand)")
+        )
+        if self.is_test:
+            return f"{run} has seen none of these {self.products} products in training{unsure}"
+        parts = []
+        if self.trained:
+            parts.append(f"was trained on {self.trained}")
+        if self.validated:
+            parts.append(f"chose its settings on {self.validated}")
+        if self.sharing_image:
+            parts.append(f"was trained on an image of {self.sharing_image}")
+        joined = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
+        return f"no test: {run} {joined} of these {self.products} products{unsure}"
+
+
+def keep_products(workdir: Path, data: RunData) -> None:
+    """Write the ids of a run's training and validation products into its directory, once."""
+    path = workdir / PRODUCTS_FILE
+    if not path.exists():
+        with whole(path) as file:
+            np.savez_compressed(file, trained=_ids(data.train), validated=_ids(data.valid))
+
+
+def _ids(products: Products) -> Int64[np.ndarray, " N"]:
+    return np.sort(np.asarray(products.catalogue.product_id)[products.rows])
+
+
+def known_products(workdir: Path, data: RunData | None, products: Products) -> Known | None:
+    """What the run in `workdir` knows of some products.
+
+    `data` are those of the run, from `run_data`. None where neither they nor the run's own list
+    are at hand.
+    """
+    ids = _listed(workdir)
+    if ids is None:
+        if data is None:
+            return None
+        ids = _ids(data.train), _ids(data.valid)
+    known = _count(ids, np.asarray(products.catalogue.product_id)[products.rows])
+    if data is None:
+        return known
+    sharing = sharing_products(
+        data.train.catalogue, data.train.rows, products.catalogue, products.rows
+    )
+    others = ~np.isin(np.asarray(products.catalogue.product_id)[products.rows], ids[0])
+    return replace(known, sharing_image=int((sharing & others).sum()))
+
+
+def known_to_file(about: Mapping[str, Any], product_id: Int64[np.ndarray, " N"]) -> Known | None:
+    """The same for a file of predictions, by the lists of the runs that it says it comes from."""
+    lists = []
+    for run in (about, *about.get("members", ())):
+        if isinstance(run, Mapping) and "workdir" in run:
+            lists.append(_listed(Path(run["workdir"])))
+    ids = [found for found in lists if found is not None]
+    if not ids:
+        return None
+    trained, validated = (np.concatenate(columns) for columns in zip(*ids, strict=True))
+    return _count((trained, validated), product_id)
+
+
+def _count(
+    ids: tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]],
+    product_id: Int64[np.ndarray, " N"],
+) -> Known:
+    trained, validated = (np.isin(product_id, column) for column in ids)
+    return Known(len(product_id), int(trained.sum()), int((validated & ~trained).sum()), None)
+
+
+def _listed(
+    workdir: Path,
+) -> tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]] | None:
+    try:
+        with (workdir / PRODUCTS_FILE).open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
+            return file["trained"].astype(np.int64), file["validated"].astype(np.int64)
+    except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
+        return None  # a run from before, or a damaged list: the data may tell
+
+
+def run_data(config: Config, fingerprint: str) -> tuple[RunData | None, str]:
+    """The training and validation products of a run; None, and why, where they are gone.
+
+    `fingerprint` is that of the data that the run began with.
+    """
+    try:
+        found = _data_of(data_config(config))
+    except UserError as error:
+        return None, str(error)
+    if found.fingerprint != fingerprint:
+        return None, "its files changed since"
+    return found, ""
+
+
+_data_of = functools.lru_cache(maxsize=8)(build_data)  # read once for all runs

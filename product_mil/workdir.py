@@ -1,0 +1,187 @@
+"""A run's directory: whose it is, who trains in it, and of which format its records are."""
+
+import fcntl
+import json
+import os
+import socket
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import product_mil
+from product_mil.errors import UserError
+from product_mil.files import names_in
+from product_mil.formats import refuse_unknown_format
+
+CONFIG_FILE = "config.json"
+RUN_FILE = "run.json"
+LOCK_FILE = "lock"
+FORMAT = 1  # of these files and of a checkpoint's record; 0: they had no number
+# What a start that was killed, or a measurement before it, leaves where no run has begun.
+_LEFT_OVERS = (LOCK_FILE, "log.txt", f"{CONFIG_FILE}.draft")
+
+
+def marked(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the number of its format and the version that wrote it."""
+    return {"format": FORMAT, "version": product_mil.__version__, **record}
+
+
+def refuse_newer(record: Mapping[str, Any], place: object) -> None:
+    """Refuse a record of a format that this version does not know.
+
+    Raises:
+        UserError: with `place`, where the record was found, and the version that wrote it.
+    """
+    known = range(FORMAT + 1)
+    refuse_unknown_format(record.get("format", 0), known, record.get("version", "?"), place)
+
+
+def read_record(path: Path, advice: str) -> dict[str, Any] | None:
+    """A JSON file of a run; None where there is none.
+
+    Raises:
+        UserError: it is damaged, with the advice; or of a newer format.
+    """
+    try:
+        found = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, RecursionError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no JSON"
+        raise UserError(f"{path} is damaged ({reason}); {advice}") from None
+    if not isinstance(found, dict):
+        raise UserError(f"{path} is damaged (it is no record of a run); {advice}")
+    refuse_newer(found, path)
+    return found
+
+
+def stored_config(workdir: Path) -> dict[str, Any] | None:
+    """The configuration of the run in a directory; None where none has begun.
+
+    Raises:
+        UserError: it is damaged, newer than this version or no run's.
+    """
+    there = workdir / RUN_FILE
+    advice = (
+        f"remove it: {RUN_FILE} holds the configuration too"
+        if there.is_file()
+        else "choose another --workdir"
+    )
+    found = read_record(workdir / CONFIG_FILE, advice)
+    if found is None and there.is_file():
+        found = (read_record(there, "choose another --workdir") or {}).get("config", {})
+    if found is None:
+        return None
+    if not isinstance(found, dict) or not {"data", "model"} <= found.keys():
+        raise UserError(f"{workdir}: its {CONFIG_FILE} is no run's; choose another --workdir")
+    return {name: value for name, value in found.items() if name not in ("format", "version")}
+
+
+def refuse_newer_run(workdir: Path) -> None:
+    """Refuse a run that a newer version wrote; files that are damaged are not looked into.
+
+    Raises:
+        UserError: as `refuse_newer` does.
+    """
+    for name in (CONFIG_FILE, RUN_FILE):
+        with suppress(OSError, ValueError, RecursionError):
+            found = json.loads((workdir / name).read_bytes())
+            if isinstance(found, dict):
+                refuse_newer(found, workdir / name)
+
+
+@contextmanager
+def training_in(workdir: Path) -> Iterator[None]:
+    """Make the directory if need be, and keep everybody else from training in it.
+
+    Where the body ends before a run began, what was made is removed again.
+
+    Raises:
+        UserError: another process trains there, something else is there, or nothing can be.
+    """
+    _refuse_foreign(workdir)
+    try:
+        made = _make(workdir)
+        lock = _Lock(workdir / LOCK_FILE)
+    except OSError as error:
+        raise UserError(
+            f"cannot write to {workdir}: {error.strerror or error}; choose another --workdir"
+        ) from None
+    try:
+        yield
+    finally:
+        begun = (workdir / CONFIG_FILE).exists() or (workdir / RUN_FILE).exists()
+        lock.release(remove=not begun)
+        if not begun:
+            for directory in reversed(made):
+                with suppress(OSError):
+                    directory.rmdir()
+
+
+def _refuse_foreign(workdir: Path) -> None:
+    """Refuse a place that is no directory, or one that holds something else than a run."""
+    try:
+        names = names_in(workdir)
+    except FileNotFoundError:
+        if workdir.is_symlink():
+            raise UserError(f"{workdir} is a link to nowhere; choose another --workdir") from None
+        return
+    except NotADirectoryError:
+        raise UserError(f"{workdir} is no directory; choose another --workdir") from None
+    except OSError as error:
+        raise UserError(
+            f"cannot use {workdir}: {error.strerror or error}; choose another --workdir"
+        ) from None
+    others = names - set(_LEFT_OVERS)
+    if others and CONFIG_FILE not in names and RUN_FILE not in names:
+        raise UserError(
+            f"{workdir} holds other files and no run ({sorted(others)[0]}, for one); choose "
+            "another --workdir, or an empty one"
+        )
+
+
+def _make(workdir: Path) -> list[Path]:
+    """Make the directory and those above it; the ones that were made, outermost first."""
+    missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
+    workdir.mkdir(parents=True, exist_ok=True)
+    return missing[::-1]
+
+
+class _Lock:
+    """A locked file, which the system unlocks when its process ends, however that ends."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `UserError` where another process has it, OSError where it cannot be made."""
+        self._path = path
+        while True:
+            self._file = path.open("a+", encoding="utf-8")
+            try:
+                fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                self._file.seek(0)
+                owner = self._file.read().strip() or "another process"
+                self._file.close()
+                raise UserError(
+                    f"{path.parent} is being trained in by {owner}: wait for it or stop it, or "
+                    "choose another --workdir"
+                ) from None
+            except OSError:
+                pass  # a file system without locks
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
+                    break
+            self._file.close()  # whoever had it has just removed it
+        self._file.truncate(0)
+        began = time.strftime("%Y-%m-%d %H:%M:%S")
+        self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {began}\n")
+        self._file.flush()
+
+    def release(self, *, remove: bool) -> None:
+        """Unlock; the file stays empty, or goes."""
+        with suppress(OSError):
+            if remove:
+                self._path.unlink()
+            self._file.truncate(0)
+        self._file.close()

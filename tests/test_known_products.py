@@ -1,0 +1,141 @@
+"""What a run has seen of some products: by id, and by identical images."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import bson
+import numpy as np
+import pytest
+
+from product_mil.data.sample import SampleFiles
+from product_mil.known_products import PRODUCTS_FILE, Known
+from product_mil.trained import open_run
+from tests.scripts import call_tool
+
+
+@pytest.fixture
+def others(sample: SampleFiles, tmp_path: Path) -> Path:
+    """Ten new ids; the first three show an image of the sample's first products."""
+    records = bson.decode_all(sample.train.read_bytes())
+    made = []
+    for number in range(10):
+        record: dict[str, Any] = dict(records[number]) | {"_id": 10_000 + number}
+        image = record["imgs"][0]["picture"]
+        if number >= 3:  # the same picture, other bytes
+            image = image[:2] + b"\xff\xfe\x00\x06mine" + image[2:]
+        made.append(bson.encode(record | {"imgs": [{"picture": image}]}))
+    path = tmp_path / "others.bson"
+    path.write_bytes(b"".join(made))
+    return path
+
+
+def trained_ids(trained: Path) -> tuple[set[int], set[int]]:
+    with np.load(trained / PRODUCTS_FILE) as file:
+        return set(file["trained"].tolist()), set(file["validated"].tolist())
+
+
+def test_the_run_keeps_its_products(trained: Path, sample: SampleFiles) -> None:
+    learned, chosen = trained_ids(trained)
+    assert (len(learned), len(chosen)) == (96, 24)
+    assert not learned & chosen
+    assert learned | chosen == {r["_id"] for r in bson.decode_all(sample.train.read_bytes())}
+
+
+def test_all_kinds(trained: Path, sample: SampleFiles, others: Path) -> None:
+    run = open_run(trained)
+    assert run.known(run.products(str(sample.train))) == Known(120, 96, 24, 0)
+    learned, _ = trained_ids(trained)
+    first = [record["_id"] for record in bson.decode_all(sample.train.read_bytes())][:3]
+    expected = sum(product_id in learned for product_id in first)
+    assert expected > 0
+    assert run.known(run.products(str(others))) == Known(10, 0, 0, expected)
+
+
+def test_without_the_list_or_the_data(
+    trained: Path, sample: SampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = open_run(trained)
+    products = run.products(str(sample.train))
+    kept = (trained / PRODUCTS_FILE).read_bytes()
+    try:
+        for damage in (b"", kept[: len(kept) // 2], b"PK\x03\x04" + bytes(100)):
+            (trained / PRODUCTS_FILE).write_bytes(damage)
+            assert run.known(products) == Known(120, 96, 24, 0)  # from the data
+        monkeypatch.setattr("product_mil.trained.run_data", lambda *_: (None, "gone"))
+        assert run.known(products) is None
+    finally:
+        (trained / PRODUCTS_FILE).write_bytes(kept)
+    assert run.known(products) == Known(120, 96, 24, None)
+
+
+@pytest.mark.parametrize(
+    ("known", "sentence"),
+    [
+        (Known(9, 0, 0, 0), "r has seen none of these 9 products in training"),
+        (Known(9, 4, 0, 0), "no test: r was trained on 4 of these 9 products"),
+        (
+            Known(9, 4, 2, 1),
+            "no test: r was trained on 4, chose its settings on 2 and was trained on an image of 1 "
+            "of these 9 products",
+        ),
+        (
+            Known(9, 0, 2, None),
+            "no test: r chose its settings on 2 of these 9 products (identical images were not "
+            "looked for: its training data are not at hand)",
+        ),
+    ],
+)
+def test_sentences(known: Known, sentence: str) -> None:
+    assert known.sentence("r") == sentence
+    assert known.to_dict()["is_test"] == (not sentence.startswith("no test"))
+
+
+def said_by(capsys: pytest.CaptureFixture[str], tool: str, *args: object) -> str:
+    call_tool(tool, *args)
+    return capsys.readouterr().out
+
+
+def test_every_tool_says_so(
+    trained: Path,
+    sample: SampleFiles,
+    others: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    expected = f"{trained} was trained on 96 and chose its settings on 24 of these 120 products"
+    good = ("--workdir", trained, "--data", sample.train)
+    assert f"\nno test: {expected}\n" in said_by(capsys, "evaluate", *good)
+    found: dict[str, Any] = json.loads(said_by(capsys, "evaluate", *good, "--json"))
+    assert found["known_products"] == {
+        "products": 120, "trained": 96, "validated": 24, "sharing_image": 0, "is_test": False,
+    }  # fmt: skip
+    table = said_by(capsys, "evaluate", "--workdir", trained, "--data", others)
+    assert "no test:" in table
+    assert "was trained on an image of" in table
+
+    output = ("--output", tmp_path / "s.csv")
+    top = tmp_path / "top.parquet"
+    said = said_by(
+        capsys, "export_predictions", *good, *output, "--min_confidence", 0.5,
+        "--fit_on", sample.train, "--probabilities", top,
+    )  # fmt: skip
+    assert f"note: no test: {expected} that are fitted on" in said
+    assert f"note: no test: {expected} to be predicted" in said
+    said = said_by(capsys, "export_predictions", *good, *output)
+    assert "no test" not in said  # it only predicts
+
+    by_id = (
+        expected.replace(str(trained), f"the run behind {top}")
+        + " (identical images were not looked for"
+    )
+    assert by_id in said_by(capsys, "evaluate", "--predictions", top, "--data", sample.train)
+    said = said_by(
+        capsys, "compare", "--runs", f"a={trained}", "--predictions", f"b={top}",
+        "--data", sample.train, "--output", tmp_path / "c",
+    )  # fmt: skip
+    for name in ("a", "b"):
+        line = expected.replace(str(trained), name)
+        assert f"note: no test: {line}" in said
+        assert f"No test: {line}" in (tmp_path / "c" / "index.html").read_text(encoding="utf-8")
+    assert "flattered" not in said
