@@ -32,7 +32,7 @@ SAMPLE = Config(
 FROZEN = Config(
     name="joint-frozen",
     data=DataConfig(shards=4),
-    model=PRETRAINED,
+    model=dataclasses.replace(PRETRAINED, layer_norm=True),
     head=StageConfig(
         epochs=-1,
         steps=2000,
@@ -40,6 +40,7 @@ FROZEN = Config(
         images_per_batch=256,
         learning_rate=1e-3,
         weight_decay=1e-4,
+        attention_weighted_from=0.5,  # until then it has not learned where to look
     ),
     finetune=StageConfig(
         epochs=0, images_per_batch=64, learning_rate=1e-4, weight_decay=1e-4, clip_norm=1.0
