@@ -67,6 +67,7 @@ class ModelConfig:
     pooling: Pooling = "gated_attention"
     attention_heads: int = 4  # of gated_attention and transformer, as is attention_dim
     attention_dim: int = 128
+    layer_norm: bool = False  # of each image's embedding, before the head; without parameters
     dropout: float = 0.0  # of embeddings, in the head
     # Rate at which the last residual branch is left out in training, earlier ones less often; the
     # published efficientnet_v2_s was trained with 0.2, convnext_tiny with 0.1
@@ -92,6 +93,9 @@ class StageConfig:
     weight_decay: float = 1e-4  # of kernels
     clip_norm: float = 1.0  # of the whole gradient; 0: none
     label_smoothing: float = 0.0
+    # From this share of the stage on, an image's own loss is weighted by its attention, relative to
+    # the uniform share; 1: never. Only posterior_attention has both (docs/heads.md)
+    attention_weighted_from: float = 1.0
     logit_adjustment: float = 0.0  # tau of Menon et al. 2021; 1: classes count alike; 0: none
     level1_loss: float = 0.0  # weight of the loss of level-1 groups beside that of categories
     level2_loss: float = 0.0

@@ -54,6 +54,8 @@ def problems(config: Config) -> list[str]:
         need(stage.weight_decay >= 0, f"{name}.weight_decay", "must not be negative")
         need(stage.clip_norm >= 0, f"{name}.clip_norm", "must not be negative (0: none)")
         need(0 <= stage.label_smoothing < 1, f"{name}.label_smoothing", "must be in [0, 1)")
+        share = stage.attention_weighted_from
+        need(0 <= share <= 1, f"{name}.attention_weighted_from", "must be from 0 to 1 (never)")
         for field_name in ("logit_adjustment", "level1_loss", "level2_loss"):
             value = getattr(stage, field_name)
             need(value >= 0, f"{name}.{field_name}", "must not be negative (0: none)")

@@ -145,7 +145,7 @@ def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
         from product_mil.warm_start import warm_start
 
         earlier_run = Path(config.model.weights)
-        model, notes = warm_start(model, config.model.backbone, data.categories, earlier_run)
+        model, notes = warm_start(model, config.model, data.categories, earlier_run)
     return model, notes
 
 

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array
 
+from product_mil.config import ModelConfig
 from product_mil.data.categories import Categories
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
@@ -14,7 +15,7 @@ from product_mil.trained import open_run
 
 
 def warm_start(
-    model: Model, backbone: str, categories: Categories, workdir: Path
+    model: Model, settings: ModelConfig, categories: Categories, workdir: Path
 ) -> tuple[Model, list[str]]:
     """The model with every leaf of the run in `workdir` that it can use, and lines that say so.
 
@@ -23,16 +24,22 @@ def warm_start(
     head lacks.
 
     Raises:
-        UserError: no run there, or one with another backbone.
+        UserError: no run there, or one with another backbone or other inputs of the head.
     """
     source = open_run(workdir)
-    if source.config.model.backbone != backbone:
+    theirs = source.config.model
+    if theirs.backbone != settings.backbone:
         raise UserError(
-            f"config.model.weights={workdir}: that run has the backbone "
-            f"{source.config.model.backbone}, this one {backbone}"
+            f"config.model.weights={workdir}: that run has the backbone {theirs.backbone}, this "
+            f"one {settings.backbone}"
         )
-    theirs = source.categories.class_of(categories.ids)  # -1: new
-    known = theirs >= 0
+    if theirs.layer_norm != settings.layer_norm:
+        raise UserError(
+            f"config.model.weights={workdir}: that run's head learned with "
+            f"layer_norm={theirs.layer_norm}; say config.model.layer_norm={theirs.layer_norm}"
+        )
+    classes = source.categories.class_of(categories.ids)  # -1: new
+    known = classes >= 0
     parameters: dict[str, Array] = {}
     new: list[str] = []
     for path, value in model.parameters.items():
@@ -42,7 +49,7 @@ def warm_start(
             parameters[path] = value
         elif path.startswith("head/") and path.split("/")[1] in CLASS_AXES:
             axis = CLASS_AXES[path.split("/")[1]]
-            ours, taken = np.array(value), np.take(np.asarray(found), theirs[known], axis)
+            ours, taken = np.array(value), np.take(np.asarray(found), classes[known], axis)
             np.moveaxis(ours, axis, 0)[known] = np.moveaxis(taken, axis, 0)  # a view of ours
             parameters[path] = jnp.asarray(ours)
         elif found.shape == value.shape:

@@ -158,6 +158,7 @@ def test_wrong_overrides_are_told(name: str, text: str, expected: str) -> None:
         ("finetune.weight_decay", "-1"),
         ("finetune.clip_norm", "-1"),
         ("finetune.label_smoothing", "1"),
+        ("finetune.attention_weighted_from", "1.1"),
         ("finetune.ema_decay", "1"),
         ("finetune.patience_evaluations", "-1"),
         ("finetune.images_per_batch", "0"),

@@ -93,6 +93,9 @@ def test_the_configuration_is_checked_before_work():
     problems = " ".join(check_config(config))
     assert "config.model.head_init: lecun: no such file, nor normal, zeros" in problems
     assert "needs the ImageNet top" in problems
+    norm = replace(CONFIG, model=replace(CONFIG.model, head_init="lecun", layer_norm=True))
+    assert "reads embeddings as they are" in " ".join(check_config(norm))
+    assert "reads embeddings as they are" not in problems
     small = replace(CONFIG, model=replace(CONFIG.model, backbone="inception_v3"))
     assert "inception_v3 takes images from 75 px" in " ".join(check_config(small))
 

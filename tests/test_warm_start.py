@@ -18,7 +18,7 @@ def test_rows_are_matched_by_category_and_the_rest_is_new(trained: Path) -> None
     others = np.concatenate([[1, 2], ids[[4, 1, 7]], [ids.max() + 1]])
     categories = categories_from_ids(others)
     fresh, _ = build_model(source.config, len(categories.ids))
-    model, notes = warm_start(fresh, "small_cnn", categories, trained)
+    model, notes = warm_start(fresh, source.config.model, categories, trained)
     assert "3 of 6 categories known" in notes[0]
     for path, value in model.parameters.items():
         found, theirs = np.asarray(value), np.asarray(source.model.parameters[path])
@@ -41,7 +41,7 @@ def test_another_head_takes_the_backbone_and_says_what_is_new(trained: Path) -> 
         source.config, model=dataclasses.replace(source.config.model, pooling="residual")
     )
     fresh, _ = build_model(config, len(source.categories.ids))
-    model, notes = warm_start(fresh, "small_cnn", source.categories, trained)
+    model, notes = warm_start(fresh, source.config.model, source.categories, trained)
     assert "head/classify_image/kernel" in notes[1]
     path = "backbone/blocks/0/kernel"
     np.testing.assert_array_equal(model.parameters[path], source.model.parameters[path])
@@ -51,8 +51,17 @@ def test_another_head_takes_the_backbone_and_says_what_is_new(trained: Path) -> 
 def test_another_backbone_is_refused(trained: Path) -> None:
     source = open_run(trained)
     fresh, _ = build_model(source.config, 3)
+    other = dataclasses.replace(source.config.model, backbone="mobilenet_v2")
     with pytest.raises(UserError, match="has the backbone small_cnn, this one mobilenet_v2"):
-        warm_start(fresh, "mobilenet_v2", categories_from_ids(np.array([1, 2, 3])), trained)
+        warm_start(fresh, other, categories_from_ids(np.array([1, 2, 3])), trained)
+
+
+def test_a_head_that_reads_otherwise_is_refused(trained: Path) -> None:
+    source = open_run(trained)
+    fresh, _ = build_model(source.config, 3)
+    other = dataclasses.replace(source.config.model, layer_norm=True)
+    with pytest.raises(UserError, match=r"say config\.model\.layer_norm=False"):
+        warm_start(fresh, other, categories_from_ids(np.array([1, 2, 3])), trained)
 
 
 def test_relevance_is_matched_along_its_first_axis(
@@ -74,7 +83,7 @@ def test_relevance_is_matched_along_its_first_axis(
     others = np.concatenate([[1, 2], ids[[4, 1]], ids[6:]])
     categories = categories_from_ids(others)
     fresh, _ = build_model(config, len(categories.ids))
-    model, notes = warm_start(fresh, "small_cnn", categories, trained)
+    model, notes = warm_start(fresh, source.config.model, categories, trained)
     assert len(notes) == 1  # no leaf is new
     for row, category in enumerate(categories.ids):
         where = np.flatnonzero(ids == category)

@@ -29,17 +29,7 @@ def check_config(config: Config) -> list[str]:
     weights = config.model.weights
     if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
         found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")
-    head_init = config.model.head_init
-    if head_init not in NAMED:
-        if not Path(head_init).is_file():
-            found.append(
-                f"config.model.head_init: {head_init}: no such file, nor {', '.join(NAMED)}"
-            )
-        if weights != "imagenet" and not Path(weights).expanduser().is_file():
-            found.append(
-                f"config.model.head_init={head_init}: needs the ImageNet top of "
-                "config.model.weights=imagenet or of a file"
-            )
+    found += _head_init_problems(config)
     try:
         spec = backbone(config.model.backbone)
     except UserError as error:
@@ -63,6 +53,27 @@ def check_config(config: Config) -> list[str]:
     if config.data.shards % devices:
         found.append(
             f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
+        )
+    return found
+
+
+def _head_init_problems(config: Config) -> list[str]:
+    """A file of first values that is not there or does not fit, a line each."""
+    head_init = config.model.head_init
+    if head_init in NAMED:
+        return []
+    found, weights = [], config.model.weights
+    if not Path(head_init).is_file():
+        found.append(f"config.model.head_init: {head_init}: no such file, nor {', '.join(NAMED)}")
+    if weights != "imagenet" and not Path(weights).expanduser().is_file():
+        found.append(
+            f"config.model.head_init={head_init}: needs the ImageNet top of "
+            "config.model.weights=imagenet or of a file"
+        )
+    if config.model.layer_norm:
+        found.append(
+            f"config.model.head_init={head_init}: the ImageNet top reads embeddings as they "
+            "are; set config.model.layer_norm=false"
         )
     return found
 

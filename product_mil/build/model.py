@@ -62,7 +62,7 @@ def build_model(
         loaded = load_weights(net, spec, settings.weights, with_top=with_top)
         top = loaded.top
         notes.append(f"{spec.name}: {loaded.n_tensors} tensors from {loaded.path}")
-    model = Model(*split_model(Classifier(net, head)))
+    model = Model(*split_model(Classifier(net, head, layer_norm=settings.layer_norm)))
     if category_ids is not None:
         model, more = initialise_head(model, settings.head_init, category_ids, top, config.seed)
         notes += more

@@ -148,6 +148,11 @@ def build_stage(
         batch_statistics=settings.batch_statistics,
         ema_decay=settings.ema_decay,
         ranges=ranges,
+        attention_weighted_from_step=(
+            round(settings.attention_weighted_from * num_steps)
+            if settings.attention_weighted_from < 1
+            else None
+        ),
     )
     eval_step = make_eval_step(model.structure)
     trust_step = make_trust_step(model.structure, restoring)

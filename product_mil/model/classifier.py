@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
@@ -15,12 +16,28 @@ from product_mil.model.packing import each_alone, packing_of
 Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 
 
+def layer_norm(x: Float[Array, "*e d"]) -> Float[Array, "*e d"]:
+    """Each embedding minus its mean, by its standard deviation (Ba et al. 2016).
+
+    It has no parameters; an embedding of zeros, which is padding, stays zeros.
+    """
+    x = x - x.mean(-1, keepdims=True)
+    return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
+
+
 class Classifier(nnx.Module):
     """Pr(Y | x1..xn) for packed products."""
 
-    def __init__(self, backbone: Callable[..., Array], head: Callable[..., HeadOutput]):
+    def __init__(
+        self,
+        backbone: Callable[..., Array],
+        head: Callable[..., HeadOutput],
+        *,
+        layer_norm: bool = False,
+    ):
         self.backbone = backbone
         self.head = head
+        self.layer_norm = layer_norm  # of what the head reads
 
     def __call__(
         self,
@@ -69,11 +86,16 @@ class Classifier(nnx.Module):
         self, embeddings: Float[Array, "S n d"], slots: Slots, key: PRNGKeyArray | None
     ) -> HeadOutput:
         """What the head says of the products that the slots describe."""
-        return self.head(embeddings, packing_of(slots), key)
+        return self.head(self.head_input(embeddings), packing_of(slots), key)
 
     def each_alone(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n k"]:
         """Logits of every image as if it were its product's only one."""
-        return self.head(embeddings, each_alone(*embeddings.shape[:2]), None).logits
+        alone = each_alone(*embeddings.shape[:2])
+        return self.head(self.head_input(embeddings), alone, None).logits
+
+    def head_input(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n d"]:
+        """Embeddings as the head reads them."""
+        return layer_norm(embeddings) if self.layer_norm else embeddings
 
 
 @dataclass(frozen=True)

@@ -95,13 +95,26 @@ def product_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
     return masked_sum(target_loss(output.logits, label, target), (label >= 0) & has_image)
 
 
-def image_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
+def image_loss(
+    output: HeadOutput,
+    slots: Slots,
+    target: Target,
+    by_attention: bool | Bool[Array, ""] = False,
+) -> Sum:
     """Cross-entropy of each image against its product's label.
+
+    With `by_attention`, an image counts by its attention relative to the uniform share, so that a
+    product's images still count as many as they are. The attention learns nothing from it.
 
     Raises:
         ValueError: the head has no image logits.
     """
     if output.image_logits is None:
         raise ValueError("this head has no image logits")
-    label = packing_of(slots).spread(jnp.asarray(slots.label) + 1) - 1  # padding: -1
-    return masked_sum(target_loss(output.image_logits, label, target), label >= 0)
+    packing = packing_of(slots)
+    label = packing.spread(jnp.asarray(slots.label) + 1) - 1  # padding: -1
+    loss = target_loss(output.image_logits, label, target)
+    if by_attention is not False:
+        relative = jax.lax.stop_gradient(output.attention) * packing.spread(packing.image_counts())
+        loss = loss * jnp.where(by_attention, relative, 1)
+    return masked_sum(loss, label >= 0)

@@ -28,6 +28,7 @@ def make_train_step(
     batch_statistics: bool,
     ema_decay: float,
     ranges: Ranges = NOTHING,
+    attention_weighted_from_step: int | None = None,
 ) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Array]]:
     """A step that differentiates the trainable parameters alone and donates the state.
 
@@ -36,6 +37,8 @@ def make_train_step(
     The key is folded with the step, so randomness (dropout, and augmentation within `ranges`)
     depends on (seed, step, slot) and nothing else. So does stochastic depth, which is off while
     the backbone is frozen: there it would be noise that cached embeddings do not have.
+
+    From `attention_weighted_from_step` on, images count in their own loss by their attention.
     """
 
     def loss_of(
@@ -56,7 +59,9 @@ def make_train_step(
         if model.head.trains_products:
             losses.append(product_loss(output, batch.slots, target))
         if model.head.trains_images:
-            losses.append(image_loss(output, batch.slots, target))
+            first = attention_weighted_from_step
+            by_attention = False if first is None else state.step >= first
+            losses.append(image_loss(output, batch.slots, target, by_attention))
         loss = jnp.stack([part.mean() for part in losses]).sum()
         label = jnp.asarray(batch.slots.label)
         correct = (output.logits.argmax(-1) == label) & (label >= 0)

@@ -39,7 +39,7 @@ def make_trust_step(
         head: ResidualHead = model.head
         slots = batch.slots
         label = jnp.maximum(jnp.asarray(slots.label), 0)
-        embeddings = model.embed(batch, use_running_statistics=True)
+        embeddings = model.head_input(model.embed(batch, use_running_statistics=True))
         parts = head.parts(embeddings, packing_of(slots), None)
 
         def nll(share: float, temperature: float) -> Float[Array, "S p"]:

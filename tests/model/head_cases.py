@@ -38,7 +38,9 @@ class NoBackbone(nnx.Module):
         raise NotImplementedError
 
 
-def head_model(name: str, *, shaken: bool = True, **options: object) -> Any:
+def head_model(
+    name: str, *, shaken: bool = True, layer_norm: bool = False, **options: object
+) -> Any:
     """A head whose parameters are all away from their starting points."""
     settings: dict = {
         "dim": D,
@@ -51,7 +53,7 @@ def head_model(name: str, *, shaken: bool = True, **options: object) -> Any:
         "rngs": nnx.Rngs(0),
         **options,
     }
-    model = Classifier(NoBackbone(), build_head(name, **settings))
+    model = Classifier(NoBackbone(), build_head(name, **settings), layer_norm=layer_norm)
     if shaken:
         structure, parameters, statistics = split_model(model)
         rng = np.random.default_rng(7)

@@ -289,6 +289,21 @@ def test_every_parameter_gets_a_gradient(name: str) -> None:
         assert np.any(gradient), path
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_layer_norm_of_what_the_head_reads(name: str) -> None:
+    """As if the embeddings had come standardised; also for images alone, and in padding."""
+    x64 = X.astype(np.float64)
+    standardised = (x64 - x64.mean(-1, keepdims=True)) / x64.std(-1, keepdims=True)
+    found = run(head_model(name, layer_norm=True))
+    wanted = run(head_model(name), standardised.astype(np.float32))
+    np.testing.assert_allclose(found.logits, wanted.logits, rtol=1e-4, atol=1e-4)
+    alone = head_model(name, layer_norm=True).each_alone(jnp.asarray(X))
+    wanted_alone = head_model(name).each_alone(jnp.asarray(standardised, jnp.float32))
+    np.testing.assert_allclose(alone, wanted_alone, rtol=1e-4, atol=1e-4)
+    for path, gradient in gradients(head_model(name, layer_norm=True), X).items():
+        assert np.isfinite(gradient).all(), path
+
+
 def test_wrong_names_and_heads() -> None:
     with pytest.raises(ValueError, match="unknown pooling"):
         head_model("median")

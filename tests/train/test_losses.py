@@ -58,6 +58,26 @@ def test_image_loss_by_hand(smoothing: float) -> None:
     assert found.items == 5
 
 
+def test_image_loss_by_attention_by_hand() -> None:
+    attention = jnp.asarray([[1.0, 0.8, 0.2, 1.0, 0.0], [0.0, 0.7, 0.0, 0.3, 0.0]])
+    output = OUTPUT._replace(attention=attention)
+    images = [(0, 0, 2, 1.0), (0, 1, 0, 1.6), (0, 2, 0, 0.4), (1, 1, 4, 1.4), (1, 3, 4, 0.6)]
+    wanted = [w * by_hand(output.image_logits[s, j], label, 0) for s, j, label, w in images]
+    found = image_loss(output, SLOTS, Target(), by_attention=jnp.asarray(True))
+    np.testing.assert_allclose(found.total, sum(wanted), rtol=1e-6)
+    assert found.items == 5
+    equal = image_loss(output, SLOTS, Target(), by_attention=jnp.asarray(False))
+    np.testing.assert_allclose(equal.total, image_loss(output, SLOTS, Target()).total, rtol=1e-6)
+
+
+def test_attention_learns_nothing_from_the_loss_that_it_weights() -> None:
+    def total(attention: jax.Array) -> jax.Array:
+        output = OUTPUT._replace(attention=attention)
+        return image_loss(output, SLOTS, Target(), by_attention=jnp.asarray(True)).total
+
+    np.testing.assert_array_equal(jax.grad(total)(jnp.full((2, 5), 0.5)), 0)
+
+
 def test_unlabelled_and_padding_have_no_weight() -> None:
     def total(output: HeadOutput) -> jax.Array:
         return (

@@ -109,6 +109,7 @@ def prepared(
     batch_statistics: bool = True,
     ema_decay: float = 0.75,
     ranges: Ranges = Ranges(),  # noqa: B008, a tuple
+    attention_weighted_from_step: int | None = None,
 ) -> Any:
     """Structure, arrays, optimiser and train step; tests share what they compile."""
     structure, *arrays = model_of(pooling, dropout_rate)
@@ -120,6 +121,7 @@ def prepared(
         batch_statistics=batch_statistics,
         ema_decay=ema_decay,
         ranges=ranges,
+        attention_weighted_from_step=attention_weighted_from_step,
     )
     return structure, arrays, rule, step
 
@@ -567,3 +569,22 @@ def test_embedded_batches_train_the_same_head() -> None:
         b, _ = step(b, EmbeddedBatch(embeddings, batch.slots), KEY)
     for path, leaf in a.trainable.items():
         np.testing.assert_allclose(b.trainable[path], leaf, rtol=1e-4, atol=1e-6)
+
+
+def test_attention_weights_the_image_loss_from_its_step_on() -> None:
+    """The classifier of images alone sees the difference, and only then."""
+    path = "head/classify_image/kernel"
+    after: dict[int | None, list[np.ndarray]] = {}
+    for first in (None, 1):
+        _, (parameters, statistics), rule, step = frozen_stage(
+            "posterior_attention", optimizer="sgd", attention_weighted_from_step=first
+        )
+        relevance = np.random.default_rng(0).normal(size=parameters["head/relevance/kernel"].shape)
+        shaken = {**parameters, "head/relevance/kernel": jnp.asarray(relevance, jnp.float32)}
+        state, kernels = start((shaken, statistics), rule, "head"), []
+        for number in range(2):
+            state, _ = step(state, batch_of(number), jax.random.key(0))
+            kernels.append(np.array(state.trainable[path]))
+        after[first] = kernels
+    np.testing.assert_allclose(after[1][0], after[None][0], rtol=1e-6)
+    assert np.abs(after[1][1] - after[None][1]).max() > 1e-4

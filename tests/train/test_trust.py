@@ -50,8 +50,11 @@ def test_one_standard_error_by_hand() -> None:
     assert fit_trust(nll_of(rows), np.ones(100, bool))[1] == 0.25
 
 
+@pytest.mark.parametrize("layer_norm", [False, True])
 @pytest.mark.parametrize("pooling", ["residual", "posterior_attention"])
-def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust(pooling: str) -> None:
+def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust(
+    pooling: str, *, layer_norm: bool
+) -> None:
     rng = np.random.default_rng(1)
     s, n, p, d, k = 1, 6, 4, 8, 5
     head = build_head(
@@ -61,7 +64,7 @@ def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust(poolin
     assert isinstance(head, ResidualHead)
     shake_relevance(head)
     head.correct.kernel[...] = jnp.asarray(rng.normal(size=(d, k)), jnp.float32)
-    model = Classifier(SmallCNN(rngs=nnx.Rngs(0)), head)
+    model = Classifier(SmallCNN(rngs=nnx.Rngs(0)), head, layer_norm=layer_norm)
     structure, parameters, statistics = split_model(model)
     slots = Slots(
         segment=np.array([[0, 1, 1, 2, 2, p]], np.int32),
