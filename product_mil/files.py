@@ -27,7 +27,7 @@ _HEAD_BYTES = 4096
 # What training writes to a run's directory: no other output may have these names there.
 RUN_FILES = (
     "config.json", "run.json", "metrics.jsonl", "log.txt", "curves.png", "bad_records.csv",
-    "checkpoints", "tensorboard", "products.npz", "lock", "lock",
+    "checkpoints", "tensorboard", "products.npz", "lock",
 )  # fmt: skip
 
 
