@@ -70,16 +70,13 @@ def main(argv: list[str] | None = None) -> None:
         metrics, remarks, known = evaluate(
             run, args.data, args.images_per_batch, faults, views, args.logit_adjustment
         )
+    name = str(args.workdir or f"the run behind {args.predictions}")
+    said = f"whether {name} has seen these products is unknown"
+    if known is not None:
+        said = known.sentence(name)
     if args.json:
-        seen = None if known is None else known.to_dict()
-        print(json.dumps({**metrics, "known_products": seen, "remarks": remarks}, indent=1))
+        print(json.dumps({**metrics, "remarks": [said, *remarks]}, indent=1))
     else:
-        name = str(args.workdir or f"the run behind {args.predictions}")
-        said = (
-            f"whether {name} has seen these products is unknown"
-            if known is None
-            else (known.sentence(name))
-        )
         print("\n".join([said, metrics_table(metrics, f"{args.data}:"), *remarks]))
 
 
