@@ -75,7 +75,7 @@ def main(argv: list[str] | None = None) -> None:
     if known is not None:
         said = known.sentence(name)
     if args.json:
-        print(json.dumps({**metrics, "remarks": [said, *remarks]}, indent=1))
+        print(json.dumps({**metrics, "remarks": [*remarks, said]}, indent=1))
     else:
         print("\n".join([said, metrics_table(metrics, f"{args.data}:"), *remarks]))
 
