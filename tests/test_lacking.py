@@ -55,6 +55,12 @@ def test_one_product_and_one_too_few_for_the_fraction(tmp_path: Path) -> None:
     assert len(build_data(Config(data=data)).valid) == 1
 
 
+def test_too_few_products_drawn(tmp_path: Path) -> None:
+    many = [product(i, i // 2) for i in range(200)]
+    message = told(tmp_path, many, max_products=2)
+    assert "train.bson (config.data.max_products=2): no product can be set aside" in message
+
+
 def test_categories_that_share_images(tmp_path: Path) -> None:
     same = [product(i, 1 + i % 2, b"the same photo") for i in range(10)]
     assert "products that share images stay on one side" in told(tmp_path, same)

@@ -202,7 +202,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="cannot read predictions"):
         read_predictions(path)
     path.write_text("no Parquet")
-    with pytest.raises(UserError, match="cannot read predictions"):
+    with pytest.raises(UserError, match="no Parquet file of predictions"):
         read_predictions(path)
     pq.write_table(pa.table({"a": [1]}), path)
     with pytest.raises(UserError, match="was not written by"):

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import product_mil
-from product_mil.config import Config
+from product_mil.config import Config, config_from_dict
 from product_mil.errors import UserError
 from product_mil.workdir import (
     CONFIG_FILE,
@@ -50,6 +50,7 @@ def test_what_is_made_is_removed_where_no_run_began(tmp_path: Path) -> None:
         begin(workdir)
     assert {path.name for path in workdir.iterdir()} == {CONFIG_FILE, LOCK_FILE}
     assert (workdir / LOCK_FILE).read_bytes() == b""
+    assert config_from_dict(json.loads((workdir / CONFIG_FILE).read_bytes())) == Config()
 
 
 @pytest.mark.parametrize("left", [[], ["lock"], ["lock", "log.txt"], ["config.json.draft"]])

@@ -70,16 +70,13 @@ def main(argv: list[str] | None = None) -> None:
         metrics, remarks, known = evaluate(
             run, args.data, args.images_per_batch, faults, views, args.logit_adjustment
         )
+    name = str(args.workdir or f"the run behind {args.predictions}")
+    said = f"whether {name} has seen these products is unknown"
+    if known is not None:
+        said = known.sentence(name)
     if args.json:
-        seen = None if known is None else known.to_dict()
-        print(json.dumps({**metrics, "known_products": seen, "remarks": remarks}, indent=1))
+        print(json.dumps({**metrics, "remarks": [*remarks, said]}, indent=1))
     else:
-        name = str(args.workdir or f"the run behind {args.predictions}")
-        said = (
-            f"whether {name} has seen these products is unknown"
-            if known is None
-            else (known.sentence(name))
-        )
         print("\n".join([said, metrics_table(metrics, f"{args.data}:"), *remarks]))
 
 
@@ -98,11 +95,13 @@ def evaluate(
     Raises:
         UserError: files that cannot be read, or without a product of the run's categories.
     """
+    from product_mil.build.lacking import refuse_other_categories
     from product_mil.predict import watched
     from product_mil.train.evaluate import metrics_of, score_products
     from product_mil.train.step import make_eval_step
 
     products = run.products(spec)
+    refuse_other_categories(products.catalogue)
     unknown = int((products.labels < 0).sum())
     if unknown == len(products):
         raise UserError(

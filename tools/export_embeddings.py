@@ -21,7 +21,8 @@ from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.console import command
 from product_mil.data.embeddings import embed_images
 from product_mil.data.faults import FAULTS, FaultList, faults_path
-from product_mil.data.index import Catalogue, named_files, open_catalogue
+from product_mil.data.index import Catalogue, open_catalogue
+from product_mil.data.names import dump_files
 from product_mil.embed import embed_function
 from product_mil.errors import UserError
 from product_mil.files import Kind, check_output, user_path, whole
@@ -133,7 +134,7 @@ def main(argv: list[str] | None = None) -> None:
             f"--image_size_px {arguments.image_size_px}: {spec.name} takes images from "
             f"{spec.min_image_size_px} px"
         )
-    named_files(arguments.data)  # a typing error shows before weights are read
+    dump_files(arguments.data)  # a typing error shows before weights are read
     model, notes = build_model(config, classes=1)
     catalogue = open_catalogue(arguments.data)
     for note in notes:

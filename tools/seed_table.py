@@ -14,7 +14,7 @@ import argparse
 from pathlib import Path
 
 from product_mil.console import command
-from product_mil.data.index import named_files
+from product_mil.data.names import dump_files
 from product_mil.errors import UserError
 from product_mil.files import check_output, user_path
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.budget_minutes > 0:
         raise UserError(f"--budget_minutes={args.budget_minutes}: must be above 0")
     if args.test:
-        named_files(args.test)  # it is read last
+        dump_files(args.test)  # it is read last
     # JAX starts here, not for a typing error.
     from product_mil.ladder.climb import climb
     from product_mil.ladder.plan import Ladder, plan

@@ -143,7 +143,8 @@ def _usable(train: Products, valid: Products, data: DataConfig, train_spec: str)
     if not len(usable) or not has_images(train):
         raise UserError(no_training_product(train_spec, train, data.categories))
     if not len(valid) and not data.valid:
-        raise UserError(no_split(train_spec, train, data.valid_fraction))
+        drawn = f" (config.data.max_products={data.max_products})" * bool(data.max_products)
+        raise UserError(no_split(train_spec + drawn, train, data.valid_fraction))
     if (valid.labels < 0).all():
         spec = data.valid or "the validation part"
         raise UserError(no_validation_product(spec, valid, data.categories))

@@ -14,17 +14,25 @@ MAX_SHOWN_CATEGORIES = 5
 _NO_IMAGES = ("no field imgs", "imgs is not an array", "imgs is empty", NO_PICTURE)
 
 
-def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training") -> None:
-    """Raise `UserError` where no product has a category, with why."""
-    if (np.asarray(catalogue.category_id) != NO_CATEGORY).any():
-        return
+def refuse_other_categories(catalogue: Catalogue) -> None:
+    """Raise `UserError` where no product has a category, because they are of another type."""
     count = catalogue.fault_counts.get(OTHER_CATEGORY, 0)
-    if count:
+    if count and not _any_category(catalogue):
         raise UserError(
             f"{first_fault(catalogue, OTHER_CATEGORY)}; category ids must be integers so far, and "
             f"those of {count} products are not: give each category a number"
         )
-    raise UserError(f"{spec}: no product has a category_id; {purpose} needs labelled products")
+
+
+def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training") -> None:
+    """Raise `UserError` where no product has a category, with why."""
+    refuse_other_categories(catalogue)
+    if not _any_category(catalogue):
+        raise UserError(f"{spec}: no product has a category_id; {purpose} needs labelled products")
+
+
+def _any_category(catalogue: Catalogue) -> bool:
+    return bool((np.asarray(catalogue.category_id) != NO_CATEGORY).any())
 
 
 def no_training_product(spec: str, products: Products, categories_path: str) -> str:

@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
+from product_mil.build.lacking import refuse_other_categories
 from product_mil.compare.answers import Contestant, Questions, take
 from product_mil.compare.files import read_answers
 from product_mil.compare.rules import (
@@ -55,6 +56,8 @@ def gather(
     """
     notes: list[str] = []
     catalogue = open_catalogue(spec) if spec else None
+    if catalogue is not None:
+        refuse_other_categories(catalogue)
     # Of several records with one id the first one counts, as in `TrainedRun.products`.
     records = catalogue.first_records() if catalogue is not None else None
     truth = _truth(catalogue, records) if catalogue is not None and records is not None else None

@@ -18,6 +18,7 @@ import h5py
 import numpy as np
 
 from product_mil.errors import UserError
+from product_mil.foreign import Wanted, refuse_foreign
 from product_mil.model.keras_layers import KerasLayer
 from product_mil.model.spec import BackboneSpec
 from product_mil.model.torch_pickle import read_known_pickle
@@ -51,6 +52,12 @@ TENSORS: dict[str, dict[str, str]] = {
     "layer_scale": {"gamma": "scale"},
 }
 
+_WEIGHTS = Wanted(
+    "weights file",
+    frozenset({"hdf5", "safetensors", "pickle", "packed", "bson", "other"}),  # told below
+    "name a Keras .h5 or a .safetensors",
+)
+
 
 @contextmanager
 def file_layers(
@@ -71,6 +78,7 @@ def file_layers(
         raise UserError(f"{path}: cannot be read ({error.strerror})") from error
     if empty:
         raise UserError(f"{path}: is empty; get the file again")
+    refuse_foreign(path, _WEIGHTS)
     layers = spec.keras_layers if spec else ()
     tensors = _torch_tensors(path)
     if tensors is not None:

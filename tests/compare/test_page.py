@@ -1,5 +1,6 @@
 """The page as people use it, in a browser: filters, paging, pictures, and nothing from outside."""
 
+import dataclasses
 import json
 import re
 from itertools import pairwise
@@ -8,6 +9,7 @@ from typing import Any
 
 import bson
 import numpy as np
+import pyarrow.parquet as pq
 import pytest
 import simplejpeg
 from selenium.webdriver.common.by import By
@@ -18,15 +20,20 @@ from product_mil.compare.answers import Answers, Contestant, Questions
 from product_mil.compare.comparison import compare, control
 from product_mil.compare.gallery import (
     BROKE,
+    DETAIL_COLUMNS,
     FIXED,
     Detail,
     Selection,
     cards,
+    details_in,
+    details_of,
     select,
 )
 from product_mil.compare.report import page
 from product_mil.data.categories import Categories
 from product_mil.data.index import open_catalogue
+from product_mil.prediction_files import ParquetWriter, read_predictions
+from product_mil.predictions import PredictionBlock, written_whole
 
 N = 60
 EVIL = "<script>document.title='taken'</script>"
@@ -337,3 +344,36 @@ def test_strata() -> None:
     again = select(asked, a, b, categories, limit=200)
     np.testing.assert_array_equal(again.rows, found.rows)
     assert len(select(asked, a, b, categories, limit=n).rows) == changed.sum()
+
+
+def test_a_prediction_file_tells_the_page_what_its_run_does(tmp_path: Path) -> None:
+    """All but what a file from before contributions lacks."""
+    ids = np.array([5, 6, 7], np.int64)
+    block = PredictionBlock(
+        product_id=np.array([11, 12, 13], np.int64),
+        category_id=np.array([5, 6, 7], np.int64),
+        has_category=np.ones(3, bool),
+        log_prob_true=np.zeros(3, np.float32),
+        num_images=np.array([3, 0, 1], np.int32),
+        num_readable_images=np.array([2, 0, 1], np.int32),
+        top_class=np.array([[0, 2], [1, 0], [2, 1]], np.int32),
+        top_probability=np.array([[0.5, 0.25], [0.5, 0.25], [0.75, 0]], np.float32),
+        image_index=np.array([0, 2, 0], np.int32),
+        attention=np.array([0.25, 0.75, 1], np.float32),
+        image_top_class=np.array([2, 0, 1], np.int32),
+        probabilities=None,
+        contribution=np.array([3.5, -0.25, 2], np.float32),
+    )
+    path = tmp_path / "p.parquet"
+    writer = ParquetWriter(path, ids, topk=2, categories_json="{}", run={})
+    with written_whole([writer]):
+        writer.write(block)
+    of_run = list(details_of(block, ids))
+    assert of_run[0] == Detail(
+        [(5, 0.5), (7, 0.25)], {0: 0.25, 2: 0.75}, {0: 7, 2: 5}, {0: 3.5, 2: -0.25}
+    )
+    assert details_in(read_predictions(path, DETAIL_COLUMNS), block.product_id) == of_run
+    without = list(details_of(dataclasses.replace(block, contribution=None), ids))
+    assert without == [dataclasses.replace(detail, contribution={}) for detail in of_run]
+    pq.write_table(pq.read_table(path).drop_columns("image_contribution"), path)
+    assert details_in(read_predictions(path, DETAIL_COLUMNS), block.product_id) == without

@@ -291,10 +291,16 @@ def test_what_is_no_readable_file_is_told(tmp_path, monkeypatch):
     (tmp_path / "directory.h5").mkdir()
     (tmp_path / "empty.safetensors").write_bytes(b"")
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps([1.0]))
+    (tmp_path / "page.h5").write_bytes(b"<!DOCTYPE html><html>Sign in")
+    (tmp_path / "lfs.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
+    (tmp_path / "photo.h5").write_bytes(b"\x89PNG\r\n\x1a\n")
     for name, told in (
         ("directory.h5", "is no file"),
         ("empty.safetensors", "is empty; get the file again"),
         ("pickle.pt", "never a pickle"),
+        ("page.h5", "is an HTML page, no weights file"),
+        ("lfs.safetensors", "is a pointer of Git LFS, no weights file; .* git lfs pull"),
+        ("photo.h5", "is a PNG image, no weights file; name a Keras .h5 or a .safetensors"),
     ):
         with pytest.raises(UserError, match=told):
             load_weights(_tiny(), SPEC, str(tmp_path / name))

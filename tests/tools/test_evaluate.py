@@ -113,7 +113,10 @@ def test_table(trained: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
 def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "unlabelled.bson"
     path.write_bytes(bson.encode({"_id": 1, "imgs": []}))
+    named = tmp_path / "named.bson"
+    named.write_bytes(bson.encode({"_id": 1, "category_id": "shoes", "imgs": []}))
     for args, expected in (
+        (("--workdir", trained, "--data", named), "not an integer: it is the string 'shoes'; cat"),
         (("--workdir", trained, "--data", path), "none of its 1 products has a category of"),
         (("--workdir", tmp_path / "no", "--data", path), "no such directory"),
         (("--workdir", trained, "--data", tmp_path / "no.bson"), "no such file"),

@@ -84,12 +84,19 @@ def test_table(tmp_path: Path) -> None:
 
 def test_errors_take_one_line(tmp_path: Path) -> None:
     (tmp_path / "photo.jpg").write_bytes(b"\xff\xd8\xff\xe0 and so on")
-    for name, message in (("none.bson", "no such file"), ("photo.jpg", "no BSON dump")):
+    collections = write(tmp_path / "a.bson").read_bytes()
+    (tmp_path / "shop.archive").write_bytes(b"\x6d\xe2\x99\x81" + collections)
+    for name, message in (
+        ("none.bson", "no such file"),
+        ("photo.jpg", "is a JPEG image, no BSON dump"),
+        ("shop.archive", "is a mongodump archive, which mixes several collections, no BSON dump"),
+    ):
         done = run(tmp_path / name)
         assert (done.returncode, done.stdout) == (2, "")
         assert done.stderr.startswith("error: ")
         assert message in done.stderr
         assert done.stderr.count("\n") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.bson", "photo.jpg", "shop.archive"]
 
 
 def test_it_starts_without_jax_or_grain() -> None:
