@@ -4,7 +4,7 @@ import functools
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,37 +23,44 @@ PRODUCTS_FILE = "products.npz"
 
 @dataclass(frozen=True)
 class Known:
-    """How many of some products a run was trained on, or chose its settings on (validation)."""
+    """How many of some products a run was trained on, or chose its settings on (validation).
+
+    A product is told by its id and, where the run's data are at hand, by an image of it: in
+    another shop the same number may be another product.
+    """
 
     products: int
-    trained: int  # by product id
-    validated: int  # by product id
-    # Others that show an image of a training product; None where the training data are gone.
-    sharing_image: int | None
+    trained: int
+    validated: int
+    # Both None where the run's data are not at hand, so that ids alone were compared.
+    same_id: int | None  # others that have the id of one of them, and only images unknown to it
+    same_image: int | None  # others that show an image of a training product
 
     @property
     def is_test(self) -> bool:
         """Whether nothing is known that the run has seen of these products."""
-        return not (self.trained or self.validated or self.sharing_image)
+        return not (self.trained or self.validated or self.same_image)
 
     def sentence(self, run: str) -> str:
         """One sentence for people; `run` names the run."""
-        unsure = (
-            ""
-            if self.sharing_image is not None
-            else (" (identical images were not looked for: its training data are not at hand)")
-        )
+        by_id = self.same_image is None
+        how = ", going by their ids (its training data are not at hand)" if by_id else ""
+        if self.same_id:
+            how = (
+                f"; {self.same_id} have the id of one that it has seen, with other images: if they "
+                "are the same products, this is no test"
+            )
         if self.is_test:
-            return f"{run} has seen none of these {self.products} products in training{unsure}"
+            return f"{run} has seen none of these {self.products} products in training{how}"
         parts = []
         if self.trained:
             parts.append(f"was trained on {self.trained}")
         if self.validated:
             parts.append(f"chose its settings on {self.validated}")
-        if self.sharing_image:
-            parts.append(f"was trained on an image of {self.sharing_image}")
+        if self.same_image:
+            parts.append(f"was trained on an image of {self.same_image}")
         joined = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
-        return f"no test: {run} {joined} of these {self.products} products{unsure}"
+        return f"no test: {run} {joined} of these {self.products} products{how}"
 
 
 def keep_products(workdir: Path, data: RunData) -> None:
@@ -79,14 +86,27 @@ def known_products(workdir: Path, data: RunData | None, products: Products) -> K
         if data is None:
             return None
         ids = _ids(data.train), _ids(data.valid)
-    known = _count(ids, np.asarray(products.catalogue.product_id)[products.rows])
+    product_id = np.asarray(products.catalogue.product_id)[products.rows]
     if data is None:
-        return known
-    sharing = sharing_products(
-        data.train.catalogue, data.train.rows, products.catalogue, products.rows
+        return _by_id(ids, product_id)
+    shown = [
+        sharing_products(own.catalogue, own.rows, products.catalogue, products.rows)
+        for own in (data.train, data.valid)
+    ]
+    nothing_to_see = products.num_images == 0
+    trained, validated = (
+        np.isin(product_id, column) & (seen | nothing_to_see)
+        for column, seen in zip(ids, shown, strict=True)
     )
-    others = ~np.isin(np.asarray(products.catalogue.product_id)[products.rows], ids[0])
-    return replace(known, sharing_image=int((sharing & others).sum()))
+    known = trained | validated
+    only_id = np.isin(product_id, np.concatenate(ids)) & ~known & ~shown[0]
+    return Known(
+        len(product_id),
+        trained=int(trained.sum()),
+        validated=int((validated & ~trained).sum()),
+        same_id=int(only_id.sum()),
+        same_image=int((shown[0] & ~known).sum()),
+    )
 
 
 def known_to_file(about: Mapping[str, Any], product_id: Int64[np.ndarray, " N"]) -> Known | None:
@@ -99,15 +119,16 @@ def known_to_file(about: Mapping[str, Any], product_id: Int64[np.ndarray, " N"])
     if not ids:
         return None
     trained, validated = (np.concatenate(columns) for columns in zip(*ids, strict=True))
-    return _count((trained, validated), product_id)
+    return _by_id((trained, validated), product_id)
 
 
-def _count(
+def _by_id(
     ids: tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]],
     product_id: Int64[np.ndarray, " N"],
 ) -> Known:
     trained, validated = (np.isin(product_id, column) for column in ids)
-    return Known(len(product_id), int(trained.sum()), int((validated & ~trained).sum()), None)
+    both = int(trained.sum()), int((validated & ~trained).sum())
+    return Known(len(product_id), *both, same_id=None, same_image=None)
 
 
 def _listed(

@@ -44,12 +44,28 @@ def test_the_run_keeps_its_products(trained: Path, sample: SampleFiles) -> None:
 
 def test_all_kinds(trained: Path, sample: SampleFiles, others: Path) -> None:
     run = open_run(trained)
-    assert run.known(run.products(str(sample.train))) == Known(120, 96, 24, 0)
+    assert run.known(run.products(str(sample.train))) == Known(120, 96, 24, 0, 0)
     learned, _ = trained_ids(trained)
     first = [record["_id"] for record in bson.decode_all(sample.train.read_bytes())][:3]
     expected = sum(product_id in learned for product_id in first)
     assert expected > 0
-    assert run.known(run.products(str(others))) == Known(10, 0, 0, expected)
+    assert run.known(run.products(str(others))) == Known(10, 0, 0, 0, expected)
+
+
+def test_ids_of_another_shop(trained: Path, sample: SampleFiles, tmp_path: Path) -> None:
+    """The same ids with other images are other products, or the same in other files: it says so."""
+    records = bson.decode_all(sample.train.read_bytes())
+    for record in records:
+        for image in record["imgs"]:
+            picture = image["picture"]
+            image["picture"] = picture[:2] + b"\xff\xfe\x00\x06mine" + picture[2:]
+    records[3]["imgs"] = []  # nothing to tell it by but its id
+    path = tmp_path / "other.bson"
+    path.write_bytes(b"".join(map(bson.encode, records)))
+    run = open_run(trained)
+    known = run.known(run.products(str(path)))
+    assert known is not None
+    assert (known.trained + known.validated, known.same_id, known.same_image) == (1, 119, 0)
 
 
 def test_without_the_list_or_the_data(
@@ -61,28 +77,33 @@ def test_without_the_list_or_the_data(
     try:
         for damage in (b"", kept[: len(kept) // 2], b"PK\x03\x04" + bytes(100)):
             (trained / PRODUCTS_FILE).write_bytes(damage)
-            assert run.known(products) == Known(120, 96, 24, 0)  # from the data
+            assert run.known(products) == Known(120, 96, 24, 0, 0)  # from the data
         monkeypatch.setattr("product_mil.trained.run_data", lambda *_: (None, "gone"))
         assert run.known(products) is None
     finally:
         (trained / PRODUCTS_FILE).write_bytes(kept)
-    assert run.known(products) == Known(120, 96, 24, None)
+    assert run.known(products) == Known(120, 96, 24, None, None)
 
 
 @pytest.mark.parametrize(
     ("known", "sentence"),
     [
-        (Known(9, 0, 0, 0), "r has seen none of these 9 products in training"),
-        (Known(9, 4, 0, 0), "no test: r was trained on 4 of these 9 products"),
+        (Known(9, 0, 0, 0, 0), "r has seen none of these 9 products in training"),
         (
-            Known(9, 4, 2, 1),
+            Known(9, 0, 0, 5, 0),
+            "r has seen none of these 9 products in training; 5 have the id of one that it has "
+            "seen, with other images: if they are the same products, this is no test",
+        ),
+        (Known(9, 4, 0, 0, 0), "no test: r was trained on 4 of these 9 products"),
+        (
+            Known(9, 4, 2, 0, 1),
             "no test: r was trained on 4, chose its settings on 2 and was trained on an image of 1 "
             "of these 9 products",
         ),
         (
-            Known(9, 0, 2, None),
-            "no test: r chose its settings on 2 of these 9 products (identical images were not "
-            "looked for: its training data are not at hand)",
+            Known(9, 0, 2, None, None),
+            "no test: r chose its settings on 2 of these 9 products, going by their ids (its "
+            "training data are not at hand)",
         ),
     ],
 )
@@ -123,10 +144,7 @@ def test_every_tool_says_so(
     said = said_by(capsys, "export_predictions", *good, *output)
     assert "no test" not in said  # it only predicts
 
-    by_id = (
-        expected.replace(str(trained), f"the run behind {top}")
-        + " (identical images were not looked for"
-    )
+    by_id = expected.replace(str(trained), f"the run behind {top}") + ", going by their ids"
     assert by_id in said_by(capsys, "evaluate", "--predictions", top, "--data", sample.train)
     said = said_by(
         capsys, "compare", "--runs", f"a={trained}", "--predictions", f"b={top}",
