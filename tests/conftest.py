@@ -1,6 +1,7 @@
 """Strict tests: fake devices, checked shapes, no silent rank promotion."""
 
 import os
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,6 +11,9 @@ os.environ["XLA_FLAGS"] = (
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+# As from a terminal: under nohup it is ignored, by processes that tests start as well.
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 from jaxtyping import install_import_hook
 
