@@ -80,6 +80,7 @@ def tree_config(sample: SampleFiles) -> Config:
     return dataclasses.replace(config, head=stage)
 
 
+@pytest.mark.slow
 def test_the_tree_trains_from_the_cache_and_an_interruption_changes_nothing(
     sample: SampleFiles, tmp_path: Path
 ):

@@ -56,6 +56,7 @@ def embedded_images(run: TrainedRun, products: Products) -> list[np.ndarray]:
     return [np.stack(found[product]) for product in range(len(products))]
 
 
+@pytest.mark.slow
 def test_equal_scikit_learn_used_by_hand(
     linear: Any, frozen: TrainedRun, sample: SampleFiles
 ) -> None:

@@ -45,6 +45,7 @@ def row_of(directory: Path) -> dict[str, Any]:
     return json.loads((directory / "runs" / "net.json").read_text())["row"]
 
 
+@pytest.mark.slow
 def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
     rung: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -73,6 +73,7 @@ def test_costs_survive_json() -> None:
     assert RunCost.from_dict(COST.to_dict()) == COST
 
 
+@pytest.mark.slow
 def test_a_cost_is_measured_and_its_embeddings_stay(
     sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def attending(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return workdir
 
 
+@pytest.mark.slow
 def test_equals_the_weights_and_the_exported_predictions(
     attending: Path, sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -72,6 +72,7 @@ def test_platforms_that_are_not_there(platforms: str, tmp_path: Path) -> None:
     assert "Traceback" not in done.stderr
 
 
+@pytest.mark.slow
 def test_every_command_says_so(tmp_path: Path) -> None:
     """Those that use JAX: each asks `configure_jax` first."""
     (tmp_path / "a.bson").write_bytes(b"")
