@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import sys
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -169,10 +170,15 @@ def load_config(spec: str) -> Config:
     if module_spec is None or module_spec.loader is None:
         raise UserError(f"--config={spec}: {path} is not a Python file")
     module = importlib.util.module_from_spec(module_spec)
+    writes_bytecode, sys.dont_write_bytecode = sys.dont_write_bytecode, True  # beside the file
     try:
         module_spec.loader.exec_module(module)
     except SyntaxError as error:
         raise UserError(f"--config={spec}: {path}:{error.lineno}: {error.msg}") from error
+    except ImportError as error:
+        raise UserError(f"--config={spec}: {path}: {error}") from error
+    finally:
+        sys.dont_write_bytecode = writes_bytecode
     if not hasattr(module, "get_config"):
         raise UserError(f"--config={spec}: {path} defines no get_config(argument)")
     config = module.get_config(argument)
@@ -257,7 +263,7 @@ def _parse(text: str, kind: Any) -> Any:
         except ValueError:
             wanted = "a whole number" if kind is int else "a number"
             raise ValueError(f"expected {wanted}") from None
-    return text
+    return os.path.expanduser(text)  # the shell leaves ~ alone after a =  # noqa: PTH111
 
 
 def refuse(errors: Sequence[str]) -> None:

@@ -4,6 +4,7 @@ Every output of every command has a `Kind`, passes `check_output` before any wor
 written by way of a `Draft` beside it.
 """
 
+import errno
 import fcntl
 import gzip
 import hashlib
@@ -24,6 +25,7 @@ from product_mil.errors import UserError
 
 _DRAFT_PREFIX = ".draft-"
 _HEAD_BYTES = 4096
+_MARK = "user.product_mil"
 # What training writes to a run's directory: no other output may have these names there.
 RUN_FILES = (
     "config.json", "run.json", "metrics.jsonl", "log.txt", "curves.png", "bad_records.csv",
@@ -79,8 +81,7 @@ def check_output(path: Path, kind: Kind) -> None:
         _refuse_ending(path, kind)
         if not path.parent.is_dir():
             raise UserError(f"{path}: there is no directory {path.parent}; make it first")
-        if path.name in RUN_FILES and (path.parent / "config.json").exists():
-            raise UserError(f"{path} belongs to the run in {path.parent}: choose another name")
+        _refuse_places_of_ours(path)
         try:
             mode = path.lstat().st_mode
         except FileNotFoundError:
@@ -94,6 +95,19 @@ def check_output(path: Path, kind: Kind) -> None:
         raise UserError(
             f"cannot write {path}: {error.strerror or error}; choose another place"
         ) from None
+
+
+def _refuse_places_of_ours(path: Path) -> None:
+    """Refuse the names that a run's own files have, and everything below them and in indexes."""
+    place = path.resolve()
+    for inner in (place, *place.parents):
+        owner = inner.parent
+        if inner.name in RUN_FILES and any((owner / name).exists() for name in RUN_FILES[:2]):
+            raise UserError(f"{path} belongs to the run in {owner}: choose another place")
+        if inner.suffix == ".index" and inner.with_suffix("").is_file():
+            raise UserError(
+                f"{path} belongs to the index of {inner.with_suffix('')}: choose another"
+            )
 
 
 def _refuse_ending(path: Path, kind: Kind) -> None:
@@ -142,15 +156,38 @@ def is_former(path: Path, kind: Kind) -> bool:
         return False
 
 
-def csv_with_header(columns: Sequence[str]) -> Callable[[Path], bool]:
-    """Whether a file (compressed if its name ends in .gz) begins with just this line."""
+def csv_with_header(columns: Sequence[str], *, marked: bool = False) -> Callable[[Path], bool]:
+    """Whether a file (compressed if its name ends in .gz) begins with just this line.
+
+    `marked` asks for the mark of `Draft.publish` too, where the file system can keep it: others
+    write files with the same header.
+    """
     header = (",".join(columns) + "\n").encode()
 
     def has_header(path: Path) -> bool:
+        if marked and not _may_be_marked(path):
+            return False
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
             return file.read(_HEAD_BYTES).replace(b"\r\n", b"\n").startswith(header)
 
     return has_header
+
+
+def _mark(file: IO[bytes]) -> None:
+    """Note in the file's extended attributes, where there are any, that it was written here."""
+    if hasattr(os, "setxattr"):  # Linux
+        with suppress(OSError):
+            os.setxattr(file.fileno(), _MARK, b"1")
+
+
+def _may_be_marked(path: Path) -> bool:
+    if not hasattr(os, "getxattr"):
+        return True
+    try:
+        os.getxattr(path, _MARK)
+    except OSError as error:
+        return error.errno == errno.ENOTSUP
+    return True
 
 
 class Draft:
@@ -190,6 +227,7 @@ class Draft:
             OSError: it cannot be written or renamed.
         """
         if not self.file.closed:
+            _mark(self.file)
             self.file.flush()
             os.fsync(self.file.fileno())
         if self._kind is not None and os.path.lexists(self.path):

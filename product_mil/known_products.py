@@ -44,7 +44,7 @@ class Known:
     def sentence(self, run: str) -> str:
         """One sentence for people; `run` names the run."""
         by_id = self.same_image is None
-        how = ", going by their ids (its training data are not at hand)" if by_id else ""
+        how = ", going by their ids alone (images were not compared)" if by_id else ""
         if self.same_id:
             how = (
                 f"; {self.same_id} have the id of one that it has seen, with other images: if they "
@@ -137,7 +137,9 @@ def _listed(
     try:
         with (workdir / PRODUCTS_FILE).open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
-            return file["trained"].astype(np.int64), file["validated"].astype(np.int64)
+            return file["trained"].astype(np.int64).ravel(), file["validated"].astype(
+                np.int64
+            ).ravel()
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # a run from before, or a damaged list: the data may tell
 

@@ -138,7 +138,7 @@ def open_member(path: Path) -> Member:
     Raises:
         UserError: another kind of file.
     """
-    if path.is_dir() or path.suffix == ".npy":
+    if path.is_dir() or path.suffix.lower() == ".npy":
         return MatrixMember(path)
     if path.suffix in (".csv", ".gz"):
         raise UserError(

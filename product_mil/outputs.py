@@ -93,7 +93,7 @@ def check_outputs(args: argparse.Namespace, more: Mapping[Path, Kind]) -> None:
         raise UserError(f"--min_confidence={args.min_confidence}: must be from 0 to 1")
     refuse_data([*output_files(args), *more], args.data)
     matrix = args.all_probabilities
-    inside = set(matrix_files(matrix)) if matrix and matrix.suffix != ".npy" else set()
+    inside = set(matrix_files(matrix)) if matrix and matrix.suffix.lower() != ".npy" else set()
     for path, kind in {**output_files(args), **more}.items():
         if path not in inside:
             check_output(path, kind)

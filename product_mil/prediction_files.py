@@ -235,7 +235,7 @@ def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
     `path` is a directory, or the matrix file itself if it ends in .npy; the others then share
     its stem.
     """
-    if path.suffix == ".npy":
+    if path.suffix.lower() == ".npy":
         others = (f"{path.stem}.{name}" for name in ("ids.npy", "category_ids.npy", "about.json"))
         ids, columns, about = (path.with_name(name) for name in others)
         return path, ids, columns, about
@@ -249,7 +249,9 @@ def _is_top_classes(path: Path) -> bool:
         return b"product_mil.format" in (pq.read_schema(file).metadata or {})
 
 
-SUBMISSION = Kind("a submission", (".csv", ".csv.gz"), csv_with_header(("_id", "category_id")))
+SUBMISSION = Kind(
+    "a submission", (".csv", ".csv.gz"), csv_with_header(("_id", "category_id"), marked=True)
+)
 TOP_CLASSES = Kind("a table of the most probable classes", (".parquet", ""), _is_top_classes)
 
 
@@ -314,15 +316,21 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
             )
             table = pq.read_table(file, columns=named)
     except (OSError, pa.ArrowInvalid) as error:
-        raise UserError(f"cannot read predictions from {path}: {error}") from None
+        reason = str(error).partition("\n")[0]
+        raise UserError(f"cannot read predictions from {path}: {reason}") from None
+    if not len(table):
+        raise UserError(f"{path} holds no product; export the predictions again")
     if CONTRIBUTION not in there and (columns is None or CONTRIBUTION in columns):
         table = table.append_column(CONTRIBUTION, pa.nulls(len(table), _CONTRIBUTION_TYPE))
-    return PredictionFile(
-        path,
-        table,
-        metadata[b"product_mil.categories"].decode(),
-        json.loads(metadata[b"product_mil.run"]),
-    )
+    try:
+        categories_json, run = (
+            metadata[f"product_mil.{name}".encode()].decode() for name in ("categories", "run")
+        )
+        return PredictionFile(path, table, categories_json, dict(json.loads(run)))
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(
+            f"{path} does not say what it predicts ({error}); export it again"
+        ) from None
 
 
 def read_description(about: Path) -> dict[str, Any]:

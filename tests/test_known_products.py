@@ -102,8 +102,8 @@ def test_without_the_list_or_the_data(
         ),
         (
             Known(9, 0, 2, None, None),
-            "no test: r chose its settings on 2 of these 9 products, going by their ids (its "
-            "training data are not at hand)",
+            "no test: r chose its settings on 2 of these 9 products, going by their ids alone "
+            "(images were not compared)",
         ),
     ],
 )

@@ -30,6 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     for name, least, most in (("seed", 0, 1 << 31), ("products", 1, 1_000_000)):
         if not least <= getattr(args, name) <= most:
             raise UserError(f"--{name}={getattr(args, name)}: must be from {least} to {most}")
+    if (args.output / "products.bson").exists():
+        raise UserError(f"{args.output} has products already: use them, or name a new directory")
     check_output(args.output, DRAWN)
     try:
         with draft_directory(args.output) as draft:

@@ -54,15 +54,26 @@ def read_answers(path: Path, truth: Questions | None) -> AnswerFile:
     """
     if _is_matrix(path):
         return _from_matrix(path, truth)
-    if path.suffix == ".parquet":
+    if is_parquet(path):
         return _from_parquet(path, truth)
     ids, guess = _submission(path)
     left_out = "top-5, likelihood, calibration, other rules and attention (it holds one guess each)"
     return AnswerFile(path, ids, Answers(guess), None, None, left_out)
 
 
+def is_parquet(path: Path) -> bool:
+    """Whether it is a Parquet file, by its name or by its first bytes."""
+    if path.suffix.lower() == ".parquet":
+        return True
+    try:
+        with path.open("rb") as file:
+            return file.read(4) == b"PAR1"
+    except OSError:
+        return False
+
+
 def _is_matrix(path: Path) -> bool:
-    return path.is_dir() or path.suffix == ".npy"
+    return path.is_dir() or path.suffix.lower() == ".npy"
 
 
 def _labels(product_id: Int64[np.ndarray, " N"], truth: Questions) -> Int64[np.ndarray, " N"]:
@@ -91,7 +102,10 @@ def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
         # A class that the run lacks has no likelihood there; such products are not compared.
         log_prob_true=file.column("log_prob_true").astype(np.float32),
     )
-    categories = Categories.from_json(file.categories_json)
+    try:
+        categories = Categories.from_json(file.categories_json)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not say its categories ({error}); export it again") from None
     left_out = "temperature and other rules (they need the run's validation products and photos)"
     if top.shape[1] < 5:
         left_out = f"top-5 (it keeps {top.shape[1]} classes), {left_out}"
@@ -166,4 +180,6 @@ def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, 
         )
     except pa.ArrowInvalid as error:
         raise UserError(f"cannot read {path}: {error}") from None
+    if not len(table):
+        raise UserError(f"{path} holds no product; export the predictions again")
     return table["_id"].to_numpy(), table["category_id"].to_numpy()

@@ -9,7 +9,7 @@ from jaxtyping import Bool, Int64
 
 from product_mil.build.data import RunData
 from product_mil.compare.answers import Answers, Questions
-from product_mil.compare.files import AnswerFile, read_answers
+from product_mil.compare.files import AnswerFile, is_parquet, read_answers
 from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.compare.rules import (
     OWN,
@@ -170,6 +170,6 @@ def run_details(
 
 def file_details(path: Path, product_ids: Int64[np.ndarray, " r"]) -> list[Detail] | None:
     """What a prediction file says of some products; None where it holds one guess each."""
-    if path.suffix != ".parquet":
+    if not is_parquet(path):
         return None
     return details_in(read_predictions(path, DETAIL_COLUMNS), product_ids)
