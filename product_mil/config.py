@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from product_mil.errors import UserError
+from product_mil.files import user_path
 from product_mil.foreign import CONFIGURATION, refuse_foreign
 
 Pooling = Literal[
@@ -263,7 +264,8 @@ def _parse(text: str, kind: Any) -> Any:
         except ValueError:
             wanted = "a whole number" if kind is int else "a number"
             raise ValueError(f"expected {wanted}") from None
-    return os.path.expanduser(text)  # the shell leaves ~ alone after a =  # noqa: PTH111
+    # The shell leaves ~ alone after a =.
+    return str(user_path(text)) if text.startswith("~") else text
 
 
 def refuse(errors: Sequence[str]) -> None:

@@ -48,11 +48,14 @@ class Kind:
 
 
 def user_path(text: str) -> Path:
-    """The path that a user typed, `~` standing for the home directory; a `type` for argparse."""
-    try:
-        return Path(text).expanduser()
-    except RuntimeError:  # no such user, or no home directory
-        return Path(text)
+    """The path that a user typed; a `type` for argparse.
+
+    `~` stands for the home directory, unless something has just that name.
+    """
+    with suppress(RuntimeError):  # no such user, or no home directory
+        if not os.path.lexists(text):
+            return Path(text).expanduser()
+    return Path(text)
 
 
 def beside(path: Path, suffix: str) -> Path:

@@ -340,3 +340,16 @@ def test_what_is_no_configuration_is_told(tmp_path: Path) -> None:
         load_config(str(tmp_path))
     with pytest.raises(UserError, match="File name too long"):
         load_config("x" * 300)
+
+
+def test_the_home_directory_in_any_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The shell leaves ~ alone after a =; a file of just that name is meant, if there is one."""
+    monkeypatch.setenv("HOME", "/home/me")
+    monkeypatch.chdir(tmp_path)
+    pairs = [("data.categories", "~/names.csv"), ("model.weights", "~/run"), ("data.valid", "")]
+    config, errors = override(Config(), pairs)
+    assert not errors
+    assert config.data.categories == "/home/me/names.csv"
+    assert (config.model.weights, config.data.valid) == ("/home/me/run", "")
+    (tmp_path / "~").mkdir()
+    assert override(Config(), [("model.weights", "~")])[0].model.weights == "~"

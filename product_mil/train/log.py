@@ -93,7 +93,8 @@ class RunLog:
         if stage not in self._tensorboard:
             from tensorboardX import SummaryWriter
 
-            directory = self._workdir / "tensorboard" / stage
+            # Absolute: a relative name such as gs: would be taken for another computer's.
+            directory = (self._workdir / "tensorboard" / stage).absolute()
             try:
                 writer = SummaryWriter(str(directory), purge_step=step)
             except OSError as error:  # it needs a lock that processes share, which some lack
