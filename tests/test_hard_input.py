@@ -180,6 +180,7 @@ def test_categories_that_the_file_lacks(tmp_path: Path, photo: bytes) -> None:
     assert len(build_data(config_of(path, **options, bad_categories="skip")).train) == 4
 
 
+@pytest.mark.slow
 def test_augmentation_turns_the_embedding_cache_off_and_says_so(
     tmp_path: Path, photo: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: Any
 ) -> None:

@@ -117,6 +117,7 @@ def said_by(capsys: pytest.CaptureFixture[str], tool: str, *args: object) -> str
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_every_tool_says_so(
     trained: Path,
     sample: SampleFiles,

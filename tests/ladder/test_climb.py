@@ -86,6 +86,7 @@ def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
     assert not own.shortened
 
 
+@pytest.mark.slow
 def test_a_killed_rung_keeps_its_length(
     rung: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

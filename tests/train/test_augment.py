@@ -124,6 +124,7 @@ def test_maps_combine_as_matrices() -> None:
     np.testing.assert_allclose(together, product, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_slot_does_not_depend_on_the_others_nor_on_their_number() -> None:
     many = random_maps(KEY, 40, EVERYTHING)
     np.testing.assert_array_equal(random_maps(KEY, 8, EVERYTHING), many[:8])

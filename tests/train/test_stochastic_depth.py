@@ -136,6 +136,7 @@ def test_a_resumed_run_draws_the_same() -> None:
     jax.tree.map(np.testing.assert_array_equal, whole, resumed)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("devices", [2, 4])
 def test_devices_agree_for_a_step(devices: int) -> None:
     _, arrays, optimizer, step = prepared(0.5)
