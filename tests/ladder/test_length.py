@@ -75,8 +75,13 @@ def test_costs_survive_json() -> None:
 
 @pytest.mark.slow
 def test_a_cost_is_measured_and_its_embeddings_stay(
-    sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sample: SampleFiles,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    # A cache of its own: another test may have embedded these images with this net.
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
     data = DataConfig(train=str(sample.train), categories=str(sample.categories), image_size_px=48)
     stage = StageConfig(epochs=3, images_per_batch=32, trainable="head")
     config = Config(
