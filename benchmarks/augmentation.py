@@ -132,7 +132,6 @@ def gain(arguments: argparse.Namespace) -> None:
             config = dataclasses.replace(
                 frozen,
                 seed=seed,
-                augment=VARIANTS[name],
                 data=DataConfig(
                     train=train,
                     valid=valid,
@@ -141,7 +140,9 @@ def gain(arguments: argparse.Namespace) -> None:
                     image_size_px=arguments.image_size_px,
                 ),
                 model=with_net(frozen.model, arguments),
-                head=dataclasses.replace(frozen.head, epochs=arguments.epochs),
+                head=dataclasses.replace(
+                    frozen.head, epochs=arguments.epochs, augment=VARIANTS[name]
+                ),
             )
             workdir = arguments.workdir / f"{name}-{seed}"
             run(config, workdir)

@@ -6,7 +6,7 @@ python -m product_mil.main --config=configs/cnn_2.py [:joint or :smoke]
 import dataclasses
 from pathlib import Path
 
-from product_mil.config import AugmentConfig, Config, load_config
+from product_mil.config import AugmentConfig, Config, StageConfig, load_config
 
 
 def get_config(argument: str) -> Config:
@@ -19,5 +19,10 @@ def get_config(argument: str) -> Config:
         first,
         name=first.name.replace("cnn_1", "cnn_2"),
         model=dataclasses.replace(first.model, backbone="cnn_2", dropout=0.5),
-        augment=AugmentConfig(flip=0.5),
+        head=_reflected(first.head),
+        finetune=_reflected(first.finetune),
     )
+
+
+def _reflected(stage: StageConfig) -> StageConfig:
+    return dataclasses.replace(stage, augment=AugmentConfig(flip=0.5))

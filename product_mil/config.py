@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import types
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
@@ -80,6 +80,19 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class AugmentConfig:
+    """Random changes of a stage's training images; all 0: none (`train/augment.py`)."""
+
+    flip: float = 0.0  # probability of a horizontal reflection
+    rotation_deg: float = 0.0  # to either side
+    shear_deg: float = 0.0  # to either side
+    translation: float = 0.0  # to either side, as a share of the side
+    scale: float = 0.0  # 0.2: 1/1.2 to 1.2 times the size
+    crop: float = 0.0  # 0.2: a square of 0.8 to 1 of the side fills the image
+    border: Literal["edge", "mean"] = "edge"  # what lies beyond the image
+
+
+@dataclass(frozen=True)
 class StageConfig:
     """One of the two stages; its own optimiser, schedule and directory."""
 
@@ -103,19 +116,7 @@ class StageConfig:
     level2_loss: float = 0.0
     ema_decay: float = 0.0  # evaluate and keep an average of the parameters; 0: none
     patience_evaluations: int = 0  # stop after so many without a better valid/nll; 0: never
-
-
-@dataclass(frozen=True)
-class AugmentConfig:
-    """Random changes of training images, in both stages; all 0: none (`train/augment.py`)."""
-
-    flip: float = 0.0  # probability of a horizontal reflection
-    rotation_deg: float = 0.0  # to either side
-    shear_deg: float = 0.0  # to either side
-    translation: float = 0.0  # to either side, as a share of the side
-    scale: float = 0.0  # 0.2: 1/1.2 to 1.2 times the size
-    crop: float = 0.0  # 0.2: a square of 0.8 to 1 of the side fills the picture
-    border: Literal["edge", "mean"] = "edge"  # what lies beyond the photo
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
 
 
 @dataclass(frozen=True)
@@ -127,7 +128,6 @@ class Config:
     checkpoint_every_s: float = 600.0  # besides the one at each evaluation
     data: DataConfig = field(default_factory=DataConfig)
     model: ModelConfig = field(default_factory=ModelConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
     head: StageConfig = field(default_factory=lambda: StageConfig(trainable="head"))
     finetune: StageConfig = field(default_factory=StageConfig)
 
@@ -136,17 +136,12 @@ class Config:
         return dataclasses.asdict(self)
 
 
+STAGES = ("head", "finetune")  # of a Config, in the order in which they are trained
+
+
 def flat(config: Config) -> dict[str, Any]:
     """Every field by its dotted name, `data.train` and so on."""
-    result: dict[str, Any] = {}
-    for outer in dataclasses.fields(config):
-        value = getattr(config, outer.name)
-        if dataclasses.is_dataclass(value):
-            for inner in dataclasses.fields(value):
-                result[f"{outer.name}.{inner.name}"] = getattr(value, inner.name)
-        else:
-            result[outer.name] = value
-    return result
+    return flatten_dict(config.to_dict())
 
 
 def load_config(spec: str) -> Config:
@@ -217,7 +212,7 @@ def override(config: Config, assignments: Sequence[tuple[str, str]]) -> tuple[Co
     """
     known = flat(config)
     errors: list[str] = []
-    for name, text in assignments:
+    for name, text in _of_each_stage(assignments):
         if name not in known:
             import difflib
 
@@ -230,6 +225,13 @@ def override(config: Config, assignments: Sequence[tuple[str, str]]) -> tuple[Co
         except ValueError as error:
             errors.append(f"config.{name}={text}: {error}")
     return config, errors
+
+
+def _of_each_stage(assignments: Sequence[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+    """`augment.flip` stands for that of both stages."""
+    for name, text in assignments:
+        stages = STAGES if name.startswith("augment.") else ()
+        yield from [(f"{stage}.{name}", text) for stage in stages] or [(name, text)]
 
 
 def _replaced(node: Any, path: list[str], text: str) -> Any:
@@ -282,7 +284,8 @@ def differences(stored: dict[str, Any], config: Config) -> list[str]:
     younger than the run has its default there.
     """
     free = {"data.threads", "checkpoint_every_s", "name"}
-    there = flatten_dict(json.loads(json.dumps(Config().to_dict()))) | flatten_dict(stored)
+    there = flatten_dict(json.loads(json.dumps(Config().to_dict())))
+    there |= flatten_dict(_with_augmentation_by_stage(stored))
     here = flatten_dict(json.loads(json.dumps(config.to_dict())))
     return [
         f"config.{key}: the run has {there.get(key)!r}, you ask for {here.get(key)!r}"
@@ -309,19 +312,27 @@ def config_from_dict(stored: dict[str, Any]) -> Config:
         UserError: fields that this version does not know, or no configuration at all.
     """
     beside = ("format", "version")  # what config.json says of itself
-    parts: dict[str, Any] = {name: value for name, value in stored.items() if name not in beside}
-    kinds = {
-        "data": DataConfig,
-        "model": ModelConfig,
-        "augment": AugmentConfig,
-        "head": StageConfig,
-        "finetune": StageConfig,
-    }
     try:
-        for key, kind in kinds.items():
-            section = stored[key] if key in ("data", "model") else stored.get(key, {})
-            values = {k: tuple(v) if isinstance(v, list) else v for k, v in section.items()}
-            parts[key] = kind(**values)
+        parts = _with_augmentation_by_stage(stored)
+        for name in beside:
+            parts.pop(name, None)
+        for name, kind in {"data": DataConfig, "model": ModelConfig}.items():
+            values = {k: tuple(v) if isinstance(v, list) else v for k, v in stored[name].items()}
+            parts[name] = kind(**values)
+        for name in STAGES:
+            values = parts.get(name, {})
+            augment = AugmentConfig(**values.get("augment", {}))
+            parts[name] = StageConfig(**{**values, "augment": augment})
         return Config(**parts)
     except (TypeError, KeyError) as error:
         raise UserError(f"the run's config.json is of another version ({error})") from error
+
+
+def _with_augmentation_by_stage(stored: Mapping[str, Any]) -> dict[str, Any]:
+    """A stored configuration in today's form: older ones had one augmentation for both stages."""
+    found = dict(stored)
+    both = found.pop("augment", None)
+    if both is not None:
+        for stage in STAGES:
+            found[stage] = {"augment": both, **found.get(stage, {})}
+    return found

@@ -2,7 +2,7 @@
 
 from product_mil.config import Config, flat
 
-# Beyond these nothing of a photo may be left.
+# Beyond these nothing of an image may be left.
 AUGMENT_LIMITS = {
     "flip": 1.0,
     "rotation_deg": 180.0,
@@ -39,9 +39,6 @@ def problems(config: Config) -> list[str]:
     )
     need(model.attention_heads >= 1, "model.attention_heads", "must be at least 1")
     need(model.attention_dim >= 1, "model.attention_dim", "must be at least 1")
-    for name, below in AUGMENT_LIMITS.items():
-        value = getattr(config.augment, name)
-        need(0 <= value <= below, f"augment.{name}", f"must be from 0 to {below:g}")
     need(config.checkpoint_every_s > 0, "checkpoint_every_s", "must be above 0")
     for name, stage in (("head", config.head), ("finetune", config.finetune)):
         need(stage.epochs >= -1, f"{name}.epochs", "must be -1 (by steps), 0 (skip) or more")
@@ -61,6 +58,11 @@ def problems(config: Config) -> list[str]:
             need(value >= 0, f"{name}.{field_name}", "must not be negative (0: none)")
         need(0 <= stage.ema_decay < 1, f"{name}.ema_decay", "must be in [0, 1)")
         need(stage.patience_evaluations >= 0, f"{name}.patience_evaluations", "must be 0 or more")
+        for field_name, below in AUGMENT_LIMITS.items():
+            value = getattr(stage.augment, field_name)
+            need(
+                0 <= value <= below, f"{name}.augment.{field_name}", f"must be from 0 to {below:g}"
+            )
         need(
             stage.trainable == "all" or not stage.batch_statistics,
             f"{name}.batch_statistics",

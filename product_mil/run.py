@@ -17,7 +17,7 @@ import jax
 from product_mil.build.data import RunData, build_data
 from product_mil.build.model import build_model, levels_of, log_prior_of
 from product_mil.build.stage import build_stage, run_record
-from product_mil.config import Config, differences
+from product_mil.config import STAGES, Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
 from product_mil.files import write_json
@@ -39,7 +39,6 @@ from product_mil.workdir import (
     training_in,
 )
 
-STAGES = ("head", "finetune")
 FAULTS_FILE = "bad_records.csv"
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
 

@@ -19,7 +19,7 @@ from jaxtyping import Float, Int64
 from product_mil.build.data import RunData
 from product_mil.build.model import build_model, levels_of, log_prior_of
 from product_mil.build.stage import evaluation_plan
-from product_mil.config import Config, config_from_dict
+from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.categories import Categories
 from product_mil.data.duplicates import drop_images
 from product_mil.data.embeddings import EmbeddedSource
@@ -31,7 +31,7 @@ from product_mil.errors import UserError
 from product_mil.known_products import Known, known_products, run_data
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
-from product_mil.run import STAGES, checkpoint_directory
+from product_mil.run import checkpoint_directory
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
 from product_mil.train.mesh import data_mesh, replicate
 from product_mil.workdir import refuse_newer_run

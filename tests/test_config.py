@@ -7,6 +7,7 @@ import pytest
 
 from product_mil.build.stage import stage_num_steps
 from product_mil.config import (
+    AugmentConfig,
     Config,
     DataConfig,
     StageConfig,
@@ -213,17 +214,32 @@ def test_round_trip_through_json() -> None:
 def test_a_run_older_than_a_field_has_its_default() -> None:
     config = override(Config(), [("seed", "3"), ("data.image_size_px", "90")])[0]
     stored = json.loads(json.dumps(config.to_dict()))
-    del stored["augment"], stored["model"]["head_init"], stored["data"]["bad_images"]
+    del stored["head"]["augment"], stored["model"]["head_init"], stored["data"]["bad_images"]
     assert config_from_dict(stored) == config
     assert differences(stored, config) == []
     other = override(config, [("augment.flip", "0.5"), ("model.head_init", "zeros")])[0]
     assert differences(stored, other) == [
-        "config.augment.flip: the run has 0.0, you ask for 0.5",
+        "config.finetune.augment.flip: the run has 0.0, you ask for 0.5",
+        "config.head.augment.flip: the run has 0.0, you ask for 0.5",
         "config.model.head_init: the run has 'normal', you ask for 'zeros'",
     ]
     del stored["data"]
     with pytest.raises(UserError, match="another version"):
         config_from_dict(stored)
+
+
+def test_a_run_of_one_augmentation_for_both_stages_has_it_in_each() -> None:
+    config = override(Config(), [("augment.flip", "0.5"), ("augment.border", "mean")])[0]
+    assert config.head.augment == config.finetune.augment == AugmentConfig(0.5, border="mean")
+    stored = json.loads(json.dumps(config.to_dict()))
+    stored["augment"] = stored["head"].pop("augment")
+    del stored["finetune"]["augment"]
+    assert config_from_dict(stored) == config
+    assert differences(stored, config) == []
+    other = override(config, [("head.augment.flip", "0")])[0]
+    assert differences(stored, other) == [
+        "config.head.augment.flip: the run has 0.5, you ask for 0.0"
+    ]
 
 
 def test_differences_name_the_fields() -> None:

@@ -189,8 +189,9 @@ def test_augmentation_turns_the_embedding_cache_off_and_says_so(
     path.write_bytes(b"".join(map(bson.encode, products)))
     config = Config(
         data=DataConfig(train=str(path), valid=str(path), image_size_px=32),
-        augment=AugmentConfig(flip=0.5),
-        head=StageConfig(epochs=1, trainable="head", images_per_batch=16),
+        head=StageConfig(
+            epochs=1, trainable="head", images_per_batch=16, augment=AugmentConfig(flip=0.5)
+        ),
         finetune=StageConfig(epochs=0),
     )
 

@@ -16,7 +16,14 @@ from typing import Any
 
 import numpy as np
 
-from product_mil.config import AugmentConfig, Config, load_config, override, refuse
+from product_mil.config import (
+    AugmentConfig,
+    Config,
+    StageConfig,
+    load_config,
+    override,
+    refuse,
+)
 from product_mil.console import command
 from product_mil.data.categories import read_categories
 from product_mil.data.index import open_catalogue
@@ -61,9 +68,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0, help="of --which random, and --augmented")
     parser.add_argument("--image_size_px", type=int, default=180, help="as training reads them")
     parser.add_argument("--augmented", type=int, default=0, metavar="ROWS", help="rows of variants")
-    parser.add_argument("--config", help="whose config.augment the variants have")
+    parser.add_argument("--config", help="whose config.finetune.augment the variants have")
     parser.add_argument(
-        "--augment", action="append", default=[], metavar="NAME=VALUE", help="as config.augment"
+        "--augment",
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="as config.finetune.augment",
     )
     args = parser.parse_args(argv)
     print(make_sheet(args))
@@ -108,13 +119,17 @@ def make_sheet(args: argparse.Namespace) -> str:
 
 
 def _ranges(args: argparse.Namespace) -> AugmentConfig:
-    config = load_config(args.config) if args.config else Config(augment=DEMONSTRATION)
-    if args.augment and not args.config:
-        config = Config()
+    ranges = AugmentConfig() if args.augment else DEMONSTRATION
+    config = (
+        load_config(args.config)
+        if args.config
+        else Config(finetune=StageConfig(epochs=1, augment=ranges))
+    )
     pairs = [text.partition("=") for text in args.augment]
-    config, errors = override(config, [(f"augment.{name}", value) for name, _, value in pairs])
-    refuse(errors + [line for line in problems(config) if "config.augment" in line])
-    return config.augment
+    assignments = [(f"finetune.augment.{name}", value) for name, _, value in pairs]
+    config, errors = override(config, assignments)
+    refuse(errors + [line for line in problems(config) if "config.finetune.augment" in line])
+    return config.finetune.augment
 
 
 def _chosen(book: Book, args: argparse.Namespace) -> np.ndarray:

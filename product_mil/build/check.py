@@ -132,7 +132,8 @@ def _baseline_problems(config: Config, *, on_host: bool) -> list[str]:
             f"config.model.backbone={model.backbone}: has nothing to finetune and lives in the "
             "cache; set config.finetune.epochs=0 and config.data.embedding_cache=true"
         )
-    if on_host and any(getattr(config.augment, name) for name in AUGMENT_LIMITS):
+    stages = (config.head, config.finetune)
+    if on_host and any(getattr(of.augment, name) for of in stages for name in AUGMENT_LIMITS):
         found.append(f"config.model.backbone={model.backbone}: takes no augmentation")
     if model.weights and (on_host or model.pooling in ("prior", "tree")):
         found.append(f"config.model.weights={model.weights}: a {model.pooling} takes none")

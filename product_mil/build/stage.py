@@ -135,7 +135,7 @@ def build_stage(
     )
     log_prior = log_prior_of(data.class_counts)
     adjustment, restoring = adjustments(settings, data.train.labels, draws, log_prior)
-    ranges = Ranges(**dataclasses.asdict(config.augment))
+    ranges = Ranges(**dataclasses.asdict(settings.augment))
     train_step = make_train_step(
         model.structure,
         optimizer,

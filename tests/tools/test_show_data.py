@@ -99,7 +99,10 @@ def test_augmented_rows(odd: Path, tmp_path: Path) -> None:
     [
         (["--output", "sheet.txt"], "name a .png, .jpg or .jpeg file"),
         (["--output", "sheet.png", "--ids", "77"], "has no product 77"),
-        (["--output", "sheet.png", "--augment", "turn=3"], "config.augment.turn: there is no such"),
+        (
+            ["--output", "sheet.png", "--augment", "turn=3"],
+            "finetune.augment.turn: there is no such",
+        ),
         (["--output", "sheet.png", "--augment", "flip=3"], "must be from 0 to 1"),
         (["--output", "sheet.png", "--products", "0"], "must be from 1 to 2000"),
         (["--output", "no/sheet.png"], "there is no directory no"),
