@@ -39,8 +39,8 @@ from product_mil.predict import predict_products
 from product_mil.predictions import PredictionBlock
 from product_mil.run import run
 from product_mil.train.evaluate import expected_calibration_error
+from product_mil.train.inference import make_predict_step
 from product_mil.train.runtime import configure_jax
-from product_mil.train.step import make_predict_step
 from product_mil.train.trust import TRUST
 from product_mil.trained import TrainedRun, open_run
 

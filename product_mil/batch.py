@@ -38,6 +38,9 @@ class EmbeddedBatch(NamedTuple):
     slots: Slots
 
 
+Batch = PackedBatch | EmbeddedBatch  # what a model takes
+
+
 class SizedBatch(NamedTuple):
     """The same images at several sizes, for models that differ in them."""
 

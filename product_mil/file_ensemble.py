@@ -13,7 +13,7 @@ from product_mil.ensemble import FLOOR, Rule, combine
 from product_mil.member_files import AlignedMembers
 from product_mil.parquet_member import ProductFacts
 from product_mil.predictions import PredictionBlock
-from product_mil.train.step import largest
+from product_mil.train.inference import largest
 
 
 def combine_files(

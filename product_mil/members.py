@@ -12,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from product_mil.backoff import BackOff, LevelCounts, calibrate
-from product_mil.batch import PackedBatch, SizedBatch
+from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.config import Config
 from product_mil.data.categories import Categories
 from product_mil.data.loader import ImageFault, Loaded, Products
@@ -23,10 +23,8 @@ from product_mil.member_files import refuse_missing
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import merge_model
 from product_mil.predictions import PredictionBlock
-from product_mil.train.mesh import put_batch
-from product_mil.train.step import (
+from product_mil.train.inference import (
     ONE_VIEW,
-    Batch,
     Predicted,
     ViewMean,
     largest,
@@ -34,6 +32,7 @@ from product_mil.train.step import (
     product_log_probs,
     view_embeddings,
 )
+from product_mil.train.mesh import put_batch
 from product_mil.trained import TrainedRun, open_run
 
 

@@ -11,8 +11,8 @@ from tqdm import tqdm
 from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.predictions import PredictionBlock
+from product_mil.train.inference import Predicted
 from product_mil.train.mesh import put_batch
-from product_mil.train.step import Predicted
 
 BATCHES_IN_FLIGHT = 2  # the host runs this far ahead of the devices
 

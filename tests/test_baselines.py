@@ -18,7 +18,7 @@ from product_mil.data.plan import ShuffledPlan
 from product_mil.data.sample import SampleFiles
 from product_mil.predict import predict_products
 from product_mil.run import run
-from product_mil.train.step import make_predict_step
+from product_mil.train.inference import make_predict_step
 from product_mil.trained import open_run
 from tests.tools.test_export_predictions import export, rows_of
 

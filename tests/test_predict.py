@@ -20,7 +20,7 @@ from product_mil.predict import predict_products
 from product_mil.predictions import PredictionBlock
 from product_mil.run import checkpoint_directory
 from product_mil.train.checkpoint import Checkpoints
-from product_mil.train.step import make_predict_step
+from product_mil.train.inference import make_predict_step
 from product_mil.trained import TrainedRun, open_run
 
 

@@ -170,7 +170,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         warn_of_known,
     )
     from product_mil.predict import predict_products, watched
-    from product_mil.train.step import ViewMean
+    from product_mil.train.inference import ViewMean
 
     runs = open_members(args.runs, args.checkpoint, _listing(args))
     for run in runs:

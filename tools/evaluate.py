@@ -21,7 +21,7 @@ from product_mil.outputs import refuse_data
 
 if TYPE_CHECKING:
     from product_mil.known_products import Known
-    from product_mil.train.step import ViewMean
+    from product_mil.train.inference import ViewMean
     from product_mil.trained import TrainedRun
 
 
@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         refuse_data([args.faults], args.data)
         check_output(args.faults, FAULTS)
     # JAX starts here, not for a typing error.
+    from product_mil.train.inference import ViewMean
     from product_mil.train.log import metrics_table
     from product_mil.train.runtime import configure_jax
-    from product_mil.train.step import ViewMean
     from product_mil.trained import open_run
 
     configure_jax()
@@ -98,7 +98,7 @@ def evaluate(
     from product_mil.build.lacking import refuse_other_categories
     from product_mil.predict import watched
     from product_mil.train.evaluate import metrics_of, score_products
-    from product_mil.train.step import make_eval_step
+    from product_mil.train.inference import make_eval_step
 
     products = run.products(spec)
     refuse_other_categories(products.catalogue)

@@ -106,7 +106,7 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
 
 def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any], Any]:
     """What the outputs need of a batch."""
-    from product_mil.train.step import ViewMean, make_predict_step
+    from product_mil.train.inference import ViewMean, make_predict_step
 
     step = make_predict_step(
         run.model.structure,

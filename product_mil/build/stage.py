@@ -29,6 +29,7 @@ from product_mil.model.classifier import Arrays, Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.train.augment import Ranges
 from product_mil.train.evaluate import metrics_of, score_products
+from product_mil.train.inference import make_eval_step
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.losses import Target
@@ -36,7 +37,7 @@ from product_mil.train.mesh import replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.runtime import peak_flops_per_s
 from product_mil.train.state import WHOLE_PARTS, TrainState, initial_state
-from product_mil.train.step import make_eval_step, make_train_step
+from product_mil.train.step import make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
 from product_mil.workdir import FORMAT
 
@@ -73,6 +74,23 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
         epochs = max(-(-stage.steps // steps_per_epoch), MIN_EPOCHS)
     num_steps = epochs * steps_per_epoch
     return min(num_steps, stage.max_steps) if stage.max_steps else num_steps
+
+
+PART_IMAGES = 16  # fewer at once train more slowly, more take memory alone (docs/fine-tuning.md)
+
+
+def step_parts(stage: StageConfig, shards: int) -> int:
+    """In how many parts a batch goes through the net: on one CPU, of at least `PART_IMAGES` images.
+
+    Statistics of a batch need all of it at once, a frozen net keeps nothing for a gradient, and a
+    GPU is fastest with whole batches.
+    """
+    devices = jax.devices()
+    whole = stage.batch_statistics or stage.trainable == "head"
+    if whole or len(devices) > 1 or devices[0].platform != "cpu":
+        return 1
+    most = max(stage.images_per_batch // PART_IMAGES, 1)
+    return max(parts for parts in range(1, most + 1) if shards % parts == 0)
 
 
 def adjustments(
@@ -153,6 +171,7 @@ def build_stage(
             if settings.attention_weighted_from < 1
             else None
         ),
+        num_parts=step_parts(settings, config.data.shards),
     )
     eval_step = make_eval_step(model.structure)
     trust_step = make_trust_step(model.structure, restoring)

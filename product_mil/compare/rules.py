@@ -15,14 +15,14 @@ from jaxtyping import Array, Bool, Float, Float32, Int, Int32
 from scipy.optimize import minimize_scalar
 from scipy.special import logsumexp
 
-from product_mil.batch import Slots
+from product_mil.batch import Batch, Slots
 from product_mil.compare.answers import Answers
 from product_mil.data.categories import Categories
 from product_mil.data.loader import Loaded
 from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.packing import packing_of
+from product_mil.train.inference import largest
 from product_mil.train.mesh import put_batch
-from product_mil.train.step import Batch, largest
 
 OWN = "own"  # what the run itself answers
 RULES = {

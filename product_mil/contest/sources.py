@@ -29,7 +29,7 @@ from product_mil.data.loader import Products
 from product_mil.known_products import Known, known_to_file
 from product_mil.predict import predict_products, watched
 from product_mil.prediction_files import read_predictions
-from product_mil.train.step import make_predict_step
+from product_mil.train.inference import make_predict_step
 from product_mil.trained import TrainedRun, open_run
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted

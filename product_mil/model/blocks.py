@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jax import lax
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from product_mil.model import initializers
 from product_mil.model.convolutions import Padding, conv, depthwise_conv, pointwise_conv
@@ -23,20 +23,21 @@ def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
 Factor = Float[Array, "b 1 1 1"] | None  # of a residual branch; None: the branch as it is
 
 
-def branch_factors(
-    key: PRNGKeyArray | None, rates: Sequence[float], num_images: int
-) -> list[Factor]:
+def branch_factors(keys: Key[Array, " b"] | None, rates: Sequence[float]) -> list[Factor]:
     """Stochastic depth (Huang et al. 2016): what multiplies the residual branch of each block.
 
-    For each image by itself 0, with the block's rate, or else 1 / (1 - rate), so that the mean
-    stays. Without a key, or with rate 0, None.
+    For each image, by a key of its own, 0 with the block's rate, or else 1 / (1 - rate), so that
+    the mean stays. Without keys, or with rate 0, None.
     """
 
     def factor(block: int, rate: float) -> Factor:
-        if key is None or not rate:
+        if keys is None or not rate:
             return None
-        kept = jax.random.bernoulli(jax.random.fold_in(key, block), 1 - rate, (num_images, 1, 1, 1))
-        return kept.astype(jnp.float32) / (1 - rate)
+
+        def kept(key: PRNGKeyArray) -> Bool[Array, ""]:
+            return jax.random.bernoulli(jax.random.fold_in(key, block), 1 - rate)
+
+        return jax.vmap(kept)(keys)[:, None, None, None].astype(jnp.float32) / (1 - rate)
 
     return [factor(block, rate) for block, rate in enumerate(rates)]
 

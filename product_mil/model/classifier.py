@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from flax import nnx
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.heads import HeadOutput
@@ -46,17 +46,22 @@ class Classifier(nnx.Module):
         use_running_statistics: bool,
         key: PRNGKeyArray | None,
         backbone_key: PRNGKeyArray | None = None,
+        first_shard: int | Int[Array, ""] = 0,
     ) -> HeadOutput:
         """Classify a packed batch; its labels are not read.
 
         `use_running_statistics=False` normalises by the batch's own statistics, over real slots
         alone, and moves the running ones. `key` turns dropout on, `backbone_key` stochastic
-        depth.
+        depth: what they draw depends on the shard, and on the slot in it. Where the batch is a part
+        of a larger one, `first_shard` is the place of its first shard there.
         """
         embeddings = self.embed(
-            batch, use_running_statistics=use_running_statistics, key=backbone_key
+            batch,
+            use_running_statistics=use_running_statistics,
+            key=backbone_key,
+            first_shard=first_shard,
         )
-        return self.fuse(embeddings, batch.slots, key)
+        return self.fuse(embeddings, batch.slots, key, first_shard)
 
     def embed(
         self,
@@ -64,6 +69,7 @@ class Classifier(nnx.Module):
         *,
         use_running_statistics: bool,
         key: PRNGKeyArray | None = None,
+        first_shard: int | Int[Array, ""] = 0,
     ) -> Float[Array, "S n d"]:
         """An embedding for each image slot, 0 for padding; `key` is the backbone's."""
         s, n = batch.slots.segment.shape
@@ -76,17 +82,29 @@ class Classifier(nnx.Module):
                 pixels,
                 use_running_statistics=use_running_statistics,
                 mask=real.reshape(s * n),
-                key=key,
+                keys=None if key is None else image_keys(key, s, n, first_shard).reshape(s * n),
             ).reshape(s, n, -1)
         embeddings = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
         # Segments keep padding out of every sum; this keeps it out of 0 x NaN in the gradients.
         return jnp.where(real[..., None], embeddings, 0)
 
     def fuse(
-        self, embeddings: Float[Array, "S n d"], slots: Slots, key: PRNGKeyArray | None
+        self,
+        embeddings: Float[Array, "S n d"],
+        slots: Slots,
+        key: PRNGKeyArray | None,
+        first_shard: int | Int[Array, ""] = 0,
     ) -> HeadOutput:
         """What the head says of the products that the slots describe."""
-        return self.head(self.head_input(embeddings), packing_of(slots), key)
+        x = self.head_input(embeddings)
+        if key is None:
+            return self.head(x, packing_of(slots), None)
+
+        def one_shard(x: Float[Array, "n d"], slots: Slots, key: PRNGKeyArray) -> HeadOutput:
+            alone: Slots = jax.tree.map(lambda of: jnp.asarray(of)[None], slots)
+            return jax.tree.map(lambda of: of[0], self.head(x[None], packing_of(alone), key))
+
+        return jax.vmap(one_shard)(x, slots, shard_keys(key, len(x), first_shard))
 
     def each_alone(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n k"]:
         """Logits of every image as if it were its product's only one."""
@@ -96,6 +114,21 @@ class Classifier(nnx.Module):
     def head_input(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n d"]:
         """Embeddings as the head reads them."""
         return layer_norm(embeddings) if self.layer_norm else embeddings
+
+
+def shard_keys(
+    key: PRNGKeyArray, shards: int, first_shard: int | Int[Array, ""] = 0
+) -> Key[Array, " S"]:
+    """A key for each shard, by its place in the whole batch."""
+    return jax.vmap(lambda shard: jax.random.fold_in(key, shard))(first_shard + jnp.arange(shards))
+
+
+def image_keys(
+    key: PRNGKeyArray, shards: int, slots: int, first_shard: int | Int[Array, ""] = 0
+) -> Key[Array, "S n"]:
+    """A key for each image slot of each shard, by its place in the whole batch."""
+    of_shards = shard_keys(key, shards, first_shard)
+    return jax.vmap(lambda of: shard_keys(of, slots))(of_shards)
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from product_mil.model import initializers
 from product_mil.model.blocks import (
@@ -97,11 +97,11 @@ class ConvNeXtTiny(Backbone):
         return (x / SPREAD[None, None, None]).astype(self.dtype)
 
     def features(
-        self, x: Float[Array, "b h w 3"], *, key: PRNGKeyArray | None = None, **mode
+        self, x: Float[Array, "b h w 3"], *, keys: Key[Array, " b"] | None = None, **mode
     ) -> Float[Array, "b h2 w2 c"]:
         """The last map; images know nothing of each other, so the mode changes nothing."""
         del mode
-        factors = iter(branch_factors(key, branch_rates(self.stochastic_depth), len(x)))
+        factors = iter(branch_factors(keys, branch_rates(self.stochastic_depth)))
         x = self.stem_norm(self.stem(x))
         for index, stage in enumerate(self.stages):
             if index > 0:

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from product_mil.model.blocks import (
     BatchNorm,
@@ -145,10 +145,10 @@ class EfficientNetV2S(Backbone):
         return pixels.astype(self.dtype) / 128.0 - 1.0
 
     def features(
-        self, x: Float[Array, "b h w 3"], *, key: PRNGKeyArray | None = None, **mode
+        self, x: Float[Array, "b h w 3"], *, keys: Key[Array, " b"] | None = None, **mode
     ) -> Float[Array, "b h2 w2 c"]:
         """The last map."""
-        factors = branch_factors(key, branch_rates(self.stochastic_depth), len(x))
+        factors = branch_factors(keys, branch_rates(self.stochastic_depth))
         x = jax.nn.silu(conv_norm(self.stem, self.stem_norm, x, **mode))
         for block, factor in zip(self.blocks, factors, strict=True):
             x = block(x, factor, **mode)

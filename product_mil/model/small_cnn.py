@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Key, Num
 
 from product_mil.model.initializers import Initializer, he_normal, ones, zeros
 from product_mil.model.spec import BackboneSpec
@@ -49,14 +49,14 @@ class SmallCNN(nnx.Module):
         *,
         use_running_statistics: bool,
         mask: Bool[Array, " b"] | None = None,
-        key: PRNGKeyArray | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b d"]:
-        """Embed photos with values from 0 to 255.
+        """Embed images with values from 0 to 255.
 
         Batch statistics, where used, are those of the slots with a true `mask` alone. There is
-        nothing random in this net: it takes the key of those that have stochastic depth.
+        nothing random in this net: it takes the keys of those that have stochastic depth.
         """
-        del key
+        del keys
         x = standardise(resize(pixels, INPUT_SIZE_PX))  # b 60 60 3
         if mask is not None:
             mask = mask[:, None, None, None]

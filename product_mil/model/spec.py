@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, PRNGKeyArray, UInt8
+from jaxtyping import Array, Bool, Float, Key, UInt8
 
 from product_mil.model.keras_layers import KerasLayer
 
@@ -84,7 +84,7 @@ class Backbone(nnx.Module):
 
     A net defines `features(x, use_running_statistics=, mask=)`, sets `dtype`, the type of its
     arithmetic, and overrides the other two steps where its own differ. One that has stochastic
-    depth sets its rate, and `features` takes a `key` besides (`blocks.branch_factors`).
+    depth sets its rate, and `features` takes `keys` besides (`blocks.branch_factors`).
     """
 
     dtype: DTypeLike
@@ -96,15 +96,15 @@ class Backbone(nnx.Module):
         *,
         use_running_statistics: bool,
         mask: Bool[Array, " b"] | None = None,
-        key: PRNGKeyArray | None = None,
+        keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b d"]:
         """Embed each image; batch statistics, where asked for, are over images in `mask`.
 
-        `key` turns stochastic depth on, in nets that have it.
+        `keys`, one an image, turn stochastic depth on, in nets that have it.
         """
         mode: dict[str, Any] = {"use_running_statistics": use_running_statistics, "mask": mask}
         if self.stochastic_depth:  # the others give all of the mode to BatchNorm
-            mode["key"] = key
+            mode["keys"] = keys
         return self.pooled(self.features(self.scaled(pixels), **mode))
 
     def scaled(

@@ -11,7 +11,7 @@ from typing import Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Num, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Num, PRNGKeyArray
 
 Border = Literal["edge", "mean"]
 Views = Literal["none", "flip", "crops", "flip_crops"]
@@ -42,24 +42,33 @@ class Ranges(NamedTuple):
 
 
 def augment(
-    images: Num[Array, "S n h w 3"], key: PRNGKeyArray, ranges: Ranges
+    images: Num[Array, "S n h w 3"],
+    key: PRNGKeyArray,
+    ranges: Ranges,
+    first_shard: int | Int[Array, ""] = 0,
 ) -> Num[Array, "S n h w 3"]:
-    """Change each slot's image at random; values stay in 0..255."""
+    """Change each slot's image at random; values stay in 0..255.
+
+    Where the images are a part of a batch, `first_shard` is the place of their first shard there.
+    """
     s, n, *size = images.shape
+    slots = n * first_shard + jnp.arange(s * n)
     flat = jnp.asarray(images).reshape(s * n, *size)
     if ranges.warps:
-        changed = warp(flat, random_maps(key, s * n, ranges), ranges.border)
+        changed = warp(flat, random_maps(key, slots, ranges), ranges.border)
     elif ranges.on:  # pixels move, none is sampled
-        mirrored = random_maps(key, s * n, ranges)[:, 0, 0] < 0
+        mirrored = random_maps(key, slots, ranges)[:, 0, 0] < 0
         changed = jnp.where(mirrored[:, None, None, None], flat[:, :, ::-1], flat)
     else:
         return images
     return changed.reshape(s, n, *size)
 
 
-def random_maps(key: PRNGKeyArray, count: int, ranges: Ranges) -> Float[Array, "m 2 3"]:
+def random_maps(
+    key: PRNGKeyArray, slots: Int[Array, " m"], ranges: Ranges
+) -> Float[Array, "m 2 3"]:
     """A map for each slot: crop and scale, rotation, shear, reflection, in that order."""
-    slot_keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(jnp.arange(count))
+    slot_keys = jax.vmap(lambda slot: jax.random.fold_in(key, slot))(slots)
     u = jax.vmap(lambda k: jax.random.uniform(k, (9,), minval=-1, maxval=1))(slot_keys)  # m 9
     angle, shear = jnp.deg2rad(ranges.rotation_deg) * u[:, 1], u[:, 2]
     shear = jnp.tan(jnp.deg2rad(ranges.shear_deg) * shear)

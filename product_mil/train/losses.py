@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, Num
 
 from product_mil.batch import Slots
 from product_mil.model.heads import HeadOutput
@@ -21,6 +21,10 @@ class Sum(NamedTuple):
     def mean(self) -> Float[Array, ""]:
         """The mean, 0 over nothing."""
         return self.total / jnp.maximum(self.items, 1)
+
+    def out_of(self, items: Num[Array, ""]) -> Float[Array, ""]:
+        """What these items add to the mean over more, of which they are a part."""
+        return self.total / jnp.maximum(items, 1)
 
 
 class Target(NamedTuple):
@@ -88,11 +92,20 @@ def masked_sum(values: Float[Array, "*e"], mask: Bool[Array, "*e"]) -> Sum:
     return Sum(jnp.where(mask, values, 0).sum(), mask.sum().astype(values.dtype))
 
 
+def learned_products(slots: Slots) -> Bool[Array, "S p"]:
+    """Which products have a label and at least one readable image."""
+    return (jnp.asarray(slots.label) >= 0) & (packing_of(slots).image_counts() > 0)
+
+
+def image_labels(slots: Slots) -> Int[Array, "S n"]:
+    """The label of each image's product; -1 where it has none, and for padding."""
+    return packing_of(slots).spread(jnp.asarray(slots.label) + 1) - 1
+
+
 def product_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
     """Cross-entropy of products that have a label and at least one readable image."""
     label = jnp.asarray(slots.label)
-    has_image = packing_of(slots).image_counts() > 0
-    return masked_sum(target_loss(output.logits, label, target), (label >= 0) & has_image)
+    return masked_sum(target_loss(output.logits, label, target), learned_products(slots))
 
 
 def image_loss(
@@ -111,8 +124,7 @@ def image_loss(
     """
     if output.image_logits is None:
         raise ValueError("this head has no image logits")
-    packing = packing_of(slots)
-    label = packing.spread(jnp.asarray(slots.label) + 1) - 1  # padding: -1
+    packing, label = packing_of(slots), image_labels(slots)
     loss = target_loss(output.image_logits, label, target)
     if by_attention is not False:
         relative = jax.lax.stop_gradient(output.attention) * packing.spread(packing.image_counts())

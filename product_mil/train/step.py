@@ -1,23 +1,61 @@
-"""The three steps: train, evaluate, predict. Pure functions of state and batch, jitted once."""
+"""The training step: a pure function of state and batch, jitted once; whole or in parts."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Bool, Float, Int32, PRNGKeyArray, UInt8
+from jaxtyping import Array, Int, PRNGKeyArray
 
-from product_mil.batch import EmbeddedBatch, PackedBatch
+from product_mil.batch import Batch, PackedBatch
 from product_mil.model.classifier import Arrays, merge_model, statistics_of
-from product_mil.model.heads import HeadOutput
-from product_mil.model.packing import packing_of
-from product_mil.train.augment import Ranges, Views, augment, seen_through, view_maps
-from product_mil.train.losses import Target, image_loss, product_loss
+from product_mil.train.augment import Ranges, augment
+from product_mil.train.losses import (
+    Target,
+    image_labels,
+    image_loss,
+    learned_products,
+    product_loss,
+)
 from product_mil.train.state import TrainState
 
-Batch = PackedBatch | EmbeddedBatch
 NOTHING = Ranges()  # no augmentation
+
+
+class Part(NamedTuple):
+    """A batch, or some of its shards, and what they have to know of the whole."""
+
+    batch: Batch
+    first_shard: Int[Array, ""]  # its place in the whole batch
+    products: Int[Array, ""]  # of the whole batch, those that have a loss
+    images: Int[Array, ""]
+
+
+def parts_of(batch: Batch, num_parts: int) -> list[Part]:
+    """The batch's shards in equal parts, in their order."""
+    slots, shards = batch.slots, len(batch.slots.label)
+    of_part = shards // num_parts
+    products, images = learned_products(slots).sum(), (image_labels(slots) >= 0).sum()
+    return [
+        Part(
+            jax.tree.map(lambda of, at=first: of[at : at + of_part], batch),
+            jnp.asarray(first),
+            products,
+            images,
+        )
+        for first in range(0, shards, of_part)
+    ]
+
+
+class Gradient(NamedTuple):
+    """What a batch says to the parameters; over its parts it adds up."""
+
+    parameters: Arrays
+    totals: dict[str, Array]
+
+
+GradientOf = Callable[[TrainState, Part, PRNGKeyArray], tuple[Gradient, Arrays]]
 
 
 def make_train_step(
@@ -29,6 +67,7 @@ def make_train_step(
     ema_decay: float,
     ranges: Ranges = NOTHING,
     attention_weighted_from_step: int | None = None,
+    num_parts: int = 1,
 ) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Array]]:
     """A step that differentiates the trainable parameters alone and donates the state.
 
@@ -39,14 +78,72 @@ def make_train_step(
     the backbone is frozen: there it would be noise that cached embeddings do not have.
 
     From `attention_weighted_from_step` on, images count in their own loss by their attention.
+
+    The batch's shards go through the net in `num_parts` parts, one after another, whose gradients
+    add up to that of the whole batch: the memory is that of a part. Each part is a call of its own,
+    for XLA's CPU runtime uses fewer cores in the body of a loop.
+
+    Raises:
+        ValueError: parts of a batch whose statistics are over all of it.
     """
+    if batch_statistics and num_parts > 1:
+        raise ValueError("statistics of a batch need the whole batch at once")
+    gradient_of = _make_gradient(
+        structure, target, batch_statistics, ranges, attention_weighted_from_step
+    )
+    updated = _make_update(optimizer, ema_decay)
+
+    def whole_step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Array]:
+        (part,) = parts_of(batch, 1)
+        found, statistics = gradient_of(state, part, key)
+        return updated(state, found, statistics if batch_statistics else state.statistics)
+
+    if num_parts == 1:
+        return jax.jit(whole_step, donate_argnums=0)
+
+    def nothing(state: TrainState) -> Gradient:
+        totals = {name: of for name, of in state.totals.items() if name != "steps"}
+        return jax.tree.map(jnp.zeros_like, Gradient(state.trainable, totals))
+
+    def with_part(so_far: Gradient, state: TrainState, part: Part, key: PRNGKeyArray) -> Gradient:
+        found, _ = gradient_of(state, part, key)
+        return jax.tree.map(lambda a, b: a + b.astype(a.dtype), so_far, found)
+
+    def update(state: TrainState, found: Gradient) -> tuple[TrainState, Array]:
+        return updated(state, found, state.statistics)
+
+    divided, begun = jax.jit(lambda batch: parts_of(batch, num_parts)), jax.jit(nothing)
+    added = jax.jit(with_part, donate_argnums=0)
+    finished = jax.jit(update, donate_argnums=0)
+
+    def step_in_parts(
+        state: TrainState, batch: Batch, key: PRNGKeyArray
+    ) -> tuple[TrainState, Array]:
+        found = begun(state)
+        for part in divided(batch):
+            found = added(found, state, part, key)
+        return finished(state, found)
+
+    return step_in_parts
+
+
+def _make_gradient(
+    structure: Any,
+    target: Target,
+    batch_statistics: bool,
+    ranges: Ranges,
+    attention_weighted_from_step: int | None,
+) -> GradientOf:
+    """The gradient and the totals of a part, and the running statistics that it leaves."""
 
     def loss_of(
-        trainable: Arrays, state: TrainState, batch: Batch, key: PRNGKeyArray
+        trainable: Arrays, state: TrainState, part: Part, key: PRNGKeyArray
     ) -> tuple[Array, tuple[Arrays, dict[str, Array]]]:
         model = merge_model(structure, {**state.frozen, **trainable}, state.statistics)
+        batch, first_shard = part.batch, part.first_shard
         if isinstance(batch, PackedBatch):
-            images = augment(jnp.asarray(batch.images), jax.random.fold_in(key, 1 << 20), ranges)
+            image_key = jax.random.fold_in(key, 1 << 20)
+            images = augment(jnp.asarray(batch.images), image_key, ranges, first_shard)
             batch = batch._replace(images=images)
         backbone_learns = any(path.startswith("backbone/") for path in trainable)
         output = model(
@@ -54,231 +151,60 @@ def make_train_step(
             use_running_statistics=not batch_statistics,
             key=key,
             backbone_key=jax.random.fold_in(key, 2 << 20) if backbone_learns else None,
+            first_shard=first_shard,
         )
         losses = []
         if model.head.trains_products:
-            losses.append(product_loss(output, batch.slots, target))
+            losses.append(product_loss(output, batch.slots, target).out_of(part.products))
         if model.head.trains_images:
             first = attention_weighted_from_step
             by_attention = False if first is None else state.step >= first
-            losses.append(image_loss(output, batch.slots, target, by_attention))
-        loss = jnp.stack([part.mean() for part in losses]).sum()
+            found = image_loss(output, batch.slots, target, by_attention)
+            losses.append(found.out_of(part.images))
+        loss = jnp.stack(losses).sum()
         label = jnp.asarray(batch.slots.label)
         correct = (output.logits.argmax(-1) == label) & (label >= 0)
         totals = {
             "loss": loss,
-            "steps": jnp.ones(()),
             "correct": correct.sum(),
             "products": (label >= 0).sum(),
             "images": batch.slots.is_image.sum(),
         }
         return loss, (statistics_of(model), totals)
 
-    def train_step(state: TrainState, batch: Batch, key: PRNGKeyArray) -> tuple[TrainState, Array]:
+    def gradient_of(state: TrainState, part: Part, key: PRNGKeyArray) -> tuple[Gradient, Arrays]:
         step_key = jax.random.fold_in(key, state.step)
         gradient, (statistics, totals) = jax.grad(loss_of, has_aux=True)(
-            state.trainable, state, batch, step_key
+            state.trainable, state, part, step_key
         )
+        return Gradient(gradient, totals), statistics
+
+    return gradient_of
+
+
+def _make_update(
+    optimizer: optax.GradientTransformation, ema_decay: float
+) -> Callable[[TrainState, Gradient, Arrays], tuple[TrainState, Array]]:
+    """The state after a gradient and new running statistics, and the loss."""
+
+    def updated(state: TrainState, found: Gradient, statistics: Arrays) -> tuple[TrainState, Array]:
+        totals = {**found.totals, "steps": jnp.ones(())}
         any_image = totals["images"] > 0
         # Batch statistics over no image at all are NaN, and would be for ever.
-        gradient = jax.tree.map(lambda g: jnp.where(any_image, g, 0), gradient)
+        gradient = jax.tree.map(lambda g: jnp.where(any_image, g, 0), found.parameters)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable: Arrays = optax.apply_updates(state.trainable, updates)  # type: ignore[assignment]
-        if batch_statistics:
-            statistics = {
-                path: jnp.where(any_image, new, state.statistics[path])
-                for path, new in statistics.items()
-            }
-        else:
-            statistics = state.statistics
+        statistics = {
+            path: jnp.where(any_image, new, state.statistics[path])
+            for path, new in statistics.items()
+        }
         ema = state.ema
         if ema is not None:
             ema = {k: ema_decay * old + (1 - ema_decay) * trainable[k] for k, old in ema.items()}
         sums = {k: v + totals[k].astype(v.dtype) for k, v in state.totals.items()}
-        stepped = TrainState(
+        after = TrainState(
             state.step + 1, trainable, state.frozen, statistics, optimizer_state, ema, sums
         )
-        return stepped, totals["loss"]
+        return after, totals["loss"]
 
-    return jax.jit(train_step, donate_argnums=0)
-
-
-class ViewMean(NamedTuple):
-    """Test-time augmentation: which views of every image, and what of them is averaged."""
-
-    views: Views = "none"
-    mean: Literal["probabilities", "embeddings"] = "probabilities"
-
-
-ONE_VIEW = ViewMean()
-
-
-def view_embeddings(model: Any, batch: Batch, views: ViewMean) -> Float[Array, "v S n d"]:
-    """Embeddings of each view, or their mean as the only one."""
-    if views.views == "none" or isinstance(batch, EmbeddedBatch):
-        return model.embed(batch, use_running_statistics=True)[None]
-
-    def one_view(one: Float[Array, "2 3"]) -> Float[Array, "S n d"]:
-        images = seen_through(jnp.asarray(batch.images), one)
-        return model.embed(batch._replace(images=images), use_running_statistics=True)
-
-    # One after another: the memory of one view, and the backbone is compiled once.
-    embeddings = jax.lax.map(one_view, jnp.asarray(view_maps(views.views)))
-    return embeddings.mean(0, keepdims=True) if views.mean == "embeddings" else embeddings
-
-
-def log_mean_exp(x: Float[Array, "v *e"]) -> Float[Array, "*e"]:
-    """Logarithm of the mean probability over the views; of one view, itself."""
-    return x[0] if len(x) == 1 else jax.nn.logsumexp(x, axis=0) - jnp.log(len(x))
-
-
-class Scores(NamedTuple):
-    """What evaluation keeps of each product slot."""
-
-    top1: Int32[Array, "S p"]  # class index
-    in_top5: Bool[Array, "S p"]
-    confidence: Float[Array, "S p"]  # probability of top1
-    log_prob_true: Float[Array, "S p"]
-
-
-def product_log_probs(
-    output: HeadOutput, batch: Batch, log_prior: Float[Array, " k"], tau: float = 0.0
-) -> Float[Array, "S p k"]:
-    """Log-probabilities; products without a readable image get the prior.
-
-    `tau` subtracts so much of the log prior from the logits (Menon et al. 2021, equation 9): with
-    1, a model that was trained on the classes as they come answers as if all were as frequent.
-    """
-    counts = packing_of(batch.slots).image_counts()
-    logits = output.logits - tau * log_prior[None, None] if tau else output.logits
-    return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(logits), log_prior)
-
-
-def contribution_to(
-    output: HeadOutput,
-    product_class: Int32[Array, "S p"],
-    batch: Batch,
-    log_prior: Float[Array, " k"],
-    tau: float = 0.0,
-) -> Float[Array, "S n"] | None:
-    """What each image adds to the logit of one class of its product; None where the head is no sum.
-
-    A product's images together give that logit minus the mean over the classes. What `tau` of
-    `product_log_probs` subtracts is no image's, and divided evenly among them.
-    """
-    if output.contributions is None:
-        return None
-    packing = packing_of(batch.slots)
-    of_image = packing.spread(product_class)  # S n
-    found = jnp.take_along_axis(output.contributions, of_image[..., None], -1)[..., 0]
-    if tau:
-        found -= tau * (log_prior - log_prior.mean())[of_image] * packing.uniform_attention()
-    return found
-
-
-def largest(
-    x: Float[Array, "*e k"], count: int
-) -> tuple[Float[Array, "*e t"], Int32[Array, "*e t"]]:
-    """The `count` largest values and their indices, the lower index first among equals.
-
-    `lax.top_k` computes the same, but XLA gathers its argument from all devices first.
-    """
-    index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
-    negated, index = jax.lax.sort((-x, index), num_keys=1, is_stable=True)
-    return -negated[..., :count], index[..., :count]
-
-
-def make_eval_step(
-    structure: Any, views: ViewMean = ONE_VIEW, tau: float = 0.0
-) -> Callable[..., Scores]:
-    """Score labelled products with running statistics and without dropout; changes nothing.
-
-    The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`; `tau` is
-    of `product_log_probs`.
-    """
-
-    def eval_step(
-        parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
-    ) -> Scores:
-        model = merge_model(structure, parameters, statistics)
-        outputs = [
-            model.fuse(view, batch.slots, None) for view in view_embeddings(model, batch, views)
-        ]
-        log_probs = log_mean_exp(
-            jnp.stack([product_log_probs(output, batch, log_prior, tau) for output in outputs])
-        )
-        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
-        _, top = largest(log_probs, min(5, log_probs.shape[-1]))
-        return Scores(
-            top1=top[..., 0],
-            in_top5=(top == label).any(-1),
-            confidence=jnp.exp(log_probs.max(-1)),
-            log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
-        )
-
-    return jax.jit(eval_step)
-
-
-class Predicted(NamedTuple):
-    """What prediction fetches of each product and image slot."""
-
-    top_class: Int32[Array, "S p t"]  # class indices, the most probable first
-    top_probability: Float[Array, "S p t"]
-    log_prob_true: Float[Array, "S p"]  # meaningless where the label is -1
-    attention: Float[Array, "S n"]
-    image_top_class: Int32[Array, "S n"]  # each image's own guess, as if it were alone
-    probabilities: Float[Array, "S p k"] | None
-    contribution: Float[Array, "S n"] | None = None  # of each image to its product's top class
-
-
-def make_predict_step(
-    structure: Any, *, topk: int, keep_all: bool, views: ViewMean = ONE_VIEW, tau: float = 0.0
-) -> Callable[..., Predicted]:
-    """The most probable classes, and attention, own guess and contribution of each image.
-
-    Of several views attention and contribution are the means. `keep_all` also returns the full
-    matrix, which is large: k floats a product; `tau` is of `product_log_probs`.
-    """
-
-    def predict_step(
-        parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
-    ) -> Predicted:
-        model = merge_model(structure, parameters, statistics)
-        embeddings = view_embeddings(model, batch, views)
-        outputs = [model.fuse(view, batch.slots, None) for view in embeddings]
-        log_probs = log_mean_exp(
-            jnp.stack([product_log_probs(output, batch, log_prior, tau) for output in outputs])
-        )
-        alone = jnp.stack([jax.nn.log_softmax(model.each_alone(view)) for view in embeddings])
-        values, classes = largest(log_probs, topk)
-        contributions = [
-            contribution_to(output, classes[..., 0], batch, log_prior, tau) for output in outputs
-        ]
-        told = [each for each in contributions if each is not None]  # all of them or none
-        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
-        return Predicted(
-            top_class=classes,
-            top_probability=jnp.exp(values),
-            log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
-            attention=jnp.stack([output.attention for output in outputs]).mean(0),
-            image_top_class=log_mean_exp(alone).argmax(-1).astype(jnp.int32),
-            probabilities=jnp.exp(log_probs) if keep_all else None,
-            contribution=jnp.stack(told).mean(0) if told else None,
-        )
-
-    return jax.jit(predict_step)
-
-
-def make_embed_step(
-    structure: Any,
-) -> Callable[..., Float[Array, "b d"]]:
-    """The backbone alone, with running statistics: what a frozen stage may keep of its images."""
-
-    def embed_step(
-        parameters: Arrays, statistics: Arrays, images: UInt8[Array, "b h w 3"]
-    ) -> Float[Array, "b d"]:
-        model = merge_model(structure, parameters, statistics)
-        embeddings = model.backbone(images, use_running_statistics=True)
-        return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
-
-    return jax.jit(embed_step)
+    return updated

@@ -12,7 +12,6 @@ from product_mil.model import convnext_tiny, efficientnet_v2_s
 from product_mil.model.backbones import backbone
 from product_mil.model.blocks import add_branch, branch_factors
 
-KEY = jax.random.key(3)
 NETS = [
     pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_tiny", "efficientnet_v2_s")
 ]
@@ -23,9 +22,14 @@ RATES = {
 NETS = [pytest.param(name, marks=pytest.mark.slow) for name in RATES]
 
 
+def keys(count: int, seed: int = 3) -> Any:
+    """One an image."""
+    return jax.random.split(jax.random.key(seed), count)
+
+
 def test_the_mean_stays_and_each_rate_is_met():
     count, rates = 20_000, [0.0, 0.1, 0.3, 0.6]
-    first, *others = branch_factors(KEY, rates, count)
+    first, *others = branch_factors(keys(count), rates)
     assert first is None
     for rate, factor in zip(rates[1:], others, strict=True):
         assert factor is not None
@@ -37,22 +41,22 @@ def test_the_mean_stays_and_each_rate_is_met():
     # Blocks and keys draw by themselves.
     dropped = [np.asarray(factor).ravel() == 0 for factor in others if factor is not None]
     assert abs((dropped[1] & dropped[2]).mean() - 0.3 * 0.6) < 4 * (0.18 * 0.82 / count) ** 0.5
-    again = branch_factors(jax.random.key(4), rates, count)[2]
+    again = branch_factors(keys(count, 4), rates)[2]
     assert again is not None
     assert ((np.asarray(again).ravel() == 0) != dropped[1]).mean() > 0.3
 
 
 def test_an_image_is_left_out_by_its_slot_alone():
-    """The slots before it decide, not how many follow."""
-    few, many = (branch_factors(KEY, [0.0, 0.5], count)[1] for count in (5, 9))
+    """Its key decides, not what lies beside it."""
+    few, many = (branch_factors(keys(9)[:count], [0.0, 0.5])[1] for count in (5, 9))
     assert few is not None
     assert many is not None
     np.testing.assert_array_equal(few, many[:5])
 
 
-def test_without_a_key_or_rate_nothing_is_added_to_the_graph():
-    assert branch_factors(None, [0.0, 0.5], 4) == [None, None]
-    assert branch_factors(KEY, [0.0, 0.0], 4) == [None, None]
+def test_without_keys_or_a_rate_nothing_is_added_to_the_graph():
+    assert branch_factors(None, [0.0, 0.5]) == [None, None]
+    assert branch_factors(keys(4), [0.0, 0.0]) == [None, None]
     x, branch = jnp.ones((2, 1, 1, 3)), jnp.full((2, 1, 1, 3), 0.3)
     np.testing.assert_array_equal(add_branch(x, branch, None), x + branch)
     factor = jnp.asarray([0.0, 2.0]).reshape(2, 1, 1, 1)
@@ -93,14 +97,14 @@ def with_random_leaves(name: str, rate: float) -> Any:
     return net
 
 
-def embed(net: Any, pixels: np.ndarray, key: Any = None) -> np.ndarray:
+def embed(net: Any, pixels: np.ndarray, keys: Any = None) -> np.ndarray:
     graph, state = nnx.split(net)
 
     @jax.jit
-    def run(state, pixels, key):
-        return nnx.merge(graph, state)(pixels, use_running_statistics=True, key=key)
+    def run(state, pixels, keys):
+        return nnx.merge(graph, state)(pixels, use_running_statistics=True, keys=keys)
 
-    return np.asarray(run(state, pixels, key))
+    return np.asarray(run(state, pixels, keys))
 
 
 def by_hand(name: str, net: Any, pixels: Any, factors: Any) -> Any:
@@ -135,11 +139,11 @@ def test_image_by_image_branches_are_left_out_and_the_others_scaled(name):
     pixels = random.integers(0, 256, (3, 40, 40, 3), dtype=np.uint8)
     plain, net = with_random_leaves(name, 0.0), with_random_leaves(name, rate)
     inference = embed(plain, pixels)
-    # Without a key, or without a rate, every bit is as before.
+    # Without keys, or without a rate, every bit is as before.
     np.testing.assert_array_equal(embed(net, pixels), inference)
-    np.testing.assert_array_equal(embed(plain, pixels, KEY), inference)
-    dropping = embed(net, pixels, KEY)
-    factors = branch_factors(KEY, RATES[name](rate), 3)
+    np.testing.assert_array_equal(embed(plain, pixels, keys(3)), inference)
+    dropping = embed(net, pixels, keys(3))
+    factors = branch_factors(keys(3), RATES[name](rate))
     graph, state = nnx.split(plain)
     merged = jax.jit(lambda state, x, factors: by_hand(name, nnx.merge(graph, state), x, factors))
     wanted = np.asarray(merged(state, pixels, factors))
@@ -147,4 +151,4 @@ def test_image_by_image_branches_are_left_out_and_the_others_scaled(name):
     assert (np.abs(dropping - inference).max(1) > 1e-2 * np.abs(inference).max()).all()
     # Its neighbours change nothing of an image.
     pixels[1:] = random.integers(0, 256, pixels[1:].shape)
-    np.testing.assert_array_equal(embed(net, pixels, KEY)[0], dropping[0])
+    np.testing.assert_array_equal(embed(net, pixels, keys(3))[0], dropping[0])

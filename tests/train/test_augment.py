@@ -46,7 +46,7 @@ def by_scipy(image: np.ndarray, one: np.ndarray, border: str) -> np.ndarray:
 @pytest.mark.parametrize("border", ["edge", "mean"])
 def test_warp_equals_scipy(border: Any) -> None:
     images = photos(20)
-    maps = np.asarray(random_maps(KEY, 20, EVERYTHING))
+    maps = np.asarray(random_maps(KEY, jnp.arange(20), EVERYTHING))
     found = np.asarray(warp(jnp.asarray(images), jnp.asarray(maps), border))
     for image, one, changed in zip(images, maps, found, strict=True):
         np.testing.assert_allclose(changed, by_scipy(image, one, border), atol=2e-2)
@@ -79,7 +79,7 @@ def test_beyond_the_border() -> None:
 
 
 def parts(ranges: Ranges) -> np.ndarray:
-    return np.asarray(random_maps(KEY, 4000, ranges), np.float64)
+    return np.asarray(random_maps(KEY, jnp.arange(4000), ranges), np.float64)
 
 
 def test_each_range_is_kept_and_used() -> None:
@@ -126,8 +126,8 @@ def test_maps_combine_as_matrices() -> None:
 
 @pytest.mark.slow
 def test_a_slot_does_not_depend_on_the_others_nor_on_their_number() -> None:
-    many = random_maps(KEY, 40, EVERYTHING)
-    np.testing.assert_array_equal(random_maps(KEY, 8, EVERYTHING), many[:8])
+    many = random_maps(KEY, jnp.arange(40), EVERYTHING)
+    np.testing.assert_array_equal(random_maps(KEY, jnp.arange(8), EVERYTHING), many[:8])
     assert len(np.unique(np.asarray(many)[:, 0, 0])) == 40
     images = photos(8).reshape(2, 4, PX, PX, 3)
     changed = np.asarray(augment(jnp.asarray(images), KEY, EVERYTHING))

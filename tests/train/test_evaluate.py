@@ -22,7 +22,7 @@ from product_mil.train.evaluate import (
     score_products,
     tree_distance,
 )
-from product_mil.train.step import Scores, make_eval_step
+from product_mil.train.inference import Scores, make_eval_step
 from tests.train.test_step import LOG_PRIOR, batch_of, mesh_of, prepared
 
 

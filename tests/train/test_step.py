@@ -16,18 +16,18 @@ from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import HeadOutput, build_head
 from product_mil.train.augment import Ranges, augment
-from product_mil.train.losses import Target
-from product_mil.train.mesh import put_batch, replicate
-from product_mil.train.optim import make_optimizer
-from product_mil.train.state import evaluated_parameters, initial_state, partition
-from product_mil.train.step import (
+from product_mil.train.inference import (
     ONE_VIEW,
     ViewMean,
     largest,
     make_eval_step,
     make_predict_step,
-    make_train_step,
 )
+from product_mil.train.losses import Target
+from product_mil.train.mesh import put_batch, replicate
+from product_mil.train.optim import make_optimizer
+from product_mil.train.state import evaluated_parameters, initial_state, partition
+from product_mil.train.step import make_train_step
 
 S, N, P, D, K, PX = 4, 6, 4, 8, 5, 6
 KEY = jax.random.key(0)
@@ -49,7 +49,7 @@ class TinyNet(nnx.Module):
         *,
         use_running_statistics: bool,
         mask: Array | None = None,
-        key: Array | None = None,
+        keys: Array | None = None,
     ) -> Array:
         # Named by the parameters, so that a test in float64 computes in float64 throughout.
         x = pixels.reshape(len(pixels), -1).astype(self.dense.kernel[...].dtype) / 127.5 - 1
@@ -110,6 +110,7 @@ def prepared(
     ema_decay: float = 0.75,
     ranges: Ranges = Ranges(),  # noqa: B008, a tuple
     attention_weighted_from_step: int | None = None,
+    num_parts: int = 1,
 ) -> Any:
     """Structure, arrays, optimiser and train step; tests share what they compile."""
     structure, *arrays = model_of(pooling, dropout_rate)
@@ -122,6 +123,7 @@ def prepared(
         ema_decay=ema_decay,
         ranges=ranges,
         attention_weighted_from_step=attention_weighted_from_step,
+        num_parts=num_parts,
     )
     return structure, arrays, rule, step
 
@@ -553,6 +555,38 @@ def test_forward_pass_has_no_collective(kind: str) -> None:
 @pytest.mark.parametrize("trainable", ["all", pytest.param("head", marks=pytest.mark.slow)])
 def test_training_step_only_all_reduces(trainable: str) -> None:
     assert collectives("train", trainable) == {"all-reduce"}
+
+
+@pytest.mark.parametrize("trainable", ["all", "head"])
+@pytest.mark.parametrize("num_parts", [2, 4])
+def test_parts_add_up_to_the_whole_batch(num_parts: int, trainable: str) -> None:
+    """With dropout and augmentation, and shards that hold unlike numbers of products."""
+    options = {"batch_statistics": False, "ranges": EVERYTHING, "attention_weighted_from_step": 1}
+    results = []
+    with jax.enable_x64(True):
+        for parts in (1, num_parts):
+            _, arrays, rule, step = prepared.__wrapped__(
+                "posterior_attention", 0.3, num_parts=parts, **options
+            )
+            arrays = jax.tree.map(lambda x: x.astype("float64"), arrays)
+            state, losses = start(arrays, rule, trainable), []
+            for number in range(3):
+                state, loss = step(state, batch_of(number), KEY)
+                losses.append(float(loss))
+            results.append((losses, host(state)))
+    (wanted, whole), (found, in_parts) = results
+    np.testing.assert_allclose(found, wanted, rtol=1e-6)  # added up in float32
+    for part in ("trainable", "statistics", "totals", "ema"):
+        for path, leaf in (getattr(whole, part) or {}).items():
+            np.testing.assert_allclose(
+                getattr(in_parts, part)[path], leaf, rtol=1e-9, atol=1e-12, err_msg=path
+            )
+    assert whole.step == in_parts.step == 3
+
+
+def test_parts_refuse_statistics_of_the_batch() -> None:
+    with pytest.raises(ValueError, match="whole batch at once"):
+        prepared("mean", batch_statistics=True, num_parts=2)
 
 
 def test_embedded_batches_train_the_same_head() -> None:

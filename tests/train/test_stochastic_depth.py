@@ -14,9 +14,10 @@ from product_mil.model.blocks import BatchNorm, Conv, add_branch, branch_factors
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import build_head
 from product_mil.model.spec import Backbone
+from product_mil.train.inference import make_eval_step
 from product_mil.train.losses import Target
 from product_mil.train.mesh import put_batch, replicate
-from product_mil.train.step import make_eval_step, make_train_step
+from product_mil.train.step import make_train_step
 from tests.train.test_step import (
     KEY,
     LOG_PRIOR,
@@ -44,11 +45,11 @@ class TinyResidual(Backbone):
         self.norms = nnx.List([norm(D) for _ in range(BLOCKS)])
         self.dtype, self.stochastic_depth = jnp.float32, stochastic_depth
 
-    def features(self, x: Any, *, key: Any = None, **mode: Any) -> Any:
+    def features(self, x: Any, *, keys: Any = None, **mode: Any) -> Any:
         rates = np.linspace(0, self.stochastic_depth, BLOCKS + 1)[1:].tolist()
         x = self.stem(x)
         for conv, norm, factor in zip(
-            self.convs, self.norms, branch_factors(key, rates, len(x)), strict=True
+            self.convs, self.norms, branch_factors(keys, rates), strict=True
         ):
             x = add_branch(x, jnp.tanh(norm(conv(x), **mode)), factor)
         return x

@@ -1,0 +1,195 @@
+"""The steps that change nothing: evaluate, predict, embed. Pure functions, jitted once."""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int32, UInt8
+
+from product_mil.batch import Batch, EmbeddedBatch
+from product_mil.model.classifier import Arrays, merge_model
+from product_mil.model.heads import HeadOutput
+from product_mil.model.packing import packing_of
+from product_mil.train.augment import Views, seen_through, view_maps
+
+
+class ViewMean(NamedTuple):
+    """Test-time augmentation: which views of every image, and what of them is averaged."""
+
+    views: Views = "none"
+    mean: Literal["probabilities", "embeddings"] = "probabilities"
+
+
+ONE_VIEW = ViewMean()
+
+
+def view_embeddings(model: Any, batch: Batch, views: ViewMean) -> Float[Array, "v S n d"]:
+    """Embeddings of each view, or their mean as the only one."""
+    if views.views == "none" or isinstance(batch, EmbeddedBatch):
+        return model.embed(batch, use_running_statistics=True)[None]
+
+    def one_view(one: Float[Array, "2 3"]) -> Float[Array, "S n d"]:
+        images = seen_through(jnp.asarray(batch.images), one)
+        return model.embed(batch._replace(images=images), use_running_statistics=True)
+
+    # One after another: the memory of one view, and the backbone is compiled once.
+    embeddings = jax.lax.map(one_view, jnp.asarray(view_maps(views.views)))
+    return embeddings.mean(0, keepdims=True) if views.mean == "embeddings" else embeddings
+
+
+def log_mean_exp(x: Float[Array, "v *e"]) -> Float[Array, "*e"]:
+    """Logarithm of the mean probability over the views; of one view, itself."""
+    return x[0] if len(x) == 1 else jax.nn.logsumexp(x, axis=0) - jnp.log(len(x))
+
+
+class Scores(NamedTuple):
+    """What evaluation keeps of each product slot."""
+
+    top1: Int32[Array, "S p"]  # class index
+    in_top5: Bool[Array, "S p"]
+    confidence: Float[Array, "S p"]  # probability of top1
+    log_prob_true: Float[Array, "S p"]
+
+
+def product_log_probs(
+    output: HeadOutput, batch: Batch, log_prior: Float[Array, " k"], tau: float = 0.0
+) -> Float[Array, "S p k"]:
+    """Log-probabilities; products without a readable image get the prior.
+
+    `tau` subtracts so much of the log prior from the logits (Menon et al. 2021, equation 9): with
+    1, a model that was trained on the classes as they come answers as if all were as frequent.
+    """
+    counts = packing_of(batch.slots).image_counts()
+    logits = output.logits - tau * log_prior[None, None] if tau else output.logits
+    return jnp.where(counts[..., None] > 0, jax.nn.log_softmax(logits), log_prior)
+
+
+def contribution_to(
+    output: HeadOutput,
+    product_class: Int32[Array, "S p"],
+    batch: Batch,
+    log_prior: Float[Array, " k"],
+    tau: float = 0.0,
+) -> Float[Array, "S n"] | None:
+    """What each image adds to the logit of one class of its product; None where the head is no sum.
+
+    A product's images together give that logit minus the mean over the classes. What `tau` of
+    `product_log_probs` subtracts is no image's, and divided evenly among them.
+    """
+    if output.contributions is None:
+        return None
+    packing = packing_of(batch.slots)
+    of_image = packing.spread(product_class)  # S n
+    found = jnp.take_along_axis(output.contributions, of_image[..., None], -1)[..., 0]
+    if tau:
+        found -= tau * (log_prior - log_prior.mean())[of_image] * packing.uniform_attention()
+    return found
+
+
+def largest(
+    x: Float[Array, "*e k"], count: int
+) -> tuple[Float[Array, "*e t"], Int32[Array, "*e t"]]:
+    """The `count` largest values and their indices, the lower index first among equals.
+
+    `lax.top_k` computes the same, but XLA gathers its argument from all devices first.
+    """
+    index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
+    negated, index = jax.lax.sort((-x, index), num_keys=1, is_stable=True)
+    return -negated[..., :count], index[..., :count]
+
+
+def make_eval_step(
+    structure: Any, views: ViewMean = ONE_VIEW, tau: float = 0.0
+) -> Callable[..., Scores]:
+    """Score labelled products with running statistics and without dropout; changes nothing.
+
+    The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`; `tau` is
+    of `product_log_probs`.
+    """
+
+    def eval_step(
+        parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
+    ) -> Scores:
+        model = merge_model(structure, parameters, statistics)
+        outputs = [
+            model.fuse(view, batch.slots, None) for view in view_embeddings(model, batch, views)
+        ]
+        log_probs = log_mean_exp(
+            jnp.stack([product_log_probs(output, batch, log_prior, tau) for output in outputs])
+        )
+        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
+        _, top = largest(log_probs, min(5, log_probs.shape[-1]))
+        return Scores(
+            top1=top[..., 0],
+            in_top5=(top == label).any(-1),
+            confidence=jnp.exp(log_probs.max(-1)),
+            log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
+        )
+
+    return jax.jit(eval_step)
+
+
+class Predicted(NamedTuple):
+    """What prediction fetches of each product and image slot."""
+
+    top_class: Int32[Array, "S p t"]  # class indices, the most probable first
+    top_probability: Float[Array, "S p t"]
+    log_prob_true: Float[Array, "S p"]  # meaningless where the label is -1
+    attention: Float[Array, "S n"]
+    image_top_class: Int32[Array, "S n"]  # each image's own guess, as if it were alone
+    probabilities: Float[Array, "S p k"] | None
+    contribution: Float[Array, "S n"] | None = None  # of each image to its product's top class
+
+
+def make_predict_step(
+    structure: Any, *, topk: int, keep_all: bool, views: ViewMean = ONE_VIEW, tau: float = 0.0
+) -> Callable[..., Predicted]:
+    """The most probable classes, and attention, own guess and contribution of each image.
+
+    Of several views attention and contribution are the means. `keep_all` also returns the full
+    matrix, which is large: k floats a product; `tau` is of `product_log_probs`.
+    """
+
+    def predict_step(
+        parameters: Arrays, statistics: Arrays, batch: Batch, log_prior: Float[Array, " k"]
+    ) -> Predicted:
+        model = merge_model(structure, parameters, statistics)
+        embeddings = view_embeddings(model, batch, views)
+        outputs = [model.fuse(view, batch.slots, None) for view in embeddings]
+        log_probs = log_mean_exp(
+            jnp.stack([product_log_probs(output, batch, log_prior, tau) for output in outputs])
+        )
+        alone = jnp.stack([jax.nn.log_softmax(model.each_alone(view)) for view in embeddings])
+        values, classes = largest(log_probs, topk)
+        contributions = [
+            contribution_to(output, classes[..., 0], batch, log_prior, tau) for output in outputs
+        ]
+        told = [each for each in contributions if each is not None]  # all of them or none
+        label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
+        return Predicted(
+            top_class=classes,
+            top_probability=jnp.exp(values),
+            log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
+            attention=jnp.stack([output.attention for output in outputs]).mean(0),
+            image_top_class=log_mean_exp(alone).argmax(-1).astype(jnp.int32),
+            probabilities=jnp.exp(log_probs) if keep_all else None,
+            contribution=jnp.stack(told).mean(0) if told else None,
+        )
+
+    return jax.jit(predict_step)
+
+
+def make_embed_step(
+    structure: Any,
+) -> Callable[..., Float[Array, "b d"]]:
+    """The backbone alone, with running statistics: what a frozen stage may keep of its images."""
+
+    def embed_step(
+        parameters: Arrays, statistics: Arrays, images: UInt8[Array, "b h w 3"]
+    ) -> Float[Array, "b d"]:
+        model = merge_model(structure, parameters, statistics)
+        embeddings = model.backbone(images, use_running_statistics=True)
+        return embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
+
+    return jax.jit(embed_step)
