@@ -104,6 +104,8 @@ class StageConfig:
     batch_statistics: bool = False  # normalise by the batch and move the running statistics
     optimizer: Literal["adamw", "nadamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3  # at the end of the warm-up; a cosine to 0 follows
+    # Of each block of the backbone to that of the block after it, from the head towards the image
+    learning_rate_decay: float = 1.0
     warmup_fraction: float = 0.1  # of the stage's steps
     weight_decay: float = 1e-4  # of kernels
     clip_norm: float = 1.0  # of the whole gradient; 0: none

@@ -47,6 +47,8 @@ def problems(config: Config) -> list[str]:
         )
         need(stage.max_steps >= 0, f"{name}.max_steps", "must not be negative (0: no bound)")
         need(stage.learning_rate > 0, f"{name}.learning_rate", "must be above 0")
+        decay = stage.learning_rate_decay
+        need(0 < decay <= 1, f"{name}.learning_rate_decay", "must be above 0, and 1 at most")
         need(0 <= stage.warmup_fraction < 1, f"{name}.warmup_fraction", "must be in [0, 1)")
         need(stage.weight_decay >= 0, f"{name}.weight_decay", "must not be negative")
         need(stage.clip_norm >= 0, f"{name}.clip_norm", "must not be negative (0: none)")

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,11 +25,12 @@ from product_mil.known_products import keep_products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.train.checkpoint import Checkpoints
+from product_mil.train.cost import expected_time, measure_steps, peak_memory_bytes
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
-from product_mil.train.loop import train_stage
+from product_mil.train.loop import Stage, train_stage
 from product_mil.train.mesh import data_mesh, replicate
-from product_mil.train.state import evaluated_parameters
-from product_mil.train.stopping import Interrupted
+from product_mil.train.state import TrainState, evaluated_parameters
+from product_mil.train.stopping import Interrupted, stop_requests
 from product_mil.workdir import (
     CONFIG_FILE,
     RUN_FILE,
@@ -85,12 +86,18 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
     stages = trained_stages(config) or STAGES[:1]
     begun = _begun(workdir, stages)
     try:
-        for number, name in list(enumerate(stages))[begun:]:
-            stage, state = build_stage(
+        built = {
+            name: build_stage(
                 config, name, stages[:number], data, model, mesh, record, log, faults, deadline
             )
+            for number, name in list(enumerate(stages))[begun:]
+        }
+        for line in _expectations(config, workdir, data, model, built):
+            log.say(line)
+        for name, (stage, start) in built.items():
             with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
-                state = train_stage(stage, replicate(state, mesh), checkpoints, log, faults)
+                state = replicate(start(model), mesh)
+                state = train_stage(stage, state, checkpoints, log, faults)
             model = Model(model.structure, evaluated_parameters(state), state.statistics)
             log.draw_curves()
     except Interrupted as interrupted:
@@ -113,6 +120,35 @@ def _begun(workdir: Path, stages: Sequence[str]) -> int:
                 if checkpoints.proven_step() is not None:
                     return number
     return 0
+
+
+def _expectations(
+    config: Config,
+    workdir: Path,
+    data: RunData,
+    model: Model,
+    built: Mapping[str, tuple[Stage, Callable[[Model], TrainState]]],
+) -> Iterator[str]:
+    """A line on how long each stage that is not complete will take, and one on memory.
+
+    Raises:
+        Interrupted: asked to stop.
+    """
+    with stop_requests() as stop:
+        for name, (stage, start) in built.items():
+            with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
+                step = checkpoints.latest_step() or 0
+            if step >= stage.num_steps:
+                continue
+            state = replicate(start(model), stage.mesh)
+            cost, _ = measure_steps(stage, state, seconds=0.2, at_least=3)
+            if stop():
+                raise Interrupted("stopped before the first step", stop())
+            # A forward pass is a third of a step.
+            batches = data.valid.num_images.sum() / getattr(config, name).images_per_batch
+            evaluation_s = float(batches) * cost.step_s / 3
+            yield "  " + expected_time(stage, cost, step=step, evaluation_s=evaluation_s)
+    yield f"  memory: {peak_memory_bytes() / 1e9:.1f} GB at most until here"
 
 
 def trained_stages(config: Config) -> tuple[str, ...]:

@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -34,9 +34,9 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.losses import Target
 from product_mil.train.mesh import replicate
-from product_mil.train.optim import make_optimizer
+from product_mil.train.optim import make_optimizer, rate_factors
 from product_mil.train.runtime import peak_flops_per_s
-from product_mil.train.state import WHOLE_PARTS, TrainState, initial_state
+from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
 from product_mil.workdir import FORMAT
@@ -76,7 +76,7 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     return min(num_steps, stage.max_steps) if stage.max_steps else num_steps
 
 
-PART_IMAGES = 16  # fewer at once train more slowly, more take memory alone (docs/fine-tuning.md)
+PART_IMAGES = 8  # fewer at once train more slowly, more take memory alone (docs/fine-tuning.md)
 
 
 def step_parts(stage: StageConfig, shards: int) -> int:
@@ -125,8 +125,11 @@ def build_stage(
     log: RunLog,
     faults: FaultList,
     deadline: float = math.inf,
-) -> tuple[Stage, TrainState]:
-    """A stage and the state that it starts from; it stops at the deadline of `time.monotonic`."""
+) -> tuple[Stage, Callable[[Model], TrainState]]:
+    """A stage, and the state in which it starts from a model like this one.
+
+    It stops at the deadline of `time.monotonic`.
+    """
     settings: StageConfig = getattr(config, name)
     shards, image_slots = config.data.shards, settings.images_per_batch // config.data.shards
     draws = None
@@ -143,6 +146,7 @@ def build_stage(
     valid_plan = evaluation_plan(data.valid, shards, image_slots)
     num_steps = stage_num_steps(settings, plan.num_steps)
     epochs = -(-num_steps // plan.num_steps)
+    blocks = () if settings.trainable == "head" else blocks_of(backbone(config.model.backbone))
     optimizer = make_optimizer(
         settings.optimizer,
         learning_rate=settings.learning_rate,
@@ -150,6 +154,7 @@ def build_stage(
         warmup_fraction=settings.warmup_fraction,
         weight_decay=settings.weight_decay,
         clip_norm=settings.clip_norm,
+        rate_factors=rate_factors(model.parameters, blocks, settings.learning_rate_decay),
     )
     log_prior = log_prior_of(data.class_counts)
     adjustment, restoring = adjustments(settings, data.train.labels, draws, log_prior)
@@ -251,14 +256,15 @@ def build_stage(
         peak_flops_per_s=peak_flops_per_s(config.model.compute_dtype),
         deadline=deadline,
     )
-    state = initial_state(
-        model.parameters,
-        model.statistics,
-        optimizer,
-        trainable=settings.trainable,
-        blocks=(
-            () if settings.trainable in WHOLE_PARTS else blocks_of(backbone(config.model.backbone))
-        ),
-        with_ema=settings.ema_decay > 0,
-    )
-    return stage, state
+
+    def start(model: Model) -> TrainState:
+        return initial_state(
+            model.parameters,
+            model.statistics,
+            optimizer,
+            trainable=settings.trainable,
+            blocks=blocks,
+            with_ema=settings.ema_decay > 0,
+        )
+
+    return stage, start

@@ -7,15 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jax
-
 from product_mil.build.data import build_data
 from product_mil.build.stage import build_stage, run_record
 from product_mil.config import Config
 from product_mil.run import fault_list, trained_stages, untrained_model
+from product_mil.train.cost import measure_steps
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
-from product_mil.train.mesh import data_mesh, put_batch, replicate
+from product_mil.train.mesh import data_mesh, replicate
 from product_mil.train.state import TrainState, evaluated_parameters
 
 RESERVE = 0.15  # of a rung's time: what measures slower later than it did at first
@@ -130,12 +129,12 @@ def measure_cost(config: Config, workdir: Path, deadline: float) -> RunCost:
     names = trained_stages(config)
     stages: dict[str, StageCost] = {}
     for number, name in enumerate(names):
-        stage, state = build_stage(
+        stage, start = build_stage(
             config, name, names[:number], data, model, mesh, record, log, faults, deadline
         )
         batches_to_evaluate = data.valid.num_images.sum() / getattr(config, name).images_per_batch
         stages[name] = _measure_stage(
-            stage, replicate(state, mesh), float(batches_to_evaluate), deadline
+            stage, replicate(start(model), mesh), float(batches_to_evaluate), deadline
         )
     return RunCost(start_s, stages)
 
@@ -143,26 +142,16 @@ def measure_cost(config: Config, workdir: Path, deadline: float) -> RunCost:
 def _measure_stage(
     stage: Stage, state: TrainState, batches_to_evaluate: float, deadline: float
 ) -> StageCost:
-    batches = stage.batches(0)  # embeds
-    times_s: list[float] = []
-    while len(times_s) < stage.num_steps:
-        started = time.monotonic()
-        batch = put_batch(next(batches).batch, stage.mesh)
-        state, loss = stage.train_step(state, batch, stage.key)
-        jax.block_until_ready(loss)
-        times_s.append(time.monotonic() - started)
-        enough = len(times_s) >= _MIN_STEPS and sum(times_s[1:]) >= _STEPS_S
-        if enough or time.monotonic() >= deadline:
-            break
-    # The first one compiled; of the others the first half used batches made meanwhile.
-    steady_s = times_s[1 + (len(times_s) - 1) // 2 :] or times_s
-    step_s = sum(steady_s) / len(steady_s)
-    compile_s = max(times_s[0] - step_s, 0)
-    evaluation_s = batches_to_evaluate * step_s  # at most: to train takes longer than to predict
+    cost, state = measure_steps(stage, state, seconds=_STEPS_S, at_least=_MIN_STEPS)
+    evaluation_s = (
+        batches_to_evaluate * cost.step_s
+    )  # at most: to train takes longer than to predict
     for _ in range(2):  # the first time it is compiled
         if evaluation_s < _EVALUATION_SHARE * (deadline - time.monotonic()):
             evaluation_s = min(evaluation_s, _evaluation_s(stage, state))
-    return StageCost(stage.num_steps, stage.evaluate_every_steps, compile_s, step_s, evaluation_s)
+    return StageCost(
+        stage.num_steps, stage.evaluate_every_steps, cost.compile_s, cost.step_s, evaluation_s
+    )
 
 
 def _evaluation_s(stage: Stage, state: TrainState) -> float:

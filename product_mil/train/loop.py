@@ -23,8 +23,11 @@ from product_mil.train.mesh import put_batch
 from product_mil.train.runtime import step_flops
 from product_mil.train.state import Arrays, TrainState, evaluated_parameters, zero_totals
 from product_mil.train.stopping import Interrupted, stop_requests
+from product_mil.train.text import duration
 
 STEPS_IN_FLIGHT = 2  # the host runs this far ahead of the devices
+TELL_EVERY_S = 60.0  # how long it will take yet, ...
+TELL_FROM_S = 10.0  # ... if so long
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def train_stage(
                 state, loss = stage.train_step(state, batch, stage.key)
             step += 1
             pace.stepped(loss, loaded)
-            _tell(bar, pace, log, stage.name)
+            _tell(bar, pace, log, stage, step)
             # Read once: who asks later is heard after the next step, and saved then.
             asked = stop() or signal.SIGTERM * (time.monotonic() >= stage.deadline)
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
@@ -110,14 +113,15 @@ def train_stage(
     return state
 
 
-def _tell(bar: tqdm, pace: "_Pace", log: RunLog, stage: str) -> None:
-    """Move the bar by a step; say once how long the first one took."""
+def _tell(bar: tqdm, pace: "_Pace", log: RunLog, stage: Stage, step: int) -> None:
+    """Move the bar by a step; say from the second one on, each minute, how long it will take."""
     if not bar.disable:
         bar.set_postfix_str(_rates(pace.rates()), refresh=False)
     bar.update()
-    if pace.compiled_in_s is not None:
-        log.say(f"{stage}: first step after {pace.compiled_in_s:.1f} s")
-        pace.compiled_in_s = None
+    left_s = pace.seconds_a_step() * (stage.num_steps - step)
+    if left_s > TELL_FROM_S and pace.is_time_to_tell():
+        rates = _rates(pace.rates())
+        log.say(f"{stage.name}: step {step}/{stage.num_steps} | {rates}, {duration(left_s)} left")
 
 
 def _begin(stage: Stage, step: int, log: RunLog) -> None:
@@ -146,7 +150,7 @@ class _Pace:
         self._flops_a_step: float | None = None
         self._begin()
         self.saved_at = time.monotonic()
-        self.compiled_in_s: float | None = None
+        self._told_at = -math.inf
 
     def _begin(self) -> None:
         self._waited_s = 0.0
@@ -171,7 +175,6 @@ class _Pace:
         self._losses.append(loss)
         if self._started is None:
             jax.block_until_ready(loss)
-            self.compiled_in_s = time.monotonic() - self.saved_at
             self._started = time.monotonic()
             self._begin()
             self._first = self._step, self._started
@@ -180,6 +183,8 @@ class _Pace:
             self._steps += 1
             self._images += int(slots.is_image.sum())
             self._products += int((slots.label >= 0).sum())
+            if self._first is not None and self._step == self._first[0] + 1:
+                jax.block_until_ready(loss)  # so that the second step tells how fast it goes
         if len(self._losses) > STEPS_IN_FLIGHT:
             self._check_oldest()
 
@@ -203,6 +208,13 @@ class _Pace:
         if self._first is None or self._step == self._first[0]:
             return 0.0
         return (time.monotonic() - self._first[1]) / (self._step - self._first[0])
+
+    def is_time_to_tell(self) -> bool:
+        """Whether nothing was told for a minute; now it is."""
+        if time.monotonic() - self._told_at < TELL_EVERY_S:
+            return False
+        self._told_at = time.monotonic()
+        return True
 
     def since_save_s(self) -> float:
         """Seconds since the last checkpoint."""
@@ -244,7 +256,7 @@ class _Pace:
 
     def restart(self) -> None:
         """Begin to measure anew, after an evaluation and its checkpoint."""
-        self._started = self.saved_at = time.monotonic()
+        self._started = self.saved_at = self._told_at = time.monotonic()
         self._begin()
 
 
@@ -255,7 +267,7 @@ def _line(stage: Stage, step: int, values: Mapping[str, float], seconds_a_step: 
     ]
     if "valid/top1" in values:
         parts.append(f"valid nll {values['valid/nll']:.4f} top1 {values['valid/top1']:.4f}")
-    parts.append(f"{_rates(values)}, {_duration(seconds_a_step * (stage.num_steps - step))} left")
+    parts.append(f"{_rates(values)}, {duration(seconds_a_step * (stage.num_steps - step))} left")
     return " | ".join(parts)
 
 
@@ -266,12 +278,6 @@ def _rates(values: Mapping[str, float]) -> str:
         f"{values['train/wait_share']:.0%} waiting"
     )
     return text + (f", MFU {values['train/mfu']:.0%}" if "train/mfu" in values else "")
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:

@@ -6,7 +6,7 @@ import numpy as np
 import optax
 import pytest
 
-from product_mil.train.optim import learning_rate_schedule, make_optimizer
+from product_mil.train.optim import learning_rate_schedule, make_optimizer, rate_factors
 
 PARAMETERS = {
     "backbone/dense/kernel": jnp.asarray([[1.0, -2.0], [3.0, 0.5]]),
@@ -18,7 +18,7 @@ ONES = jax.tree.map(jnp.ones_like, PARAMETERS)
 ZEROS = jax.tree.map(jnp.zeros_like, PARAMETERS)
 
 
-def optimizer(name: str = "adamw", **changes: float) -> optax.GradientTransformation:
+def optimizer(name: str = "adamw", **changes: Any) -> optax.GradientTransformation:
     settings = {
         "learning_rate": 0.1,
         "num_steps": 10,
@@ -105,3 +105,27 @@ def test_clip_norm_bounds_the_whole_gradient() -> None:
 def test_unknown_name() -> None:
     with pytest.raises(ValueError, match="unknown optimizer"):
         optimizer("adam")
+
+
+def test_rates_fall_from_the_head_towards_the_image() -> None:
+    """A normalisation goes with what it normalises; by hand."""
+    blocks = ("stem", "stem_norm", "blocks/0", "blocks/1", "blocks/10", "last", "last_norm")
+    paths = [f"backbone/{block}/kernel" for block in blocks] + ["head/classify/kernel"]
+    found = rate_factors(paths, blocks, 0.5)
+    assert found is not None
+    assert list(found.values()) == [1 / 32, 1 / 32, 1 / 16, 1 / 8, 1 / 4, 1 / 2, 1 / 2, 1]
+    assert list(found) == paths
+    assert rate_factors(paths, blocks, 1.0) is None
+
+
+def test_factors_multiply_the_whole_step() -> None:
+    """Its weight decay too, and after the gradient was clipped."""
+    factors = rate_factors(PARAMETERS, ("dense", "dense_norm", "norm"), 0.5)
+    assert factors is not None
+    settings: Any = {"weight_decay": 0.1, "clip_norm": 1.0}
+    plain = updates(optimizer(**settings), [ONES, ONES])
+    scaled = updates(optimizer(**settings, rate_factors=factors), [ONES, ONES])
+    for before, after in zip(plain, scaled, strict=True):
+        for path, factor in {**dict.fromkeys(PARAMETERS, 1.0), **factors}.items():
+            np.testing.assert_allclose(after[path], factor * before[path], rtol=1e-6)
+    assert factors["backbone/dense/kernel"] == 0.25

@@ -1,0 +1,72 @@
+"""What a stage costs, measured on a few steps before it begins."""
+
+import resource
+import sys
+import time
+from dataclasses import dataclass
+
+import jax
+
+from product_mil.train.loop import Stage
+from product_mil.train.mesh import put_batch
+from product_mil.train.state import TrainState
+from product_mil.train.text import duration
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Seconds that a step takes, and that the first one takes besides."""
+
+    compile_s: float
+    step_s: float
+
+
+def measure_steps(
+    stage: Stage, state: TrainState, *, seconds: float, at_least: int
+) -> tuple[StepCost, TrainState]:
+    """Take the first steps of a stage for so many seconds, in at least so many steps.
+
+    Where images are embedded once, they are now. Nothing is saved; the state is the one after the
+    steps, for the one before is donated.
+    """
+    batches = stage.batches(0)
+    times_s: list[float] = []
+    while len(times_s) < stage.num_steps:
+        started = time.monotonic()
+        batch = put_batch(next(batches).batch, stage.mesh)
+        if not times_s:
+            started = time.monotonic()  # embedding is no step
+        state, loss = stage.train_step(state, batch, stage.key)
+        jax.block_until_ready(loss)
+        times_s.append(time.monotonic() - started)
+        enough = len(times_s) >= at_least and sum(times_s[1:]) >= seconds
+        if enough or time.monotonic() >= stage.deadline:
+            break
+    # The first one compiled; of the others the first half used batches made meanwhile.
+    steady_s = times_s[1 + (len(times_s) - 1) // 2 :] or times_s
+    step_s = sum(steady_s) / len(steady_s)
+    return StepCost(max(times_s[0] - step_s, 0), step_s), state
+
+
+def expected_time(stage: Stage, cost: StepCost, *, step: int, evaluation_s: float) -> str:
+    """A line on how long a stage takes from this step on."""
+    steps = stage.num_steps - step
+    evaluations = -(-steps // stage.evaluate_every_steps)
+    seconds = steps * cost.step_s + evaluations * evaluation_s
+    return (
+        f"{stage.name}: {steps} steps of {_short(cost.step_s)} and {evaluations} evaluations, "
+        f"about {duration(seconds)}; compiled in {cost.compile_s:.0f} s"
+    )
+
+
+def _short(seconds: float) -> str:
+    return f"{seconds:.2f} s" if seconds >= 0.1 else f"{1000 * seconds:.1f} ms"
+
+
+def peak_memory_bytes() -> int:
+    """The most that was used until now: of the devices where they tell it, else of this process."""
+    told = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.devices()]
+    if any(told):
+        return max(told)
+    unit_bytes = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
