@@ -74,7 +74,7 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
 
 
 def average_decay(stage: StageConfig, num_steps: int) -> float:
-    """The decay of the parameters' average: as given, or to reach back over a share of the steps."""
+    """The decay of the average of parameters: as given, or by the share it reaches back over."""
     if not stage.ema_memory:
         return stage.ema_decay
     return 1 - 1 / max(stage.ema_memory * num_steps, 1)
