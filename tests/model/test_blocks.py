@@ -59,6 +59,11 @@ def test_depthwise_equals_the_library_form(stride, size, kernel_px, padding):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+def _compiled_gradient(of: int, function, *arguments):
+    gradient = jax.grad(lambda *arguments: jnp.square(function(*arguments)).sum(), of)
+    return jax.jit(gradient).lower(*arguments).compile()
+
+
 def test_depthwise_in_bfloat16_sums_in_float32():
     random = np.random.default_rng(0)
     x = jnp.asarray(random.normal(size=(2, 9, 9, 4)), jnp.bfloat16)
@@ -79,6 +84,14 @@ def test_pointwise_gradients_are_those_of_the_product(narrow, wide):
     got = _value_and_gradients(pointwise_conv, x, kernel, cotangent=cotangent)
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(3, 8), (8, 3)])
+def test_a_pointwise_kernel_gradient_turns_no_map(narrow, wide):
+    x, kernel = jnp.ones((2, 4, 5, narrow)), jnp.ones((narrow, wide))
+    text = _compiled_gradient(1, pointwise_conv, x, kernel).as_text()
+    places = 2 * 4 * 5
+    assert not any(f"f32[{features},{places}]" in text for features in (narrow, wide))
 
 
 @pytest.mark.parametrize(
