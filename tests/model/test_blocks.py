@@ -35,6 +35,12 @@ def _value_and_gradients(function, *arguments, cotangent):
         (2, (7, 6), 3, ((0, 1), (0, 1))),
         (2, (2, 1), 3, ((1, 1), (1, 1))),
         (3, (9, 8), 5, ((2, 1), (1, 1))),
+        (1, (20, 5), 3, "SAME"),  # blocks of rows, the last one not full
+        (2, (39, 6), 3, "SAME"),
+        (1, (5, 37), 5, "SAME"),  # blocks of columns
+        (2, (6, 70), 5, "SAME"),
+        (1, (7, 25), 7, "SAME"),
+        (2, (6, 5), 1, "VALID"),
     ],
 )
 def test_depthwise_equals_the_library_form(stride, size, kernel_px, padding):
@@ -62,6 +68,12 @@ def test_depthwise_equals_the_library_form(stride, size, kernel_px, padding):
 def _compiled_gradient(of: int, function, *arguments):
     gradient = jax.grad(lambda *arguments: jnp.square(function(*arguments)).sum(), of)
     return jax.jit(gradient).lower(*arguments).compile()
+
+
+def test_a_depthwise_kernel_gradient_is_no_loop_over_rows():
+    x, kernel = jnp.ones((2, 30, 30, 8)), jnp.ones((3, 3, 8))
+    compiled = _compiled_gradient(1, lambda x, k: depthwise_conv(x, k, 1, "SAME"), x, kernel)
+    assert " while(" not in compiled.as_text()
 
 
 def test_depthwise_in_bfloat16_sums_in_float32():
