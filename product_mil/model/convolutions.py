@@ -7,7 +7,7 @@ measured.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from itertools import product
 
 import jax
@@ -167,17 +167,57 @@ def _shifted_gradients(
 ) -> tuple[Array, Array]:
     """Gradients of the shifted form, written out: autodiff's are several times slower."""
     dkernel = _kernel_gradient(x, kernel.shape, dy, stride, pads).astype(kernel.dtype)
-    # dx convolves dy, spread out by the stride, with the kernel turned by 180 degrees.
-    config = [(0, 0, 0)]
-    for k, (low, _), size, out in zip(
-        kernel.shape[:2], pads, x.shape[1:3], dy.shape[1:3], strict=True
-    ):
-        wide = (out - 1) * stride + 1
-        config.append((k - 1 - low, size + low - wide, stride - 1))
-    config.append((0, 0, 0))
-    spread = lax.pad(dy, jnp.zeros((), dy.dtype), config)
-    dx = depthwise_conv_shifted(spread, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
-    return dx.astype(x.dtype), dkernel
+    return _input_gradient(x.shape, kernel, dy, stride, pads).astype(x.dtype), dkernel
+
+
+def _input_gradient(
+    shape: tuple[int, ...], kernel: Array, dy: Array, stride: int, pads: Pads
+) -> Array:
+    """What each value of the input gave to the windows that it lies in, times their `dy`.
+
+    Values are taken in stride x stride phases: those of one phase meet the same taps, so that no
+    zeros between the places of `dy` are multiplied.
+    """
+    weights = kernel.astype(jnp.float32)[:, :, None, None, None]
+    sizes = [-(-size // stride) for size in shape[1:3]]  # of a phase
+    # Value `stride a + phase` lies under tap i of window a + (phase + low - i) / stride.
+    lows = [low for low, _ in pads]
+    before = [(k - 1 - low) // stride for k, low in zip(kernel.shape[:2], lows, strict=True)]
+    after = [
+        size + (stride - 1 + low) // stride - windows
+        for size, low, windows in zip(sizes, lows, dy.shape[1:3], strict=True)
+    ]
+    ends = ((low, high, 0) for low, high in zip(before, after, strict=True))
+    padded = lax.pad(dy, jnp.zeros((), dy.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
+    padded = lax.optimization_barrier(padded)  # padding stays out of the loop over the taps
+
+    def met(axis: int, phase: int) -> list[tuple[int, slice]]:
+        """The taps along an axis, each with the windows in which it meets the phase."""
+        taps_at = range((phase + lows[axis]) % stride, kernel.shape[axis], stride)
+        firsts = [(i, before[axis] + (phase + lows[axis] - i) // stride) for i in taps_at]
+        return [(i, slice(first, first + sizes[axis])) for i, first in firsts]
+
+    def total(row: int, column: int) -> Array:
+        products = [
+            padded[:, rows, columns].astype(jnp.float32) * weights[i, j]
+            for (i, rows), (j, columns) in product(met(0, row), met(1, column))
+        ]
+        return sum(products, jnp.zeros((), jnp.float32))
+
+    return interleaved(total, (*shape[:1], *sizes, shape[3]), stride)[:, : shape[1], : shape[2]]
+
+
+def interleaved(
+    phase: Callable[[int, int], Array], shape: tuple[int, ...], stride: int
+) -> Float[Array, "b h w c"]:
+    """A map of stride x stride phases of this shape: `phase(i, j)` from row i and column j on."""
+
+    def spread(row: int, column: int) -> Array:
+        ends = ((i, stride - 1 - i, stride - 1) for i in (row, column))
+        values = jnp.broadcast_to(phase(row, column), shape)
+        return lax.pad(values, jnp.zeros((), values.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
+
+    return reduce(jnp.add, (spread(i, j) for i, j in product(range(stride), repeat=2)))
 
 
 def _kernel_gradient(

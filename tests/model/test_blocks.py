@@ -35,6 +35,7 @@ def _value_and_gradients(function, *arguments, cotangent):
         (2, (7, 6), 3, ((0, 1), (0, 1))),
         (2, (2, 1), 3, ((1, 1), (1, 1))),
         (3, (9, 8), 5, ((2, 1), (1, 1))),
+        (4, (10, 9), 3, "SAME"),  # some values lie in no window
         (1, (20, 5), 3, "SAME"),  # blocks of rows, the last one not full
         (2, (39, 6), 3, "SAME"),
         (1, (5, 37), 5, "SAME"),  # blocks of columns
@@ -74,6 +75,15 @@ def test_a_depthwise_kernel_gradient_is_no_loop_over_rows():
     x, kernel = jnp.ones((2, 30, 30, 8)), jnp.ones((3, 3, 8))
     compiled = _compiled_gradient(1, lambda x, k: depthwise_conv(x, k, 1, "SAME"), x, kernel)
     assert " while(" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("kernel_px", [3, 5])
+def test_a_strided_depthwise_input_gradient_multiplies_no_zeros(kernel_px):
+    x, kernel = jnp.ones((2, 40, 40, 8)), jnp.ones((kernel_px, kernel_px, 8))
+    compiled = _compiled_gradient(0, lambda x, k: depthwise_conv(x, k, 2, "SAME"), x, kernel)
+    windows = 2 * 20 * 20 * 8
+    # Forward and gradient: a multiplication and an addition for each tap of a window; and some.
+    assert compiled.cost_analysis()["flops"] < 1.4 * (2 * 2 * kernel_px**2 * windows)
 
 
 def test_depthwise_in_bfloat16_sums_in_float32():
