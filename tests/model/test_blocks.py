@@ -1,5 +1,7 @@
 """The shifted depthwise convolution and the 1x1 product against XLA's own; BatchNorm by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,8 @@ from flax import nnx
 from jax import lax
 
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
-from product_mil.model.convolutions import (
-    conv,
-    conv_lax,
-    depthwise_conv,
-    depthwise_conv_lax,
-    pointwise_conv,
-)
+from product_mil.model.convolutions import conv, conv_lax, pointwise_conv
+from product_mil.model.depthwise import depthwise_conv, depthwise_conv_lax
 from product_mil.model.spatial_pools import avg_pool_same, max_pool, max_pool_lax
 
 
@@ -66,7 +63,7 @@ def test_depthwise_equals_the_library_form(stride, size, kernel_px, padding):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
-def _compiled_gradient(of: int, function, *arguments):
+def _compiled_gradient(of: int, function, *arguments) -> Any:
     gradient = jax.grad(lambda *arguments: jnp.square(function(*arguments)).sum(), of)
     return jax.jit(gradient).lower(*arguments).compile()
 
