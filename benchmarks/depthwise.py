@@ -29,7 +29,7 @@ from flax import nnx
 from jax import lax
 
 from product_mil.model.backbones import backbone
-from product_mil.model.convolutions import depthwise_conv, depthwise_conv_lax
+from product_mil.model.depthwise import depthwise_conv, depthwise_conv_lax
 from product_mil.train.runtime import keep_freed_memory
 from tests.model import keras_lite0
 

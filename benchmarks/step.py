@@ -4,7 +4,8 @@
 
 needs the extra `test` (Keras). Same net, batch, size, precision and BatchNorm mode; both compiled
 by `jax.jit`, in turns (the cases of benchmarks/depthwise.py: loss, gradients, SGD, statistics).
-`--torch` adds MobileNetV2 in PyTorch, for `--backbone mobilenet_v2` where PyTorch is installed.
+`--torch` adds the net in PyTorch, for `--backbone mobilenet_v2` or `efficientnet_lite0`, where
+PyTorch is installed; `--parts torch` leaves Keras out. On one core: `taskset -c 1 python ...`.
 The floor is XLA's own count of the compiled step, printed as FLOPs and bytes.
 
 Dispatch: Python's share of a step, the time until the call returns when nothing is waited for, on
@@ -42,19 +43,24 @@ from product_mil.train.runtime import keep_freed_memory
 CLASSES = 100
 
 
-def against_keras(args: Any, size_px: int) -> tuple[list[list[str]], dict[str, float]]:
+def against_rivals(
+    args: Any, size_px: int, parts: list[str]
+) -> tuple[list[list[str]], dict[str, float]]:
+    """Ours, Keras and PyTorch in turns, and ours by Keras."""
     cases: dict[str, Any] = {}
     flops: dict[str, Any] = {}
     for what, who, function, arguments in net_cases(args.backbone, args.batch, size_px):
         if "batch statistics" in what and args.running_only:
+            continue
+        if who == "Keras" and "keras" not in parts:
             continue
         compiled = jax.jit(function).lower(*arguments).compile()
         name = f"{what}, {who}"
         cost: Any = compiled.cost_analysis()
         flops[name] = cost.get("flops", 0), cost.get("bytes accessed", 0)
         cases[name] = lambda c=compiled, a=arguments: jax.block_until_ready(c(*a))
-    if args.torch:
-        cases |= torch_cases(args.batch, size_px)
+    if args.torch or "torch" in parts:
+        cases |= torch_cases(args.backbone, args.batch, size_px, args.running_only)
     best = in_turns(cases, args.rounds)
     rows = [_row(name, b, flops.get(name), args.batch) for name, b in best.items()]
     ratios = {
@@ -62,7 +68,7 @@ def against_keras(args: Any, size_px: int) -> tuple[list[list[str]], dict[str, f
             best[name.replace(", ours", ", Keras")].cpu_s / b.cpu_s
         )
         for name, b in best.items()
-        if name.endswith(", ours")
+        if name.endswith(", ours") and "keras" in parts
     }
     return rows, ratios
 
@@ -73,10 +79,10 @@ def _row(name: str, best: Best, cost: Any, batch: int) -> list[str]:
     return [name, f"{best.wall_s:.3f} s", f"{best.cpu_s:.3f} s", rate, counted]
 
 
-def torch_cases(batch: int, size_px: int) -> dict[str, Any]:
+def torch_cases(backbone: str, batch: int, size_px: int, running_only: bool) -> dict[str, Any]:
     """In both layouts of memory: on a CPU either may be the faster one."""
     import torch  # pyright: ignore[reportMissingImports]
-    from torch_nets import MobileNetV2
+    from torch_nets import MobileNet
 
     def forward(net: Any, pixels: Any) -> None:
         net.eval()
@@ -92,12 +98,12 @@ def torch_cases(batch: int, size_px: int) -> dict[str, Any]:
     cases: dict[str, Any] = {}
     layouts = {"channels last": torch.channels_last, "channels first": torch.contiguous_format}
     for layout, memory_format in layouts.items():
-        net = MobileNetV2().to(memory_format=memory_format)
+        net = MobileNet(backbone).to(memory_format=memory_format)
         pixels = torch.rand(batch, 3, size_px, size_px).to(memory_format=memory_format)
         train = partial(step, net, pixels, torch.optim.SGD(net.parameters(), lr=1e-3))
-        name, who = f"mobilenet_v2 {{}} {size_px} px", f"PyTorch {torch.__version__}, {layout}"
+        name, who = f"{backbone} {{}} {size_px} px", f"PyTorch {torch.__version__}, {layout}"
         cases[f"{name.format('forward')}, {who}"] = partial(forward, net, pixels)
-        for mode in ("running", "batch"):
+        for mode in ("running",) if running_only else ("running", "batch"):
             what = f"{name.format('step')}, {mode} statistics, {who}"
             cases[what] = partial(train, batch_statistics=mode == "batch")
     return cases
@@ -203,8 +209,8 @@ def main() -> None:
     parts = args.parts.split(",")
     lines: list[str] = []
     ratios: dict[str, float] = {}
-    if "keras" in parts:
-        rows, ratios = against_keras(args, size_px)
+    if {"keras", "torch"} & set(parts):
+        rows, ratios = against_rivals(args, size_px, parts)
         header = ["", "wall", "CPU", "images/s", "XLA's count"]
         lines += [table(header, rows), ""]
         lines += [f"{name}: {value:.2f}" for name, value in ratios.items()]

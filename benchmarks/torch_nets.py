@@ -1,4 +1,7 @@
-"""MobileNetV2 (Sandler et al. 2018) in PyTorch, as a rival that needs no further package."""
+"""MobileNetV2 and EfficientNet-Lite0 in PyTorch, as rivals that need no further package.
+
+Padded alike on both sides, where TensorFlow's SAME is not: the cost is the same.
+"""
 
 import torch  # pyright: ignore[reportMissingImports]
 from torch import nn  # pyright: ignore[reportMissingImports]
@@ -12,14 +15,14 @@ def _conv(inputs: int, outputs: int, size: int, stride: int = 1, groups: int = 1
 
 
 class _Block(nn.Module):
-    def __init__(self, inputs: int, outputs: int, stride: int, expansion: int) -> None:
+    def __init__(self, inputs: int, outputs: int, size: int, stride: int, expansion: int) -> None:
         super().__init__()
         self.residual = stride == 1 and inputs == outputs
         wide = inputs * expansion
         layers: list[nn.Module] = []
         if expansion > 1:
             layers += [_conv(inputs, wide, 1), nn.ReLU6(inplace=True)]
-        layers += [_conv(wide, wide, 3, stride, groups=wide), nn.ReLU6(inplace=True)]
+        layers += [_conv(wide, wide, size, stride, groups=wide), nn.ReLU6(inplace=True)]
         self.layers = nn.Sequential(*layers, _conv(wide, outputs, 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
@@ -27,19 +30,29 @@ class _Block(nn.Module):
         return x + y if self.residual else y
 
 
-class MobileNetV2(nn.Module):
-    """Images, channels first, to an embedding of 1280."""
+STAGES = {  # expansion, channels, blocks, stride of the first, kernel
+    "mobilenet_v2": (
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 32, 3, 2, 3), (6, 64, 4, 2, 3),
+        (6, 96, 3, 1, 3), (6, 160, 3, 2, 3), (6, 320, 1, 1, 3),
+    ),
+    "efficientnet_lite0": (
+        (1, 16, 1, 1, 3), (6, 24, 2, 2, 3), (6, 40, 2, 2, 5), (6, 80, 3, 2, 3),
+        (6, 112, 3, 1, 5), (6, 192, 4, 2, 5), (6, 320, 1, 1, 3),
+    ),
+}  # fmt: skip
 
-    def __init__(self) -> None:
+
+class MobileNet(nn.Module):
+    """Images, channels first, to an embedding of 1280; the net that `STAGES` has by that name."""
+
+    def __init__(self, name: str) -> None:
         super().__init__()
         layers: list[nn.Module] = [_conv(3, 32, 3, 2), nn.ReLU6(inplace=True)]
         inputs = 32
-        for expansion, outputs, count, first_stride in (
-            (1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2),
-            (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1),
-        ):  # fmt: skip
+        for expansion, outputs, count, first_stride, size in STAGES[name]:
             for k in range(count):
-                layers.append(_Block(inputs, outputs, 1 if k else first_stride, expansion))
+                stride = 1 if k else first_stride
+                layers.append(_Block(inputs, outputs, size, stride, expansion))
                 inputs = outputs
         self.layers = nn.Sequential(*layers, _conv(inputs, 1280, 1), nn.ReLU6(inplace=True))
 

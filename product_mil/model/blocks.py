@@ -11,7 +11,8 @@ from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
 from product_mil.model import initializers
-from product_mil.model.convolutions import Padding, conv, depthwise_conv, pointwise_conv
+from product_mil.model.convolutions import Padding, conv, pointwise_conv
+from product_mil.model.depthwise import depthwise_conv
 from product_mil.model.normalisation import at_each_place, moments, normalise
 
 

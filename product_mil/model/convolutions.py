@@ -1,13 +1,13 @@
 """Convolutions in the form that is fastest on the platform they are compiled for (NHWC, H W I O).
 
 Which form that is was measured (docs/performance.md, benchmarks/depthwise.py): on CPUs XLA's
-grouped convolution, its unpadded convolution and its choice of what to transpose in a 1x1 kernel's
-gradient are slow. Other platforms take XLA's own forms; whether ours are faster on a GPU is not
+unpadded convolution is slow, as are its gradients of a 1x1 one, and its grouped convolution
+(`depthwise.py`). Other platforms take XLA's own forms; whether ours are faster on a GPU is not
 measured.
 """
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 from itertools import product
 
 import jax
@@ -91,19 +91,19 @@ def _pointwise_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> t
         *saved,
         dy,
         cpu=partial(_product_gradients, stride=stride),
-        default=partial(_gradients, partial(_pointwise_lax, stride=stride)),
+        default=partial(gradients, partial(_pointwise_lax, stride=stride)),
     )
 
 
 def _product_gradients(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[Array, Array]:
     seen = x[:, ::stride, ::stride]
     rows, dy_rows = seen.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    # XLA transposes the left side in memory: let that be the narrow one, by itself (barrier).
-    # Left to choose, it transposed the wide one, at five times the cost of the product.
+    # The narrow one on the left, and turned afterwards, by itself (barrier): XLA would turn the
+    # product into one that takes two to four times as long.
     if rows.shape[1] <= dy_rows.shape[1]:
-        dkernel = lax.optimization_barrier(rows.T) @ dy_rows
+        dkernel = _over_rows(rows, dy_rows)
     else:
-        dkernel = (lax.optimization_barrier(dy_rows.T) @ rows).T
+        dkernel = lax.optimization_barrier(_over_rows(dy_rows, rows)).T
     # Between the places that were seen, and after the last, the gradient is zero.
     after = [(size - 1) % stride for size in x.shape[1:3]]
     spread = ((0, 0, 0), *((0, end, stride - 1) for end in after), (0, 0, 0))
@@ -111,115 +111,17 @@ def _product_gradients(x: Array, kernel: Array, dy: Array, stride: int) -> tuple
     return dx, dkernel.astype(kernel.dtype)
 
 
-def _gradients(convolve: Callable[..., Array], x: Array, kernel: Array, dy: Array):
+def _over_rows(left: Array, right: Array) -> Array:
+    """`left.T @ right`, with no transposed copy."""
+    return lax.dot_general(left, right, (((0,), (0,)), ((), ())))
+
+
+def gradients(convolve: Callable[..., Array], x: Array, kernel: Array, dy: Array):
     """Gradients as autodiff has them."""
     return jax.vjp(convolve, x, kernel)[1](dy)
 
 
 _pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
-
-
-def depthwise_conv(
-    x: Float[Array, "b h w c"], kernel: Float[Array, "kh kw c"], stride: int, padding: Padding
-) -> Float[Array, "b h2 w2 c"]:
-    """Depthwise convolution in the form that is fastest on the platform it is compiled for.
-
-    On a CPU, XLA's grouped convolution is 15 to 60 times slower than shifted multiply-adds
-    (benchmarks/depthwise.py). Other platforms take the library form: which is faster on a GPU
-    is not measured yet.
-    """
-    return _depthwise_conv(x, kernel, stride, explicit_pads(x.shape, kernel.shape, stride, padding))
-
-
-def depthwise_conv_lax(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
-    """Depthwise convolution as XLA's grouped convolution."""
-    return lax.conv_general_dilated(
-        x,
-        kernel[:, :, None, :],
-        (stride, stride),
-        pads,
-        dimension_numbers=("NHWC", "HWIO", "NHWC"),
-        feature_group_count=x.shape[-1],
-    )
-
-
-def depthwise_conv_shifted(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
-    """Depthwise convolution as a sum of shifted, scaled copies of the padded input.
-
-    Sums are float32 whatever the type of `x`.
-    """
-    weights = kernel.astype(jnp.float32).reshape(-1, 1, 1, 1, kernel.shape[-1])
-    values = taps(x, kernel.shape, stride, pads, 0.0)
-    total = sum(tap.astype(jnp.float32) * w for tap, w in zip(values, weights, strict=True))
-    return jnp.asarray(total, x.dtype)
-
-
-def _shifted_gradients(
-    x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
-) -> tuple[Array, Array]:
-    """Gradients of the shifted form, written out: autodiff's are several times slower."""
-    dkernel = _kernel_gradient(x, kernel.shape, dy, stride, pads).astype(kernel.dtype)
-    # dx convolves dy, spread out by the stride, with the kernel turned by 180 degrees.
-    config = [(0, 0, 0)]
-    for k, (low, _), size, out in zip(
-        kernel.shape[:2], pads, x.shape[1:3], dy.shape[1:3], strict=True
-    ):
-        wide = (out - 1) * stride + 1
-        config.append((k - 1 - low, size + low - wide, stride - 1))
-    config.append((0, 0, 0))
-    spread = lax.pad(dy, jnp.zeros((), dy.dtype), config)
-    dx = depthwise_conv_shifted(spread, kernel[::-1, ::-1], 1, ((0, 0), (0, 0)))
-    return dx.astype(x.dtype), dkernel
-
-
-def _kernel_gradient(
-    x: Array, kernel_shape: tuple[int, ...], dy: Array, stride: int, pads: Pads
-) -> Array:
-    """Sum over images and places of input times `dy`, for each tap and channel, in float32.
-
-    Row by row with one running sum a tap: what a row needs stays in the processor's cache. Nine
-    reductions over whole tensors took 10 to 20 times as long.
-    """
-    height, width, _ = kernel_shape
-    padded = jnp.pad(x, ((0, 0), *pads, (0, 0)))
-    rows, columns = dy.shape[1:3]
-    span = (columns - 1) * stride + 1
-
-    def add_row(row: Array, sums: list[Array]) -> list[Array]:
-        dy_row = lax.dynamic_index_in_dim(dy, row, 1, keepdims=False).astype(jnp.float32)
-        x_rows = lax.dynamic_slice_in_dim(padded, row * stride, height, 1).astype(jnp.float32)
-        values = [x_rows[:, i, j : j + span : stride] for i in range(height) for j in range(width)]
-        return [total + tap * dy_row for total, tap in zip(sums, values, strict=True)]
-
-    zero = jnp.zeros((dy.shape[0], columns, dy.shape[3]), jnp.float32)
-    sums = lax.fori_loop(0, rows, add_row, [zero] * (height * width))
-    return jnp.stack([total.sum((0, 1)) for total in sums]).reshape(kernel_shape)
-
-
-@partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def _depthwise_conv(x: Array, kernel: Array, stride: int, pads: Pads) -> Array:
-    return lax.platform_dependent(
-        x,
-        kernel,
-        cpu=partial(depthwise_conv_shifted, stride=stride, pads=pads),
-        default=partial(depthwise_conv_lax, stride=stride, pads=pads),
-    )
-
-
-def _forward(x: Array, kernel: Array, stride: int, pads: Pads):
-    return _depthwise_conv(x, kernel, stride, pads), (x, kernel)
-
-
-def _backward(stride: int, pads: Pads, saved: tuple[Array, Array], dy: Array):
-    return lax.platform_dependent(
-        *saved,
-        dy,
-        cpu=partial(_shifted_gradients, stride=stride, pads=pads),
-        default=partial(_gradients, partial(depthwise_conv_lax, stride=stride, pads=pads)),
-    )
-
-
-_depthwise_conv.defvjp(_forward, _backward)
 
 
 def taps(
@@ -238,3 +140,16 @@ def taps(
         padded[:, i : i + spans[0] : stride, j : j + spans[1] : stride]
         for i, j in product(range(kernel_shape[0]), range(kernel_shape[1]))
     ]
+
+
+def interleaved(
+    phase: Callable[[int, int], Array], shape: tuple[int, ...], stride: int
+) -> Float[Array, "b h w c"]:
+    """A map of stride x stride phases of this shape: `phase(i, j)` from row i and column j on."""
+
+    def spread(row: int, column: int) -> Array:
+        ends = ((i, stride - 1 - i, stride - 1) for i in (row, column))
+        values = jnp.broadcast_to(phase(row, column), shape)
+        return lax.pad(values, jnp.zeros((), values.dtype), ((0, 0, 0), *ends, (0, 0, 0)))
+
+    return reduce(jnp.add, (spread(i, j) for i, j in product(range(stride), repeat=2)))

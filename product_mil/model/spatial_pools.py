@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from product_mil.model.convolutions import Padding, Pads, explicit_pads, taps
+from product_mil.model.convolutions import Padding, Pads, explicit_pads, interleaved, taps
 
 
 def max_pool(
@@ -63,9 +63,7 @@ def _gathered_gradient(x: Array, dy: Array, size: int, stride: int, pads: Pads) 
                 total += jnp.where(winner[place] == i * size + j, dy[place], 0)
         return total.astype(x.dtype)
 
-    phases = [jnp.stack([phase(i, j) for j in range(stride)], 3) for i in range(stride)]
-    padded = jnp.stack(phases, 2)  # b rows stride columns stride c
-    padded = padded.reshape(x.shape[0], sizes[0] * stride, sizes[1] * stride, x.shape[3])
+    padded = interleaved(phase, (x.shape[0], *sizes, x.shape[3]), stride)
     (top, _), (left, _) = pads
     return padded[:, top : top + x.shape[1], left : left + x.shape[2]]
 

@@ -1,5 +1,7 @@
 """The shifted depthwise convolution and the 1x1 product against XLA's own; BatchNorm by hand."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,13 +10,8 @@ from flax import nnx
 from jax import lax
 
 from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
-from product_mil.model.convolutions import (
-    conv,
-    conv_lax,
-    depthwise_conv,
-    depthwise_conv_lax,
-    pointwise_conv,
-)
+from product_mil.model.convolutions import conv, conv_lax, pointwise_conv
+from product_mil.model.depthwise import depthwise_conv, depthwise_conv_lax
 from product_mil.model.spatial_pools import avg_pool_same, max_pool, max_pool_lax
 
 
@@ -35,6 +32,13 @@ def _value_and_gradients(function, *arguments, cotangent):
         (2, (7, 6), 3, ((0, 1), (0, 1))),
         (2, (2, 1), 3, ((1, 1), (1, 1))),
         (3, (9, 8), 5, ((2, 1), (1, 1))),
+        (4, (10, 9), 3, "SAME"),  # some values lie in no window
+        (1, (20, 5), 3, "SAME"),  # blocks of rows, the last one not full
+        (2, (39, 6), 3, "SAME"),
+        (1, (5, 37), 5, "SAME"),  # blocks of columns
+        (2, (6, 70), 5, "SAME"),
+        (1, (7, 25), 7, "SAME"),
+        (2, (6, 5), 1, "VALID"),
     ],
 )
 def test_depthwise_equals_the_library_form(stride, size, kernel_px, padding):
@@ -59,6 +63,26 @@ def test_depthwise_equals_the_library_form(stride, size, kernel_px, padding):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
 
 
+def _compiled_gradient(of: int, function, *arguments) -> Any:
+    gradient = jax.grad(lambda *arguments: jnp.square(function(*arguments)).sum(), of)
+    return jax.jit(gradient).lower(*arguments).compile()
+
+
+def test_a_depthwise_kernel_gradient_is_no_loop_over_rows():
+    x, kernel = jnp.ones((2, 30, 30, 8)), jnp.ones((3, 3, 8))
+    compiled = _compiled_gradient(1, lambda x, k: depthwise_conv(x, k, 1, "SAME"), x, kernel)
+    assert " while(" not in compiled.as_text()
+
+
+@pytest.mark.parametrize("kernel_px", [3, 5])
+def test_a_strided_depthwise_input_gradient_multiplies_no_zeros(kernel_px):
+    x, kernel = jnp.ones((2, 40, 40, 8)), jnp.ones((kernel_px, kernel_px, 8))
+    compiled = _compiled_gradient(0, lambda x, k: depthwise_conv(x, k, 2, "SAME"), x, kernel)
+    windows = 2 * 20 * 20 * 8
+    # Forward and gradient: a multiplication and an addition for each tap of a window; and some.
+    assert compiled.cost_analysis()["flops"] < 1.4 * (2 * 2 * kernel_px**2 * windows)
+
+
 def test_depthwise_in_bfloat16_sums_in_float32():
     random = np.random.default_rng(0)
     x = jnp.asarray(random.normal(size=(2, 9, 9, 4)), jnp.bfloat16)
@@ -79,6 +103,14 @@ def test_pointwise_gradients_are_those_of_the_product(narrow, wide):
     got = _value_and_gradients(pointwise_conv, x, kernel, cotangent=cotangent)
     for one, other in zip(got, wanted, strict=True):
         np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(("narrow", "wide"), [(3, 8), (8, 3)])
+def test_a_pointwise_kernel_gradient_turns_no_map(narrow, wide):
+    x, kernel = jnp.ones((2, 4, 5, narrow)), jnp.ones((narrow, wide))
+    text = _compiled_gradient(1, pointwise_conv, x, kernel).as_text()
+    places = 2 * 4 * 5
+    assert not any(f"f32[{features},{places}]" in text for features in (narrow, wide))
 
 
 @pytest.mark.parametrize(
