@@ -17,7 +17,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.comparison import compare, control
+from product_mil.compare.comparison import compare
+from product_mil.compare.differences import control
 from product_mil.compare.gallery import (
     BROKE,
     DETAIL_COLUMNS,
