@@ -11,6 +11,7 @@ from product_mil.compare.groups import Groups
 from product_mil.compare.measured import METRICS, Measured, interval, spread
 from product_mil.compare.statistics import (
     Draws,
+    Estimate,
     holm,
     mcnemar_p,
     means_of_signs,
@@ -64,15 +65,29 @@ def _tested(
     """The difference with interval and test, from what `seeds_difference` drew."""
     fixed, broke = _changes(a, b)
     of_seeds = list(map(mcnemar_p, fixed, broke))
-    one_seed = len(a) == len(b) == 1
-    return {
-        **interval(percentile_estimate(draws.value[0], draws.resampled[:, 0])),
+    estimate, p = percentile_estimate(draws.value[0], draws.resampled[:, 0]), of_seeds[0]
+    if not len(a) == len(b) == 1:
         # Of several seeds from the same resamples as the interval, so that the two agree.
-        "p": of_seeds[0] if one_seed else two_sided_p(draws.resampled[:, 0]),
+        p = two_sided_p(draws.resampled[:, 0])
+        estimate, p = _allow_for_few(estimate, p, int((a.mean(0) != b.mean(0)).sum()))
+    return {
+        **interval(estimate),
+        "p": p,
         "mcnemar_p": max(of_seeds),  # of the pairs of seeds
         "fixed": float(np.mean(fixed)),
         "broke": float(np.mean(broke)),
     }
+
+
+def _allow_for_few(estimate: Estimate, p: float, num_changed: int) -> tuple[Estimate, float]:
+    """Resamples of a handful of changes are too sure of themselves: no sign test is surer.
+
+    If all changes go one way, its p is 2 / 2^changes; above 0.05 the interval reaches 0 too.
+    """
+    p = max(p, min(1.0, 2.0 ** (1 - num_changed)))
+    if p < 0.05:
+        return estimate, p
+    return Estimate(estimate.value, min(estimate.low, 0.0), max(estimate.high, 0.0)), p
 
 
 def _changes(

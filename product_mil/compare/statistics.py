@@ -136,10 +136,14 @@ def percentile_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Est
 def two_sided_p(resampled: Float[np.ndarray, " B"]) -> float:
     """Twice the share of resamples on the rarer side of 0 (Davison and Hinkley 1997).
 
-    Resamples of exactly 0 count for both sides. It is never 0: the data count as one resample.
+    Resamples of exactly 0 count for both sides. Where all lie on one side, the normal tail of
+    their spread tells how far beyond their number p lies.
     """
     rarer = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
-    return min(1.0, 2 * (1 + rarer) / (1 + len(resampled)))
+    p = 2 * (1 + rarer) / (1 + len(resampled))
+    if rarer == 0 and (spread := resampled.std()) > 0:
+        p = min(p, 2 * stats.norm.sf(abs(resampled.mean()) / spread))
+    return min(1.0, float(p))
 
 
 def unbiased_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estimate:

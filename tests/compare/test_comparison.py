@@ -182,6 +182,19 @@ def test_seeds(asked: Questions) -> None:
     assert np.ptp(one_image["ci95"]) == pytest.approx(2 * half, rel=0.25)
 
 
+@pytest.mark.parametrize(("changed", "p"), [(0, 1), (3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_a_handful_of_changes(changed: int, p: float) -> None:
+    """All for the better, in every seed: no surer than a sign test, and the interval agrees."""
+    few = Questions(np.arange(20), np.full(20, 10), None)
+    b = Answers(np.full(20, 20))
+    a = Answers(np.where(np.arange(20) < changed, 10, 20))
+    pair = [Contestant("a", (a,) * 3, "mean"), Contestant("b", (b,) * 3, "probabilities")]
+    found = compare(few, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    assert found["p"] == pytest.approx(p)
+    assert found["value"] == pytest.approx(changed / 20)
+    assert (found["ci95"][0] > 0) == (p < 0.05)
+
+
 def test_fewer_seeds_of_one(asked: Questions) -> None:
     """They are no pairs: each draws its own, in all products and in groups alike."""
     a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))

@@ -118,6 +118,10 @@ def test_p_by_hand() -> None:
     assert two_sided_p(np.array([1.0, 2, 3, -1])) == pytest.approx(2 * 2 / 5)
     assert two_sided_p(np.zeros(9)) == 1
     assert two_sided_p(np.ones(39)) == pytest.approx(2 / 40)
+    # Beyond the number of resamples: 8 standard deviations.
+    far = np.random.default_rng(0).normal(8, 1, 4000)
+    assert two_sided_p(far) == pytest.approx(1.2e-15, rel=3)
+    assert two_sided_p(-far) == two_sided_p(far)
 
 
 @pytest.mark.parametrize("max_units", [20_000, 600])
