@@ -37,7 +37,7 @@ def verdict(comparison: Mapping[str, Any]) -> str:
         line = f"{a} and {b} are right on the very same products ({basis})"
     elif is_decided(difference):
         line = f"{better} is right more often than {worse} by {gap} ({figures})"
-        line += _on_one_image(difference, better, worse, sign)
+        line += _on_one_image(difference, worse, sign)
     else:
         ahead = f"{better} is ahead by {gap}" if difference["value"] else "both are right as often"
         line = f"No difference between {a} and {b} can be told: {ahead} ({figures})"
@@ -56,7 +56,7 @@ def _bare(value: float) -> str:
     return points(value).removeprefix("+")
 
 
-def _on_one_image(difference: Mapping[str, Any], better: str, worse: str, sign: int) -> str:
+def _on_one_image(difference: Mapping[str, Any], worse: str, sign: int) -> str:
     """Who is better on products with one image, where others have several."""
     groups = difference.get("by_several_images", {})
     if len(groups) < 2:
@@ -65,9 +65,10 @@ def _on_one_image(difference: Mapping[str, Any], better: str, worse: str, sign: 
     where = f"; on the {count(one['n'])} products with one image"
     if not is_decided(one):
         return f"{where} no difference is seen"
-    ahead, sign = (better, sign) if sign * one["value"] > 0 else (worse, -sign)
+    if sign * one["value"] < 0:
+        where, sign = f"{where} {worse} is,", -sign
     low, high = sorted(sign * bound for bound in one["ci95"])
-    return f"{where} {ahead} is, by {_bare(sign * one['value'])} ({_bare(low)} to {_bare(high)})"
+    return f"{where} by {_bare(sign * one['value'])} ({_bare(low)} to {_bare(high)})"
 
 
 def summary(comparison: Mapping[str, Any]) -> list[str]:
