@@ -84,11 +84,13 @@ def train_rivals(
 
 def trains_cached_head(config: Config) -> bool:
     """Whether all that a run trains is a head on embeddings that are computed once."""
+    stages = [getattr(config, name) for name in trained_stages(config)]
+    augmented = any(Ranges(**dataclasses.asdict(stage.augment)).on for stage in stages)
     return (
-        bool(trained_stages(config))
+        bool(stages)
         and backbone_stays_frozen(config)
         and config.data.embedding_cache
-        and not Ranges(**dataclasses.asdict(config.augment)).on
+        and not augmented
     )
 
 

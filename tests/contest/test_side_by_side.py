@@ -56,7 +56,9 @@ def test_which_are_trained_side_by_side(config: Config) -> None:
         dataclasses.replace(config, head=dataclasses.replace(config.head, trainable="all")),
         dataclasses.replace(config, head=dataclasses.replace(config.head, epochs=0)),
         dataclasses.replace(config, data=dataclasses.replace(config.data, embedding_cache=False)),
-        dataclasses.replace(config, augment=AugmentConfig(flip=0.5)),
+        dataclasses.replace(
+            config, head=dataclasses.replace(config.head, augment=AugmentConfig(flip=0.5))
+        ),
     ):
         assert not trains_cached_head(other)
 
@@ -106,7 +108,7 @@ def test_same_numbers_as_alone(config: Config, tmp_path: Path) -> None:
 def trains(workdir: Path) -> bool:
     """Whether the run has taken a step."""
     log = workdir / "log.txt"
-    return log.exists() and "first step after" in log.read_text(encoding="utf-8")
+    return log.exists() and "head: step " in log.read_text(encoding="utf-8")
 
 
 def when_both_train(runs: list[Planned], act: Callable[[], None]) -> None:
