@@ -6,14 +6,15 @@ import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Bool, Int64
 
 from product_mil.build.data import RunData, build_data, data_config
 from product_mil.config import Config
 from product_mil.data.duplicates import sharing_products
+from product_mil.data.index import Catalogue
 from product_mil.data.loader import Products
 from product_mil.errors import UserError
 from product_mil.files import whole
@@ -75,11 +76,31 @@ def _ids(products: Products) -> Int64[np.ndarray, " N"]:
     return np.sort(np.asarray(products.catalogue.product_id)[products.rows])
 
 
-def known_products(workdir: Path, data: RunData | None, products: Products) -> Known | None:
+class Shown(NamedTuple):
+    """Which products of a catalogue show an image of a run's data."""
+
+    trained: Bool[np.ndarray, " N"]  # an image of a training product
+    validated: Bool[np.ndarray, " N"]  # an image of a validation product
+
+
+def shown_by(data: RunData, catalogue: Catalogue) -> Shown:
+    """Look for the images of a run's data among those of all products of a catalogue."""
+    rows = np.arange(catalogue.num_products)
+    return Shown(
+        *(
+            sharing_products(own.catalogue, own.rows, catalogue, rows)
+            for own in (data.train, data.valid)
+        )
+    )
+
+
+def known_products(
+    workdir: Path, data: RunData | None, products: Products, shown: Shown | None = None
+) -> Known | None:
     """What the run in `workdir` knows of some products.
 
-    `data` are those of the run, from `run_data`. None where neither they nor the run's own list
-    are at hand.
+    `data` are those of the run, from `run_data`, and `shown` what `shown_by` says of them, where
+    that is known already. None where neither the data nor the run's own list are at hand.
     """
     ids = _listed(workdir)
     if ids is None:
@@ -89,23 +110,22 @@ def known_products(workdir: Path, data: RunData | None, products: Products) -> K
     product_id = np.asarray(products.catalogue.product_id)[products.rows]
     if data is None:
         return _by_id(ids, product_id)
-    shown = [
-        sharing_products(own.catalogue, own.rows, products.catalogue, products.rows)
-        for own in (data.train, data.valid)
-    ]
+    shown = Shown(
+        *(column[products.rows] for column in shown or shown_by(data, products.catalogue))
+    )
     nothing_to_see = products.num_images == 0
     trained, validated = (
         np.isin(product_id, column) & (seen | nothing_to_see)
         for column, seen in zip(ids, shown, strict=True)
     )
     known = trained | validated
-    only_id = np.isin(product_id, np.concatenate(ids)) & ~known & ~shown[0]
+    only_id = np.isin(product_id, np.concatenate(ids)) & ~known & ~shown.trained
     return Known(
         len(product_id),
         trained=int(trained.sum()),
         validated=int((validated & ~trained).sum()),
         same_id=int(only_id.sum()),
-        same_image=int((shown[0] & ~known).sum()),
+        same_image=int((shown.trained & ~known).sum()),
     )
 
 

@@ -28,7 +28,7 @@ from product_mil.data.index import open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.errors import UserError
-from product_mil.known_products import Known, known_products, run_data
+from product_mil.known_products import Known, Shown, known_products, run_data
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.run import checkpoint_directory
@@ -101,9 +101,12 @@ class TrainedRun:
         """Its training and validation products; None, and why, where they are gone."""
         return run_data(self.config, self.record["data_fingerprint"])
 
-    def known(self, products: Products) -> Known | None:
-        """How many of some products it has seen; None where that cannot be said."""
-        return known_products(self.workdir, self.data()[0], products)
+    def known(self, products: Products, shown: Shown | None = None) -> Known | None:
+        """How many of some products it has seen; None where that cannot be said.
+
+        `shown` is what `shown_by` says of its data and these products, where that is known already.
+        """
+        return known_products(self.workdir, self.data()[0], products, shown)
 
     def fault_list(
         self, path: Path | None, bad_records: Policy | None, bad_images: Policy | None

@@ -15,6 +15,7 @@ comparison.json, index.html and the plots.
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -55,31 +56,66 @@ def main(argv: list[str] | None = None) -> None:
         metavar="NAME=FILE.py[:ARGUMENT][,FIELD=VALUE]",
     )
     parser.add_argument("--seeds", type=int, default=1, help="runs of each variant with --train")
+    parser.add_argument(
+        "--reference",
+        metavar="NAME",
+        help="what the others are compared with: a variant, or a rule such as "
+        "averaged/geometric_mean (default: the last averaging variant, else the last one)",
+    )
     args, overrides = parser.parse_known_args(argv)
     _check(args, overrides)
     runs, files = _named(args.runs, "--runs"), _named(args.predictions, "--predictions")
+    for name, path in ((name, path) for name, paths in runs.items() for path in paths):
+        if not path.is_dir():
+            raise UserError(f"--runs {name}={path}: it is no run's directory, but a file")
     # JAX starts here, not for a typing error.
-    from product_mil.compare.report import COMPARISON, table
+    from product_mil.compare.report import COMPARISON
+    from product_mil.compare.tables import table, table_by_num_images
     from product_mil.contest.gather import gather
+    from product_mil.contest.headline import headline_of, pooling_of
+    from product_mil.contest.training import rival_configs, train_rivals
     from product_mil.train.runtime import configure_jax
+    from product_mil.train.stopping import Interrupted
 
     check_output(args.output, COMPARISON)
     configure_jax()
-    if args.train:
-        runs |= train(args, overrides)
-    if set(runs) & set(files):
-        raise UserError(f"{min(set(runs) & set(files))} names a run and a file; give two names")
+    configs = rival_configs(args.configs, [flag.removeprefix("--config.") for flag in overrides])
+    poolings = {name: pooling_of(workdirs[0]) for name, workdirs in runs.items()}
+    for more in (
+        {name: one.model.pooling for name, one in configs.items()},
+        dict.fromkeys(files, ""),
+    ):
+        if set(poolings) & set(more):
+            raise UserError(f"{min(set(poolings) & set(more))} is named twice; give two names")
+        poolings |= more
+    headline_of(poolings, args.reference)  # refused now, not after the work
+    if configs:
+        try:
+            runs |= train_rivals(configs, args.seeds, args.output / "runs", _say)
+        except Interrupted as interrupted:
+            print(f"{interrupted}; the same command goes on from there")
+            sys.exit(interrupted.status)
     contest = gather(
         runs,
         files,
         args.data,
         checkpoint=args.checkpoint,
         images_per_batch=args.images_per_batch,
+        reference=args.reference,
     )
     comparison = publish(contest, runs, files, args)
     remarks = [*contest.warnings, *contest.notes]
-    print("\n".join([table(comparison), *(f"note: {remark}" for remark in remarks)]))
-    print(f"{args.output / 'index.html'}: open it in a browser")
+    print(table(comparison), table_by_num_images(comparison), sep="\n\n", end="\n\n")
+    print("".join(f"note: {remark}\n" for remark in remarks), end="")
+    print(comparison["verdict"])
+    print(
+        f"{args.output / 'index.html'}: open it in a browser; it and comparison.json have all "
+        f"{len(comparison['difference'])} pairs"
+    )
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
 
 
 def _check(args: argparse.Namespace, overrides: Sequence[str]) -> None:
@@ -119,45 +155,6 @@ def _named(items: Sequence[str], flag: str) -> Variants:
     return found
 
 
-def train(args: argparse.Namespace, overrides: Sequence[str]) -> Variants:
-    """Train every variant of --configs from every seed, or find it trained.
-
-    Raises:
-        UserError: configurations that are wrong, or would not be a fair comparison.
-    """
-    from product_mil.build.check import check_config
-    from product_mil.config import load_config, override, refuse
-    from product_mil.contest.fairness import differing_fields, unfair_fields
-    from product_mil.limits import problems
-    from product_mil.run import run
-
-    common = [flag.removeprefix("--config.") for flag in overrides]
-    configs = {}
-    for item in args.configs:
-        name, equals, rest = item.partition("=")
-        spec, *own = rest.split(",")
-        if not equals or not name or "/" in name or "_minus_" in name or name in configs:
-            raise UserError(f"--configs {item}: expected NAME=configs/joint.py, each name once")
-        pairs = [text.partition("=") for text in [*common, *own]]
-        assignments = [(field, value) for field, _, value in pairs]
-        configs[name], errors = override(load_config(spec), assignments)
-        refuse([*errors, *problems(configs[name]), *check_config(configs[name])])
-    unfair = unfair_fields(differing_fields(configs))
-    if unfair:
-        raise UserError(
-            "the configurations are no equal rivals: they differ in "
-            + ", ".join(f"config.{key}" for key in unfair)
-            + "; set these alike, or train the runs yourself and name them with --runs"
-        )
-    found: Variants = {name: [] for name in configs}
-    for seed in range(args.seeds):
-        for name, config in configs.items():
-            workdir = args.output / "runs" / f"{name}-{config.seed + seed}"
-            run(dataclasses.replace(config, seed=config.seed + seed), workdir)
-            found[name].append(workdir)
-    return found
-
-
 def publish(
     contest: "Contest", runs: Variants, files: Variants, args: argparse.Namespace
 ) -> dict[str, Any]:
@@ -165,10 +162,12 @@ def publish(
     from datetime import UTC, datetime
 
     import product_mil
-    from product_mil.compare.comparison import compare, control
+    from product_mil.compare.comparison import compare
+    from product_mil.compare.differences import control
     from product_mil.compare.figures import draw_all
     from product_mil.compare.gallery import BROKE, FIXED, cards, select
     from product_mil.compare.report import JSON_FILE, page, to_json
+    from product_mil.compare.sentences import everyone, verdict
     from product_mil.contest.fairness import unfair_fields
 
     a, b = contest.headline
@@ -197,6 +196,7 @@ def publish(
         "version": product_mil.__version__,
         "date": datetime.now(UTC).date().isoformat(),
     }
+    comparison["verdict"] = verdict(comparison)
     answers = {name: by_name[name].seeds[0] for name in (a, b)}
     selection = select(contest.questions, answers[a], answers[b], contest.categories)
     details = {name: _details(name, contest, selection, runs, files, args) for name in (a, b)}
@@ -214,13 +214,12 @@ def publish(
         "total": sum(selection.totals.values()),
         "fixed": selection.totals[FIXED],
         "broke": selection.totals[BROKE],
-        **_said_of_photos(a, b, details, contest.catalogue is not None),
+        **_said_of_images(a, b, details, contest.catalogue is not None),
     }
     try:
         with draft_directory(args.output) as draft:
-            plots, confused = draw_all(
-                contest.questions, answers, contest.categories, comparison["runs"], draft
-            )
+            drawn = {**comparison["runs"], b: everyone(comparison)[b]}
+            plots, confused = draw_all(contest.questions, answers, contest.categories, drawn, draft)
             text = page(comparison, plots=plots, confusions=confused, gallery=gallery)
             write_text(draft / "index.html", text)
             write_text(draft / JSON_FILE, to_json(comparison))
@@ -246,30 +245,33 @@ def _details(
     if not len(selection.rows):
         return []
     rows = contest.data_rows[selection.rows]
-    return run_details(runs[name][0], args.checkpoint, args.data, rows)
+    variant, _, rule = name.partition("/")
+    found = run_details(runs[variant][0], args.checkpoint, args.data, rows)
+    # A rule has the images' guesses of its run, and an answer of its own.
+    return [dataclasses.replace(detail, top=[]) for detail in found] if rule else found
 
 
-def _said_of_photos(
-    a: str, b: str, details: "dict[str, list[Detail] | None]", has_photos: bool
+def _said_of_images(
+    a: str, b: str, details: "dict[str, list[Detail] | None]", has_images: bool
 ) -> dict[str, Any]:
-    """Whose guesses and attention stand under the photos, and a remark on them."""
+    """Whose guesses and attention stand under the images, and a remark on them."""
     alone = next((name for name in (b, a) if details[name]), None)
     listed = details[a] or []
     even = all(
         np.allclose(list(d.attention.values()), 1 / len(d.attention)) for d in listed if d.attention
     )
-    remark = "" if has_photos else "Without --data there are no photos to show."
+    remark = "" if has_images else "Without --data there are no images to show."
     if listed and even:
-        remark += f" The head of {a} attends to all photos of a product alike."
-    if has_photos and any(d.contribution for d in listed):
+        remark += f" The head of {a} attends to all images of a product alike."
+    if has_images and any(d.contribution for d in listed):
         remark += (
             f" “+3.1 for shoe” is what an image adds to the logit of the category that {a} "
             "chooses: together a product's images give how far it lies above the mean of all "
             "categories."
         )
     return {
-        "alone_by": alone if has_photos else None,
-        "attention_by": a if listed and has_photos else None,
+        "alone_by": alone if has_images else None,
+        "attention_by": a if listed and has_images else None,
         "remark": remark.strip(),
     }
 

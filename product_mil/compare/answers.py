@@ -52,4 +52,4 @@ class Contestant:
     name: str
     seeds: tuple[Answers, ...]
     how: str  # in words: its pooling, or its rule
-    rule_of: str | None = None  # the run whose photos' probabilities this one fuses otherwise
+    rule_of: str | None = None  # the run whose images' probabilities this one fuses otherwise

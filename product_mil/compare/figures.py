@@ -50,7 +50,7 @@ def draw_all(
             "images",
             "accuracy_by_num_images.png",
             "right at the first guess, with 95 % intervals",
-            "Accuracy by number of photos; the figures are in the table beside it.",
+            "Accuracy by number of images; the figures are in the table beside it.",
             lambda theme: plots.accuracy_by_num_images(runs, theme),
         )
     for field, title in (

@@ -106,7 +106,7 @@ def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
         categories = Categories.from_json(file.categories_json)
     except (ValueError, LookupError, TypeError, AttributeError) as error:
         raise UserError(f"{path} does not say its categories ({error}); export it again") from None
-    left_out = "temperature and other rules (they need the run's validation products and photos)"
+    left_out = "temperature and other rules (they need the run's validation products and images)"
     if top.shape[1] < 5:
         left_out = f"top-5 (it keeps {top.shape[1]} classes), {left_out}"
     return AnswerFile(path, product_id, answers, questions, categories, left_out, file.run)
@@ -132,7 +132,7 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
     log_prob = np.log(np.maximum(of_label, np.finfo(np.float32).tiny))
     log_prob[label < 0] = np.nan  # no class of this matrix: not compared
     answers = Answers(columns[guess], in_top5, confidence, log_prob)
-    left_out = "temperature, other rules and attention (it holds no photos)"
+    left_out = "temperature, other rules and attention (it holds no images)"
     run = about.get("run") or {}
     return AnswerFile(path, ids, answers, None, categories, left_out, run)
 

@@ -1,4 +1,4 @@
-"""The products that the compared runs judge differently, with small pictures of their photos."""
+"""The products that the compared runs judge differently, with small pictures of their images."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -175,7 +175,7 @@ def cards(
     """The gallery as plain values: cards, pictures, and the names that they refer to.
 
     `details` and `answers` are those of the two runs compared; details may be None, and a
-    catalogue too: then a card has no photos. Stops where the pictures fill `MAX_PICTURES_BYTES`.
+    catalogue too: then a card has no images. Stops where the pictures fill `MAX_PICTURES_BYTES`.
     """
     pictures = Pictures(catalogue) if catalogue is not None else None
     found: list[dict[str, Any]] = []
@@ -201,7 +201,7 @@ def cards(
         for name, own in answers.items():
             detail = details[name]
             listed = detail[place] if detail is not None else None
-            top = listed.top if listed else [(int(own.guess[row]), None)]
+            top = listed.top if listed and listed.top else [_guess(own, row)]
             guesses = listed.image_guess if listed else {}
             named.update(category for category, _ in top)
             named.update(guesses.values())
@@ -220,6 +220,12 @@ def cards(
         "pictures": pictures.uris if pictures is not None else [],
         "names": {str(category): path_of(categories, category) for category in sorted(named)},
     }
+
+
+def _guess(answers: Answers, row: int) -> tuple[int, float | None]:
+    """The first guess and its probability, where that is known."""
+    confidence = answers.confidence
+    return int(answers.guess[row]), None if confidence is None else float(confidence[row])
 
 
 def path_of(categories: Categories, category_id: int) -> list[str]:

@@ -88,12 +88,14 @@ def accuracy_by_num_images(runs: Mapping[str, Any], theme: Theme) -> Figure:
             linewidth=1.6,
         )
     axes.set_xticks(range(len(groups)), groups)
-    axes.set_xlabel("photos of the product")
+    axes.set_xlabel("images of the product")
     axes.set_ylabel("right at the first guess")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
     axes.grid(axis="y", color=theme.faint, linewidth=0.6, alpha=0.6)
     axes.margins(x=0.12, y=0.15)
-    _legend(axes, theme)
+    figure.legend(
+        loc="outside lower center", ncols=2, frameon=False, labelcolor=theme.text, fontsize=10
+    )
     return figure
 
 

@@ -1,4 +1,4 @@
-"""One pass over the devices: a run's own answers, and rival rules on its photos' probabilities.
+"""One pass over the devices: a run's own answers, and rival rules on its images' probabilities.
 
 The rules need no training. They show how much of a joint model's gain a better average would
 already have brought.
@@ -26,10 +26,10 @@ from product_mil.train.mesh import put_batch
 
 OWN = "own"  # what the run itself answers
 RULES = {
-    "geometric_mean": "mean of the photos' log-probabilities",
-    "maximum": "largest probability on any photo",
-    "vote": "each photo has one vote",
-    "first_image": "the first photo alone",
+    "geometric_mean": "mean of the images' log-probabilities",
+    "maximum": "largest probability on any image",
+    "vote": "each image has one vote",
+    "first_image": "the first image alone",
 }
 NO_LIKELIHOOD = ("vote",)  # votes are no probabilities
 TEMPERATURE_PRODUCTS = 5000  # one number needs no more

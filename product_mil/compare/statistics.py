@@ -96,19 +96,54 @@ class Resampler:
 def drawn_seeds(draws: Draws, rng: np.random.Generator) -> Draws:
     """The mean over m seeds, a column each, where every resample also draws m of the seeds.
 
-    The hierarchical bootstrap: the interval covers other products and other seeds. Of two or three
-    seeds it knows little, and is too narrow by up to a factor of sqrt(m / (m - 1)) in their part.
+    The hierarchical bootstrap: the interval covers other products and other seeds. How far the
+    drawn seeds lie from all m is stretched by sqrt(m / (m - 1)): m seeds lie closer to their own
+    mean than to that of all seeds. One seed says nothing of others, and stays as it is.
     """
     resamples, seeds = draws.resampled.shape
     chosen = rng.integers(0, seeds, (resamples, seeds))
-    means = np.take_along_axis(draws.resampled, chosen, 1).mean(1, keepdims=True)
-    return Draws(draws.value.mean(keepdims=True), means)
+    centre = draws.resampled.mean(1, keepdims=True)
+    drawn = np.take_along_axis(draws.resampled, chosen, 1).mean(1, keepdims=True)
+    stretch = math.sqrt(seeds / (seeds - 1)) if seeds > 1 else 0.0
+    return Draws(draws.value.mean(keepdims=True), centre + stretch * (drawn - centre))
+
+
+def over_seeds(draws: Draws) -> Draws:
+    """`drawn_seeds` where every call draws the same seeds, as it draws the same products."""
+    return drawn_seeds(draws, np.random.default_rng(1))
+
+
+def seeds_difference(a: Draws, b: Draws) -> Draws:
+    """The mean over seeds of a minus that of b, where every resample also draws the seeds.
+
+    As many seeds of both are pairs, the first with the first: the same seed splits the training
+    products alike. Otherwise each draws its own.
+    """
+    if a.resampled.shape == b.resampled.shape:
+        return over_seeds(Draws(a.value - b.value, a.resampled - b.resampled))
+    first = over_seeds(a)
+    second = drawn_seeds(b, np.random.default_rng(2))
+    return Draws(first.value - second.value, first.resampled - second.resampled)
 
 
 def percentile_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estimate:
-    """The percentile interval."""
-    low, high = np.percentile(resampled, _TAILS)
+    """The percentile interval; it excludes 0 just where `two_sided_p` is below 0.05."""
+    low = np.percentile(resampled, _TAILS[0], method="lower")
+    high = np.percentile(resampled, _TAILS[1], method="higher")
     return Estimate(float(value), float(low), float(high))
+
+
+def two_sided_p(resampled: Float[np.ndarray, " B"]) -> float:
+    """Twice the share of resamples on the rarer side of 0 (Davison and Hinkley 1997).
+
+    Resamples of exactly 0 count for both sides. Where all lie on one side, the normal tail of
+    their spread tells how far beyond their number p lies.
+    """
+    rarer = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
+    p = 2 * (1 + rarer) / (1 + len(resampled))
+    if rarer == 0 and (spread := resampled.std()) > 0:
+        p = min(p, 2 * stats.norm.sf(abs(resampled.mean()) / spread))
+    return min(1.0, float(p))
 
 
 def unbiased_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estimate:
@@ -120,17 +155,23 @@ def unbiased_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estim
     return Estimate(float(value), max(0.0, float(low)), max(0.0, float(high)))
 
 
-def mean_estimate(values: Num[np.ndarray, " n"], *, seed: int = 0) -> Estimate:
-    """The mean of values of which few are distinct, with its percentile bootstrap interval.
+def means_of_signs(
+    values: Num[np.ndarray, "m n"] | Bool[np.ndarray, "m n"], *, seed: int = 0
+) -> Draws:
+    """Means of m rows of -1, 0 and 1 over n products, and over those of each resample.
 
-    Drawing n products with replacement draws the counts of their distinct values from a
+    Drawing n products with replacement draws the counts of their distinct columns from a
     multinomial distribution: the same bootstrap, in no time.
     """
-    distinct, counts = np.unique(values, return_counts=True)
-    n = int(counts.sum())
+    # One number a column: its digits to base 3, or beyond 40 of them a hash.
+    code = np.int64(3) ** np.arange(len(values)) @ values.astype(np.int64)
+    _, first, counts = np.unique(code, return_index=True, return_counts=True)
+    n, columns = int(counts.sum()), values[:, first].astype(np.float64).T
     rng = np.random.default_rng(seed)
-    drawn = rng.multinomial(n, counts / n, size=RESAMPLES) @ distinct.astype(np.float64) / n
-    return percentile_estimate(float(counts @ distinct.astype(np.float64)) / n, drawn)
+    drawn = np.concatenate(
+        [rng.multinomial(n, counts / n, size=_BLOCK) @ columns for _ in range(RESAMPLES // _BLOCK)]
+    )
+    return Draws(counts @ columns / n, drawn / n)
 
 
 def share_estimate(successes: int, n: int) -> Estimate:

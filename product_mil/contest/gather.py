@@ -12,11 +12,9 @@ from jaxtyping import Int64
 from product_mil.build.lacking import refuse_other_categories
 from product_mil.compare.answers import Contestant, Questions, take
 from product_mil.compare.files import read_answers
-from product_mil.compare.rules import (
-    OWN,
-    RULES,
-)
+from product_mil.compare.rules import OWN, RULES
 from product_mil.contest.fairness import differing_fields, remarks
+from product_mil.contest.headline import all_pairs, headline_of
 from product_mil.contest.sources import SharedImages, Source, judge_run, read_file
 from product_mil.data.categories import Categories, categories_from_ids
 from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
@@ -48,11 +46,15 @@ def gather(
     *,
     checkpoint: Literal["last", "best"] = "last",
     images_per_batch: int = 256,
+    reference: str | None = None,
 ) -> Contest:
     """Judge every run and read every file on the labelled products of `spec`.
 
+    `reference` names the variant or rule that the headline compares with (`headline_of`).
+
     Raises:
-        UserError: runs, files or data that cannot be used, or have no labelled product in common.
+        UserError: runs, files or data that cannot be used, or have no labelled product in common;
+            or nobody has the name of the reference.
     """
     notes: list[str] = []
     catalogue = open_catalogue(spec) if spec else None
@@ -81,19 +83,19 @@ def gather(
     max_images = max((config.data.max_images for config in configs.values()), default=None)
     if max_images is not None and truth.num_images is not None:
         truth = dataclasses.replace(truth, num_images=np.minimum(truth.num_images, max_images))
-    if shared.found is not None:
-        truth = dataclasses.replace(truth, shares_image=shared.found[records])
+    shares_image = shared.with_training()
+    if shares_image is not None:
+        truth = dataclasses.replace(truth, shares_image=shares_image[records])
     rows, places = _matched(truth, sources, notes)
     contestants = _contestants(sources, places)
-    names = list(sources)
     poolings = {name: parts[0].pooling for name, parts in sources.items()}
-    headline = _headline(poolings)
+    headline = headline_of(poolings, reference)
     differing = differing_fields(configs)
     notes += remarks(differing)
     return Contest(
         questions=take(truth, rows),
         contestants=contestants,
-        pairs=_pairs(names, headline, contestants),
+        pairs=all_pairs(contestants, headline[1]),
         headline=headline,
         categories=_categories(sources, truth),
         catalogue=catalogue,
@@ -182,27 +184,6 @@ def _contestants(
                 )
             )
     return contestants
-
-
-def _headline(poolings: Mapping[str, str]) -> tuple[str, str]:
-    """The first variant against the averaging one (the last such), or against the last."""
-    averaging = [name for name, pooling in poolings.items() if pooling == "probabilities"]
-    reference = averaging[-1] if averaging else list(poolings)[-1]
-    return next(name for name in poolings if name != reference), reference
-
-
-def _pairs(
-    names: Sequence[str], headline: tuple[str, str], contestants: Sequence[Contestant]
-) -> list[tuple[str, str]]:
-    """Variants in their order, each against the later ones and against all rules."""
-    pairs = [(a, b) for i, a in enumerate(names) for b in names[i + 1 :]]
-    if headline not in pairs:
-        pairs.append(headline)
-    for rule in contestants:
-        if rule.rule_of is not None:
-            pairs.append((rule.name, rule.rule_of))
-            pairs += [(name, rule.name) for name in names if name != rule.rule_of]
-    return pairs
 
 
 def _categories(sources: Mapping[str, Sequence[Source]], truth: Questions) -> Categories:

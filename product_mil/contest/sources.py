@@ -22,11 +22,11 @@ from product_mil.compare.rules import (
     make_log_probs_step,
 )
 from product_mil.config import Config
+from product_mil.contest.headline import AVERAGING
 from product_mil.data.categories import Categories
-from product_mil.data.duplicates import sharing_products
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import Products
-from product_mil.known_products import Known, known_to_file
+from product_mil.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.predict import predict_products, watched
 from product_mil.prediction_files import read_predictions
 from product_mil.train.inference import make_predict_step
@@ -49,22 +49,27 @@ class Source:
 
 
 class SharedImages:
-    """Which products of the data share an image with what some run was trained on."""
+    """Which products of the data share an image with what the runs were trained on.
+
+    Looked for once for each set of training and validation products, which runs may share.
+    """
 
     def __init__(self, catalogue: Catalogue | None) -> None:
         self._catalogue = catalogue
-        self._seen: set[int] = set()
-        self.found: Bool[np.ndarray, " N"] | None = None
+        self._found: dict[int, tuple[RunData, Shown]] = {}  # the data stay, and so does their id
 
-    def add(self, data: RunData) -> None:
-        """Count the training products of a run, once."""
-        catalogue = self._catalogue
-        if catalogue is None or id(data) in self._seen:
-            return
-        self._seen.add(id(data))
-        rows = np.arange(catalogue.num_products)
-        found = sharing_products(data.train.catalogue, data.train.rows, catalogue, rows)
-        self.found = found if self.found is None else self.found | found
+    def with_data(self, data: RunData) -> Shown | None:
+        """Which products of the catalogue show an image of a run's data; None without one."""
+        if self._catalogue is None:
+            return None
+        if id(data) not in self._found:
+            self._found[id(data)] = data, shown_by(data, self._catalogue)
+        return self._found[id(data)][1]
+
+    def with_training(self) -> Bool[np.ndarray, " N"] | None:
+        """Which products show a training image of any run so far; None where no data are known."""
+        trained = [shown.trained for _, shown in self._found.values()]
+        return np.logical_or.reduce(trained) if trained else None
 
 
 def judge_run(
@@ -72,13 +77,14 @@ def judge_run(
 ) -> Source:
     """The run's own answers and, if it averages probabilities, those of every other rule."""
     print(run.summary, flush=True)
-    with_rules = run.config.model.pooling == "probabilities"
+    with_rules = run.config.model.pooling == AVERAGING
     products = run.products(spec)
     arrays = (run.model.parameters, run.model.statistics)
     temperatures = None
     data, missing = run.data()
+    shown = None
     if data is not None:
-        shared.add(data)
+        shown = shared.with_data(data)
         temperatures = _temperatures(run, data.valid, with_rules, images_per_batch)
     else:
         notes.append(
@@ -100,7 +106,7 @@ def judge_run(
         categories=run.categories,
         pooling=run.config.model.pooling,
         config=run.config,
-        known=run.known(products),
+        known=run.known(products, shown),
     )
 
 

@@ -6,8 +6,9 @@ import pytest
 from statsmodels.stats import contingency_tables, multitest
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.comparison import compare, control
+from product_mil.compare.comparison import compare
 from product_mil.compare.confusion import confusion_matrix, confusions
+from product_mil.compare.differences import control
 from product_mil.compare.report import to_json
 from product_mil.data.categories import Categories
 from product_mil.train.evaluate import expected_calibration_error
@@ -104,6 +105,13 @@ def test_values(asked: Questions) -> None:
     fixed, broke = (change == 1).sum(), (change == -1).sum()
     assert (difference["fixed"], difference["broke"]) == (fixed, broke)
     assert difference["mcnemar_p"] == pytest.approx(reference_p(change), rel=1e-9)
+    assert difference["p"] == difference["mcnemar_p"]  # of one seed
+    assert difference["holm_p"] == difference["p"]  # of one pair
+    assert asked.num_images is not None
+    several = asked.num_images > 1
+    by_several = difference["by_several_images"]
+    assert [by_several[k]["n"] for k in ("one", "several")] == [(~several).sum(), several.sum()]
+    assert by_several["several"]["value"] == pytest.approx(change[several].mean(), abs=1e-12)
     assert difference["nll"]["value"] == pytest.approx(
         found["runs"]["joint"]["nll"] - found["runs"]["averaged"]["nll"]
     )
@@ -134,7 +142,7 @@ def test_two_copies_differ_by_exactly_nothing(asked: Questions) -> None:
 
 
 def test_seeds(asked: Questions) -> None:
-    """Means over seeds, their spread, and the largest of the seeds' p."""
+    """Means over seeds, their spread, one pooled test, and the exact ones of each pair of seeds."""
     a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))
     b = tuple(answers(asked, 0.6, seed) for seed in (4, 5, 6))
     pair = [Contestant("a", a, "mean"), Contestant("b", b, "probabilities")]
@@ -151,6 +159,55 @@ def test_seeds(asked: Questions) -> None:
     assert by_seed["values"] == pytest.approx(np.subtract(of_a, of_b))
     assert difference["mcnemar_p"] == max(by_seed["mcnemar_p"])
     assert len(set(by_seed["mcnemar_p"])) == 3
+    # Products and seeds are drawn: both variances, added by hand.
+    change = np.stack(
+        [
+            (x.guess == asked.category_id).astype(int) - (y.guess == asked.category_id)
+            for x, y in zip(a, b, strict=True)
+        ]
+    )
+    half = 1.96 * np.hypot(change.mean(0).std() / N**0.5, change.mean(1).std(ddof=1) / 3**0.5)
+    low, high = difference["ci95"]
+    assert high - low == pytest.approx(2 * half, rel=0.25)
+    groups = [difference, *difference["by_level1"].values(), *difference["by_num_images"].values()]
+    for one in groups:
+        assert (one["p"] < 0.05) == (one["ci95"][0] > 0 or one["ci95"][1] < 0)
+        assert one["p"] != one["mcnemar_p"]
+    assert run["accuracy_ci95"][1] - run["accuracy_ci95"][0] > 2 * 1.96 * (0.67 * 0.33 / N) ** 0.5
+    single = change[:, asked.num_images == 1]
+    one_image = difference["by_num_images"]["1"]
+    assert one_image["value"] == pytest.approx(single.mean(), abs=1e-12)
+    half = 1.96 * np.hypot(single.mean(0).std() / single.shape[1] ** 0.5,
+                           single.mean(1).std(ddof=1) / 3**0.5)  # fmt: skip
+    assert np.ptp(one_image["ci95"]) == pytest.approx(2 * half, rel=0.25)
+
+
+@pytest.mark.parametrize(("changed", "p"), [(0, 1), (3, 0.25), (5, 0.0625), (6, 0.03125)])
+def test_a_handful_of_changes(changed: int, p: float) -> None:
+    """All for the better, in every seed: no surer than a sign test, and the interval agrees."""
+    few = Questions(np.arange(20), np.full(20, 10), None)
+    b = Answers(np.full(20, 20))
+    a = Answers(np.where(np.arange(20) < changed, 10, 20))
+    pair = [Contestant("a", (a,) * 3, "mean"), Contestant("b", (b,) * 3, "probabilities")]
+    found = compare(few, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    assert found["p"] == pytest.approx(p)
+    assert found["value"] == pytest.approx(changed / 20)
+    assert (found["ci95"][0] > 0) == (p < 0.05)
+
+
+def test_fewer_seeds_of_one(asked: Questions) -> None:
+    """They are no pairs: each draws its own, in all products and in groups alike."""
+    a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))
+    b = (answers(asked, 0.6, 4),)
+    pair = [Contestant("a", a, "mean"), Contestant("b", b, "probabilities")]
+    everything = replace(asked, num_images=np.full(N, 2, np.int32))
+    found = compare(everything, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    of_a, of_b = ([(s.guess == asked.category_id).mean() for s in seeds] for seeds in (a, b))
+    assert found["value"] == pytest.approx(np.mean(of_a) - of_b[0])
+    group = found["by_num_images"]["2"]
+    assert group["value"] == pytest.approx(found["value"])
+    assert group["ci95"] == pytest.approx(found["ci95"], abs=0.01)
+    assert "between_seeds" not in found
 
 
 def test_control(asked: Questions) -> None:

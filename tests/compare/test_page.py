@@ -17,7 +17,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.comparison import compare, control
+from product_mil.compare.comparison import compare
+from product_mil.compare.differences import control
 from product_mil.compare.gallery import (
     BROKE,
     DETAIL_COLUMNS,
@@ -30,6 +31,8 @@ from product_mil.compare.gallery import (
     select,
 )
 from product_mil.compare.report import page
+from product_mil.compare.sentences import verdict
+from product_mil.contest.headline import all_pairs
 from product_mil.data.categories import Categories
 from product_mil.data.index import open_catalogue
 from product_mil.prediction_files import ParquetWriter, read_predictions
@@ -86,7 +89,9 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         np.arange(N),
     )
     pair = (Contestant(EVIL, (a,), "mean"), Contestant("averaged", (b,), "probabilities"))
-    found = compare(asked, pair, [(EVIL, "averaged")], categories)
+    rule = Contestant("averaged/vote", (Answers(other),), "each image has one vote", "averaged")
+    contestants = (*pair, rule)
+    found = compare(asked, contestants, all_pairs(contestants, "averaged"), categories)
     found |= {
         "headline": [EVIL, "averaged"],
         "control": control(asked, *pair, found["difference"][f"{EVIL}_minus_averaged"]),
@@ -94,6 +99,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         "differing_fields": {},
         "like_for_like": False,
         "notes": [EVIL],
+        "warnings": [],
         "temperature_hurts": False,
         "version": "0",
         "date": "2026-11-25",
@@ -107,6 +113,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
             "remark": "",
         },
     }
+    found["verdict"] = verdict(found)
     confused = [{"true": NAMES[0], "guess": NAMES[1], "a": 1, "b": 2}]
     text = page(found, plots=[], confusions=confused, gallery=gallery)
     path = directory / "index.html"
@@ -193,6 +200,49 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     # chrome:// and chrome-untrusted:// are the browser's own first tab.
     fetched = {url for url in requested if not url.startswith(("data:", "chrome"))}
     assert fetched == {path.resolve().as_uri()}
+
+
+def test_every_pair(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
+    """The better of two comes first; those of one contestant can be picked."""
+    browser.get(made[0].resolve().as_uri())
+
+    def pairs() -> list[tuple[str, str, str]]:
+        rows = browser.find_elements(By.CSS_SELECTOR, "#pairrows tr")
+        cells = [row.find_elements(By.CSS_SELECTOR, "th, td") for row in rows if row.is_displayed()]
+        return [(row[0].text, row[1].text, row[2].text.split()[0]) for row in cells]
+
+    # Of 60 products the first is right on 30, the second on 30 and the rule on none.
+    everything = pairs()
+    assert everything == [
+        (EVIL, "averaged", "0"),
+        (EVIL, "averaged/vote", "+50.0"),
+        ("averaged", "averaged/vote", "+50.0"),
+    ]
+    choose(browser, "one", f"={EVIL}")
+    assert pairs() == everything[:2]
+    choose(browser, "one", "=averaged/vote")
+    assert pairs() == everything[1:]
+    choose(browser, "one", "")
+    assert pairs() == everything
+
+
+def test_the_verdict_comes_first(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
+    browser.get(made[0].resolve().as_uri())
+    said = browser.find_element(By.CSS_SELECTOR, "main p").text
+    assert said.startswith(f"No difference between {EVIL} and averaged can be told: ")
+
+
+def test_everybody_by_number_of_images(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
+    """With an interval in each cell."""
+    browser.get(made[0].resolve().as_uri())
+    region = browser.find_element(
+        By.CSS_SELECTOR, "[aria-label='Table of all contestants by number of images']"
+    )
+    rows = region.find_elements(By.CSS_SELECTOR, "tbody tr")
+    assert [row.find_element(By.TAG_NAME, "th").text for row in rows] == ["averaged", "vote", EVIL]
+    for row in rows:
+        for cell in row.find_elements(By.TAG_NAME, "td"):
+            assert re.fullmatch(r"[\d.]+.%\n[\d.]+ to [\d.]+.%", cell.text), cell.text
 
 
 def test_each_image_tells_what_it_adds(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:

@@ -9,6 +9,8 @@ import bson
 import numpy as np
 import pytest
 
+from product_mil.contest import sources
+from product_mil.contest.side_by_side import num_at_once
 from product_mil.data.sample import SampleFiles
 from tests.scripts import call_tool
 
@@ -112,6 +114,51 @@ def test_rules(output: Path) -> None:
         assert found["difference"][f"{name}_minus_averaged"]["by_num_images"]["1"]["value"] == 0
         assert f"joint_minus_{name}" in found["difference"]
     assert "nll" not in found["rules"]["averaged/vote"]
+    assert len(found["difference"]) == 15  # of 6, each with each other once
+
+
+def test_what_to_believe(output: Path) -> None:
+    """One line, in the file and at the top of the page, that says that this is no test."""
+    said = compared(output)["verdict"]
+    assert "1 seed, 58 products" in said
+    assert said.endswith(
+        "the runs differ in more than the pooling; but this is no test: a run has seen some of "
+        "these products."
+    )
+    assert f'<p class="verdict">{said}</p>' in (output / "index.html").read_text(encoding="utf-8")
+
+
+def test_reference(
+    trained: Path, averaged: Path, labelled: Path, tmp_path: Path,
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """A rule is one too. Images that the data share with training are looked for once a set."""
+    looked: list[object] = []
+    search = sources.shown_by
+    monkeypatch.setattr(sources, "shown_by", lambda *args: looked.append(args) or search(*args))
+    runs = (f"joint={trained},{trained}", f"averaged={averaged}")
+    call_tool(
+        "compare", "--runs", *runs, "--data", labelled, "--output", tmp_path,
+        "--reference", "averaged/vote",
+    )  # fmt: skip
+    assert len(looked) == 1  # of three runs with the same training products
+    found = compared(tmp_path)
+    assert found["headline"] == ["joint", "averaged/vote"]
+    assert sum(pair.endswith("_minus_averaged/vote") for pair in found["difference"]) == 5
+    text = (tmp_path / "index.html").read_text(encoding="utf-8")
+    assert "<title>joint or averaged/vote? 58 products judged by both</title>" in text
+    said = capsys.readouterr().out.splitlines()
+    rows = [line for line in said if line.startswith("averaged/vote ")]
+    assert len(rows) == 2  # of all products, and by number of images
+    assert "reference" in rows[0]
+    assert found["verdict"] in said
+    assert said[-1].endswith("it and comparison.json have all 15 pairs")
+    match = re.search(r'id="data">(.*?)</script>', text, re.DOTALL)
+    assert match is not None
+    for card in json.loads(match[1])["cards"]:  # of a rule its own guess, not that of its run
+        assert len(card["runs"]["averaged/vote"]["top"]) == 1
+        right = card["runs"]["averaged/vote"]["top"][0][0] == card["true"]
+        assert right == (card["kind"] == "broke")
 
 
 def test_page(output: Path) -> None:
@@ -168,7 +215,7 @@ def test_prediction_files(
         assert [found[k] for k in keys] == pytest.approx([runs[name][k] for k in keys], abs=1e-5)
         assert found["by_num_images"] == runs[name]["by_num_images"]
     text = (tmp_path / "p" / "index.html").read_text(encoding="utf-8")
-    assert "Without --data there are no photos to show" in text
+    assert "Without --data there are no images to show" in text
 
     mixed = (f"joint={tmp_path / 'joint'}", f"averaged={tmp_path / 'averaged.csv.gz'}")
     call_tool("compare", "--predictions", *mixed, "--data", labelled, "--output", tmp_path / "m")
@@ -221,6 +268,16 @@ def test_refusals(
             "no labelled product in common",
         ),
         ((*runs, *data, *out, "--nonsense"), "unknown argument"),
+        (
+            ("--runs", f"a={trained}", f"b={labelled}", *data, *out),
+            f"--runs b={labelled}: it is no run's directory, but a file",
+        ),
+        ((*runs, *data, *out, "--reference", "c"), "no such variant or rule; there are a, b"),
+        ((*runs, *data, *out, "--reference", "a/vote"), "no such variant or rule; there are a, b"),
+        (
+            (*runs, "--predictions", f"a={tmp_path / 'y.csv'}", *data, *out),
+            "a is named twice; give two names",
+        ),
         ((*runs, *data, *out, "--train"), "go together"),
         (
             ("--predictions", f"a={tmp_path / 'x.csv'}", f"b={tmp_path / 'x.csv'}", *data, *out),
@@ -268,3 +325,28 @@ def test_train(
     capsys.readouterr()
     call_tool("compare", *args)
     assert compared(tmp_path)["runs"] == first["runs"]
+
+
+@pytest.mark.slow
+def test_heads_are_trained_side_by_side(
+    sample: SampleFiles, labelled: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """A head for each variant; the reference is known before they are trained."""
+    if num_at_once(2) < 2:
+        pytest.skip("needs two cores and memory for two runs")
+    args = (
+        "--train", "--data", labelled, "--output", tmp_path / "o",
+        "--configs", f"joint={ROOT / 'configs/joint.py'}:smoke,model.pooling=mean",
+        f"averaged={ROOT / 'configs/averaged.py'}:smoke",
+        f"--config.data.train={sample.train}", f"--config.data.categories={sample.categories}",
+        "--config.data.image_size_px=32", "--config.head.epochs=1", "--config.finetune.epochs=0",
+    )  # fmt: skip
+    with pytest.raises(SystemExit):
+        call_tool("compare", *args, "--reference", "joint/vote")
+    assert "there are joint, averaged, averaged/geometric_mean" in capfd.readouterr().err
+    assert not (tmp_path / "o").exists()
+    call_tool("compare", *args, "--reference", "averaged/vote")
+    said = capfd.readouterr().out
+    assert "2 runs, 2 at a time" in said
+    assert "is trained: 2 of 2 runs" in said
+    assert compared(tmp_path / "o")["headline"] == ["joint", "averaged/vote"]

@@ -32,14 +32,14 @@ function guessLine(parent, id, truth) {
   if (right) parent.lastChild.append(make("span", " (right)", "hidden"));
 }
 
-function photos(card) {
-  const list = make("ul", undefined, "photos");
+function shots(card) {
+  const list = make("ul", undefined, "shots");
   const { attention, adds, top } = card.runs[runs[0]];
   const guesses = alone ? card.runs[alone].alone : {};
   card.pictures.forEach((number, index) => {
     const figure = make("figure");
     const caption = make("figcaption");
-    const name = `Photo ${index + 1} of ${card.pictures.length}`;
+    const name = `Image ${index + 1} of ${card.pictures.length}`;
     if (number === null) {
       figure.append(make("div", "not readable", "missing"));
     } else {
@@ -97,7 +97,7 @@ function article(card) {
   element.append(heading);
   const parents = path(card.true).slice(0, -1).concat("product " + card.id);
   element.append(make("p", parents.join(" › "), "path"));
-  if (card.pictures.length) element.append(photos(card));
+  if (card.pictures.length) element.append(shots(card));
   const answers = make("div", undefined, "answers");
   for (const run of runs) answers.append(answer(card, run));
   element.append(answers);
@@ -158,3 +158,16 @@ byId("next").addEventListener("click", () => turn(1, false));
 byId("back2").addEventListener("click", () => turn(-1, true));
 byId("next2").addEventListener("click", () => turn(1, true));
 draw();
+
+// The pairs of one contestant; without JavaScript all are shown.
+const one = byId("one");
+if (one) {
+  byId("pairfilter").hidden = false;
+  byId("pairfilter").addEventListener("submit", (event) => event.preventDefault());
+  one.addEventListener("change", () => {
+    for (const row of byId("pairrows").rows) {
+      const { better, worse } = row.dataset;
+      row.hidden = one.value !== "" && ![better, worse].includes(one.value.slice(1));
+    }
+  });
+}

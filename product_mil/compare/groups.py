@@ -1,0 +1,52 @@
+"""Groups of products for which every figure is given on its own."""
+
+from collections.abc import Iterator
+
+import numpy as np
+from jaxtyping import Int64
+
+from product_mil.compare.answers import Questions
+from product_mil.data.categories import Categories
+
+Groups = dict[str, dict[str, Int64[np.ndarray, " n"]]]
+
+
+def groups_of(questions: Questions, categories: Categories) -> Groups:
+    """Rows of the products of each number of images, level-1 category, and so on."""
+    found: Groups = {}
+    if questions.num_images is not None:
+        found["by_num_images"] = {
+            str(count): np.flatnonzero(questions.num_images == count)
+            for count in np.unique(questions.num_images).tolist()
+        }
+        found["by_several_images"] = {
+            name: rows
+            for name, chosen in (
+                ("one", questions.num_images == 1),
+                ("several", questions.num_images > 1),
+            )
+            if len(rows := np.flatnonzero(chosen))
+        }
+    place = categories.class_of(questions.category_id)
+    found["by_level1"] = {}
+    for name, members in _members(categories):
+        rows = np.flatnonzero(np.isin(place, members))
+        if len(rows):
+            found["by_level1"][name] = rows
+    if questions.shares_image is not None:
+        found["by_shared_image"] = {
+            name: rows
+            for name, chosen in (
+                ("shares_an_image_with_training", questions.shares_image),
+                ("shares_none", ~questions.shares_image),
+            )
+            if len(rows := np.flatnonzero(chosen))
+        }
+    return found
+
+
+def _members(categories: Categories) -> Iterator[tuple[str, Int64[np.ndarray, " c"]]]:
+    """Name and classes of each category of level 1."""
+    for group in range(int(categories.level1.max()) + 1):
+        members = np.flatnonzero(categories.level1 == group)
+        yield categories.names[members[0]][0], members

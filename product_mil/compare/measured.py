@@ -1,0 +1,165 @@
+"""What one contestant reaches: its metrics on the data and on each resample of them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int64
+
+from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.groups import Groups
+from product_mil.compare.statistics import (
+    Draws,
+    Estimate,
+    Resampler,
+    means_of_signs,
+    over_seeds,
+    percentile_estimate,
+    share_estimate,
+    unbiased_estimate,
+)
+
+CALIBRATION_BINS = 15  # as `train.evaluate` has them
+_RATES = ("accuracy", "top5", "nll", "calibrated_nll")  # means over products
+_CALIBRATION = {
+    "calibration_error": "confidence",
+    "calibrated_calibration_error": "calibrated_confidence",
+}
+METRICS = (*_RATES, *_CALIBRATION)
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """A contestant's metrics, on the data and on each resample."""
+
+    contestant: Contestant
+    correct: Bool[np.ndarray, "seeds N"]
+    draws: dict[str, Draws]  # by metric, where known; one column a seed
+
+
+def bins_of(confidence: Float[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
+    """Which of the equal calibration bins each confidence falls into."""
+    return np.clip((confidence * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
+
+
+def measure(questions: Questions, contestant: Contestant, resampler: Resampler) -> Measured:
+    """Judge the answers of each seed."""
+    correct = np.stack([seed.guess == questions.category_id for seed in contestant.seeds])
+    by_seed = [
+        _metrics(seed, right, resampler)
+        for seed, right in zip(contestant.seeds, correct, strict=True)
+    ]
+    draws = {
+        name: Draws(
+            np.array([metrics[name].value[0] for metrics in by_seed]),
+            np.stack([metrics[name].resampled[:, 0] for metrics in by_seed], 1),
+        )
+        for name in METRICS
+        if all(name in metrics for metrics in by_seed)
+    }
+    return Measured(contestant, correct, draws)
+
+
+def _metrics(
+    answers: Answers, correct: Bool[np.ndarray, " N"], resampler: Resampler
+) -> dict[str, Draws]:
+    """Each metric that the answers allow, of one seed."""
+    columns = {"accuracy": resampler.sums(correct)}
+    if answers.in_top5 is not None:
+        columns["top5"] = resampler.sums(answers.in_top5)
+    for name, log_prob in (
+        ("nll", answers.log_prob_true),
+        ("calibrated_nll", answers.calibrated_log_prob_true),
+    ):
+        if log_prob is not None:
+            columns[name] = resampler.sums(-log_prob.astype(np.float64))
+    for name, field in _CALIBRATION.items():
+        confidence = getattr(answers, field)
+        if confidence is not None:
+            gap = confidence.astype(np.float64) - correct
+            columns[name] = resampler.sums_by(gap, bins_of(confidence), CALIBRATION_BINS)
+    means = resampler.means(np.concatenate(list(columns.values()), 1))
+    found, at = {}, 0
+    for name, sums in columns.items():
+        part = slice(at, at := at + sums.shape[1])
+        value, resampled = means.value[part], means.resampled[:, part]
+        if name in _CALIBRATION:  # Guo et al. 2017: the sum over bins of |confidence - accuracy|
+            value = np.abs(value).sum(keepdims=True)
+            resampled = np.abs(resampled).sum(1, keepdims=True)
+        found[name] = Draws(value, resampled)
+    return found
+
+
+def interval(estimate: Estimate, name: str = "") -> dict[str, Any]:
+    """`name` and `name_ci95`, or `value` and `ci95`."""
+    ci95 = [estimate.low, estimate.high]
+    return {name: estimate.value, f"{name}_ci95": ci95} if name else {
+        "value": estimate.value, "ci95": ci95
+    }  # fmt: skip
+
+
+def _of_metric(name: str, draws: Draws) -> Estimate:
+    estimate = unbiased_estimate if name in _CALIBRATION else percentile_estimate
+    return estimate(draws.value[0], draws.resampled[:, 0])
+
+
+def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
+    """Wilson's interval for one seed; of several also over the seeds that are drawn."""
+    if len(correct) == 1:
+        return share_estimate(int(correct.sum()), correct.shape[1])
+    draws = over_seeds(means_of_signs(correct))
+    return percentile_estimate(draws.value[0], draws.resampled[:, 0])
+
+
+def described(measured: Measured, groups: Groups) -> dict[str, Any]:
+    """What `comparison.json` says of a contestant."""
+    contestant, correct = measured.contestant, measured.correct
+    found: dict[str, Any] = {"how": contestant.how, "seeds": len(contestant.seeds)}
+    if contestant.rule_of is not None:
+        found["rule_of"] = contestant.rule_of
+    for name, draws in measured.draws.items():
+        estimate = _accuracy(correct) if name == "accuracy" else _of_metric(name, over_seeds(draws))
+        found |= interval(estimate, name)
+    temperatures = [seed.temperature for seed in contestant.seeds]
+    if None not in temperatures:
+        found["temperature"] = float(np.mean(temperatures))  # type: ignore[arg-type]
+    for name, members in groups.items():
+        found[name] = {
+            group: {"n": len(rows)} | interval(_accuracy(correct[:, rows]), "accuracy")
+            for group, rows in members.items()
+        }
+    if len(contestant.seeds) > 1:
+        found["between_seeds"] = {
+            name: spread(draws.value) for name, draws in measured.draws.items()
+        }
+    found["reliability"] = {
+        field: _reliability(contestant.seeds, correct, field)
+        for field in _CALIBRATION.values()
+        if all(getattr(seed, field) is not None for seed in contestant.seeds)
+    }
+    return found
+
+
+def spread(values: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
+    """The values of each seed and their standard deviation."""
+    return {"values": values.tolist(), "standard_deviation": float(values.std(ddof=1))}
+
+
+def _reliability(
+    seeds: Sequence[Answers], correct: Bool[np.ndarray, "seeds N"], field: str
+) -> list[dict[str, Any]]:
+    """Mean confidence and accuracy of each bin that holds a product, over all seeds."""
+    confidence = np.concatenate([getattr(seed, field) for seed in seeds]).astype(np.float64)
+    bins, right = bins_of(confidence), correct.reshape(-1)
+    counts = np.bincount(bins, minlength=CALIBRATION_BINS)
+    sums = np.bincount(bins, confidence, CALIBRATION_BINS)
+    hits = np.bincount(bins, right, CALIBRATION_BINS)
+    return [
+        {
+            "n": int(counts[b]),
+            "confidence": float(sums[b] / counts[b]),
+        }
+        | interval(share_estimate(int(hits[b]), int(counts[b])), "accuracy")
+        for b in np.flatnonzero(counts)
+    ]

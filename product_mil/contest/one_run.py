@@ -1,0 +1,36 @@
+"""One of several runs that train side by side: what its process does, told on standard input."""
+
+import json
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+from product_mil.console import command
+
+
+@command()
+def main() -> None:
+    """Train the run that a line of JSON on standard input tells, on the cores that it names.
+
+    The input stays open as long as whoever started this lives; when it closes, the run saves and
+    stops.
+    """
+    told = json.loads(sys.stdin.buffer.readline())
+    if told["cores"]:
+        os.sched_setaffinity(0, told["cores"])  # before XLA counts them
+    threading.Thread(target=_stop_with_parent, daemon=True).start()
+
+    from product_mil.config import config_from_dict
+    from product_mil.run import run
+    from product_mil.train.runtime import configure_jax
+
+    configure_jax()
+    run(config_from_dict(told["config"]), Path(told["workdir"]))
+
+
+def _stop_with_parent() -> None:
+    while os.read(0, 1 << 10):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -1,0 +1,112 @@
+"""Rivals that are trained before they are compared."""
+
+import dataclasses
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from product_mil.build.check import check_config
+from product_mil.build.data import build_data
+from product_mil.config import Config, load_config, override, refuse
+from product_mil.contest.fairness import differing_fields, unfair_fields
+from product_mil.contest.side_by_side import Planned, num_at_once, train_side_by_side
+from product_mil.embed import backbone_stays_frozen, cached_embeddings
+from product_mil.errors import UserError
+from product_mil.limits import problems
+from product_mil.run import run, trained_stages, untrained_model
+from product_mil.train.augment import Ranges
+from product_mil.train.mesh import data_mesh
+
+
+def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Config]:
+    """The configurations of `name=FILE.py[:ARGUMENT][,FIELD=VALUE]`, by name.
+
+    `overrides` are `field=value` for all of them.
+
+    Raises:
+        UserError: configurations that are wrong, or would not be a fair comparison.
+    """
+    configs: dict[str, Config] = {}
+    for item in items:
+        name, equals, rest = item.partition("=")
+        spec, *own = rest.split(",")
+        if not equals or not name or "/" in name or "_minus_" in name or name in configs:
+            raise UserError(f"--configs {item}: expected NAME=configs/joint.py, each name once")
+        pairs = [text.partition("=") for text in [*overrides, *own]]
+        assignments = [(field, value) for field, _, value in pairs]
+        configs[name], errors = override(load_config(spec), assignments)
+        refuse([*errors, *problems(configs[name]), *check_config(configs[name])])
+    unfair = unfair_fields(differing_fields(configs))
+    if unfair:
+        raise UserError(
+            "the configurations are no equal rivals: they differ in "
+            + ", ".join(f"config.{key}" for key in unfair)
+            + "; set these alike, or train the runs yourself and name them with --runs"
+        )
+    return configs
+
+
+def train_rivals(
+    configs: Mapping[str, Config], seeds: int, directory: Path, say: Callable[[str], None]
+) -> dict[str, list[Path]]:
+    """Train every variant from every seed in `directory`, or find it trained; where each lies.
+
+    Heads on cached embeddings are trained side by side, as many as cores and memory allow; others
+    keep all cores busy, and are trained one after another.
+
+    Raises:
+        UserError: a run failed; its name comes first.
+        Interrupted: asked to stop; all is saved.
+        SystemExit: the same, where runs are trained one after another.
+    """
+    planned = []
+    found: dict[str, list[Path]] = {name: [] for name in configs}
+    for seed in range(seeds):
+        for name, config in configs.items():
+            one = dataclasses.replace(config, seed=config.seed + seed)
+            workdir = directory / f"{name}-{one.seed}"
+            planned.append(Planned(workdir.name, one, workdir))
+            found[name].append(workdir)
+    heads = all(trains_cached_head(config) for config in configs.values())
+    at_once = num_at_once(len(planned)) if heads else 1
+    try:
+        if at_once > 1:
+            _fill_cache(planned[0].config)
+            say(f"{len(planned)} runs, {at_once} at a time; their logs lie in {directory}")
+            train_side_by_side(planned, at_once, say)
+        else:
+            for one in planned:
+                _train(one)
+    except UserError as error:
+        # A run speaks of its own directory, which is ours here.
+        raise UserError(str(error).replace("another --workdir", "another --output")) from None
+    return found
+
+
+def trains_cached_head(config: Config) -> bool:
+    """Whether all that a run trains is a head on embeddings that are computed once."""
+    stages = [getattr(config, name) for name in trained_stages(config)]
+    augmented = any(Ranges(**dataclasses.asdict(stage.augment)).on for stage in stages)
+    return (
+        bool(stages)
+        and backbone_stays_frozen(config)
+        and config.data.embedding_cache
+        and not augmented
+    )
+
+
+def _train(one: Planned) -> None:
+    try:
+        run(one.config, one.workdir)
+    except UserError as error:
+        raise UserError(f"{one.name}: {error}") from None
+
+
+def _fill_cache(config: Config) -> None:
+    """Embed the images once, before several runs would each do so.
+
+    Random weights are each seed's own.
+    """
+    if config.model.weights:
+        data = build_data(config)
+        model, _ = untrained_model(config, data)
+        cached_embeddings(config, model, (data.train, data.valid), data_mesh(config.data.shards))
