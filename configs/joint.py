@@ -83,7 +83,7 @@ LAPTOP = dataclasses.replace(
         learning_rate=2e-3,
         learning_rate_decay=0.85,
         label_smoothing=0.1,
-        ema_memory=0.25,
+        ema_memory=0.6,
         augment=AugmentConfig(flip=0.5, rotation_deg=15.0, crop=0.3, scale=0.2),
     ),
 )
