@@ -141,7 +141,7 @@ def _expectations(
             if step >= stage.num_steps:
                 continue
             state = replicate(start(model), stage.mesh)
-            cost, _ = measure_steps(stage, state, seconds=0.2, at_least=3)
+            cost, _ = measure_steps(stage, state, seconds=0.5, at_least=3)
             if stop():
                 raise Interrupted("stopped before the first step", stop())
             # A forward pass is a third of a step.

@@ -65,6 +65,13 @@ def test_what_a_user_runs_is_attention_over_a_pretrained_net() -> None:
     assert sample.finetune.epochs > 0
     assert blocks[blocks.index(sample.finetune.trainable) :] == ("blocks/15", "last", "last_norm")
     assert frozen.finetune.epochs == 0
+    laptop = loaded["laptop"]  # the head on cached embeddings, then the net on changed images
+    assert laptop.head == frozen.head
+    assert laptop.data.embedding_cache
+    assert laptop.head.augment == AugmentConfig()
+    assert laptop.finetune.epochs != 0
+    assert laptop.finetune.augment.flip > 0
+    assert laptop.finetune.trainable in blocks
     for file in ("inception_v3", "xception"):
         for argument in ("joint", "unlocked_joint"):
             joint = load_config(f"{CONFIGS / file}.py:{argument}")

@@ -1,6 +1,7 @@
 """What a stage costs, measured on a few steps before it begins."""
 
 import resource
+import statistics
 import sys
 import time
 from dataclasses import dataclass
@@ -42,9 +43,8 @@ def measure_steps(
         enough = len(times_s) >= at_least and sum(times_s[1:]) >= seconds
         if enough or time.monotonic() >= stage.deadline:
             break
-    # The first one compiled; of the others the first half used batches made meanwhile.
-    steady_s = times_s[1 + (len(times_s) - 1) // 2 :] or times_s
-    step_s = sum(steady_s) / len(steady_s)
+    # The first one compiled, the next ones touch memory anew and wait for a loader that begins.
+    step_s = statistics.median(times_s[1 + (len(times_s) - 1) // 2 :] or times_s)
     return StepCost(max(times_s[0] - step_s, 0), step_s), state
 
 
