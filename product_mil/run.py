@@ -25,7 +25,12 @@ from product_mil.known_products import keep_products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.train.checkpoint import Checkpoints
-from product_mil.train.cost import expected_time, measure_steps, peak_memory_bytes
+from product_mil.train.cost import (
+    expected_time,
+    free_memory_bytes,
+    measure_steps,
+    peak_memory_bytes,
+)
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
 from product_mil.train.loop import Stage, train_stage
 from product_mil.train.mesh import data_mesh, replicate
@@ -148,7 +153,10 @@ def _expectations(
             batches = data.valid.num_images.sum() / getattr(config, name).images_per_batch
             evaluation_s = float(batches) * cost.step_s / 3
             yield "  " + expected_time(stage, cost, step=step, evaluation_s=evaluation_s)
-    yield f"  memory: {peak_memory_bytes() / 1e9:.1f} GB at most until here"
+    yield (
+        f"  memory: {peak_memory_bytes() / 1e9:.1f} GB at most until here, "
+        f"{free_memory_bytes() / 1e9:.1f} GB free"
+    )
 
 
 def trained_stages(config: Config) -> tuple[str, ...]:

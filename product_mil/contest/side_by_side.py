@@ -17,6 +17,7 @@ from typing import IO, Literal, NamedTuple
 
 from product_mil.config import Config
 from product_mil.errors import UserError
+from product_mil.train.cost import free_memory_bytes
 from product_mil.train.stopping import Interrupted, stop_requests
 
 RUN_BYTES = 1_500_000_000  # of memory for a run; 0.7 GB measured with a head of 93 categories
@@ -41,7 +42,7 @@ class Planned(NamedTuple):
 
 def num_at_once(num_runs: int) -> int:
     """How many runs the cores and the free memory allow at the same time; at least one."""
-    return max(1, min(num_runs, len(_cores()), _free_bytes() // RUN_BYTES))
+    return max(1, min(num_runs, len(_cores()), free_memory_bytes() // RUN_BYTES))
 
 
 def train_side_by_side(
@@ -220,12 +221,3 @@ def _cores() -> list[int]:
     if hasattr(os, "sched_getaffinity"):
         return sorted(os.sched_getaffinity(0))
     return list(range(os.cpu_count() or 1))
-
-
-def _free_bytes() -> int:
-    """Memory that can be had without swapping; where the system does not tell, what there is."""
-    with suppress(OSError, ValueError), Path("/proc/meminfo").open(encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

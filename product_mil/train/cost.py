@@ -1,10 +1,13 @@
 """What a stage costs, measured on a few steps before it begins."""
 
+import os
 import resource
 import statistics
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 import jax
 
@@ -70,3 +73,12 @@ def peak_memory_bytes() -> int:
         return max(told)
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
+
+
+def free_memory_bytes() -> int:
+    """Memory that can be had without swapping; where the system does not tell, what there is."""
+    with suppress(OSError, ValueError), Path("/proc/meminfo").open(encoding="ascii") as file:
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) << 10
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

@@ -65,18 +65,18 @@ def test_which_are_trained_side_by_side(config: Config) -> None:
 
 def test_cores_and_memory_bound_them(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(side_by_side, "_cores", lambda: [0, 1, 2, 3])
-    monkeypatch.setattr(side_by_side, "_free_bytes", lambda: 10**12)
+    monkeypatch.setattr(side_by_side, "free_memory_bytes", lambda: 10**12)
     assert [num_at_once(n) for n in (1, 3, 9)] == [1, 3, 4]
-    monkeypatch.setattr(side_by_side, "_free_bytes", lambda: 2 * side_by_side.RUN_BYTES + 1)
+    monkeypatch.setattr(side_by_side, "free_memory_bytes", lambda: 2 * side_by_side.RUN_BYTES + 1)
     assert num_at_once(9) == 2
-    monkeypatch.setattr(side_by_side, "_free_bytes", lambda: 0)
+    monkeypatch.setattr(side_by_side, "free_memory_bytes", lambda: 0)
     assert num_at_once(9) == 1
 
 
 def test_free_memory() -> None:
     text = Path("/proc/meminfo").read_text(encoding="ascii")
     total = int(re.findall(r"MemTotal: +(\d+)", text)[0]) << 10
-    assert total / 100 < side_by_side._free_bytes() < total
+    assert total / 100 < side_by_side.free_memory_bytes() < total
 
 
 @pytest.mark.slow
