@@ -76,7 +76,7 @@ LAPTOP = dataclasses.replace(
     data=DataConfig(shards=8),
     finetune=StageConfig(
         epochs=-1,
-        steps=350,
+        steps=700,
         min_epochs=3,
         trainable="blocks/3",
         images_per_batch=64,

@@ -41,6 +41,9 @@ from product_mil.train.step import make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step
 from product_mil.workdir import FORMAT
 
+# In one pass through the net on a CPU: fewer are slower, more take memory (docs/fine-tuning.md).
+PART_IMAGES = 8
+
 
 def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
     """What travels with the weights of a run: enough to predict without the run's data."""
@@ -58,6 +61,17 @@ def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
 def evaluation_plan(products: Products, shards: int, image_slots: int) -> SequentialPlan:
     """Every product once, in order."""
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
+
+
+def evaluation_slots(config: Config, stage: StageConfig) -> tuple[int, int]:
+    """Shards, and image slots of each, of the batches that a stage is evaluated in.
+
+    On a CPU a net that learns sees `PART_IMAGES` at a time, as in training, for the sake of memory;
+    otherwise batches are those of training.
+    """
+    if stage.trainable != "head" and jax.default_backend() == "cpu":
+        return jax.device_count(), max(PART_IMAGES, config.data.max_images)
+    return config.data.shards, stage.images_per_batch // config.data.shards
 
 
 def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
@@ -78,9 +92,6 @@ def average_decay(stage: StageConfig, num_steps: int) -> float:
     if not stage.ema_memory:
         return stage.ema_decay
     return 1 - 1 / max(stage.ema_memory * num_steps, 1)
-
-
-PART_IMAGES = 8  # fewer at once train more slowly, more take memory alone (docs/fine-tuning.md)
 
 
 def step_parts(stage: StageConfig, shards: int) -> int:
@@ -147,7 +158,7 @@ def build_stage(
         draws=draws,
         labels=data.train.labels,
     )
-    valid_plan = evaluation_plan(data.valid, shards, image_slots)
+    valid_plan = evaluation_plan(data.valid, *evaluation_slots(config, settings))
     num_steps = stage_num_steps(settings, plan.num_steps)
     epochs = -(-num_steps // plan.num_steps)
     blocks = () if settings.trainable == "head" else blocks_of(backbone(config.model.backbone))
