@@ -116,14 +116,19 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
     log.say(_conclusion(log, workdir, time.monotonic() - started))
 
 
+def _saved_step(directory: Path) -> int:
+    """The step of the last whole checkpoint of a stage; 0 where there is none."""
+    if not directory.is_dir():
+        return 0
+    with Checkpoints(directory, read_only=True) as checkpoints:
+        return checkpoints.proven_step() or 0
+
+
 def _begun(workdir: Path, stages: Sequence[str]) -> int:
     """The number of the last stage that has a whole checkpoint, which needs no earlier stage."""
     for number in range(len(stages) - 1, 0, -1):
-        directory = checkpoint_directory(workdir, stages[number])
-        if directory.is_dir():
-            with Checkpoints(directory, read_only=True) as checkpoints:
-                if checkpoints.proven_step() is not None:
-                    return number
+        if _saved_step(checkpoint_directory(workdir, stages[number])):
+            return number
     return 0
 
 
@@ -141,8 +146,7 @@ def _expectations(
     """
     with stop_requests() as stop:
         for name, (stage, start) in built.items():
-            with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
-                step = checkpoints.latest_step() or 0
+            step = _saved_step(checkpoint_directory(workdir, name))
             if step >= stage.num_steps:
                 continue
             state = replicate(start(model), stage.mesh)
