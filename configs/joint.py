@@ -73,7 +73,7 @@ FROZEN = Config(
 LAPTOP = dataclasses.replace(
     FROZEN,
     name="joint-laptop",
-    data=DataConfig(shards=8),
+    data=DataConfig(shards=8, valid_fraction=0.1),
     finetune=StageConfig(
         epochs=-1,
         steps=700,
