@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
+import jax
+
 from product_mil.build.check import check_config
 from product_mil.build.data import build_data
 from product_mil.config import Config, load_config, override, refuse
@@ -67,7 +69,8 @@ def train_rivals(
             planned.append(Planned(workdir.name, one, workdir))
             found[name].append(workdir)
     heads = all(trains_cached_head(config) for config in configs.values())
-    at_once = num_at_once(len(planned)) if heads else 1
+    # A GPU has memory for one process: the first takes most of it.
+    at_once = num_at_once(len(planned)) if heads and jax.default_backend() == "cpu" else 1
     try:
         if at_once > 1:
             _fill_cache(planned[0].config)
