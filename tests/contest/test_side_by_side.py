@@ -122,9 +122,8 @@ def when_both_train(runs: list[Planned], act: Callable[[], None]) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-@pytest.mark.parametrize(
-    "number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_stopped_together(config: Config, tmp_path: Path, number: int) -> None:
     runs = planned(endless(config), tmp_path, 3)
     when_both_train(runs[:2], lambda: os.kill(os.getpid(), number))
@@ -158,6 +157,7 @@ def test_a_process_that_dies_is_named(
         train_side_by_side(planned(config, tmp_path), 2, print)
 
 
+@pytest.mark.slow
 def test_runs_end_with_whoever_started_them(config: Config, tmp_path: Path) -> None:
     """Killed, it leaves no process behind; the run has saved."""
     told = {"config": endless(config).to_dict(), "workdir": str(tmp_path / "r"), "cores": []}

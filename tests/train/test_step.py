@@ -568,8 +568,10 @@ def test_training_step_only_all_reduces(trainable: str) -> None:
     assert collectives("train", trainable) == {"all-reduce"}
 
 
-@pytest.mark.parametrize("trainable", ["all", "head"])
-@pytest.mark.parametrize("num_parts", [2, 4])
+@pytest.mark.parametrize(
+    ("num_parts", "trainable"),
+    [(2, "all"), *(pytest.param(*of, marks=pytest.mark.slow) for of in ((4, "all"), (2, "head")))],
+)
 def test_parts_add_up_to_the_whole_batch(num_parts: int, trainable: str) -> None:
     """With dropout and augmentation, and shards that hold unlike numbers of products."""
     options = {"batch_statistics": False, "ranges": EVERYTHING, "attention_weighted_from_step": 1}
