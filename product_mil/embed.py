@@ -1,5 +1,6 @@
 """What a frozen backbone says of images: computed over the devices, kept in the user's cache."""
 
+import dataclasses
 import hashlib
 import logging
 import math
@@ -14,7 +15,7 @@ import numpy as np
 from jax.sharding import Mesh
 
 from product_mil.cache import cache_root, can_be_written, temporary_cache
-from product_mil.config import Config
+from product_mil.config import Config, StageConfig
 from product_mil.data.embeddings import (
     Embed,
     EmbeddingStore,
@@ -28,6 +29,7 @@ from product_mil.errors import UserError
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
 from product_mil.model.hand_made import VERSION as HAND_MADE_VERSION
+from product_mil.train.augment import Ranges
 from product_mil.train.inference import make_embed_step
 from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.runtime import embedding_batch_images
@@ -52,6 +54,12 @@ def embed_function(model: Model, mesh: Mesh) -> Embed:
         return np.asarray(embed_step(parameters, statistics, put_batch(images, mesh)))
 
     return embed
+
+
+def embeds_once(config: Config, stage: StageConfig) -> bool:
+    """Whether a stage trains the head alone, on images that are the same at each use."""
+    augmented = Ranges(**dataclasses.asdict(stage.augment)).on
+    return stage.trainable == "head" and config.data.embedding_cache and not augmented
 
 
 def backbone_stays_frozen(config: Config) -> bool:

@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from product_mil.train.cost import (
     peak_memory_bytes,
 )
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
-from product_mil.train.loop import Stage, train_stage
+from product_mil.train.loop import Stage, is_complete, train_stage
 from product_mil.train.mesh import data_mesh, replicate
 from product_mil.train.state import TrainState, evaluated_parameters
 from product_mil.train.stopping import Interrupted, stop_requests
@@ -97,8 +97,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
             )
             for number, name in list(enumerate(stages))[begun:]
         }
-        for line in _expectations(config, workdir, data, model, built):
-            log.say(line)
+        _tell_expectations(config, workdir, data, model, built, log)
         for name, (stage, start) in built.items():
             with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
                 state = replicate(start(model), mesh)
@@ -132,14 +131,15 @@ def _begun(workdir: Path, stages: Sequence[str]) -> int:
     return 0
 
 
-def _expectations(
+def _tell_expectations(
     config: Config,
     workdir: Path,
     data: RunData,
     model: Model,
     built: Mapping[str, tuple[Stage, Callable[[Model], TrainState]]],
-) -> Iterator[str]:
-    """A line on how long each stage that is not complete will take, and one on memory.
+    log: RunLog,
+) -> None:
+    """Say how long each stage that is not complete will take, and how much memory it needs.
 
     Raises:
         Interrupted: asked to stop.
@@ -147,7 +147,7 @@ def _expectations(
     with stop_requests() as stop:
         for name, (stage, start) in built.items():
             step = _saved_step(checkpoint_directory(workdir, name))
-            if step >= stage.num_steps:
+            if is_complete(stage, log, step):
                 continue
             state = replicate(start(model), stage.mesh)
             cost, _ = measure_steps(stage, state, seconds=0.5, at_least=3)
@@ -156,11 +156,9 @@ def _expectations(
             # A forward pass is a third of a step.
             batches = data.valid.num_images.sum() / getattr(config, name).images_per_batch
             evaluation_s = float(batches) * cost.step_s / 3
-            yield "  " + expected_time(stage, cost, step=step, evaluation_s=evaluation_s)
-    yield (
-        f"  memory: {peak_memory_bytes() / 1e9:.1f} GB at most until here, "
-        f"{free_memory_bytes() / 1e9:.1f} GB free"
-    )
+            told = expected_time(stage, cost, step=step, evaluation_s=evaluation_s)
+            peak_gb, free_gb = peak_memory_bytes() / 1e9, free_memory_bytes() / 1e9
+            log.say(f"  {told}; memory until here {peak_gb:.1f} GB, {free_gb:.1f} GB free")
 
 
 def trained_stages(config: Config) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from product_mil.data.embeddings import (
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_draws
-from product_mil.embed import cached_embeddings
+from product_mil.embed import cached_embeddings, embeds_once
 from product_mil.model.backbones import backbone, blocks_of
 from product_mil.model.classifier import Arrays, Model
 from product_mil.model.prior import NO_BACKBONE
@@ -201,10 +201,9 @@ def build_stage(
     @functools.cache
     def store() -> EmbeddingStore | None:
         """Filled at the first batch: a stage that is already complete needs none."""
-        if settings.trainable != "head" or not config.data.embedding_cache:
-            return None
-        if ranges.on:
-            log.say("  augmentation is on: no embedding cache, each image is embedded at each use")
+        if not embeds_once(config, settings):
+            if settings.trainable == "head" and config.data.embedding_cache:
+                log.say("  augmentation is on: no embedding cache, images are embedded at each use")
             return None
         filled = cached_embeddings(config, model, (data.train, data.valid), mesh, deadline)
         log.say(f"  {filled.summary}")

@@ -19,6 +19,7 @@ from product_mil.config import Config
 from product_mil.errors import UserError
 from product_mil.train.cost import free_memory_bytes
 from product_mil.train.stopping import Interrupted, stop_requests
+from product_mil.train.text import duration
 
 RUN_BYTES = 1_500_000_000  # of memory for a run; 0.7 GB measured with a head of 93 categories
 _START = """
@@ -117,7 +118,7 @@ class _Progress:
         self._done += 1
         spent_s = time.monotonic() - self._started
         left_s = spent_s / self._done * (self._total - self._done)
-        left = f", about {max(left_s / 60, 1):.0f} min left" if left_s else ""
+        left = f", about {duration(left_s)} left" if left_s else ""
         self._say(f"{name} is trained: {self._done} of {self._total} runs{left}")
 
     def tell(self, running: Mapping[str, "_Run"]) -> None:

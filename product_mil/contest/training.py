@@ -11,11 +11,10 @@ from product_mil.build.data import build_data
 from product_mil.config import Config, load_config, override, refuse
 from product_mil.contest.fairness import differing_fields, unfair_fields
 from product_mil.contest.side_by_side import Planned, num_at_once, train_side_by_side
-from product_mil.embed import backbone_stays_frozen, cached_embeddings
+from product_mil.embed import cached_embeddings, embeds_once
 from product_mil.errors import UserError
 from product_mil.limits import problems
 from product_mil.run import run, trained_stages, untrained_model
-from product_mil.train.augment import Ranges
 from product_mil.train.mesh import data_mesh
 
 
@@ -88,13 +87,7 @@ def train_rivals(
 def trains_cached_head(config: Config) -> bool:
     """Whether all that a run trains is a head on embeddings that are computed once."""
     stages = [getattr(config, name) for name in trained_stages(config)]
-    augmented = any(Ranges(**dataclasses.asdict(stage.augment)).on for stage in stages)
-    return (
-        bool(stages)
-        and backbone_stays_frozen(config)
-        and config.data.embedding_cache
-        and not augmented
-    )
+    return bool(stages) and all(embeds_once(config, stage) for stage in stages)
 
 
 def _train(one: Planned) -> None:

@@ -143,9 +143,8 @@ def _measure_stage(
     stage: Stage, state: TrainState, batches_to_evaluate: float, deadline: float
 ) -> StageCost:
     cost, state = measure_steps(stage, state, seconds=_STEPS_S, at_least=_MIN_STEPS)
-    evaluation_s = (
-        batches_to_evaluate * cost.step_s
-    )  # at most: to train takes longer than to predict
+    # At most: to train takes longer than to predict.
+    evaluation_s = batches_to_evaluate * cost.step_s
     for _ in range(2):  # the first time it is compiled
         if evaluation_s < _EVALUATION_SHARE * (deadline - time.monotonic()):
             evaluation_s = min(evaluation_s, _evaluation_s(stage, state))

@@ -66,7 +66,7 @@ def train_stage(
         log.say(f"  note: {line}")
     if stage.num_steps == 0 and restored is None:
         _keep_untrained(stage, state, checkpoints, log)
-    if step >= stage.num_steps or _out_of_patience(stage, log, step):
+    if is_complete(stage, log, step):
         log.say(f"{stage.name}: complete, {step} steps")
         return state
     _begin(stage, step, log)
@@ -278,6 +278,11 @@ def _rates(values: Mapping[str, float]) -> str:
         f"{values['train/wait_share']:.0%} waiting"
     )
     return text + (f", MFU {values['train/mfu']:.0%}" if "train/mfu" in values else "")
+
+
+def is_complete(stage: Stage, log: RunLog, step: int) -> bool:
+    """Whether a stage that was saved at this step has nothing left to do."""
+    return step >= stage.num_steps or _out_of_patience(stage, log, step)
 
 
 def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:

@@ -20,7 +20,7 @@ class Sum(NamedTuple):
 
     def mean(self) -> Float[Array, ""]:
         """The mean, 0 over nothing."""
-        return self.total / jnp.maximum(self.items, 1)
+        return self.out_of(self.items)
 
     def out_of(self, items: Num[Array, ""]) -> Float[Array, ""]:
         """What these items add to the mean over more, of which they are a part."""
