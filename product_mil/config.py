@@ -17,8 +17,8 @@ from pathlib import Path
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from product_mil.errors import UserError
-from product_mil.files import user_path
-from product_mil.foreign import CONFIGURATION, refuse_foreign
+from product_mil.files.foreign import CONFIGURATION, refuse_foreign
+from product_mil.files.outputs import user_path
 
 Pooling = Literal[
     "probabilities",

@@ -14,7 +14,6 @@ from pathlib import Path
 import numpy as np
 from jax.sharding import Mesh
 
-from product_mil.cache import cache_root, can_be_written, temporary_cache
 from product_mil.config import Config, StageConfig
 from product_mil.data.embeddings import (
     Embed,
@@ -26,6 +25,7 @@ from product_mil.data.embeddings import (
 )
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
+from product_mil.files.cache import cache_root, can_be_written, temporary_cache
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
 from product_mil.model.hand_made import VERSION as HAND_MADE_VERSION

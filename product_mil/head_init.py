@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Int64
 
 from product_mil.errors import UserError
-from product_mil.foreign import CLASS_FILE, refuse_foreign
+from product_mil.files.foreign import CLASS_FILE, refuse_foreign
 from product_mil.model.classifier import Model
 from product_mil.model.weights import ImageNetTop
 

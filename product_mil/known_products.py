@@ -17,7 +17,7 @@ from product_mil.data.duplicates import sharing_products
 from product_mil.data.index import Catalogue
 from product_mil.data.loader import Products
 from product_mil.errors import UserError
-from product_mil.files import whole
+from product_mil.files.outputs import whole
 
 PRODUCTS_FILE = "products.npz"
 

@@ -7,7 +7,7 @@ from absl import app, flags
 from product_mil.config import Config, load_config, override, refuse
 from product_mil.console import command
 from product_mil.errors import UserError
-from product_mil.files import user_path
+from product_mil.files.outputs import user_path
 from product_mil.limits import problems
 
 _CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from product_mil.data.categories import Categories
 from product_mil.data.index import named_files
 from product_mil.errors import UserError
-from product_mil.files import Kind, beside, check_output, user_path
+from product_mil.files.outputs import Kind, beside, check_output, user_path
 from product_mil.prediction_files import (
     SUBMISSION,
     TOP_CLASSES,

@@ -20,9 +20,9 @@ from jaxtyping import Int64
 
 import product_mil
 from product_mil.errors import UserError
-from product_mil.files import Draft, Kind, csv_with_header, to_json
-from product_mil.foreign import PARQUET_PREDICTIONS, refuse_foreign
-from product_mil.formats import refuse_unknown_format
+from product_mil.files.foreign import PARQUET_PREDICTIONS, refuse_foreign
+from product_mil.files.formats import refuse_unknown_format
+from product_mil.files.outputs import Draft, Kind, csv_with_header, to_json
 from product_mil.predictions import PredictionBlock
 
 FORMAT = "1"

@@ -20,7 +20,7 @@ from product_mil.build.stage import build_stage, run_record
 from product_mil.config import STAGES, Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
-from product_mil.files import write_json
+from product_mil.files.outputs import write_json
 from product_mil.known_products import keep_products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior

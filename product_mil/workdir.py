@@ -12,8 +12,8 @@ from typing import Any
 
 import product_mil
 from product_mil.errors import UserError
-from product_mil.files import names_in
-from product_mil.formats import refuse_unknown_format
+from product_mil.files.formats import refuse_unknown_format
+from product_mil.files.outputs import names_in
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"

@@ -10,14 +10,14 @@ import platformdirs
 import pytest
 
 import product_mil
-from product_mil.cache import (
+from product_mil.errors import UserError
+from product_mil.files.cache import (
     cache_root,
     can_be_written,
     temporary_cache,
     why_not_writable,
     writable_cache,
 )
-from product_mil.errors import UserError
 
 UNWRITABLE = ["file", "file/below", "/proc/product_mil", "/dev/null", "x" * 300]
 
@@ -104,7 +104,7 @@ def test_no_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 USE = """
-from product_mil.cache import writable_cache
+from product_mil.files.cache import writable_cache
 from product_mil.data.sample import ensure_sample
 import product_mil.data.sample as sample
 draw = sample.write_sample
@@ -139,7 +139,8 @@ def test_a_user_without_a_name(tmp_path: Path) -> None:
     if os.getuid() != 0:
         pytest.skip("only root can become such a user")
     code = (
-        "import os; from product_mil.cache import cache_root, why_not_writable; os.setuid(54321); "
+        "import os; from product_mil.files.cache import cache_root, why_not_writable; "
+        "os.setuid(54321); "
         "print(cache_root()); print(why_not_writable(cache_root()))"
     )
     environment = {k: v for k, v in os.environ.items() if k not in ("HOME", "XDG_CACHE_HOME")}

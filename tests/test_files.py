@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from product_mil.errors import UserError
-from product_mil.files import (
+from product_mil.files.outputs import (
     Draft,
     Kind,
     check_output,
@@ -54,7 +54,7 @@ def test_two_drafts_of_one_file_do_not_meet(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
     code = (
-        "import os, signal; from pathlib import Path; from product_mil.files import *\n"
+        "import os, signal; from pathlib import Path; from product_mil.files.outputs import *\n"
         f"d = Path({str(tmp_path)!r}); a = Draft(d / 'x.csv'); b = Draft(d / 'y.csv')\n"
         "with draft_directory(d) as inside:\n"
         "    (inside / 'page').touch()\n"

@@ -12,7 +12,7 @@ import pytest
 
 from product_mil import prediction_files
 from product_mil.errors import UserError
-from product_mil.files import check_output
+from product_mil.files.outputs import check_output
 from product_mil.prediction_files import (
     TOP_CLASSES,
     MatrixWriter,

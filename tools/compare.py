@@ -24,7 +24,7 @@ import numpy as np
 
 from product_mil.console import command
 from product_mil.errors import UserError
-from product_mil.files import check_output, draft_directory, user_path, write_text
+from product_mil.files.outputs import check_output, draft_directory, user_path, write_text
 
 if TYPE_CHECKING:
     from product_mil.compare.gallery import Detail, Selection

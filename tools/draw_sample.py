@@ -13,7 +13,7 @@ import os
 from product_mil.console import command
 from product_mil.data.sample import write_sample
 from product_mil.errors import UserError
-from product_mil.files import Kind, check_output, draft_directory, user_path
+from product_mil.files.outputs import Kind, check_output, draft_directory, user_path
 
 DRAWN = Kind("a drawn catalogue", (), lambda _: False)
 

@@ -25,7 +25,7 @@ from tqdm import tqdm
 from product_mil.console import command
 from product_mil.data.faults import FAULTS, faults_path, product_faults
 from product_mil.errors import UserError
-from product_mil.files import beside, user_path
+from product_mil.files.outputs import beside, user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.member_files import MISSING, MISSING_SUFFIX
 from product_mil.outputs import (

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 from product_mil.console import command
 from product_mil.data.faults import FAULTS, FaultList, lost, product_faults
 from product_mil.errors import UserError
-from product_mil.files import check_output, user_path
+from product_mil.files.outputs import check_output, user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.outputs import refuse_data
 

@@ -21,7 +21,7 @@ from product_mil.data.faults import FAULTS, faults_path, lost, product_faults
 from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
-from product_mil.files import user_path
+from product_mil.files.outputs import user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.outputs import (
     add_output_flags,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from product_mil.console import command
 from product_mil.errors import UserError
-from product_mil.files import user_path
+from product_mil.files.outputs import user_path
 
 if TYPE_CHECKING:
     from product_mil.inspection import AttentionRow

@@ -16,7 +16,7 @@ from flax import nnx
 
 from product_mil.console import command
 from product_mil.errors import UserError
-from product_mil.files import user_path
+from product_mil.files.outputs import user_path
 from product_mil.model.backbones import BACKBONES, backbone
 from product_mil.model.published import published_file
 from product_mil.model.weight_files import file_layers

@@ -16,7 +16,7 @@ from pathlib import Path
 from product_mil.console import command
 from product_mil.data.names import dump_files
 from product_mil.errors import UserError
-from product_mil.files import check_output, user_path
+from product_mil.files.outputs import check_output, user_path
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

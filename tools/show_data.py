@@ -29,7 +29,7 @@ from product_mil.data.categories import read_categories
 from product_mil.data.index import open_catalogue
 from product_mil.data.sheet import SHEET, Book, Shown, draw, save
 from product_mil.errors import UserError
-from product_mil.files import check_output, user_path
+from product_mil.files.outputs import check_output, user_path
 from product_mil.limits import problems
 
 # Of the numbers among the options.

@@ -8,7 +8,7 @@ from product_mil.config import Config
 from product_mil.data.index import named_files
 from product_mil.embed import backbone_stays_frozen
 from product_mil.errors import UserError
-from product_mil.foreign import CATEGORY_FILE, refuse_foreign
+from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
 from product_mil.head_init import NAMED
 from product_mil.limits import AUGMENT_LIMITS
 from product_mil.model.backbones import BACKBONES, BackboneSpec, backbone, blocks_of

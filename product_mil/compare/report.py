@@ -11,12 +11,12 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from product_mil import files
 from product_mil.compare.gallery import BROKE, FIXED
 from product_mil.compare.sentences import everyone, summary
 from product_mil.compare.tables import category_rows, contestant_rows, group_tables, pair_rows
 from product_mil.compare.words import count, number, p_text, percent, percents, points, with_sign
-from product_mil.files import Kind, names_in
+from product_mil.files import outputs as files
+from product_mil.files.outputs import Kind, names_in
 
 JSON_FILE = "comparison.json"
 

@@ -14,7 +14,7 @@ from product_mil.data.images import is_remark
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
-from product_mil.files import Kind, beside, csv_with_header, is_former, write_text
+from product_mil.files.outputs import Kind, beside, csv_with_header, is_former, write_text
 
 COLUMNS = ImageFault._fields
 FAULTS = Kind("a list of faults", (".csv", ""), csv_with_header(COLUMNS))

@@ -15,7 +15,7 @@ from jaxtyping import UInt8
 from PIL import Image, UnidentifiedImageError, features
 
 from product_mil.data.jpeg_end import with_end
-from product_mil.foreign import AVIF, kind_of_bytes
+from product_mil.files.foreign import AVIF, kind_of_bytes
 
 # 64 megapixels: larger than any product photo, and 200 MB once decoded.
 MAX_PIXELS = 64_000_000

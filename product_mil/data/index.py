@@ -25,7 +25,6 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from product_mil.cache import cache_root
 from product_mil.data.bson import Fault, kind_of
 from product_mil.data.index_store import (
     DUPLICATE,
@@ -41,7 +40,8 @@ from product_mil.data.index_store import (
 from product_mil.data.names import dump_files, named_files
 from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError, refuse_too_many_open_files
-from product_mil.foreign import DUMP, refuse_foreign
+from product_mil.files.cache import cache_root
+from product_mil.files.foreign import DUMP, refuse_foreign
 
 __all__ = [
     "NO_CATEGORY",

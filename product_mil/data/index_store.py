@@ -21,7 +21,7 @@ from tqdm import tqdm
 from product_mil.data.bson import NO_ID, Fault, kind_of
 from product_mil.data.scan import Rows, scan
 from product_mil.errors import UserError
-from product_mil.foreign import BSON, kind_of_file
+from product_mil.files.foreign import BSON, kind_of_file
 
 FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"

@@ -7,7 +7,7 @@ from glob import escape, glob, has_magic
 from pathlib import Path
 
 from product_mil.errors import UserError
-from product_mil.foreign import DUMP, refuse_foreign
+from product_mil.files.foreign import DUMP, refuse_foreign
 
 _MAX_COMMAS = 8  # in the name of one file among several
 

@@ -16,7 +16,6 @@ import bson
 import numpy as np
 import simplejpeg
 
-from product_mil.cache import cache_root, temporary_cache, writable_cache
 from product_mil.data.sample_accessories import (
     batteries,
     cable,
@@ -51,6 +50,7 @@ from product_mil.data.sample_home import (
 from product_mil.data.sample_render import Studio
 from product_mil.data.sample_shapes import Part, Style
 from product_mil.errors import UserError
+from product_mil.files.cache import cache_root, temporary_cache, writable_cache
 
 VERSION = 2  # part of the cache's name: raise it when the same seed gives another catalogue
 IMAGES_SHARES = (0.618, 0.160, 0.077, 0.146)  # of products with 1 .. 4 images, as on Cdiscount

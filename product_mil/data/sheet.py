@@ -19,7 +19,7 @@ from product_mil.data.images import is_remark
 from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import image_addresses
 from product_mil.data.reading import FileReader
-from product_mil.files import Kind, whole
+from product_mil.files.outputs import Kind, whole
 
 THUMBNAIL_PX = 120
 GAP_PX = 8

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from product_mil.files import write_json
+from product_mil.files.outputs import write_json
 from product_mil.ladder.length import RunCost
 
 Row = dict[str, Any]

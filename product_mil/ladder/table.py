@@ -10,7 +10,7 @@ from pathlib import Path
 
 import jax
 
-from product_mil.files import Kind, csv_with_header, names_in, whole, write_text
+from product_mil.files.outputs import Kind, csv_with_header, names_in, whole, write_text
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress, Row
 

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from product_mil.cache import cache_root, writable_cache
 from product_mil.errors import UserError
-from product_mil.files import write_text
+from product_mil.files.cache import cache_root, writable_cache
+from product_mil.files.outputs import write_text
 from product_mil.model.spec import BackboneSpec, PackagedWeights, PublishedFile
 
 

@@ -18,7 +18,7 @@ import h5py
 import numpy as np
 
 from product_mil.errors import UserError
-from product_mil.foreign import Wanted, refuse_foreign
+from product_mil.files.foreign import Wanted, refuse_foreign
 from product_mil.model.keras_layers import KerasLayer
 from product_mil.model.spec import BackboneSpec
 from product_mil.model.torch_pickle import read_known_pickle

@@ -16,8 +16,8 @@ from typing import Any
 import jax
 from absl import logging
 
-from product_mil.cache import cache_root, can_be_written
 from product_mil.errors import UserError
+from product_mil.files.cache import cache_root, can_be_written
 
 
 def embedding_batch_images() -> int:
