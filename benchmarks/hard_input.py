@@ -29,7 +29,7 @@ import bson
 import numpy as np
 from PIL import Image
 
-from product_mil.data.sample import SampleFiles, write_sample
+from product_mil.sources.sample.draw import SampleFiles, write_sample
 
 ROOT = Path(__file__).resolve().parents[1]
 Record = dict[str, Any]

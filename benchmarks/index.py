@@ -16,12 +16,12 @@ import bson
 import shaped
 from measure import in_turns, machine, parser, report, table
 
-from product_mil.data.index import build_or_load_index
+from product_mil.sources.bson.index import build_or_load_index
 
 _MEMORY = """
 import sys
 from pathlib import Path
-from product_mil.data.index import build_or_load_index
+from product_mil.sources.bson.index import build_or_load_index
 build_or_load_index(Path(sys.argv[1]), progress=False)
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")))

@@ -28,9 +28,9 @@ import simplejpeg
 from measure import Best, in_turns, machine, parser, report, table
 from PIL import Image
 
-from product_mil.data.index import Catalogue, open_catalogue
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.data.plan import ShuffledPlan
+from product_mil.sources.bson.index import Catalogue, open_catalogue
 from product_mil.train.runtime import keep_freed_memory
 
 SIZE_PX = 180

@@ -15,9 +15,9 @@ from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from scipy.sparse import csr_array
 
 from product_mil.compare.rules import TEMPERATURE_PRODUCTS, fit_temperature
-from product_mil.data.categories import Categories
 from product_mil.files.outputs import Draft, Kind, csv_with_header
 from product_mil.predictions import PredictionBlock
+from product_mil.sources.categories import Categories
 
 HEADER = (
     "_id",

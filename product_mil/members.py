@@ -14,7 +14,6 @@ from jaxtyping import Array, Float, Float64
 from product_mil.backoff import BackOff, LevelCounts, calibrate
 from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.config import Config
-from product_mil.data.categories import Categories
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.embed import backbone_stays_frozen
 from product_mil.ensemble import Rule, combine, combined_attention
@@ -23,6 +22,7 @@ from product_mil.member_files import refuse_missing
 from product_mil.model.backbones import backbone
 from product_mil.model.classifier import merge_model
 from product_mil.predictions import PredictionBlock
+from product_mil.sources.categories import Categories
 from product_mil.train.inference import (
     ONE_VIEW,
     Predicted,

@@ -5,8 +5,6 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from product_mil.data.categories import Categories
-from product_mil.data.index import named_files
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, check_output, user_path
 from product_mil.prediction_files import (
@@ -19,6 +17,8 @@ from product_mil.prediction_files import (
     matrix_kind,
 )
 from product_mil.predictions import Writer
+from product_mil.sources.bson.index import named_files
+from product_mil.sources.categories import Categories
 
 if TYPE_CHECKING:
     from product_mil.backoff import BackOff

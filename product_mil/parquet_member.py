@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
-from product_mil.data.categories import Categories
-from product_mil.data.scan import NO_CATEGORY
 from product_mil.errors import UserError
 from product_mil.prediction_files import read_predictions
+from product_mil.sources.bson.scan import NO_CATEGORY
+from product_mil.sources.categories import Categories
 
 _FACTS = ("product_id", "category_id", "num_images", "num_readable_images")
 _TOP = ("top_category_id", "top_probability", "remaining_probability")

@@ -8,9 +8,9 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.predictions import PredictionBlock
+from product_mil.sources.bson.index import NO_CATEGORY
 from product_mil.train.inference import Predicted
 from product_mil.train.mesh import put_batch
 

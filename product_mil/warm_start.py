@@ -7,10 +7,10 @@ import numpy as np
 from jaxtyping import Array
 
 from product_mil.config import ModelConfig
-from product_mil.data.categories import Categories
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
 from product_mil.model.heads import CLASS_AXES
+from product_mil.sources.categories import Categories
 from product_mil.trained import open_run
 
 

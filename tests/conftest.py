@@ -22,7 +22,7 @@ install_import_hook("product_mil", "beartype.beartype")
 import jax
 import pytest
 
-from product_mil.data.sample import SampleFiles, write_sample
+from product_mil.sources.sample.draw import SampleFiles, write_sample
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 
 from product_mil.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
-from product_mil.data.categories import Categories
 from product_mil.predictions import PredictionBlock, written_whole
+from product_mil.sources.categories import Categories
 
 NAMES = [["a", "x", "1"], ["b", "z", "2"], ["a", "x", "3"], ["a", "y", 'say "4", please']]
 TREE = Categories.from_json(json.dumps({"ids": [10, 20, 30, 40], "names": NAMES}))

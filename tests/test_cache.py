@@ -105,8 +105,8 @@ def test_no_temporary_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 USE = """
 from product_mil.files.cache import writable_cache
-from product_mil.data.sample import ensure_sample
-import product_mil.data.sample as sample
+from product_mil.sources.sample.draw import ensure_sample
+import product_mil.sources.sample.draw as sample
 draw = sample.write_sample
 sample.write_sample = lambda directory, **_: draw(directory, seed=0, num_products=5)
 files = ensure_sample(0)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from product_mil.console import LastingStream
-from product_mil.data.sample import SampleFiles
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT
 
 NO_READER = "import os; r, w = os.pipe(); os.close(r); os.dup2(w, {descriptor})\n"

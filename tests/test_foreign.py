@@ -25,11 +25,11 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image, features
 
-from product_mil.data.categories import read_categories
-from product_mil.data.index import open_catalogue
 from product_mil.errors import UserError
 from product_mil.files.foreign import BSON, kind_of_bytes, kind_of_file
 from product_mil.prediction_files import read_predictions
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.categories import read_categories
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -11,11 +11,11 @@ import pytest
 from product_mil.build.data import build_data
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
-from product_mil.data.index import open_catalogue
-from product_mil.data.sample import SampleFiles
 from product_mil.errors import UserError
 from product_mil.prediction_files import read_predictions
 from product_mil.run import run
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import load_script
 
 hard_input = load_script("benchmarks/hard_input.py")

@@ -8,8 +8,8 @@ import bson
 import numpy as np
 import pytest
 
-from product_mil.data.sample import SampleFiles
 from product_mil.known_products import PRODUCTS_FILE, Known
+from product_mil.sources.sample.draw import SampleFiles
 from product_mil.trained import open_run
 from tests.scripts import call_tool
 

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-from product_mil.data.sample import SampleFiles
 from product_mil.run import run
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 
 ALL_AT_ONCE = b"a [2]*?{x,y}#1%20~'\"\\$:;&|\n\xff\xfe\xc3\xa9"

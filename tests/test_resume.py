@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from product_mil.data.sample import SampleFiles
 from product_mil.errors import UserError
+from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.log import RunLog
 from product_mil.trained import open_run
 

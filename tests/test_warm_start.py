@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from product_mil.build.model import build_model
-from product_mil.data.categories import categories_from_ids
 from product_mil.errors import UserError
+from product_mil.sources.categories import categories_from_ids
 from product_mil.trained import open_run
 from product_mil.warm_start import warm_start
 

@@ -11,9 +11,9 @@ import argparse
 import os
 
 from product_mil.console import command
-from product_mil.data.sample import write_sample
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, check_output, draft_directory, user_path
+from product_mil.sources.sample.draw import write_sample
 
 DRAWN = Kind("a drawn catalogue", (), lambda _: False)
 

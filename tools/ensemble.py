@@ -284,8 +284,8 @@ def _facts(
     Raises:
         UserError: it is needed and nobody has it, or the data lacks products.
     """
-    from product_mil.data.index import NO_CATEGORY, open_catalogue
     from product_mil.parquet_member import ProductFacts
+    from product_mil.sources.bson.index import NO_CATEGORY, open_catalogue
 
     ids = aligned.product_id
     if spec is None:

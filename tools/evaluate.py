@@ -154,10 +154,10 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
 
     from product_mil.compare.answers import Questions, take
     from product_mil.compare.files import read_answers
-    from product_mil.data.categories import categories_from_ids
-    from product_mil.data.index import open_catalogue
     from product_mil.data.loader import Products
     from product_mil.known_products import known_to_file
+    from product_mil.sources.bson.index import open_catalogue
+    from product_mil.sources.categories import categories_from_ids
     from product_mil.train.evaluate import TREE_METRICS, ProductScores, metrics_of
 
     catalogue = open_catalogue(spec)

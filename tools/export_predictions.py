@@ -18,7 +18,6 @@ from tqdm import tqdm
 
 from product_mil.console import command
 from product_mil.data.faults import FAULTS, faults_path, lost, product_faults
-from product_mil.data.index import NO_CATEGORY
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
@@ -31,6 +30,7 @@ from product_mil.outputs import (
     needs_all,
 )
 from product_mil.predictions import PredictionBlock, Writer, written_whole
+from product_mil.sources.bson.index import NO_CATEGORY
 
 if TYPE_CHECKING:
     from product_mil.trained import TrainedRun

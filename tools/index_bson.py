@@ -18,7 +18,7 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
 
 _MAX_SHOWN_FAULTS = 10
 

@@ -14,9 +14,9 @@ import argparse
 from pathlib import Path
 
 from product_mil.console import command
-from product_mil.data.names import dump_files
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
+from product_mil.sources.bson.names import dump_files
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 

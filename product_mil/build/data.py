@@ -18,16 +18,16 @@ from product_mil.build.lacking import (
     refuse_unlabelled,
 )
 from product_mil.config import Config, DataConfig
-from product_mil.data.bson import OTHER_CATEGORY, Fault
-from product_mil.data.categories import Categories, categories_from_ids, read_categories
 from product_mil.data.duplicates import drop_images, shared_with
 from product_mil.data.faults import first_fault, product_faults
-from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
 from product_mil.data.loader import Products
-from product_mil.data.names import dump_files
-from product_mil.data.sample import ensure_sample
 from product_mil.data.split import split_products
 from product_mil.errors import UserError
+from product_mil.sources.bson.document import OTHER_CATEGORY, Fault
+from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.sources.bson.names import dump_files
+from product_mil.sources.categories import Categories, categories_from_ids, read_categories
+from product_mil.sources.sample.draw import ensure_sample
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from product_mil.compare.differences import correct_for_number, difference
 from product_mil.compare.groups import groups_of
 from product_mil.compare.measured import described, measure
 from product_mil.compare.statistics import Resampler
-from product_mil.data.categories import Categories
+from product_mil.sources.categories import Categories
 
 FORMAT = 2  # 1: intervals of several seeds were over products alone, and `p` was `mcnemar_p`
 

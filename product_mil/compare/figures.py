@@ -8,7 +8,7 @@ from product_mil.compare import plots
 from product_mil.compare.answers import Answers, Questions
 from product_mil.compare.confusion import confusion_matrix, confusions
 from product_mil.compare.gallery import path_of
-from product_mil.data.categories import Categories
+from product_mil.sources.categories import Categories
 
 CONFUSED_CATEGORIES = 8
 LISTED_CONFUSIONS = 15

@@ -11,12 +11,12 @@ import simplejpeg
 from jaxtyping import Int64
 
 from product_mil.compare.answers import Answers, Questions
-from product_mil.data.categories import Categories
 from product_mil.data.images import ImageError, decode_into
-from product_mil.data.index import Catalogue
 from product_mil.data.reading import FileReader
 from product_mil.prediction_files import CONTRIBUTION, PredictionFile
 from product_mil.predictions import PredictionBlock
+from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.categories import Categories
 
 MAX_PRODUCTS = 1000
 MAX_PICTURES_BYTES = 16_000_000  # of JPEG; a third more in the page, which stays below 25 MB

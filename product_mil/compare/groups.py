@@ -6,7 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from product_mil.compare.answers import Questions
-from product_mil.data.categories import Categories
+from product_mil.sources.categories import Categories
 
 Groups = dict[str, dict[str, Int64[np.ndarray, " n"]]]
 

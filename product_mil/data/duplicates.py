@@ -10,8 +10,8 @@ from typing import NamedTuple
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt64
 
-from product_mil.data.index import Catalogue
 from product_mil.errors import UserError
+from product_mil.sources.bson.index import Catalogue
 
 MAX_LINKING_PRODUCTS = 20  # an image in more of them says nothing about any (design.md, 12)
 _SMALL_CATALOGUE_IMAGES = 100_000

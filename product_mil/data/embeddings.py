@@ -16,8 +16,6 @@ from jaxtyping import Bool, Float, Int64, UInt8, UInt64
 from tqdm import tqdm
 
 from product_mil.batch import EmbeddedBatch
-from product_mil.data.bson import kind_of
-from product_mil.data.index import Catalogue
 from product_mil.data.loader import (
     ImageDecoder,
     ImageFault,
@@ -29,6 +27,8 @@ from product_mil.data.loader import (
 )
 from product_mil.data.plan import Plan
 from product_mil.data.reading import UNREAD
+from product_mil.sources.bson.document import kind_of
+from product_mil.sources.bson.index import Catalogue
 
 PART_IMAGES = 4096  # at most so many are lost by a kill
 FLOAT32_BYTES = 4_000_000_000  # stores expected to be larger hold float16

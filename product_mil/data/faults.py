@@ -9,12 +9,12 @@ from typing import Literal
 
 import numpy as np
 
-from product_mil.data.bson import Fault, kind_of
 from product_mil.data.images import is_remark
-from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, csv_with_header, is_former, write_text
+from product_mil.sources.bson.document import Fault, kind_of
+from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
 
 COLUMNS = ImageFault._fields
 FAULTS = Kind("a list of faults", (".csv", ""), csv_with_header(COLUMNS))

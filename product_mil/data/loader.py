@@ -17,10 +17,10 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 from product_mil.batch import EmbeddedBatch, PackedBatch, SizedBatch, Slots
 from product_mil.data.buffers import BufferPool
 from product_mil.data.images import is_remark
-from product_mil.data.index import Catalogue
 from product_mil.data.plan import Plan
 from product_mil.data.reading import Addresses, FileReader
 from product_mil.data.workers import Elsewhere, process_workers
+from product_mil.sources.bson.index import Catalogue
 
 # To start a process takes a core as long as decoding 4,000 images of 180 px.
 IMAGES_BEFORE_PROCESSES = 20_000

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from product_mil.data.categories import Categories
 from product_mil.data.duplicates import (
     ImageGroups,
     group_images,
@@ -16,10 +15,11 @@ from product_mil.data.duplicates import (
     with_bytes,
 )
 from product_mil.data.images import is_remark
-from product_mil.data.index import NO_CATEGORY, Catalogue
 from product_mil.data.loader import image_addresses
 from product_mil.data.reading import FileReader
 from product_mil.files.outputs import Kind, whole
+from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.categories import Categories
 
 THUMBNAIL_PX = 120
 GAP_PX = 8

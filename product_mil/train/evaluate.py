@@ -8,8 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from product_mil.data.categories import Categories
 from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.sources.categories import Categories
 from product_mil.train.inference import Scores
 from product_mil.train.mesh import put_batch
 

@@ -10,7 +10,7 @@ from product_mil.compare.comparison import compare
 from product_mil.compare.confusion import confusion_matrix, confusions
 from product_mil.compare.differences import control
 from product_mil.compare.report import to_json
-from product_mil.data.categories import Categories
+from product_mil.sources.categories import Categories
 from product_mil.train.evaluate import expected_calibration_error
 
 N = 600

@@ -33,10 +33,10 @@ from product_mil.compare.gallery import (
 from product_mil.compare.report import page
 from product_mil.compare.sentences import verdict
 from product_mil.contest.headline import all_pairs
-from product_mil.data.categories import Categories
-from product_mil.data.index import open_catalogue
 from product_mil.prediction_files import ParquetWriter, read_predictions
 from product_mil.predictions import PredictionBlock, written_whole
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.categories import Categories
 
 N = 60
 EVIL = "<script>document.title='taken'</script>"

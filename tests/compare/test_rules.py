@@ -16,7 +16,7 @@ from product_mil.compare.rules import (
     fit_temperature,
     rule_logits,
 )
-from product_mil.data.categories import categories_from_ids
+from product_mil.sources.categories import categories_from_ids
 
 
 def test_rules_by_hand() -> None:

@@ -7,7 +7,7 @@ import bson
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
-from product_mil.data.bson import RecordError, kind_of, parse_record
+from product_mil.sources.bson.document import RecordError, kind_of, parse_record
 
 
 def encode(**fields: object) -> bytes:

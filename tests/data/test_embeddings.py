@@ -15,10 +15,10 @@ from product_mil.data.embeddings import (
     store_dtype,
     used_images,
 )
-from product_mil.data.index import open_catalogue
 from product_mil.data.loader import PixelSource, Products
 from product_mil.data.plan import SequentialPlan
-from product_mil.data.sample import SampleFiles
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.sample.draw import SampleFiles
 
 SIZE_PX = 32
 BATCH_IMAGES = 8

@@ -13,10 +13,15 @@ import pytest
 import xxhash
 from bson import Int64
 
-from product_mil.data import index_store, scan
-from product_mil.data.bson import Fault
-from product_mil.data.index import NO_CATEGORY, Catalogue, build_or_load_index, open_catalogue
 from product_mil.errors import UserError
+from product_mil.sources.bson import index_store, scan
+from product_mil.sources.bson.document import Fault
+from product_mil.sources.bson.index import (
+    NO_CATEGORY,
+    Catalogue,
+    build_or_load_index,
+    open_catalogue,
+)
 
 Product = dict[str, object]
 
@@ -348,7 +353,7 @@ def test_an_index_of_another_format_is_not_used(
 ) -> None:
     path = write(tmp_path / "a.bson", product(1, b"x"))
     old = build_or_load_index(path).directory
-    monkeypatch.setattr("product_mil.data.index.FORMAT", 99)
+    monkeypatch.setattr("product_mil.sources.bson.index.FORMAT", 99)
     assert build_or_load_index(path).directory != old
     assert not old.exists()
 
@@ -365,7 +370,7 @@ def test_where_the_place_beside_the_file_is_read_only_the_cache_is_used(tmp_path
 ELSEWHERE = """
 import multiprocessing, pickle, sys
 from pathlib import Path
-from product_mil.data.index import open_catalogue
+from product_mil.sources.bson.index import open_catalogue
 
 def size_there(catalogue):
     return catalogue.num_products
@@ -468,8 +473,8 @@ def test_a_build_that_fails_leaves_no_directory(
     monkeypatch.setattr(index_store, "later_duplicates", failing)
     (tmp_path / "temporary").mkdir()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
-    monkeypatch.setattr("product_mil.data.index._temporary", {})
-    monkeypatch.setattr("product_mil.data.index._MEMORY", str(tmp_path / "blocked"))
+    monkeypatch.setattr("product_mil.sources.bson.index._temporary", {})
+    monkeypatch.setattr("product_mil.sources.bson.index._MEMORY", str(tmp_path / "blocked"))
     with pytest.raises(UserError, match=r"stop|no place to write the index of .*Input/output"):
         build_or_load_index(path, cache_dir=tmp_path / "cache" / "deep")
     left = [p for p in tmp_path.rglob("*") if p.parent != tmp_path / "temporary"]
@@ -546,7 +551,7 @@ def test_processes_that_build_at_once_agree(tmp_path: Path) -> None:
     path = write(tmp_path / "a.bson", *random_products(0, 2000))
     program = (
         "import sys; from pathlib import Path;"
-        "from product_mil.data.index import build_or_load_index as b;"
+        "from product_mil.sources.bson.index import build_or_load_index as b;"
         "print(b(Path(sys.argv[1])).fingerprint)"
     )
     command = [sys.executable, "-c", program, str(path)]
@@ -595,7 +600,7 @@ def test_real_photos(shared: Path) -> None:
 
 MANY = """
 import resource, sys
-from product_mil.data.index import open_catalogue
+from product_mil.sources.bson.index import open_catalogue
 from product_mil.console import command
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
 with command():

@@ -12,10 +12,10 @@ from PIL import Image
 
 from product_mil.data import reading
 from product_mil.data.faults import FaultList, product_faults
-from product_mil.data.index import open_catalogue
 from product_mil.data.loader import ImageFault, PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan, ShuffledPlan
 from product_mil.errors import UserError
+from product_mil.sources.bson.index import open_catalogue
 
 SIZE_PX = 32
 COUNTS = np.random.default_rng(0).integers(1, 5, 40)

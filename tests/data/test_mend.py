@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from bson import Int64
 
-from product_mil.data import mend
-from product_mil.data.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.sources.bson import recovery as mend
+from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
 
 NUM = 9
 Encoded = list[bytearray]

@@ -4,9 +4,9 @@ from pathlib import Path
 import bson
 import pytest
 
-from product_mil.data.index import open_catalogue
-from product_mil.data.names import dump_files, named_files
 from product_mil.errors import UserError
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.bson.names import dump_files, named_files
 
 ODD = [
     "a b.bson",

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 import simplejpeg
 
-from product_mil.data import sample
-from product_mil.data.sample_render import Studio
-from product_mil.data.sample_shapes import Part, Style, box
 from product_mil.errors import UserError
+from product_mil.sources.sample import draw as sample
+from product_mil.sources.sample.render import Studio
+from product_mil.sources.sample.shapes import Part, Style, box
 
 
 def read(path: Path) -> list[dict[str, Any]]:

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from product_mil.data.duplicates import group_images, product_of_images
-from product_mil.data.index import Catalogue, open_catalogue
 from product_mil.data.split import drop_images, shared_with, split_products
 from product_mil.errors import UserError
+from product_mil.sources.bson.index import Catalogue, open_catalogue
 
 
 def catalogue_of(

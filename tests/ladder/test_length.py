@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-from product_mil.data.sample import SampleFiles
 from product_mil.ladder.length import (
     RunCost,
     StageCost,
@@ -13,6 +12,7 @@ from product_mil.ladder.length import (
     shortening,
     with_steps,
 )
+from product_mil.sources.sample.draw import SampleFiles
 
 COST = RunCost(
     start_s=4.0,

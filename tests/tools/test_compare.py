@@ -11,7 +11,7 @@ import pytest
 
 from product_mil.contest import sources
 from product_mil.contest.side_by_side import num_at_once
-from product_mil.data.sample import SampleFiles
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 
 ROOT = Path(__file__).resolve().parents[2]

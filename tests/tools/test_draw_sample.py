@@ -3,7 +3,7 @@ from pathlib import Path
 import bson
 import pytest
 
-from product_mil.data.sample import SampleFiles
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 
 

@@ -5,9 +5,9 @@ import bson
 import numpy as np
 import pytest
 
-from product_mil.data.categories import Categories
-from product_mil.data.sample import SampleFiles
 from product_mil.prediction_files import read_predictions
+from product_mil.sources.categories import Categories
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 
 

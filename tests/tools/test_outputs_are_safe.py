@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from product_mil.data.sample import SampleFiles
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT, call_tool
 
 # Each option that names an output: the command, its other arguments, the option, the ending that

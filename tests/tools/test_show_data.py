@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from product_mil.data import sheet as sheet_module
-from product_mil.data.sample import SampleFiles
+from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import load_script
 
 show_data = load_script("tools/show_data.py")

@@ -10,11 +10,11 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from product_mil.data.categories import Categories, read_categories
-from product_mil.data.index import open_catalogue
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan
-from product_mil.data.sample import SampleFiles
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.categories import Categories, read_categories
+from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.evaluate import (
     ProductScores,
     expected_calibration_error,

@@ -25,8 +25,11 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from product_mil.data.bson import Fault, kind_of
-from product_mil.data.index_store import (
+from product_mil.errors import UserError, refuse_too_many_open_files
+from product_mil.files.cache import cache_root
+from product_mil.files.foreign import DUMP, refuse_foreign
+from product_mil.sources.bson.document import Fault, kind_of
+from product_mil.sources.bson.index_store import (
     DUPLICATE,
     FORMAT,
     MAX_LISTED_FAULTS,
@@ -37,11 +40,8 @@ from product_mil.data.index_store import (
     later_duplicates,
     load_index,
 )
-from product_mil.data.names import dump_files, named_files
-from product_mil.data.scan import NO_CATEGORY
-from product_mil.errors import UserError, refuse_too_many_open_files
-from product_mil.files.cache import cache_root
-from product_mil.files.foreign import DUMP, refuse_foreign
+from product_mil.sources.bson.names import dump_files, named_files
+from product_mil.sources.bson.scan import NO_CATEGORY
 
 __all__ = [
     "NO_CATEGORY",

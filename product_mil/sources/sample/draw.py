@@ -16,7 +16,9 @@ import bson
 import numpy as np
 import simplejpeg
 
-from product_mil.data.sample_accessories import (
+from product_mil.errors import UserError
+from product_mil.files.cache import cache_root, temporary_cache, writable_cache
+from product_mil.sources.sample.accessories import (
     batteries,
     cable,
     cloth,
@@ -24,7 +26,7 @@ from product_mil.data.sample_accessories import (
     pouch,
     warranty_card,
 )
-from product_mil.data.sample_gear import (
+from product_mil.sources.sample.gear import (
     camera,
     glasses,
     guitar,
@@ -38,7 +40,7 @@ from product_mil.data.sample_gear import (
     t_shirt,
     umbrella,
 )
-from product_mil.data.sample_home import (
+from product_mil.sources.sample.home import (
     bottle,
     chair,
     clock,
@@ -47,10 +49,8 @@ from product_mil.data.sample_home import (
     mug,
     teapot,
 )
-from product_mil.data.sample_render import Studio
-from product_mil.data.sample_shapes import Part, Style
-from product_mil.errors import UserError
-from product_mil.files.cache import cache_root, temporary_cache, writable_cache
+from product_mil.sources.sample.render import Studio
+from product_mil.sources.sample.shapes import Part, Style
 
 VERSION = 2  # part of the cache's name: raise it when the same seed gives another catalogue
 IMAGES_SHARES = (0.618, 0.160, 0.077, 0.146)  # of products with 1 .. 4 images, as on Cdiscount

@@ -18,10 +18,10 @@ import xxhash
 from jaxtyping import Int32, Int64, UInt64
 from tqdm import tqdm
 
-from product_mil.data.bson import NO_ID, Fault, kind_of
-from product_mil.data.scan import Rows, scan
 from product_mil.errors import UserError
 from product_mil.files.foreign import BSON, kind_of_file
+from product_mil.sources.bson.document import NO_ID, Fault, kind_of
+from product_mil.sources.bson.scan import Rows, scan
 
 FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"

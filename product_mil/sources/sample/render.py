@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFilter
 
-from product_mil.data.sample_shapes import Colour, Outline, Part, random_colour
+from product_mil.sources.sample.shapes import Colour, Outline, Part, random_colour
 
 PHOTO_SIZE_PX = 180
 BACKGROUND_SHARES = (0.3, 0.25, 0.15, 0.1, 0.2)

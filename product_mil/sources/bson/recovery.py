@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from product_mil.data.bson import (
+from product_mil.sources.bson.document import (
     INT32,
     Fault,
     Record,

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from product_mil.data.sample_shapes import Part, Style, box, ellipse, smooth, stroke
+from product_mil.sources.sample.shapes import Part, Style, box, ellipse, smooth, stroke
 
 
 def phone_case(s: Style) -> list[Part]:

@@ -16,7 +16,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
-from product_mil.data.bson import (
+from product_mil.sources.bson.document import (
     ARRAY,
     BINARY,
     DOCUMENT,
@@ -27,7 +27,7 @@ from product_mil.data.bson import (
     RecordError,
     parse_record,
 )
-from product_mil.data.mend import (
+from product_mil.sources.bson.recovery import (
     MAX_RECORD_BYTES,
     MIN_RECORD_BYTES,
     Mended,

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from product_mil.data.sample_shapes import Part, Style, box, ellipse, smooth, stroke
+from product_mil.sources.sample.shapes import Part, Style, box, ellipse, smooth, stroke
 
 
 def cloth(s: Style) -> list[Part]:

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from product_mil.data.sample_shapes import Part, Style, box, ellipse, lathe, smooth, stroke
+from product_mil.sources.sample.shapes import Part, Style, box, ellipse, lathe, smooth, stroke
 
 
 def mug(s: Style) -> list[Part]:

@@ -1,0 +1,1 @@
+"""Where products come from: catalogues of products and images, and the bytes of images."""

@@ -1,0 +1,1 @@
+"""The sample that the package draws itself."""
