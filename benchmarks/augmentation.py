@@ -32,10 +32,10 @@ from training import training
 
 from product_mil.batch import PackedBatch, Slots
 from product_mil.config import AugmentConfig, DataConfig, load_config
+from product_mil.devices.runtime import configure_jax
 from product_mil.run import run
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.log import RunLog
-from product_mil.train.runtime import configure_jax
 
 FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
 IMAGES, SIZE_PX, CLASSES = 32, 180, 81

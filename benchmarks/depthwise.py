@@ -28,9 +28,9 @@ import numpy as np
 from flax import nnx
 from jax import lax
 
+from product_mil.devices.runtime import keep_freed_memory
 from product_mil.model.backbones import backbone
 from product_mil.model.depthwise import depthwise_conv, depthwise_conv_lax
-from product_mil.train.runtime import keep_freed_memory
 from tests.model import keras_lite0
 
 Case = tuple[str, str, Callable, tuple]  # what is done, by whom, function, arguments

@@ -12,7 +12,7 @@ from gpu_bench import CLASSES, Bench
 from hlo_traffic import kernels
 from training import Training, training
 
-from product_mil.train.runtime import matmul_flops_per_s, step_flops
+from product_mil.devices.runtime import matmul_flops_per_s, step_flops
 
 
 def ceilings(bench: Bench) -> Iterator[dict[str, Any]]:

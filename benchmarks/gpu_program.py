@@ -36,7 +36,7 @@ from measure import table_of
 from training import batch_of, training
 
 from product_mil.data.plan import ShuffledPlan
-from product_mil.train.runtime import step_flops
+from product_mil.devices.runtime import step_flops
 
 FLOPS_PER_S, H100_BYTES_PER_S, H200_BYTES_PER_S = 989e12, 3.35e12, 4.8e12
 SIZE_PX = 180

@@ -21,11 +21,11 @@ from jaxtyping import Float, Int
 from measure import sets_parser, with_net
 
 from product_mil.config import load_config
+from product_mil.devices.runtime import configure_jax
 from product_mil.predict import predict_products
 from product_mil.run import run
 from product_mil.train.evaluate import tree_distance
 from product_mil.train.inference import make_predict_step
-from product_mil.train.runtime import configure_jax
 from product_mil.trained import TrainedRun, open_run
 
 FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"

@@ -17,7 +17,7 @@ from measure import in_turns, machine, parser, report, table
 from training import batch_of, training
 
 from product_mil.data.plan import ShuffledPlan
-from product_mil.train.runtime import keep_freed_memory
+from product_mil.devices.runtime import keep_freed_memory
 
 MAX_IMAGES = 4
 CLASSES = 5270

@@ -35,10 +35,10 @@ from training import Training, batch_of, loaded_of, training
 
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded
+from product_mil.devices.runtime import keep_freed_memory
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.loop import STEPS_IN_FLIGHT, Stage, train_stage
-from product_mil.train.runtime import keep_freed_memory
 
 CLASSES = 100
 

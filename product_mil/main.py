@@ -49,8 +49,8 @@ def main(argv: list[str]) -> None:
         errors += wrong + problems(config)
         # JAX starts here, not for a typing error.
         from product_mil.build.check import check_config
+        from product_mil.devices.runtime import configure_jax
         from product_mil.run import run
-        from product_mil.train.runtime import configure_jax
 
         configure_jax()
         refuse(errors + check_config(config))

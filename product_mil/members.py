@@ -15,6 +15,7 @@ from product_mil.backoff import BackOff, LevelCounts, calibrate
 from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.config import Config
 from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.devices.mesh import put_batch
 from product_mil.embed import backbone_stays_frozen
 from product_mil.ensemble import Rule, combine, combined_attention
 from product_mil.errors import UserError
@@ -32,7 +33,6 @@ from product_mil.train.inference import (
     product_log_probs,
     view_embeddings,
 )
-from product_mil.train.mesh import put_batch
 from product_mil.trained import TrainedRun, open_run
 
 

@@ -9,10 +9,10 @@ from jax.sharding import Mesh
 from tqdm import tqdm
 
 from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.devices.mesh import put_batch
 from product_mil.predictions import PredictionBlock
 from product_mil.sources.bson.index import NO_CATEGORY
 from product_mil.train.inference import Predicted
-from product_mil.train.mesh import put_batch
 
 BATCHES_IN_FLIGHT = 2  # the host runs this far ahead of the devices
 

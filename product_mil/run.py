@@ -19,6 +19,7 @@ from product_mil.build.model import build_model, levels_of, log_prior_of
 from product_mil.build.stage import build_stage, run_record
 from product_mil.config import STAGES, Config, differences
 from product_mil.data.faults import FaultList
+from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.files.outputs import write_json
 from product_mil.known_products import keep_products
@@ -33,7 +34,6 @@ from product_mil.train.cost import (
 )
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
 from product_mil.train.loop import Stage, is_complete, train_stage
-from product_mil.train.mesh import data_mesh, replicate
 from product_mil.train.state import TrainState, evaluated_parameters
 from product_mil.train.stopping import Interrupted, stop_requests
 from product_mil.workdir import (

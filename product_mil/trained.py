@@ -24,6 +24,7 @@ from product_mil.data.duplicates import drop_images
 from product_mil.data.embeddings import EmbeddedSource
 from product_mil.data.faults import FaultList, Policy
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
+from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.errors import UserError
 from product_mil.known_products import Known, Shown, known_products, run_data
@@ -33,7 +34,6 @@ from product_mil.run import checkpoint_directory
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
-from product_mil.train.mesh import data_mesh, replicate
 from product_mil.workdir import refuse_newer_run
 
 

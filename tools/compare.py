@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.contest.gather import gather
     from product_mil.contest.headline import headline_of, pooling_of
     from product_mil.contest.training import rival_configs, train_rivals
-    from product_mil.train.runtime import configure_jax
+    from product_mil.devices.runtime import configure_jax
     from product_mil.train.stopping import Interrupted
 
     check_output(args.output, COMPARISON)

@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     _check(args)
     if args.runs:
         # JAX starts here, not for a wrong path.
-        from product_mil.train.runtime import configure_jax
+        from product_mil.devices.runtime import configure_jax
 
         configure_jax()
         combine_runs(args)

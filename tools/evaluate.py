@@ -53,9 +53,9 @@ def main(argv: list[str] | None = None) -> None:
         refuse_data([args.faults], args.data)
         check_output(args.faults, FAULTS)
     # JAX starts here, not for a typing error.
+    from product_mil.devices.runtime import configure_jax
     from product_mil.train.inference import ViewMean
     from product_mil.train.log import metrics_table
-    from product_mil.train.runtime import configure_jax
     from product_mil.trained import open_run
 
     configure_jax()

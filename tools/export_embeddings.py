@@ -21,6 +21,8 @@ from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.console import command
 from product_mil.data.embeddings import embed_images
 from product_mil.data.faults import FAULTS, FaultList, faults_path
+from product_mil.devices.mesh import data_mesh
+from product_mil.devices.runtime import configure_jax, embedding_batch_images
 from product_mil.embed import embed_function
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, check_output, user_path, whole
@@ -29,8 +31,6 @@ from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
 from product_mil.sources.bson.index import Catalogue, open_catalogue
 from product_mil.sources.bson.names import dump_files
-from product_mil.train.mesh import data_mesh
-from product_mil.train.runtime import configure_jax, embedding_batch_images
 
 COLUMNS = ("product_id", "image_index", "embedding")
 

@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     _check(args)
     # JAX starts here, not for a wrong path.
-    from product_mil.train.runtime import configure_jax
+    from product_mil.devices.runtime import configure_jax
     from product_mil.trained import open_run
 
     configure_jax()

@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         if getattr(args, name) < 1:
             raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
     # JAX starts here, not for a typing error.
-    from product_mil.train.runtime import configure_jax
+    from product_mil.devices.runtime import configure_jax
     from product_mil.trained import open_run
 
     configure_jax()

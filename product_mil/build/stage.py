@@ -23,6 +23,8 @@ from product_mil.data.embeddings import (
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_draws
+from product_mil.devices.mesh import replicate
+from product_mil.devices.runtime import peak_flops_per_s
 from product_mil.embed import cached_embeddings, embeds_once
 from product_mil.model.backbones import backbone, blocks_of
 from product_mil.model.classifier import Arrays, Model
@@ -33,9 +35,7 @@ from product_mil.train.inference import make_eval_step
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.losses import Target
-from product_mil.train.mesh import replicate
 from product_mil.train.optim import make_optimizer, rate_factors
-from product_mil.train.runtime import peak_flops_per_s
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_train_step
 from product_mil.train.trust import TRUST, collect_nll, fit_trust, make_trust_step

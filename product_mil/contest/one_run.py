@@ -23,8 +23,8 @@ def main() -> None:
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
     from product_mil.config import config_from_dict
+    from product_mil.devices.runtime import configure_jax
     from product_mil.run import run
-    from product_mil.train.runtime import configure_jax
 
     configure_jax()
     run(config_from_dict(told["config"]), Path(told["workdir"]))

@@ -8,6 +8,7 @@ import numpy as np
 from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.build.data import build_data
 from product_mil.data.loader import Products
+from product_mil.devices.mesh import put_batch
 from product_mil.errors import UserError
 from product_mil.ladder.length import shortening
 from product_mil.ladder.plan import Ladder, Planned
@@ -15,7 +16,6 @@ from product_mil.ladder.progress import Progress, Row
 from product_mil.model.backbones import backbone
 from product_mil.train.evaluate import metrics_of, score_products
 from product_mil.train.inference import make_eval_step
-from product_mil.train.mesh import put_batch
 from product_mil.trained import TrainedRun, open_run
 
 TIMED_IMAGES = 128

@@ -15,10 +15,10 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from product_mil.data.loader import Loaded
+from product_mil.devices.mesh import put_batch
 from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.heads import ResidualHead
 from product_mil.model.packing import packing_of
-from product_mil.train.mesh import put_batch
 
 TRUST = "head/trust"  # its path among the statistics
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from orbax.checkpoint import v1 as ocp
 
+from product_mil.devices.mesh import put_batch, replicate
 from product_mil.errors import UserError
 from product_mil.train.checkpoint import (
     BEST_METRIC,
@@ -20,7 +21,6 @@ from product_mil.train.checkpoint import (
     leaf_mismatches,
 )
 from product_mil.train.digests import DIGEST_FILE
-from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.state import evaluated_parameters
 from tests.train.test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
 

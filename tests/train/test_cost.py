@@ -7,9 +7,9 @@ from typing import Any
 import jax
 import pytest
 
+from product_mil.devices.mesh import replicate
 from product_mil.train import cost, loop
 from product_mil.train.cost import StepCost, expected_time, measure_steps, peak_memory_bytes
-from product_mil.train.mesh import replicate
 from product_mil.train.text import duration
 from tests.train.test_loop import STEPS, stage_of, train
 from tests.train.test_step import prepared, start

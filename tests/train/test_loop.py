@@ -13,12 +13,12 @@ import pytest
 
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import ImageFault, Loaded
+from product_mil.devices.mesh import data_mesh, put_batch, replicate
+from product_mil.devices.runtime import step_flops
 from product_mil.errors import UserError
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Interrupted, Stage, train_stage
-from product_mil.train.mesh import data_mesh, put_batch, replicate
-from product_mil.train.runtime import step_flops
 from product_mil.train.state import TrainState
 from tests.train.test_checkpoint import assert_equal
 from tests.train.test_step import EVERYTHING, batch_of, mesh_of, prepared, start

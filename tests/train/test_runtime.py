@@ -10,15 +10,15 @@ from pathlib import Path
 import pytest
 
 import product_mil
+from product_mil.devices.runtime import MIN_OPEN_FILES, allow_open_files, refuse_xla_flags
 from product_mil.errors import UserError
-from product_mil.train.runtime import MIN_OPEN_FILES, allow_open_files, refuse_xla_flags
 
 ROOT = Path(product_mil.__file__).resolve().parents[1]
 
 FAULTS = """
 import ctypes, resource, sys
 if sys.argv[1] == "kept":
-    from product_mil.train.runtime import keep_freed_memory
+    from product_mil.devices.runtime import keep_freed_memory
     keep_freed_memory()
 libc = ctypes.CDLL(None)
 libc.malloc.argtypes, libc.malloc.restype = [ctypes.c_size_t], ctypes.c_void_p

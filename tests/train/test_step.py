@@ -13,6 +13,7 @@ from jax.sharding import Mesh
 from jaxtyping import Array
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
+from product_mil.devices.mesh import put_batch, replicate
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import HeadOutput, build_head
 from product_mil.train.augment import Ranges, augment
@@ -24,7 +25,6 @@ from product_mil.train.inference import (
     make_predict_step,
 )
 from product_mil.train.losses import Target
-from product_mil.train.mesh import put_batch, replicate
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import evaluated_parameters, initial_state, partition
 from product_mil.train.step import make_train_step

@@ -1,0 +1,1 @@
+"""What JAX is told about this machine: the mesh, memory, caches."""
