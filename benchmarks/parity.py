@@ -29,8 +29,8 @@ import keras
 import numpy as np
 from flax import nnx
 
-from product_mil.data.images import decode_into
-from product_mil.data.reading import FileReader
+from product_mil.data.decode import decode_into
+from product_mil.data.reader import FileReader
 from product_mil.model.backbones import backbone
 from product_mil.model.weights import load_weights
 from product_mil.sources.bson.index import open_catalogue

@@ -26,7 +26,7 @@ from product_mil.data.loader import (
     image_fault,
 )
 from product_mil.data.plan import Plan
-from product_mil.data.reading import UNREAD
+from product_mil.data.reader import UNREAD
 from product_mil.sources.bson.document import kind_of
 from product_mil.sources.bson.index import Catalogue
 

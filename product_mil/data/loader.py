@@ -16,9 +16,9 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, SizedBatch, Slots
 from product_mil.data.buffers import BufferPool
-from product_mil.data.images import is_remark
+from product_mil.data.decode import is_remark
 from product_mil.data.plan import Plan
-from product_mil.data.reading import Addresses, FileReader
+from product_mil.data.reader import Addresses, FileReader
 from product_mil.data.workers import Elsewhere, process_workers
 from product_mil.sources.bson.index import Catalogue
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
+from product_mil.data.decode import is_remark
 from product_mil.data.duplicates import (
     ImageGroups,
     group_images,
@@ -14,9 +15,8 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.data.images import is_remark
 from product_mil.data.loader import image_addresses
-from product_mil.data.reading import FileReader
+from product_mil.data.reader import FileReader
 from product_mil.files.outputs import Kind, whole
 from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories

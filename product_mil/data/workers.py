@@ -24,7 +24,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from product_mil.data.buffers import BufferPool, Region, SharedMemory
-from product_mil.data.reading import Addresses, FileReader
+from product_mil.data.reader import Addresses, FileReader
 from product_mil.errors import UserError
 
 _READERS = 8  # whose files a process holds open: those of the sources in use

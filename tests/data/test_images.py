@@ -8,8 +8,8 @@ import pytest
 import simplejpeg
 from PIL import Image
 
-from product_mil.data import images
-from product_mil.data.images import ImageError, decode_into
+from product_mil.data import decode as images
+from product_mil.data.decode import ImageError, decode_into
 
 SIZE_PX = 48
 
@@ -292,7 +292,7 @@ def test_fuzz_raises_nothing_else(monkeypatch: pytest.MonkeyPatch) -> None:
         found = outcome(bytes(data))
         outcomes[isinstance(found, bytes)] += 1
         with monkeypatch.context() as patch:
-            patch.setattr("product_mil.data.images._plain_shape", lambda _: None)
+            patch.setattr("product_mil.data.decode._plain_shape", lambda _: None)
             assert found == outcome(bytes(data))
     for _ in range(300):
         try:

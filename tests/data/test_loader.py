@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from product_mil.data import reading
+from product_mil.data import reader as reading
 from product_mil.data.faults import FaultList, product_faults
 from product_mil.data.loader import ImageFault, PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan, ShuffledPlan

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from product_mil.data.images import decode_into
+from product_mil.data.decode import decode_into
 from tests.data.test_images import SIZE_PX, by_pillow, decoded, encoded, outcome, photo
 
 
@@ -57,7 +57,7 @@ def _with(data: bytes, inserted: bytes) -> bytes:
 def test_the_short_way_decodes_as_the_long_one(trick: str, monkeypatch: pytest.MonkeyPatch) -> None:
     data = TRICKS[trick]()
     found = outcome(data)
-    monkeypatch.setattr("product_mil.data.images._plain_shape", lambda _: None)
+    monkeypatch.setattr("product_mil.data.decode._plain_shape", lambda _: None)
     assert found == outcome(data)
     if trick.startswith(("CMYK", "another", "of this", "grey")):
         image = Image.open(io.BytesIO(data)).convert("RGB")
@@ -65,7 +65,7 @@ def test_the_short_way_decodes_as_the_long_one(trick: str, monkeypatch: pytest.M
 
 
 def test_plain_jpegs_go_the_short_way(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("product_mil.data.images._decode_jpeg", None)
+    monkeypatch.setattr("product_mil.data.decode._decode_jpeg", None)
     for data in (
         encoded(photo()),
         encoded(photo(), progressive=True),

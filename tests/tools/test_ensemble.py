@@ -16,7 +16,7 @@ import pytest
 from product_mil import member_files
 from product_mil.compare.files import read_answers
 from product_mil.config import config_from_dict, load_config
-from product_mil.data import reading
+from product_mil.data import reader as reading
 from product_mil.ensemble import fit_average
 from product_mil.parquet_member import ParquetMember
 from product_mil.prediction_files import MatrixWriter, ParquetWriter, read_predictions

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.data.images import decode_into
+from product_mil.data.decode import decode_into
 from product_mil.errors import UserError
 from product_mil.model.backbones import backbone
 from product_mil.model.weights import load_weights

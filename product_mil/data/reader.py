@@ -12,7 +12,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
-from product_mil.data.images import ImageError, decode_into
+from product_mil.data.decode import ImageError, decode_into
 from product_mil.errors import refuse_too_many_open_files
 
 UNREAD = "the file cannot be read here"  # the kind of faults that are not the image's own
