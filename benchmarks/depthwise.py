@@ -29,8 +29,8 @@ from flax import nnx
 from jax import lax
 
 from product_mil.devices.runtime import keep_freed_memory
-from product_mil.model.backbones import backbone
-from product_mil.model.depthwise import depthwise_conv, depthwise_conv_lax
+from product_mil.model.layers.depthwise import depthwise_conv, depthwise_conv_lax
+from product_mil.model.registry import backbone
 from tests.model import keras_lite0
 
 Case = tuple[str, str, Callable, tuple]  # what is done, by whom, function, arguments

@@ -9,8 +9,8 @@ import jax.numpy as jnp
 from gpu_bench import Bench
 from jax import lax
 
-from product_mil.model.convolutions import conv_lax
-from product_mil.model.depthwise import depthwise_conv_lax, depthwise_conv_shifted
+from product_mil.model.layers.convolutions import conv_lax
+from product_mil.model.layers.depthwise import depthwise_conv_lax, depthwise_conv_shifted
 
 
 def _in_forms(

@@ -31,8 +31,8 @@ from flax import nnx
 
 from product_mil.data.decode import decode_into
 from product_mil.data.reader import FileReader
-from product_mil.model.backbones import backbone
-from product_mil.model.weights import load_weights
+from product_mil.model.registry import backbone
+from product_mil.model.weights.load import load_weights
 from product_mil.sources.bson.index import open_catalogue
 from tests.model import keras_files
 

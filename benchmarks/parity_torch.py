@@ -18,9 +18,9 @@ import jax
 import numpy as np
 from flax import nnx
 
-from product_mil.model.backbones import backbone
-from product_mil.model.published import published_file
-from product_mil.model.weights import load_weights
+from product_mil.model.registry import backbone
+from product_mil.model.weights.load import load_weights
+from product_mil.model.weights.published import published_file
 
 try:
     import timm  # pyright: ignore[reportMissingImports]

@@ -20,8 +20,8 @@ from product_mil.embed import backbone_stays_frozen
 from product_mil.ensemble import Rule, combine, combined_attention
 from product_mil.errors import UserError
 from product_mil.member_files import refuse_missing
-from product_mil.model.backbones import backbone
 from product_mil.model.classifier import merge_model
+from product_mil.model.registry import backbone
 from product_mil.predictions import PredictionBlock
 from product_mil.sources.categories import Categories
 from product_mil.train.inference import (

@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-from product_mil.model.backbones import BACKBONES
-from product_mil.model.weights import load_weights
+from product_mil.model.registry import BACKBONES
+from product_mil.model.weights.load import load_weights
 from product_mil.run import run
 from tests.model.test_weights import write_keras_file
 

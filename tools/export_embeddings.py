@@ -27,8 +27,8 @@ from product_mil.embed import embed_function
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, check_output, user_path, whole
 from product_mil.flags import add_policy_flags
-from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Model
+from product_mil.model.registry import backbone
 from product_mil.sources.bson.index import Catalogue, open_catalogue
 from product_mil.sources.bson.names import dump_files
 

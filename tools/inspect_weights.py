@@ -17,10 +17,10 @@ from flax import nnx
 from product_mil.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
-from product_mil.model.backbones import BACKBONES, backbone
-from product_mil.model.published import published_file
-from product_mil.model.weight_files import file_layers
-from product_mil.model.weights import fit, weights_fingerprint
+from product_mil.model.registry import BACKBONES, backbone
+from product_mil.model.weights.files import file_layers
+from product_mil.model.weights.load import fit, weights_fingerprint
+from product_mil.model.weights.published import published_file
 
 
 def layers_table(path: Path) -> list[str]:

@@ -8,13 +8,13 @@ from flax import nnx
 from jaxtyping import Float, Int64, Num
 
 from product_mil.config import Config
-from product_mil.head_init import NAMED, initialise_head
-from product_mil.model.backbones import backbone
 from product_mil.model.classifier import Classifier, Model, split_model
 from product_mil.model.heads import build_head
+from product_mil.model.heads.tree import Levels, TreeHead
 from product_mil.model.prior import PriorHead
-from product_mil.model.tree import Levels, TreeHead
-from product_mil.model.weights import load_weights
+from product_mil.model.registry import backbone
+from product_mil.model.weights.head_init import NAMED, initialise_head
+from product_mil.model.weights.load import load_weights
 from product_mil.sources.categories import Categories
 
 

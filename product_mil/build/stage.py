@@ -26,9 +26,9 @@ from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_d
 from product_mil.devices.mesh import replicate
 from product_mil.devices.runtime import peak_flops_per_s
 from product_mil.embed import cached_embeddings, embeds_once
-from product_mil.model.backbones import backbone, blocks_of
 from product_mil.model.classifier import Arrays, Model
 from product_mil.model.prior import NO_BACKBONE
+from product_mil.model.registry import backbone, blocks_of
 from product_mil.train.augment import Ranges
 from product_mil.train.evaluate import metrics_of, score_products
 from product_mil.train.inference import make_eval_step

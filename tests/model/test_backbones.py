@@ -7,7 +7,7 @@ import pytest
 from flax import nnx
 
 from product_mil.errors import UserError
-from product_mil.model.backbones import BACKBONES, backbone, blocks_of
+from product_mil.model.registry import BACKBONES, backbone, blocks_of
 
 
 @pytest.mark.parametrize(

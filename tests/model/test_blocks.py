@@ -9,10 +9,10 @@ import pytest
 from flax import nnx
 from jax import lax
 
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
-from product_mil.model.convolutions import conv, conv_lax, pointwise_conv
-from product_mil.model.depthwise import depthwise_conv, depthwise_conv_lax
-from product_mil.model.spatial_pools import avg_pool_same, max_pool, max_pool_lax
+from product_mil.model.layers.blocks import BatchNorm, Conv, DepthwiseConv
+from product_mil.model.layers.convolutions import conv, conv_lax, pointwise_conv
+from product_mil.model.layers.depthwise import depthwise_conv, depthwise_conv_lax
+from product_mil.model.layers.spatial_pools import avg_pool_same, max_pool, max_pool_lax
 
 
 def _value_and_gradients(function, *arguments, cotangent):

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, SeparableConv, conv_norm
-from product_mil.model.normalisation import at_each_place
+from product_mil.model.layers.blocks import BatchNorm, Conv, DepthwiseConv, SeparableConv, conv_norm
+from product_mil.model.layers.normalisation import at_each_place
 
 OF = {"dtype": jnp.float32, "rngs": nnx.Rngs(0)}
 

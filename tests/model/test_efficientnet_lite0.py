@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.model.backbones import backbone, blocks_of
-from product_mil.model.efficientnet_lite0 import EfficientNetLite0
-from product_mil.model.inverted_residual import InvertedResidual
-from product_mil.model.weights import ImageNetTop, load_weights
+from product_mil.model.backbones.efficientnet_lite0 import EfficientNetLite0
+from product_mil.model.layers.inverted_residual import InvertedResidual
+from product_mil.model.registry import backbone, blocks_of
+from product_mil.model.weights.load import ImageNetTop, load_weights
 
 SPEC = backbone("efficientnet_lite0")
 

@@ -5,8 +5,7 @@ import pytest
 from flax import nnx
 
 from product_mil.errors import UserError
-from product_mil.model.backbones import backbone
-from product_mil.model.hand_made import (
+from product_mil.model.backbones.hand_made import (
     COLOUR_CELLS,
     COLOUR_DIM,
     EMBEDDING_DIM,
@@ -15,6 +14,7 @@ from product_mil.model.hand_made import (
     ORIENTATIONS,
     describe,
 )
+from product_mil.model.registry import backbone
 
 
 def parts(row: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -10,9 +10,9 @@ import pytest
 from flax import nnx
 from PIL import Image
 
-from product_mil.model.backbones import backbone
-from product_mil.model.mobilenet_v2 import MobileNetV2
-from product_mil.model.weights import load_weights
+from product_mil.model.backbones.mobilenet_v2 import MobileNetV2
+from product_mil.model.registry import backbone
+from product_mil.model.weights.load import load_weights
 
 SPEC = backbone("mobilenet_v2")
 WITH_TOP = "mobilenet_v2_weights_tf_dim_ordering_tf_kernels_1.0_224.h5"

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.model.backbones import BACKBONES, BackboneSpec, backbone
 from product_mil.model.keras_layers import number_of
-from product_mil.model.weights import load_weights
+from product_mil.model.registry import BACKBONES, BackboneSpec, backbone
+from product_mil.model.weights.load import load_weights
 from tests.model import keras_files
 
 SIZES = ((180, 180), (299, 299), (97, 103))

@@ -14,9 +14,9 @@ from typing import ClassVar
 import pytest
 
 from product_mil.errors import UserError
-from product_mil.model.backbones import BACKBONES, backbone
-from product_mil.model.published import published_file, weights_cache_dir
+from product_mil.model.registry import BACKBONES, backbone
 from product_mil.model.spec import BackboneSpec, PublishedFile, PublishedWeights
+from product_mil.model.weights.published import published_file, weights_cache_dir
 
 CONTENT = bytes(range(256)) * 400
 HASH = "sha256:" + hashlib.sha256(CONTENT).hexdigest()

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.model.backbones import backbone
-from product_mil.model.small_cnn import SmallCNN, conv3x3, means, resize
+from product_mil.model.backbones.small_cnn import SmallCNN, conv3x3, means, resize
+from product_mil.model.registry import backbone
 
 
 @pytest.fixture(scope="module")

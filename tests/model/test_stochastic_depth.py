@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from flax import nnx
 
-from product_mil.model import convnext_tiny, efficientnet_v2_s
-from product_mil.model.backbones import backbone
-from product_mil.model.blocks import add_branch, branch_factors
+from product_mil.model.backbones import convnext_tiny, efficientnet_v2_s
+from product_mil.model.layers.blocks import add_branch, branch_factors
+from product_mil.model.registry import backbone
 
 NETS = [
     pytest.param(name, marks=pytest.mark.slow) for name in ("convnext_tiny", "efficientnet_v2_s")

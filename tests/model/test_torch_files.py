@@ -10,12 +10,12 @@ from flax import nnx
 from safetensors.numpy import save_file
 
 from product_mil.errors import UserError
-from product_mil.model import inception_v3
-from product_mil.model.backbones import backbone
-from product_mil.model.blocks import ConvNorm
+from product_mil.model.backbones import inception_v3
 from product_mil.model.keras_layers import TOP, unit_layers
+from product_mil.model.layers.blocks import ConvNorm
+from product_mil.model.registry import backbone
 from product_mil.model.spec import BackboneSpec
-from product_mil.model.weights import load_weights
+from product_mil.model.weights.load import load_weights
 
 
 def torch_tensors(module: nnx.Module, spec: BackboneSpec, naming, top=True) -> dict[str, Any]:

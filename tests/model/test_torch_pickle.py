@@ -10,11 +10,11 @@ import pytest
 from flax import nnx
 
 from product_mil.errors import UserError
-from product_mil.model import published, torch_pickle
-from product_mil.model.backbones import backbone
-from product_mil.model.published import is_at_hand, published_file
-from product_mil.model.torch_pickle import read_known_pickle
-from product_mil.model.weights import load_weights
+from product_mil.model.registry import backbone
+from product_mil.model.weights import published, torch_pickle
+from product_mil.model.weights.load import load_weights
+from product_mil.model.weights.published import is_at_hand, published_file
+from product_mil.model.weights.torch_pickle import read_known_pickle
 
 SPEC = backbone("efficientnet_lite0")
 

@@ -7,8 +7,8 @@ import pytest
 from flax import nnx
 
 from product_mil.batch import Slots
+from product_mil.model.heads.tree import TreeHead
 from product_mil.model.packing import Packing, packing_of
-from product_mil.model.tree import TreeHead
 from product_mil.train.losses import Target, image_loss
 
 # Six leaves: group 0 of level 1 has groups 0 and 1 of level 2, group 1 has 2 (of one leaf) and 3.

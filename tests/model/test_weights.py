@@ -12,12 +12,12 @@ import pytest
 from flax import nnx
 
 from product_mil.errors import UserError
-from product_mil.model.backbones import backbone
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv
 from product_mil.model.keras_layers import TOP as TOP_LAYER
 from product_mil.model.keras_layers import KerasLayer
+from product_mil.model.layers.blocks import BatchNorm, Conv, DepthwiseConv
+from product_mil.model.registry import backbone
 from product_mil.model.spec import BackboneSpec
-from product_mil.model.weights import load_weights, weights_fingerprint
+from product_mil.model.weights.load import load_weights, weights_fingerprint
 
 
 class Tiny(nnx.Module):

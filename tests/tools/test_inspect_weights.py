@@ -9,8 +9,8 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
-from product_mil.model.backbones import backbone
-from product_mil.model.published import published_file
+from product_mil.model.registry import backbone
+from product_mil.model.weights.published import published_file
 from tests.model.test_weights import write_keras_file
 from tests.scripts import load_script
 

@@ -42,7 +42,9 @@ def test_the_packaged_net_takes_the_place_of_what_is_not_at_hand(tool: Any) -> N
 def test_without_the_package_the_pretrained_rungs_are_left_out(
     tool: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("product_mil.model.published.importlib.util.find_spec", lambda _: None)
+    monkeypatch.setattr(
+        "product_mil.model.weights.published.importlib.util.find_spec", lambda _: None
+    )
     planned, left_out = planned_with(tool)
     assert [rung.name for rung in planned] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
     assert len(left_out) == 4

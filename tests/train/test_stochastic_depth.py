@@ -11,9 +11,9 @@ from flax import nnx
 
 from product_mil.batch import EmbeddedBatch
 from product_mil.devices.mesh import put_batch, replicate
-from product_mil.model.blocks import BatchNorm, Conv, add_branch, branch_factors
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import build_head
+from product_mil.model.layers.blocks import BatchNorm, Conv, add_branch, branch_factors
 from product_mil.model.spec import Backbone
 from product_mil.train.inference import make_eval_step
 from product_mil.train.losses import Target

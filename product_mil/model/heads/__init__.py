@@ -8,9 +8,9 @@ from flax import nnx
 
 from product_mil.model.heads.common import HeadOutput, PlaceEmbedding, classifier, dropout
 from product_mil.model.heads.pooled import PooledHead
+from product_mil.model.heads.pooling import build_pooling
 from product_mil.model.heads.probabilities import ProbabilitiesHead
 from product_mil.model.heads.residual import PosteriorAttentionHead, ResidualHead, ResidualParts
-from product_mil.model.pooling import build_pooling
 
 __all__ = [
     "CLASS_AXES",

@@ -8,9 +8,9 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from product_mil.model import initializers
+from product_mil.model.heads.pooling import linear
+from product_mil.model.layers import initializers
 from product_mil.model.packing import Packing
-from product_mil.model.pooling import linear
 
 # Places and counts from here on share one embedding; Cdiscount's products have at most 4 images.
 MAX_PLACES = 8

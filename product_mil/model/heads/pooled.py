@@ -13,8 +13,8 @@ from product_mil.model.heads.common import (
     dropout,
     shares_of_layer,
 )
+from product_mil.model.heads.pooling import Pooling
 from product_mil.model.packing import Packing
-from product_mil.model.pooling import Pooling
 
 
 class PooledHead(nnx.Module):

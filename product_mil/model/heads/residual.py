@@ -9,7 +9,6 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from product_mil.model import initializers
 from product_mil.model.heads.common import (
     HeadOutput,
     PlaceEmbedding,
@@ -18,8 +17,9 @@ from product_mil.model.heads.common import (
     dropout,
     shares_of_layer,
 )
+from product_mil.model.heads.pooling import MeanPooling, Pooled, linear, pool_slices
+from product_mil.model.layers import initializers
 from product_mil.model.packing import Packing
-from product_mil.model.pooling import MeanPooling, Pooled, linear, pool_slices
 
 RELEVANCE_HEADS = 16  # at most; each weighs its own slice of the embedding
 RELEVANCE_SCALE = 100.0  # Adam moves weights by the learning rate, which alone would be too slow

@@ -21,7 +21,7 @@ from product_mil.errors import UserError
 from product_mil.files.foreign import Wanted, refuse_foreign
 from product_mil.model.keras_layers import KerasLayer
 from product_mil.model.spec import BackboneSpec
-from product_mil.model.torch_pickle import read_known_pickle
+from product_mil.model.weights.torch_pickle import read_known_pickle
 
 MAX_DEPTH = 20  # of groups; Keras' files have 5
 Tensor = h5py.Dataset | np.ndarray

@@ -7,9 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from product_mil.model.blocks import ConvNorm
 from product_mil.model.keras_layers import TOP, Branch, KerasLayer, unnamed_units
-from product_mil.model.spatial_pools import avg_pool_same, max_pool
+from product_mil.model.layers.blocks import ConvNorm
+from product_mil.model.layers.spatial_pools import avg_pool_same, max_pool
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 # Names are those of torchvision and timm but for the first letter of a block's.

@@ -6,7 +6,8 @@ Adding one is a file with the net and its facts, and its name here (docs/adding-
 from flax import nnx
 
 from product_mil.errors import UserError
-from product_mil.model import (
+from product_mil.model import prior
+from product_mil.model.backbones import (
     convnext_tiny,
     efficientnet_lite0,
     efficientnet_v2_s,
@@ -14,7 +15,6 @@ from product_mil.model import (
     inception_resnet_v2,
     inception_v3,
     mobilenet_v2,
-    prior,
     resnet50_v2,
     small_cnn,
     xception,

@@ -8,7 +8,8 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, UInt8
 
-from product_mil.model.blocks import (
+from product_mil.model.keras_layers import TOP, KerasLayer, conv_and_norm
+from product_mil.model.layers.blocks import (
     BatchNorm,
     Conv,
     DepthwiseConv,
@@ -17,7 +18,6 @@ from product_mil.model.blocks import (
     branch_factors,
     conv_norm,
 )
-from product_mil.model.keras_layers import TOP, KerasLayer, conv_and_norm
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 REPEATS = (2, 4, 4, 6, 9, 15)  # blocks of each stage

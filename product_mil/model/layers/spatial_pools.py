@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from product_mil.model.convolutions import Padding, Pads, explicit_pads, interleaved, taps
+from product_mil.model.layers.convolutions import Padding, Pads, explicit_pads, interleaved, taps
 
 
 def max_pool(

@@ -8,9 +8,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from product_mil.model.blocks import Conv, ConvNorm
 from product_mil.model.keras_layers import TOP, Branch, KerasLayer, unit_layers, unnamed_units
-from product_mil.model.spatial_pools import avg_pool_same, max_pool
+from product_mil.model.layers.blocks import Conv, ConvNorm
+from product_mil.model.layers.spatial_pools import avg_pool_same, max_pool
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 Unit = tuple[int, int | tuple[int, int]]  # channels and kernel size

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
-from product_mil.model.convolutions import (
+from product_mil.model.layers.convolutions import (
     Padding,
     Pads,
     explicit_pads,

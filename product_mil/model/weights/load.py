@@ -16,14 +16,14 @@ from jaxtyping import Float
 
 from product_mil.errors import UserError
 from product_mil.model.keras_layers import KerasLayer, number_of
-from product_mil.model.published import published_file
 from product_mil.model.spec import BackboneSpec
-from product_mil.model.weight_files import (
+from product_mil.model.weights.files import (
     TENSORS,
     FileLayer,
     Tensor,
     file_layers,
 )
+from product_mil.model.weights.published import published_file
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float
 
-from product_mil.model import initializers
+from product_mil.model.layers import initializers
 from product_mil.model.packing import Packing
 
 

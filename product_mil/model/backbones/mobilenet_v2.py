@@ -7,9 +7,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-from product_mil.model.blocks import BatchNorm, Conv, conv_norm, relu6
-from product_mil.model.inverted_residual import InvertedResidual
 from product_mil.model.keras_layers import TOP, KerasLayer
+from product_mil.model.layers.blocks import BatchNorm, Conv, conv_norm, relu6
+from product_mil.model.layers.inverted_residual import InvertedResidual
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 MOMENTUM = 0.999  # of every BatchNorm

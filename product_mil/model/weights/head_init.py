@@ -12,7 +12,7 @@ from jaxtyping import Array, Int64
 from product_mil.errors import UserError
 from product_mil.files.foreign import CLASS_FILE, refuse_foreign
 from product_mil.model.classifier import Model
-from product_mil.model.weights import ImageNetTop
+from product_mil.model.weights.load import ImageNetTop
 
 IMAGENET_CLASSES = 1000
 NAMED = ("normal", "zeros", "truncated_normal")

@@ -9,8 +9,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, Key, UInt8
 
-from product_mil.model import initializers
-from product_mil.model.blocks import (
+from product_mil.model.keras_layers import KerasLayer
+from product_mil.model.layers import initializers
+from product_mil.model.layers.blocks import (
     Conv,
     Dense,
     DepthwiseConv,
@@ -19,8 +20,7 @@ from product_mil.model.blocks import (
     add_branch,
     branch_factors,
 )
-from product_mil.model.keras_layers import KerasLayer
-from product_mil.model.normalisation import at_each_place
+from product_mil.model.layers.normalisation import at_each_place
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 # Of ImageNet's pixels from 0 to 255.

@@ -6,7 +6,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from product_mil.model.blocks import BatchNorm, Conv, DepthwiseConv, conv_norm, relu6
+from product_mil.model.layers.blocks import BatchNorm, Conv, DepthwiseConv, conv_norm, relu6
 
 
 class InvertedResidual(nnx.Module):

@@ -11,11 +11,11 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float, UInt8
 
-from product_mil.model import torch_pickle
-from product_mil.model.blocks import BatchNorm, Conv, conv_norm, relu6
-from product_mil.model.inverted_residual import InvertedResidual
 from product_mil.model.keras_layers import TOP, KerasLayer, conv_and_norm
+from product_mil.model.layers.blocks import BatchNorm, Conv, conv_norm, relu6
+from product_mil.model.layers.inverted_residual import InvertedResidual
 from product_mil.model.spec import Backbone, BackboneSpec, PackagedWeights
+from product_mil.model.weights import torch_pickle
 
 MOMENTUM = 0.99  # of every BatchNorm
 

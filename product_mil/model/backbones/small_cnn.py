@@ -10,7 +10,7 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, Num
 
-from product_mil.model.initializers import Initializer, he_normal, ones, zeros
+from product_mil.model.layers.initializers import Initializer, he_normal, ones, zeros
 from product_mil.model.spec import BackboneSpec
 
 INPUT_SIZE_PX = 60  # a third of Cdiscount's 180: enough to tell shapes, a ninth of the work

@@ -9,9 +9,9 @@ from flax import nnx
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
-from product_mil.model.blocks import BatchNorm, Conv, SeparableConv, conv_norm
 from product_mil.model.keras_layers import TOP, KerasLayer
-from product_mil.model.spatial_pools import max_pool
+from product_mil.model.layers.blocks import BatchNorm, Conv, SeparableConv, conv_norm
+from product_mil.model.layers.spatial_pools import max_pool
 from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 
 

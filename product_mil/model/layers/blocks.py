@@ -10,10 +10,10 @@ from jax import lax
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float, Key, PRNGKeyArray
 
-from product_mil.model import initializers
-from product_mil.model.convolutions import Padding, conv, pointwise_conv
-from product_mil.model.depthwise import depthwise_conv
-from product_mil.model.normalisation import at_each_place, moments, normalise
+from product_mil.model.layers import initializers
+from product_mil.model.layers.convolutions import Padding, conv, pointwise_conv
+from product_mil.model.layers.depthwise import depthwise_conv
+from product_mil.model.layers.normalisation import at_each_place, moments, normalise
 
 
 def relu6(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:

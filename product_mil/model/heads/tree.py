@@ -13,10 +13,10 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from product_mil.model import initializers
 from product_mil.model.heads import HeadOutput, dropout
+from product_mil.model.heads.pooling import linear
+from product_mil.model.layers import initializers
 from product_mil.model.packing import Packing
-from product_mil.model.pooling import linear
 
 Levels = tuple[Sequence[int], Sequence[int]]  # groups of every class at levels 1 and 2
 

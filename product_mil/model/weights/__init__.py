@@ -1,0 +1,1 @@
+"""Pretrained weights: files, their formats and their way into a net."""
