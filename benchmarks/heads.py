@@ -35,13 +35,13 @@ from product_mil.compare.statistics import (
 from product_mil.config import Config, load_config
 from product_mil.data.loader import Products
 from product_mil.devices.runtime import configure_jax
+from product_mil.inference.metrics import expected_calibration_error
+from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.step import make_predict_step
+from product_mil.inference.stream import predict_products
+from product_mil.inference.trust import TRUST
 from product_mil.inspection import WITH_ATTENTION, attention_table
-from product_mil.predict import predict_products
-from product_mil.predictions import PredictionBlock
 from product_mil.run import run
-from product_mil.train.evaluate import expected_calibration_error
-from product_mil.train.inference import make_predict_step
-from product_mil.train.trust import TRUST
 from product_mil.trained import TrainedRun, open_run
 
 ROOT = Path(__file__).resolve().parents[1]

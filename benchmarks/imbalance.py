@@ -22,9 +22,9 @@ from measure import sets_parser, with_net
 
 from product_mil.config import Config, load_config
 from product_mil.devices.runtime import configure_jax
+from product_mil.inference.metrics import mean_class_accuracy, score_products
+from product_mil.inference.step import make_eval_step
 from product_mil.run import run
-from product_mil.train.evaluate import mean_class_accuracy, score_products
-from product_mil.train.inference import make_eval_step
 from product_mil.trained import TrainedRun, open_run
 
 FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"

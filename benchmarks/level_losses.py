@@ -22,10 +22,10 @@ from measure import sets_parser, with_net
 
 from product_mil.config import load_config
 from product_mil.devices.runtime import configure_jax
-from product_mil.predict import predict_products
+from product_mil.inference.metrics import tree_distance
+from product_mil.inference.step import make_predict_step
+from product_mil.inference.stream import predict_products
 from product_mil.run import run
-from product_mil.train.evaluate import tree_distance
-from product_mil.train.inference import make_predict_step
 from product_mil.trained import TrainedRun, open_run
 
 FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"

@@ -26,7 +26,7 @@ from training import Training, training
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan
 from product_mil.devices.runtime import keep_freed_memory
-from product_mil.predict import predict_products
+from product_mil.inference.stream import predict_products
 from product_mil.sources.bson.index import open_catalogue
 
 CLASSES = 5270

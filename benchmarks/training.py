@@ -11,8 +11,8 @@ from product_mil.build.model import build_model
 from product_mil.config import Config, ModelConfig
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import data_mesh, put_batch, replicate
+from product_mil.inference.step import make_predict_step
 from product_mil.train.augment import Ranges
-from product_mil.train.inference import make_predict_step
 from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import TrainState, initial_state

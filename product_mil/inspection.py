@@ -9,10 +9,10 @@ import numpy as np
 from jaxtyping import Float
 
 from product_mil.errors import UserError
+from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.step import make_predict_step
+from product_mil.inference.stream import predict_products, watched
 from product_mil.model.heads.residual import RELEVANCE_SCALE
-from product_mil.predict import predict_products, watched
-from product_mil.predictions import PredictionBlock
-from product_mil.train.inference import make_predict_step
 from product_mil.trained import TrainedRun
 
 RELEVANCE = "head/relevance/kernel"  # its path among the parameters

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float64
 
-from product_mil.backoff import BackOff, LevelCounts, calibrate
 from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.config import Config
 from product_mil.data.loader import ImageFault, Loaded, Products
@@ -19,12 +18,9 @@ from product_mil.devices.mesh import put_batch
 from product_mil.embed import backbone_stays_frozen
 from product_mil.ensemble import Rule, combine, combined_attention
 from product_mil.errors import UserError
-from product_mil.member_files import refuse_missing
-from product_mil.model.classifier import merge_model
-from product_mil.model.registry import backbone
-from product_mil.predictions import PredictionBlock
-from product_mil.sources.categories import Categories
-from product_mil.train.inference import (
+from product_mil.inference.backoff import BackOff, LevelCounts, calibrate
+from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.step import (
     ONE_VIEW,
     Predicted,
     ViewMean,
@@ -33,6 +29,10 @@ from product_mil.train.inference import (
     product_log_probs,
     view_embeddings,
 )
+from product_mil.member_files import refuse_missing
+from product_mil.model.classifier import merge_model
+from product_mil.model.registry import backbone
+from product_mil.sources.categories import Categories
 from product_mil.trained import TrainedRun, open_run
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, check_output, user_path
-from product_mil.prediction_files import (
+from product_mil.inference.files import (
     SUBMISSION,
     TOP_CLASSES,
     MatrixWriter,
@@ -16,12 +16,12 @@ from product_mil.prediction_files import (
     matrix_files,
     matrix_kind,
 )
-from product_mil.predictions import Writer
+from product_mil.inference.predictions import Writer
 from product_mil.sources.bson.index import named_files
 from product_mil.sources.categories import Categories
 
 if TYPE_CHECKING:
-    from product_mil.backoff import BackOff
+    from product_mil.inference.backoff import BackOff
 
 LEVELS_SUFFIX = ".levels.csv"
 _FILE_ENDINGS = (".csv", ".gz", ".h5", ".npz", ".parquet", ".zip")
@@ -62,7 +62,7 @@ def output_files(args: argparse.Namespace) -> dict[Path, Kind]:
     Raises:
         UserError: two outputs have one name.
     """
-    from product_mil.backoff import LEVELS
+    from product_mil.inference.backoff import LEVELS
 
     found = [(args.output, SUBMISSION)]
     if args.probabilities:
@@ -139,7 +139,7 @@ def add_writers(
         topk = min(args.topk, len(categories.ids))
         writers.append(ParquetWriter(args.probabilities, categories.ids, topk=topk, **about))
     if back_off is not None:
-        from product_mil.backoff import BackOffWriter
+        from product_mil.inference.backoff import BackOffWriter
 
         writers.append(BackOffWriter(levels_path(args), back_off))
     writers.append(SubmissionWriter(args.output, categories.ids))
@@ -149,7 +149,7 @@ def levels_report(writers: list[Writer], args: argparse.Namespace) -> list[str]:
     """The table of the predictions that back off, where they were asked for."""
     if args.min_confidence is None:
         return []
-    from product_mil.backoff import BackOffWriter
+    from product_mil.inference.backoff import BackOffWriter
 
     title = f"{levels_path(args)}, at least {args.min_confidence:g} sure:"
     return [w.counts.table(title) for w in writers if isinstance(w, BackOffWriter)]

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
 from product_mil.errors import UserError
-from product_mil.prediction_files import read_predictions
+from product_mil.inference.files import read_predictions
 from product_mil.sources.bson.scan import NO_CATEGORY
 from product_mil.sources.categories import Categories
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
-from product_mil.predictions import PredictionBlock, written_whole
+from product_mil.inference.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
+from product_mil.inference.predictions import PredictionBlock, written_whole
 from product_mil.sources.categories import Categories
 
 NAMES = [["a", "x", "1"], ["b", "z", "2"], ["a", "x", "3"], ["a", "y", 'say "4", please']]

@@ -14,11 +14,11 @@ from product_mil.config import Config, DataConfig, StageConfig, load_config
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
 from product_mil.data.loader import Products, batches
 from product_mil.data.plan import ShuffledPlan
-from product_mil.predict import predict_products
+from product_mil.inference.step import make_predict_step
+from product_mil.inference.stream import predict_products
 from product_mil.run import run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
-from product_mil.train.inference import make_predict_step
 from product_mil.trained import open_run
 from tests.tools.test_export_predictions import export, rows_of
 

@@ -12,7 +12,7 @@ from product_mil.build.data import build_data
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
-from product_mil.prediction_files import read_predictions
+from product_mil.inference.files import read_predictions
 from product_mil.run import run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles

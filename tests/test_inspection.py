@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from product_mil.errors import UserError
+from product_mil.inference.predictions import PredictionBlock
 from product_mil.inspection import AttentionRow, attention_table
-from product_mil.predictions import PredictionBlock
 
 
 def block(counts: list[int], attention: list[float], guesses: list[int]) -> PredictionBlock:

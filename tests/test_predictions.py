@@ -10,10 +10,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from product_mil import prediction_files
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output
-from product_mil.prediction_files import (
+from product_mil.inference import files as prediction_files
+from product_mil.inference.files import (
     TOP_CLASSES,
     MatrixWriter,
     ParquetWriter,
@@ -21,7 +21,7 @@ from product_mil.prediction_files import (
     read_description,
     read_predictions,
 )
-from product_mil.predictions import PredictionBlock, Writer, written_whole
+from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
 
 CLASS_IDS = np.array([7, 2**40, 2**62], np.int64)
 CATEGORIES = json.dumps({"ids": CLASS_IDS.tolist(), "names": [["a", "b", "é"]] * 3})

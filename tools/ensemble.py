@@ -27,6 +27,7 @@ from product_mil.data.faults import FAULTS, faults_path, product_faults
 from product_mil.errors import UserError
 from product_mil.files.outputs import beside, user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
+from product_mil.inference.predictions import Writer, written_whole
 from product_mil.member_files import MISSING, MISSING_SUFFIX
 from product_mil.outputs import (
     add_output_flags,
@@ -36,7 +37,6 @@ from product_mil.outputs import (
     needs_all,
     output_files,
 )
-from product_mil.predictions import Writer, written_whole
 
 if TYPE_CHECKING:
     from product_mil.ensemble import Fitted
@@ -159,6 +159,8 @@ def combine_runs(args: argparse.Namespace) -> None:
     """
     # JAX starts here, not for a wrong path.
     from product_mil.ensemble import fit_weights
+    from product_mil.inference.step import ViewMean
+    from product_mil.inference.stream import predict_products, watched
     from product_mil.members import (
         MemberOutputs,
         calibrated_back_off,
@@ -169,8 +171,6 @@ def combine_runs(args: argparse.Namespace) -> None:
         validation_products,
         warn_of_known,
     )
-    from product_mil.predict import predict_products, watched
-    from product_mil.train.inference import ViewMean
 
     runs = open_members(args.runs, args.checkpoint, _listing(args))
     for run in runs:

@@ -20,8 +20,8 @@ from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.outputs import refuse_data
 
 if TYPE_CHECKING:
+    from product_mil.inference.step import ViewMean
     from product_mil.known_products import Known
-    from product_mil.train.inference import ViewMean
     from product_mil.trained import TrainedRun
 
 
@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         check_output(args.faults, FAULTS)
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.train.inference import ViewMean
+    from product_mil.inference.step import ViewMean
     from product_mil.train.log import metrics_table
     from product_mil.trained import open_run
 
@@ -96,9 +96,9 @@ def evaluate(
         UserError: files that cannot be read, or without a product of the run's categories.
     """
     from product_mil.build.lacking import refuse_other_categories
-    from product_mil.predict import watched
-    from product_mil.train.evaluate import metrics_of, score_products
-    from product_mil.train.inference import make_eval_step
+    from product_mil.inference.metrics import metrics_of, score_products
+    from product_mil.inference.step import make_eval_step
+    from product_mil.inference.stream import watched
 
     products = run.products(spec)
     refuse_other_categories(products.catalogue)
@@ -155,10 +155,10 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
     from product_mil.compare.answers import Questions, take
     from product_mil.compare.files import read_answers
     from product_mil.data.loader import Products
+    from product_mil.inference.metrics import TREE_METRICS, ProductScores, metrics_of
     from product_mil.known_products import known_to_file
     from product_mil.sources.bson.index import open_catalogue
     from product_mil.sources.categories import categories_from_ids
-    from product_mil.train.evaluate import TREE_METRICS, ProductScores, metrics_of
 
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()

@@ -22,6 +22,7 @@ from product_mil.data.loader import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
+from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
 from product_mil.outputs import (
     add_output_flags,
     add_writers,
@@ -29,7 +30,6 @@ from product_mil.outputs import (
     levels_report,
     needs_all,
 )
-from product_mil.predictions import PredictionBlock, Writer, written_whole
 from product_mil.sources.bson.index import NO_CATEGORY
 
 if TYPE_CHECKING:
@@ -106,7 +106,7 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
 
 def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any], Any]:
     """What the outputs need of a batch."""
-    from product_mil.train.inference import ViewMean, make_predict_step
+    from product_mil.inference.step import ViewMean, make_predict_step
 
     step = make_predict_step(
         run.model.structure,
@@ -122,7 +122,7 @@ def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any]
 def _blocks(
     run: "TrainedRun", products: Products, step: Callable[[Any], Any], args: argparse.Namespace
 ) -> Iterator[tuple[PredictionBlock, list[ImageFault]]]:
-    from product_mil.predict import predict_products
+    from product_mil.inference.stream import predict_products
 
     pixels = args.tta != "none"
     loaded = run.batches(products, args.images_per_batch, pixels=pixels)

@@ -62,13 +62,13 @@ def inspect(run: "TrainedRun", data: str | None, images_per_batch: int) -> dict[
         UserError: data that cannot be read, or without products of several images.
     """
     from product_mil.compare.gallery import path_of
+    from product_mil.inference.trust import TRUST
     from product_mil.inspection import (
         WITH_ATTENTION,
         attention_table,
         predicted_blocks,
         relevance_of,
     )
-    from product_mil.train.trust import TRUST
 
     pooling, relevance = run.config.model.pooling, relevance_of(run)
     found: dict[str, Any] = {"pooling": pooling, "relevance": None, "attention": None}

@@ -13,8 +13,8 @@ from jaxtyping import Int64
 from product_mil.compare.answers import Answers, Questions
 from product_mil.data.decode import ImageError, decode_into
 from product_mil.data.reader import FileReader
-from product_mil.prediction_files import CONTRIBUTION, PredictionFile
-from product_mil.predictions import PredictionBlock
+from product_mil.inference.files import CONTRIBUTION, PredictionFile
+from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.bson.index import Catalogue
 from product_mil.sources.categories import Categories
 

@@ -19,10 +19,10 @@ from product_mil.batch import Batch, Slots
 from product_mil.compare.answers import Answers
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import put_batch
+from product_mil.inference.step import largest
 from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.packing import packing_of
 from product_mil.sources.categories import Categories
-from product_mil.train.inference import largest
 
 OWN = "own"  # what the run itself answers
 RULES = {

@@ -17,7 +17,7 @@ from product_mil.contest.fairness import differing_fields, remarks
 from product_mil.contest.headline import all_pairs, headline_of
 from product_mil.contest.sources import SharedImages, Source, judge_run, read_file
 from product_mil.errors import UserError
-from product_mil.predictions import places_of
+from product_mil.inference.predictions import places_of
 from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.trained import open_run

@@ -24,12 +24,12 @@ from product_mil.compare.rules import (
 from product_mil.config import Config
 from product_mil.contest.headline import AVERAGING
 from product_mil.data.loader import Products
+from product_mil.inference.files import read_predictions
+from product_mil.inference.step import make_predict_step
+from product_mil.inference.stream import predict_products, watched
 from product_mil.known_products import Known, Shown, known_to_file, shown_by
-from product_mil.predict import predict_products, watched
-from product_mil.prediction_files import read_predictions
 from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
-from product_mil.train.inference import make_predict_step
 from product_mil.trained import TrainedRun, open_run
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted

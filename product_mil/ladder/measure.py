@@ -10,12 +10,12 @@ from product_mil.build.data import build_data
 from product_mil.data.loader import Products
 from product_mil.devices.mesh import put_batch
 from product_mil.errors import UserError
+from product_mil.inference.metrics import metrics_of, score_products
+from product_mil.inference.step import make_eval_step
 from product_mil.ladder.length import shortening
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress, Row
 from product_mil.model.registry import backbone
-from product_mil.train.evaluate import metrics_of, score_products
-from product_mil.train.inference import make_eval_step
 from product_mil.trained import TrainedRun, open_run
 
 TIMED_IMAGES = 128

@@ -10,8 +10,8 @@ from product_mil.compare.comparison import compare
 from product_mil.compare.confusion import confusion_matrix, confusions
 from product_mil.compare.differences import control
 from product_mil.compare.report import to_json
+from product_mil.inference.metrics import expected_calibration_error
 from product_mil.sources.categories import Categories
-from product_mil.train.evaluate import expected_calibration_error
 
 N = 600
 

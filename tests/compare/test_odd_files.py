@@ -8,7 +8,7 @@ import pytest
 
 from product_mil.compare.files import read_answers
 from product_mil.errors import UserError
-from product_mil.prediction_files import ParquetWriter
+from product_mil.inference.files import ParquetWriter
 from tests.test_predictions import BLOCK, CATEGORIES, CLASS_IDS, RUN, write
 
 

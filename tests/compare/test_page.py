@@ -33,8 +33,8 @@ from product_mil.compare.gallery import (
 from product_mil.compare.report import page
 from product_mil.compare.sentences import verdict
 from product_mil.contest.headline import all_pairs
-from product_mil.prediction_files import ParquetWriter, read_predictions
-from product_mil.predictions import PredictionBlock, written_whole
+from product_mil.inference.files import ParquetWriter, read_predictions
+from product_mil.inference.predictions import PredictionBlock, written_whole
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories
 

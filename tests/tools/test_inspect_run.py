@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.prediction_files import read_predictions
+from product_mil.inference.files import read_predictions
 from product_mil.run import run
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.trained import open_run

@@ -12,17 +12,17 @@ from sklearn.metrics import (
 
 from product_mil.data.loader import Loaded, PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan
-from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.categories import Categories, read_categories
-from product_mil.sources.sample.draw import SampleFiles
-from product_mil.train.evaluate import (
+from product_mil.inference.metrics import (
     ProductScores,
     expected_calibration_error,
     metrics_of,
     score_products,
     tree_distance,
 )
-from product_mil.train.inference import Scores, make_eval_step
+from product_mil.inference.step import Scores, make_eval_step
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.categories import Categories, read_categories
+from product_mil.sources.sample.draw import SampleFiles
 from tests.train.test_step import LOG_PRIOR, batch_of, mesh_of, prepared
 
 

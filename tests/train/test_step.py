@@ -14,16 +14,16 @@ from jaxtyping import Array
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.devices.mesh import put_batch, replicate
-from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.heads import HeadOutput, build_head
-from product_mil.train.augment import Ranges, augment
-from product_mil.train.inference import (
+from product_mil.inference.step import (
     ONE_VIEW,
     ViewMean,
     largest,
     make_eval_step,
     make_predict_step,
 )
+from product_mil.model.classifier import Classifier, merge_model, split_model
+from product_mil.model.heads import HeadOutput, build_head
+from product_mil.train.augment import Ranges, augment
 from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import evaluated_parameters, initial_state, partition

@@ -11,11 +11,11 @@ from flax import nnx
 
 from product_mil.batch import EmbeddedBatch
 from product_mil.devices.mesh import put_batch, replicate
+from product_mil.inference.step import make_eval_step
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import build_head
 from product_mil.model.layers.blocks import BatchNorm, Conv, add_branch, branch_factors
 from product_mil.model.spec import Backbone
-from product_mil.train.inference import make_eval_step
 from product_mil.train.losses import Target
 from product_mil.train.step import make_train_step
 from tests.train.test_step import (

@@ -5,11 +5,11 @@ import pytest
 from flax import nnx
 
 from product_mil.batch import EmbeddedBatch, Slots
+from product_mil.inference.trust import SHARES, TEMPERATURES, TRUST, fit_trust, make_trust_step
 from product_mil.model.backbones.small_cnn import SmallCNN
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import PosteriorAttentionHead, ResidualHead, build_head
 from product_mil.model.packing import Packing
-from product_mil.train.trust import SHARES, TEMPERATURES, TRUST, fit_trust, make_trust_step
 
 ONE = TEMPERATURES.index(1.0)
 

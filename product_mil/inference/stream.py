@@ -10,9 +10,9 @@ from tqdm import tqdm
 
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.devices.mesh import put_batch
-from product_mil.predictions import PredictionBlock
+from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.step import Predicted
 from product_mil.sources.bson.index import NO_CATEGORY
-from product_mil.train.inference import Predicted
 
 BATCHES_IN_FLIGHT = 2  # the host runs this far ahead of the devices
 

@@ -10,8 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.devices.mesh import put_batch
+from product_mil.inference.step import Scores
 from product_mil.sources.categories import Categories
-from product_mil.train.inference import Scores
 
 TREE_METRICS = ("top1_level_1", "top1_level_2", "top1_level_3", "error_tree_distance")
 CALIBRATION_BINS = 15  # of equal width, as in Guo et al. 2017

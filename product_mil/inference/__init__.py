@@ -1,0 +1,1 @@
+"""From a model and batches to predictions, and what can be said of them."""
