@@ -33,7 +33,7 @@ from training import training
 from product_mil.batch import PackedBatch, Slots
 from product_mil.config import AugmentConfig, DataConfig, load_config
 from product_mil.devices.runtime import configure_jax
-from product_mil.run import run
+from product_mil.runs.run import run
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.log import RunLog
 

@@ -23,7 +23,7 @@ from measure import add_net, with_net
 
 from product_mil.config import Config, load_config
 from product_mil.devices.runtime import configure_jax
-from product_mil.run import run
+from product_mil.runs.run import run
 
 
 def timed_run(config: Config, workdir: Path) -> tuple[float, list[float], list[float]]:

@@ -40,9 +40,9 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
 from product_mil.inference.trust import TRUST
-from product_mil.inspection import WITH_ATTENTION, attention_table
-from product_mil.run import run
-from product_mil.trained import TrainedRun, open_run
+from product_mil.runs.inspection import WITH_ATTENTION, attention_table
+from product_mil.runs.run import run
+from product_mil.runs.trained import TrainedRun, open_run
 
 ROOT = Path(__file__).resolve().parents[1]
 POOLINGS = "probabilities,mean,max,gated_attention,residual,posterior_attention"

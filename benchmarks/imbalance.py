@@ -24,8 +24,8 @@ from product_mil.config import Config, load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import mean_class_accuracy, score_products
 from product_mil.inference.step import make_eval_step
-from product_mil.run import run
-from product_mil.trained import TrainedRun, open_run
+from product_mil.runs.run import run
+from product_mil.runs.trained import TrainedRun, open_run
 
 FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
 RARE_PRODUCTS = 3  # a class with at most so many training products is rare

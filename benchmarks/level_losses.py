@@ -25,8 +25,8 @@ from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import tree_distance
 from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
-from product_mil.run import run
-from product_mil.trained import TrainedRun, open_run
+from product_mil.runs.run import run
+from product_mil.runs.trained import TrainedRun, open_run
 
 FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
 # weights of the losses at levels 1 and 2, beside 1 at level 3

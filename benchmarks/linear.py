@@ -8,9 +8,9 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from product_mil.batch import EmbeddedBatch
-from product_mil.build.data import build_data, data_config
 from product_mil.data.loader import Products
-from product_mil.trained import TrainedRun
+from product_mil.runs.data import build_data, data_config
+from product_mil.runs.trained import TrainedRun
 
 FLOOR = -20.0  # log-probability of a class without a training product
 

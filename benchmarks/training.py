@@ -7,11 +7,11 @@ import jax
 import numpy as np
 
 from product_mil.batch import PackedBatch, Slots
-from product_mil.build.model import build_model
 from product_mil.config import Config, ModelConfig
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import data_mesh, put_batch, replicate
 from product_mil.inference.step import make_predict_step
+from product_mil.runs.model import build_model
 from product_mil.train.augment import Ranges
 from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer

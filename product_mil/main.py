@@ -8,7 +8,7 @@ from product_mil.config import Config, load_config, override, refuse
 from product_mil.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
-from product_mil.limits import problems
+from product_mil.runs.limits import problems
 
 _CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")
 _WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; default runs/<config name>")
@@ -48,9 +48,9 @@ def main(argv: list[str]) -> None:
         config, wrong = override(config, assignments)
         errors += wrong + problems(config)
         # JAX starts here, not for a typing error.
-        from product_mil.build.check import check_config
         from product_mil.devices.runtime import configure_jax
-        from product_mil.run import run
+        from product_mil.runs.check import check_config
+        from product_mil.runs.run import run
 
         configure_jax()
         refuse(errors + check_config(config))

@@ -15,7 +15,6 @@ from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.config import Config
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.devices.mesh import put_batch
-from product_mil.embed import backbone_stays_frozen
 from product_mil.ensemble import Rule, combine, combined_attention
 from product_mil.errors import UserError
 from product_mil.inference.backoff import BackOff, LevelCounts, calibrate
@@ -32,8 +31,9 @@ from product_mil.inference.step import (
 from product_mil.member_files import refuse_missing
 from product_mil.model.classifier import merge_model
 from product_mil.model.registry import backbone
+from product_mil.runs.embed import backbone_stays_frozen
+from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.categories import Categories
-from product_mil.trained import TrainedRun, open_run
 
 
 def open_members(

@@ -63,7 +63,7 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleFiles:
 def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny finished run on `sample`; one stage, for speed."""
     from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-    from product_mil.run import run
+    from product_mil.runs.run import run
 
     stage = StageConfig(epochs=2, images_per_batch=32, batch_statistics=True, learning_rate=3e-3)
     config = Config(

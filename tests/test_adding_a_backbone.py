@@ -11,7 +11,7 @@ from flax import nnx
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
 from product_mil.model.registry import BACKBONES
 from product_mil.model.weights.load import load_weights
-from product_mil.run import run
+from product_mil.runs.run import run
 from tests.model.test_weights import write_keras_file
 
 DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "adding-a-backbone.md"

@@ -9,17 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.build.data import build_data
 from product_mil.config import Config, DataConfig, StageConfig, load_config
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
 from product_mil.data.loader import Products, batches
 from product_mil.data.plan import ShuffledPlan
 from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
-from product_mil.run import run
+from product_mil.runs.data import build_data
+from product_mil.runs.run import run
+from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
-from product_mil.trained import open_run
 from tests.tools.test_export_predictions import export, rows_of
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -142,9 +142,9 @@ def test_passes_over_the_features_take_little_memory(sample: SampleFiles, tmp_pa
     ],
 )
 def test_what_cannot_be_is_refused(assignments: dict[str, str], message: str):
-    from product_mil.build.check import check_config
     from product_mil.config import override
-    from product_mil.limits import problems
+    from product_mil.runs.check import check_config
+    from product_mil.runs.limits import problems
 
     config = load_config(str(CONFIGS / f"{assignments.pop('config')}.py"))
     config, wrong = override(config, list(assignments.items()))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from product_mil.config import Config, DataConfig, load_config
-from product_mil.run import run
+from product_mil.runs.run import run
+from product_mil.runs.trained import open_run
 from product_mil.train.log import RunLog
-from product_mil.trained import open_run
 from tests.conftest import SampleFiles
 
 CONFIGS = Path(__file__).parent.parent / "configs"

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from product_mil.build.stage import average_decay, stage_num_steps
 from product_mil.config import (
     AugmentConfig,
     Config,
@@ -19,8 +18,9 @@ from product_mil.config import (
     refuse,
 )
 from product_mil.errors import UserError
-from product_mil.limits import problems
 from product_mil.model.registry import backbone, blocks_of
+from product_mil.runs.limits import problems
+from product_mil.runs.stage import average_decay, stage_num_steps
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 JOINT = str(CONFIGS / "joint.py")
@@ -274,7 +274,7 @@ def test_a_stage_by_steps_takes_whole_epochs_and_at_least_ten() -> None:
 
 
 def test_stochastic_depth_where_it_would_change_nothing_is_refused_in_a_line() -> None:
-    from product_mil.build.check import check_config
+    from product_mil.runs.check import check_config
 
     def told(backbone: str, **fields: object) -> list[str]:
         model = dataclasses.replace(Config().model, backbone=backbone, stochastic_depth=0.1)

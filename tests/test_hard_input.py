@@ -8,12 +8,12 @@ import bson
 import numpy as np
 import pytest
 
-from product_mil.build.data import build_data
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
 from product_mil.inference.files import read_predictions
-from product_mil.run import run
+from product_mil.runs.data import build_data
+from product_mil.runs.run import run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import load_script
@@ -198,7 +198,7 @@ def test_augmentation_turns_the_embedding_cache_off_and_says_so(
     def never(*_: object) -> None:
         raise AssertionError("embedded for a cache")
 
-    monkeypatch.setattr("product_mil.build.stage.cached_embeddings", never)
+    monkeypatch.setattr("product_mil.runs.stage.cached_embeddings", never)
     run(config, tmp_path / "run")
     assert "augmentation is on: no embedding cache" in capsys.readouterr().out
 

@@ -6,12 +6,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.build.check import check_config
-from product_mil.build.model import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.errors import UserError
 from product_mil.model.weights.head_init import initialise_head
 from product_mil.model.weights.load import ImageNetTop
+from product_mil.runs.check import check_config
+from product_mil.runs.model import build_model
 
 IDS = np.array([10, 20, 30, 40])
 CONFIG = Config(

@@ -5,7 +5,7 @@ import pytest
 
 from product_mil.errors import UserError
 from product_mil.inference.predictions import PredictionBlock
-from product_mil.inspection import AttentionRow, attention_table
+from product_mil.runs.inspection import AttentionRow, attention_table
 
 
 def block(counts: list[int], attention: list[float], guesses: list[int]) -> PredictionBlock:

@@ -8,9 +8,9 @@ import bson
 import numpy as np
 import pytest
 
-from product_mil.known_products import PRODUCTS_FILE, Known
+from product_mil.runs.known_products import PRODUCTS_FILE, Known
+from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
-from product_mil.trained import open_run
 from tests.scripts import call_tool
 
 
@@ -78,7 +78,7 @@ def test_without_the_list_or_the_data(
         for damage in (b"", kept[: len(kept) // 2], b"PK\x03\x04" + bytes(100)):
             (trained / PRODUCTS_FILE).write_bytes(damage)
             assert run.known(products) == Known(120, 96, 24, 0, 0)  # from the data
-        monkeypatch.setattr("product_mil.trained.run_data", lambda *_: (None, "gone"))
+        monkeypatch.setattr("product_mil.runs.trained.run_data", lambda *_: (None, "gone"))
         assert run.known(products) is None
     finally:
         (trained / PRODUCTS_FILE).write_bytes(kept)

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
-from product_mil.build.data import build_data
 from product_mil.config import Config, DataConfig
 from product_mil.errors import UserError
+from product_mil.runs.data import build_data
 
 CATEGORIES = (1000010653, 1000010654, 1000010655, 1000010656)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-from product_mil.run import run
+from product_mil.runs.run import run
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 

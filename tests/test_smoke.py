@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from product_mil.config import load_config
-from product_mil.run import STAGES, run
+from product_mil.runs.run import STAGES, run
+from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
-from product_mil.trained import open_run
 
 CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
 # Nets that take long to compile, and configurations that differ from another one in little.

@@ -5,11 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from product_mil.build.model import build_model
 from product_mil.errors import UserError
+from product_mil.runs.model import build_model
+from product_mil.runs.trained import open_run
+from product_mil.runs.warm_start import warm_start
 from product_mil.sources.categories import categories_from_ids
-from product_mil.trained import open_run
-from product_mil.warm_start import warm_start
 
 
 def test_rows_are_matched_by_category_and_the_rest_is_new(trained: Path) -> None:
@@ -79,7 +79,7 @@ def test_relevance_is_matched_along_its_first_axis(
     theirs = rng.normal(size=earlier.parameters[path].shape).astype(np.float32)
     earlier.parameters[path] = jnp.asarray(theirs)
     source = dataclasses.replace(source, config=config, model=earlier)
-    monkeypatch.setattr("product_mil.warm_start.open_run", lambda _: source)
+    monkeypatch.setattr("product_mil.runs.warm_start.open_run", lambda _: source)
     others = np.concatenate([[1, 2], ids[[4, 1]], ids[6:]])
     categories = categories_from_ids(others)
     fresh, _ = build_model(config, len(categories.ids))

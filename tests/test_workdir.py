@@ -13,7 +13,7 @@ import pytest
 import product_mil
 from product_mil.config import Config, config_from_dict
 from product_mil.errors import UserError
-from product_mil.workdir import (
+from product_mil.runs.directory import (
     CONFIG_FILE,
     FORMAT,
     LOCK_FILE,
@@ -110,7 +110,7 @@ def test_the_second_one_is_told_of_the_first(tmp_path: Path) -> None:
 HOLD = """
 import sys
 from pathlib import Path
-from product_mil.workdir import training_in
+from product_mil.runs.directory import training_in
 with training_in(Path(sys.argv[1])):
     print("holds it", flush=True)
     sys.stdin.read()

@@ -21,8 +21,8 @@ from product_mil.outputs import refuse_data
 
 if TYPE_CHECKING:
     from product_mil.inference.step import ViewMean
-    from product_mil.known_products import Known
-    from product_mil.trained import TrainedRun
+    from product_mil.runs.known_products import Known
+    from product_mil.runs.trained import TrainedRun
 
 
 @command(prints_result=True)
@@ -55,8 +55,8 @@ def main(argv: list[str] | None = None) -> None:
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
     from product_mil.inference.step import ViewMean
+    from product_mil.runs.trained import open_run
     from product_mil.train.log import metrics_table
-    from product_mil.trained import open_run
 
     configure_jax()
     if args.predictions is not None:
@@ -95,10 +95,10 @@ def evaluate(
     Raises:
         UserError: files that cannot be read, or without a product of the run's categories.
     """
-    from product_mil.build.lacking import refuse_other_categories
     from product_mil.inference.metrics import metrics_of, score_products
     from product_mil.inference.step import make_eval_step
     from product_mil.inference.stream import watched
+    from product_mil.runs.lacking import refuse_other_categories
 
     products = run.products(spec)
     refuse_other_categories(products.catalogue)
@@ -156,7 +156,7 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
     from product_mil.compare.files import read_answers
     from product_mil.data.loader import Products
     from product_mil.inference.metrics import TREE_METRICS, ProductScores, metrics_of
-    from product_mil.known_products import known_to_file
+    from product_mil.runs.known_products import known_to_file
     from product_mil.sources.bson.index import open_catalogue
     from product_mil.sources.categories import categories_from_ids
 

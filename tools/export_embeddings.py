@@ -16,19 +16,19 @@ from pathlib import Path
 
 import numpy as np
 
-from product_mil.build.model import build_model
 from product_mil.config import Config, DataConfig, ModelConfig
 from product_mil.console import command
 from product_mil.data.embeddings import embed_images
 from product_mil.data.faults import FAULTS, FaultList, faults_path
 from product_mil.devices.mesh import data_mesh
 from product_mil.devices.runtime import configure_jax, embedding_batch_images
-from product_mil.embed import embed_function
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, check_output, user_path, whole
 from product_mil.flags import add_policy_flags
 from product_mil.model.classifier import Model
 from product_mil.model.registry import backbone
+from product_mil.runs.embed import embed_function
+from product_mil.runs.model import build_model
 from product_mil.sources.bson.index import Catalogue, open_catalogue
 from product_mil.sources.bson.names import dump_files
 

@@ -33,7 +33,7 @@ from product_mil.outputs import (
 from product_mil.sources.bson.index import NO_CATEGORY
 
 if TYPE_CHECKING:
-    from product_mil.trained import TrainedRun
+    from product_mil.runs.trained import TrainedRun
 
 
 @command()
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     _check(args)
     # JAX starts here, not for a wrong path.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.trained import open_run
+    from product_mil.runs.trained import open_run
 
     configure_jax()
     export(open_run(args.workdir, args.checkpoint), args)

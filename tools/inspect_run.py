@@ -17,8 +17,8 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 
 if TYPE_CHECKING:
-    from product_mil.inspection import AttentionRow
-    from product_mil.trained import TrainedRun
+    from product_mil.runs.inspection import AttentionRow
+    from product_mil.runs.trained import TrainedRun
 
 
 @command(prints_result=True)
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.trained import open_run
+    from product_mil.runs.trained import open_run
 
     configure_jax()
     run = open_run(args.workdir, args.checkpoint)
@@ -63,7 +63,7 @@ def inspect(run: "TrainedRun", data: str | None, images_per_batch: int) -> dict[
     """
     from product_mil.compare.gallery import path_of
     from product_mil.inference.trust import TRUST
-    from product_mil.inspection import (
+    from product_mil.runs.inspection import (
         WITH_ATTENTION,
         attention_table,
         predicted_blocks,
@@ -98,7 +98,7 @@ def _plain(row: "AttentionRow") -> dict[str, Any]:
 
 def lines_of(found: dict[str, Any], rows: int) -> list[str]:
     """The same for people."""
-    from product_mil.inspection import WITH_ATTENTION
+    from product_mil.runs.inspection import WITH_ATTENTION
 
     pooling, lines = found["pooling"], []
     if "trust" in found:

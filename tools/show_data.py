@@ -28,7 +28,7 @@ from product_mil.console import command
 from product_mil.data.sheet import SHEET, Book, Shown, draw, save
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
-from product_mil.limits import problems
+from product_mil.runs.limits import problems
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import read_categories
 

@@ -9,7 +9,6 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.build.lacking import refuse_other_categories
 from product_mil.compare.answers import Contestant, Questions, take
 from product_mil.compare.files import read_answers
 from product_mil.compare.rules import OWN, RULES
@@ -18,9 +17,10 @@ from product_mil.contest.headline import all_pairs, headline_of
 from product_mil.contest.sources import SharedImages, Source, judge_run, read_file
 from product_mil.errors import UserError
 from product_mil.inference.predictions import places_of
+from product_mil.runs.lacking import refuse_other_categories
+from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
 from product_mil.sources.categories import Categories, categories_from_ids
-from product_mil.trained import open_run
 
 
 @dataclass(frozen=True, eq=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 from product_mil.compare.answers import Contestant
 from product_mil.compare.rules import RULES
 from product_mil.errors import UserError
-from product_mil.workdir import stored_config
+from product_mil.runs.directory import stored_config
 
 AVERAGING = "probabilities"  # the pooling that the rules can be tried on
 

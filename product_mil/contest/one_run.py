@@ -24,7 +24,7 @@ def main() -> None:
 
     from product_mil.config import config_from_dict
     from product_mil.devices.runtime import configure_jax
-    from product_mil.run import run
+    from product_mil.runs.run import run
 
     configure_jax()
     run(config_from_dict(told["config"]), Path(told["workdir"]))

@@ -7,7 +7,6 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Bool, Int64
 
-from product_mil.build.data import RunData
 from product_mil.compare.answers import Answers, Questions
 from product_mil.compare.files import AnswerFile, is_parquet, read_answers
 from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
@@ -27,10 +26,11 @@ from product_mil.data.loader import Products
 from product_mil.inference.files import read_predictions
 from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products, watched
-from product_mil.known_products import Known, Shown, known_to_file, shown_by
+from product_mil.runs.data import RunData
+from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
+from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
-from product_mil.trained import TrainedRun, open_run
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
 

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import jax
 
-from product_mil.build.check import check_config
-from product_mil.build.data import build_data
 from product_mil.config import Config, load_config, override, refuse
 from product_mil.contest.fairness import differing_fields, unfair_fields
 from product_mil.contest.side_by_side import Planned, num_at_once, train_side_by_side
 from product_mil.devices.mesh import data_mesh
-from product_mil.embed import cached_embeddings, embeds_once
 from product_mil.errors import UserError
-from product_mil.limits import problems
-from product_mil.run import run, trained_stages, untrained_model
+from product_mil.runs.check import check_config
+from product_mil.runs.data import build_data
+from product_mil.runs.embed import cached_embeddings, embeds_once
+from product_mil.runs.limits import problems
+from product_mil.runs.run import run, trained_stages, untrained_model
 
 
 def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Config]:

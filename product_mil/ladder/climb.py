@@ -9,7 +9,7 @@ from product_mil.ladder.measure import measure
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress
 from product_mil.ladder.table import TEXT_FILE, publish
-from product_mil.run import run
+from product_mil.runs.run import run
 from product_mil.train.stopping import DEADLINE, Interrupted
 
 STARTING_S = 20.0  # no rung is gone on with for less

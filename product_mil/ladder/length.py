@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from product_mil.build.data import build_data
-from product_mil.build.stage import build_stage, run_record
 from product_mil.config import Config
 from product_mil.devices.mesh import data_mesh, replicate
-from product_mil.run import fault_list, trained_stages, untrained_model
+from product_mil.runs.data import build_data
+from product_mil.runs.run import fault_list, trained_stages, untrained_model
+from product_mil.runs.stage import build_stage, run_record
 from product_mil.train.cost import measure_steps
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage

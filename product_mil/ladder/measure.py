@@ -6,7 +6,6 @@ import jax
 import numpy as np
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
-from product_mil.build.data import build_data
 from product_mil.data.loader import Products
 from product_mil.devices.mesh import put_batch
 from product_mil.errors import UserError
@@ -16,7 +15,8 @@ from product_mil.ladder.length import shortening
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress, Row
 from product_mil.model.registry import backbone
-from product_mil.trained import TrainedRun, open_run
+from product_mil.runs.data import build_data
+from product_mil.runs.trained import TrainedRun, open_run
 
 TIMED_IMAGES = 128
 

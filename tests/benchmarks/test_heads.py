@@ -11,12 +11,12 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from product_mil.build.data import build_data, data_config
 from product_mil.data.loader import Products
 from product_mil.model.classifier import merge_model
-from product_mil.run import run
+from product_mil.runs.data import build_data, data_config
+from product_mil.runs.run import run
+from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.sample.draw import SampleFiles
-from product_mil.trained import TrainedRun, open_run
 from tests.scripts import ROOT, load_script
 
 

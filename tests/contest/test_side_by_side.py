@@ -20,10 +20,10 @@ from product_mil.contest import side_by_side, training
 from product_mil.contest.side_by_side import Planned, num_at_once, train_side_by_side
 from product_mil.contest.training import train_rivals, trains_cached_head
 from product_mil.errors import UserError
-from product_mil.run import run
+from product_mil.runs.run import run
+from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.stopping import Interrupted
-from product_mil.trained import open_run
 
 
 @pytest.fixture

@@ -9,16 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from product_mil.build import stage as stages
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
 from product_mil.ladder import climb as module
 from product_mil.ladder.climb import climb
 from product_mil.ladder.length import RunCost, StageCost
 from product_mil.ladder.plan import Ladder, Planned
 from product_mil.ladder.progress import Progress
+from product_mil.runs import stage as stages
+from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.optim import learning_rate_schedule
-from product_mil.trained import open_run
 
 COST = RunCost(0.0, {"finetune": StageCost(28, 2, 0.0, step_s=60.0, evaluation_s=0.0)})
 

@@ -25,7 +25,7 @@ def compared(output: Path) -> dict[str, Any]:
 def averaged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An averaging rival of `trained`, trained for less, which has to be said."""
     from product_mil.config import config_from_dict
-    from product_mil.run import run
+    from product_mil.runs.run import run
 
     config = config_from_dict(json.loads((trained / "config.json").read_text(encoding="utf-8")))
     workdir = tmp_path_factory.mktemp("averaged")

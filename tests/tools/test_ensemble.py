@@ -39,7 +39,7 @@ def refused(capsys: pytest.CaptureFixture[str], *args: object) -> str:
 @pytest.fixture(scope="module")
 def rival(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another run on the same data: other photos' size, pooling and seed of the weights."""
-    from product_mil.run import run
+    from product_mil.runs.run import run
 
     config = config_from_dict(json.loads((trained / "config.json").read_text(encoding="utf-8")))
     config = dataclasses.replace(
@@ -371,7 +371,7 @@ def test_a_tree_and_a_net_are_combined_by_their_files(
     trained: Path, sample: SampleFiles, few: Path, exported: list[Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
-    from product_mil.run import run
+    from product_mil.runs.run import run
 
     config = load_config(str(ROOT / "configs/tree.py"))
     data = dataclasses.replace(

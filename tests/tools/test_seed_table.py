@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from product_mil.ladder.plan import Ladder, plan
+from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
-from product_mil.trained import open_run
 from tests.scripts import load_script
 
 

@@ -5,13 +5,13 @@ from pathlib import Path
 import jax
 
 from product_mil.config import Config
-from product_mil.embed import backbone_stays_frozen
 from product_mil.errors import UserError
 from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
-from product_mil.limits import AUGMENT_LIMITS
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import BACKBONES, BackboneSpec, backbone, blocks_of
 from product_mil.model.weights.head_init import NAMED
+from product_mil.runs.embed import backbone_stays_frozen
+from product_mil.runs.limits import AUGMENT_LIMITS
 from product_mil.sources.bson.index import named_files
 from product_mil.train.state import WHOLE_PARTS
 

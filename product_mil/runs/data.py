@@ -8,7 +8,13 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.build.lacking import (
+from product_mil.config import Config, DataConfig
+from product_mil.data.duplicates import drop_images, shared_with
+from product_mil.data.faults import first_fault, product_faults
+from product_mil.data.loader import Products
+from product_mil.data.split import split_products
+from product_mil.errors import UserError
+from product_mil.runs.lacking import (
     has_images,
     most_of,
     no_split,
@@ -17,12 +23,6 @@ from product_mil.build.lacking import (
     one_category,
     refuse_unlabelled,
 )
-from product_mil.config import Config, DataConfig
-from product_mil.data.duplicates import drop_images, shared_with
-from product_mil.data.faults import first_fault, product_faults
-from product_mil.data.loader import Products
-from product_mil.data.split import split_products
-from product_mil.errors import UserError
 from product_mil.sources.bson.document import OTHER_CATEGORY, Fault
 from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
 from product_mil.sources.bson.names import dump_files

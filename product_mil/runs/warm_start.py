@@ -10,8 +10,8 @@ from product_mil.config import ModelConfig
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
 from product_mil.model.heads import CLASS_AXES
+from product_mil.runs.trained import open_run
 from product_mil.sources.categories import Categories
-from product_mil.trained import open_run
 
 
 def warm_start(

@@ -13,8 +13,6 @@ from jax.sharding import Mesh
 from jaxtyping import Float, Int
 
 import product_mil
-from product_mil.build.data import RunData
-from product_mil.build.model import log_prior_of
 from product_mil.config import Config, StageConfig
 from product_mil.data.embeddings import (
     EmbeddedSource,
@@ -25,13 +23,16 @@ from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource,
 from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_draws
 from product_mil.devices.mesh import replicate
 from product_mil.devices.runtime import peak_flops_per_s
-from product_mil.embed import cached_embeddings, embeds_once
 from product_mil.inference.metrics import metrics_of, score_products
 from product_mil.inference.step import make_eval_step
 from product_mil.inference.trust import TRUST, collect_nll, fit_trust, make_trust_step
 from product_mil.model.classifier import Arrays, Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import backbone, blocks_of
+from product_mil.runs.data import RunData
+from product_mil.runs.directory import FORMAT
+from product_mil.runs.embed import cached_embeddings, embeds_once
+from product_mil.runs.model import log_prior_of
 from product_mil.train.augment import Ranges
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
@@ -39,7 +40,6 @@ from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer, rate_factors
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_train_step
-from product_mil.workdir import FORMAT
 
 # In one pass through the net on a CPU: fewer are slower, more take memory (docs/fine-tuning.md).
 PART_IMAGES = 8

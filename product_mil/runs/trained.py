@@ -16,25 +16,25 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
-from product_mil.build.data import RunData
-from product_mil.build.model import build_model, levels_of, log_prior_of
-from product_mil.build.stage import evaluation_plan
 from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.duplicates import drop_images
 from product_mil.data.embeddings import EmbeddedSource
 from product_mil.data.faults import FaultList, Policy
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.devices.mesh import data_mesh, replicate
-from product_mil.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.errors import UserError
-from product_mil.known_products import Known, Shown, known_products, run_data
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
-from product_mil.run import checkpoint_directory
+from product_mil.runs.data import RunData
+from product_mil.runs.directory import refuse_newer_run
+from product_mil.runs.embed import backbone_stays_frozen, cached_embeddings
+from product_mil.runs.known_products import Known, Shown, known_products, run_data
+from product_mil.runs.model import build_model, levels_of, log_prior_of
+from product_mil.runs.run import checkpoint_directory
+from product_mil.runs.stage import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
-from product_mil.workdir import refuse_newer_run
 
 
 @dataclass(frozen=True)

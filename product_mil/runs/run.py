@@ -14,17 +14,25 @@ from typing import Any
 
 import jax
 
-from product_mil.build.data import RunData, build_data
-from product_mil.build.model import build_model, levels_of, log_prior_of
-from product_mil.build.stage import build_stage, run_record
 from product_mil.config import STAGES, Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.files.outputs import write_json
-from product_mil.known_products import keep_products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
+from product_mil.runs.data import RunData, build_data
+from product_mil.runs.directory import (
+    CONFIG_FILE,
+    RUN_FILE,
+    marked,
+    read_record,
+    stored_config,
+    training_in,
+)
+from product_mil.runs.known_products import keep_products
+from product_mil.runs.model import build_model, levels_of, log_prior_of
+from product_mil.runs.stage import build_stage, run_record
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.cost import (
     expected_time,
@@ -36,14 +44,6 @@ from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
 from product_mil.train.loop import Stage, is_complete, train_stage
 from product_mil.train.state import TrainState, evaluated_parameters
 from product_mil.train.stopping import Interrupted, stop_requests
-from product_mil.workdir import (
-    CONFIG_FILE,
-    RUN_FILE,
-    marked,
-    read_record,
-    stored_config,
-    training_in,
-)
 
 FAULTS_FILE = "bad_records.csv"
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
@@ -187,7 +187,7 @@ def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
     if config.model.pooling == "prior":
         model = with_log_prior(model, log_prior_of(data.class_counts))
     if Path(config.model.weights).is_dir() and config.model.weights:
-        from product_mil.warm_start import warm_start
+        from product_mil.runs.warm_start import warm_start
 
         earlier_run = Path(config.model.weights)
         model, notes = warm_start(model, config.model, data.categories, earlier_run)

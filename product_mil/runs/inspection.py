@@ -13,7 +13,7 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products, watched
 from product_mil.model.heads.residual import RELEVANCE_SCALE
-from product_mil.trained import TrainedRun
+from product_mil.runs.trained import TrainedRun
 
 RELEVANCE = "head/relevance/kernel"  # its path among the parameters
 # The poolings whose attention can differ from one image of a product to the next.

@@ -1,0 +1,1 @@
+"""A configuration and the directory of its run."""
