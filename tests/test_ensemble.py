@@ -10,7 +10,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import VotingClassifier
 from sklearn.preprocessing import LabelEncoder
 
-from product_mil.ensemble import (
+from product_mil.ensemble.rules import (
     FLOOR,
     RULES,
     combine,

@@ -24,11 +24,11 @@ from tqdm import tqdm
 
 from product_mil.console import command
 from product_mil.data.faults import FAULTS, faults_path, product_faults
+from product_mil.ensemble.files import MISSING, MISSING_SUFFIX
 from product_mil.errors import UserError
 from product_mil.files.outputs import beside, user_path
 from product_mil.flags import add_policy_flags, add_test_time_flags
 from product_mil.inference.predictions import Writer, written_whole
-from product_mil.member_files import MISSING, MISSING_SUFFIX
 from product_mil.outputs import (
     add_output_flags,
     add_writers,
@@ -39,9 +39,9 @@ from product_mil.outputs import (
 )
 
 if TYPE_CHECKING:
-    from product_mil.ensemble import Fitted
-    from product_mil.member_files import AlignedMembers
-    from product_mil.parquet_member import ProductFacts
+    from product_mil.ensemble.files import AlignedMembers
+    from product_mil.ensemble.parquet import ProductFacts
+    from product_mil.ensemble.rules import Fitted
 
 RULES = ("average", "geometric_mean", "vote")
 
@@ -158,10 +158,8 @@ def combine_runs(args: argparse.Namespace) -> None:
         UserError: runs or data that cannot be used together, or outputs that cannot be written.
     """
     # JAX starts here, not for a wrong path.
-    from product_mil.ensemble import fit_weights
-    from product_mil.inference.step import ViewMean
-    from product_mil.inference.stream import predict_products, watched
-    from product_mil.members import (
+    from product_mil.ensemble.rules import fit_weights
+    from product_mil.ensemble.runs import (
         MemberOutputs,
         calibrated_back_off,
         make_ensemble_step,
@@ -171,6 +169,8 @@ def combine_runs(args: argparse.Namespace) -> None:
         validation_products,
         warn_of_known,
     )
+    from product_mil.inference.step import ViewMean
+    from product_mil.inference.stream import predict_products, watched
 
     runs = open_members(args.runs, args.checkpoint, _listing(args))
     for run in runs:
@@ -230,10 +230,10 @@ def combine_predictions(args: argparse.Namespace) -> None:
     Raises:
         UserError: files that cannot be used together, or outputs that cannot be written.
     """
-    from product_mil.ensemble import fit_weights
-    from product_mil.file_ensemble import combine_files, file_log_probs
-    from product_mil.member_files import align, open_member
-    from product_mil.members import calibrated_back_off
+    from product_mil.ensemble.combine import combine_files, file_log_probs
+    from product_mil.ensemble.files import align, open_member
+    from product_mil.ensemble.rules import fit_weights
+    from product_mil.ensemble.runs import calibrated_back_off
 
     aligned = align([open_member(path) for path in args.predictions], _listing(args))
     facts = _facts(aligned, args.data, "--data", needed=args.probabilities is not None)
@@ -284,7 +284,7 @@ def _facts(
     Raises:
         UserError: it is needed and nobody has it, or the data lacks products.
     """
-    from product_mil.parquet_member import ProductFacts
+    from product_mil.ensemble.parquet import ProductFacts
     from product_mil.sources.bson.index import NO_CATEGORY, open_catalogue
 
     ids = aligned.product_id

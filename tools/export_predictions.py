@@ -86,7 +86,11 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
     step = _predict_step(run, args)
     back_off = None
     if args.min_confidence is not None:
-        from product_mil.members import calibrated_back_off, validation_products, warn_of_known
+        from product_mil.ensemble.runs import (
+            calibrated_back_off,
+            validation_products,
+            warn_of_known,
+        )
 
         valid = validation_products([run], args.fit_on)
         warn_of_known([run], valid, products)

@@ -13,14 +13,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from product_mil import member_files
 from product_mil.compare.files import read_answers
 from product_mil.config import config_from_dict, load_config
 from product_mil.data import reader as reading
-from product_mil.ensemble import fit_average
+from product_mil.ensemble import files as member_files
+from product_mil.ensemble.parquet import ParquetMember
+from product_mil.ensemble.rules import fit_average
 from product_mil.inference.files import MatrixWriter, ParquetWriter, read_predictions
 from product_mil.inference.predictions import PredictionBlock, written_whole
-from product_mil.parquet_member import ParquetMember
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT, call_tool

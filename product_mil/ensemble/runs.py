@@ -15,7 +15,8 @@ from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.config import Config
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.devices.mesh import put_batch
-from product_mil.ensemble import Rule, combine, combined_attention
+from product_mil.ensemble.files import refuse_missing
+from product_mil.ensemble.rules import Rule, combine, combined_attention
 from product_mil.errors import UserError
 from product_mil.inference.backoff import BackOff, LevelCounts, calibrate
 from product_mil.inference.predictions import PredictionBlock
@@ -28,7 +29,6 @@ from product_mil.inference.step import (
     product_log_probs,
     view_embeddings,
 )
-from product_mil.member_files import refuse_missing
 from product_mil.model.classifier import merge_model
 from product_mil.model.registry import backbone
 from product_mil.runs.embed import backbone_stays_frozen

@@ -8,11 +8,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Float64, Int32
 
-from product_mil.ensemble import FLOOR, Rule, combine
+from product_mil.ensemble.files import AlignedMembers
+from product_mil.ensemble.parquet import ProductFacts
+from product_mil.ensemble.rules import FLOOR, Rule, combine
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import largest
-from product_mil.member_files import AlignedMembers
-from product_mil.parquet_member import ProductFacts
 from product_mil.sources.bson.scan import NO_CATEGORY
 
 
