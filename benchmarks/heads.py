@@ -26,7 +26,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from measure import machine, sets_parser, table_of, with_net
 
-from product_mil.compare.statistics import (
+from product_mil.compare.statistics.tests import (
     Draws,
     Resampler,
     drawn_seeds,

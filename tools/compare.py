@@ -27,8 +27,8 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, draft_directory, user_path, write_text
 
 if TYPE_CHECKING:
-    from product_mil.compare.gallery import Detail, Selection
-    from product_mil.contest.gather import Contest
+    from product_mil.compare.gather.gather import Contest
+    from product_mil.compare.page.gallery import Detail, Selection
 
 Variants = dict[str, list[Path]]
 
@@ -69,11 +69,11 @@ def main(argv: list[str] | None = None) -> None:
         if not path.is_dir():
             raise UserError(f"--runs {name}={path}: it is no run's directory, but a file")
     # JAX starts here, not for a typing error.
-    from product_mil.compare.report import COMPARISON
-    from product_mil.compare.tables import table, table_by_num_images
-    from product_mil.contest.gather import gather
-    from product_mil.contest.headline import headline_of, pooling_of
-    from product_mil.contest.training import rival_configs, train_rivals
+    from product_mil.compare.gather.gather import gather
+    from product_mil.compare.gather.headline import headline_of, pooling_of
+    from product_mil.compare.page.report import COMPARISON
+    from product_mil.compare.page.tables import table, table_by_num_images
+    from product_mil.compare.training.variants import rival_configs, train_rivals
     from product_mil.devices.runtime import configure_jax
     from product_mil.train.stopping import Interrupted
 
@@ -162,13 +162,13 @@ def publish(
     from datetime import UTC, datetime
 
     import product_mil
-    from product_mil.compare.comparison import compare
-    from product_mil.compare.differences import control
-    from product_mil.compare.figures import draw_all
-    from product_mil.compare.gallery import BROKE, FIXED, cards, select
-    from product_mil.compare.report import JSON_FILE, page, to_json
-    from product_mil.compare.sentences import everyone, verdict
-    from product_mil.contest.fairness import unfair_fields
+    from product_mil.compare.page.figures import draw_all
+    from product_mil.compare.page.gallery import BROKE, FIXED, cards, select
+    from product_mil.compare.page.report import JSON_FILE, page, to_json
+    from product_mil.compare.page.sentences import everyone, verdict
+    from product_mil.compare.statistics.comparison import compare
+    from product_mil.compare.statistics.differences import control
+    from product_mil.compare.training.fairness import unfair_fields
 
     a, b = contest.headline
     by_name = {contestant.name: contestant for contestant in contest.contestants}
@@ -237,7 +237,7 @@ def _details(
     args: argparse.Namespace,
 ) -> "list[Detail] | None":
     """What the first seed of a variant says of the products to be shown."""
-    from product_mil.contest.sources import file_details, run_details
+    from product_mil.compare.gather.sources import file_details, run_details
 
     if name in files:
         return file_details(files[name][0], contest.questions.product_id[selection.rows])

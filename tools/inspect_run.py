@@ -61,7 +61,7 @@ def inspect(run: "TrainedRun", data: str | None, images_per_batch: int) -> dict[
     Raises:
         UserError: data that cannot be read, or without products of several images.
     """
-    from product_mil.compare.gallery import path_of
+    from product_mil.compare.page.gallery import path_of
     from product_mil.inference.trust import TRUST
     from product_mil.runs.inspection import (
         WITH_ATTENTION,

@@ -6,10 +6,10 @@ import pytest
 from statsmodels.stats import contingency_tables, multitest
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.comparison import compare
-from product_mil.compare.confusion import confusion_matrix, confusions
-from product_mil.compare.differences import control
-from product_mil.compare.report import to_json
+from product_mil.compare.page.report import to_json
+from product_mil.compare.statistics.comparison import compare
+from product_mil.compare.statistics.confusion import confusion_matrix, confusions
+from product_mil.compare.statistics.differences import control
 from product_mil.inference.metrics import expected_calibration_error
 from product_mil.sources.categories import Categories
 

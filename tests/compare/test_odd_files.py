@@ -6,7 +6,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from product_mil.compare.files import read_answers
+from product_mil.compare.gather.files import read_answers
 from product_mil.errors import UserError
 from product_mil.inference.files import ParquetWriter
 from tests.test_predictions import BLOCK, CATEGORIES, CLASS_IDS, RUN, write

@@ -17,9 +17,8 @@ from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.comparison import compare
-from product_mil.compare.differences import control
-from product_mil.compare.gallery import (
+from product_mil.compare.gather.headline import all_pairs
+from product_mil.compare.page.gallery import (
     BROKE,
     DETAIL_COLUMNS,
     FIXED,
@@ -30,9 +29,10 @@ from product_mil.compare.gallery import (
     details_of,
     select,
 )
-from product_mil.compare.report import page
-from product_mil.compare.sentences import verdict
-from product_mil.contest.headline import all_pairs
+from product_mil.compare.page.report import page
+from product_mil.compare.page.sentences import verdict
+from product_mil.compare.statistics.comparison import compare
+from product_mil.compare.statistics.differences import control
 from product_mil.inference.files import ParquetWriter, read_predictions
 from product_mil.inference.predictions import PredictionBlock, written_whole
 from product_mil.sources.bson.index import open_catalogue
@@ -348,7 +348,7 @@ def test_the_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     everything = made()
     assert len(everything["cards"]) == n
     assert len(everything["pictures"]) == n // 2 + 1
-    monkeypatch.setattr("product_mil.compare.gallery.MAX_PICTURES_BYTES", 50_000)
+    monkeypatch.setattr("product_mil.compare.page.gallery.MAX_PICTURES_BYTES", 50_000)
     some = made()
     assert 1 < len(some["cards"]) < n
     largest = max(map(len, everything["pictures"]))

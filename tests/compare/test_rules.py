@@ -7,7 +7,7 @@ import pytest
 from scipy.optimize import minimize
 
 from product_mil.batch import Slots
-from product_mil.compare.rules import (
+from product_mil.compare.gather.rules import (
     NO_LIKELIHOOD,
     OWN,
     RULES,

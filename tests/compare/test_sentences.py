@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from product_mil.compare.sentences import summary, verdict
-from product_mil.compare.tables import contestant_rows, pair_rows, table, table_by_num_images
+from product_mil.compare.page.sentences import summary, verdict
+from product_mil.compare.page.tables import contestant_rows, pair_rows, table, table_by_num_images
 
 
 def difference(value: float, ci95: tuple[float, float], p: float, **more: Any) -> dict[str, Any]:

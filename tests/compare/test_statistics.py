@@ -8,7 +8,7 @@ from statsmodels.stats.contingency_tables import mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.proportion import proportion_confint
 
-from product_mil.compare.statistics import (
+from product_mil.compare.statistics.tests import (
     Draws,
     Resampler,
     drawn_seeds,

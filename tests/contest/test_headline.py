@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from product_mil.compare.answers import Answers, Contestant
-from product_mil.contest.headline import all_pairs, contestant_names, headline_of, pooling_of
+from product_mil.compare.gather.headline import all_pairs, contestant_names, headline_of, pooling_of
 from product_mil.errors import UserError
 
 POOLINGS = {"averaged": "probabilities", "mean": "mean", "file": "from a file"}

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from product_mil.compare.training import side_by_side
+from product_mil.compare.training import variants as training
+from product_mil.compare.training.side_by_side import Planned, num_at_once, train_side_by_side
+from product_mil.compare.training.variants import train_rivals, trains_cached_head
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
-from product_mil.contest import side_by_side, training
-from product_mil.contest.side_by_side import Planned, num_at_once, train_side_by_side
-from product_mil.contest.training import train_rivals, trains_cached_head
 from product_mil.errors import UserError
 from product_mil.runs.run import run
 from product_mil.runs.trained import open_run

@@ -9,8 +9,8 @@ import bson
 import numpy as np
 import pytest
 
-from product_mil.contest import sources
-from product_mil.contest.side_by_side import num_at_once
+from product_mil.compare.gather import sources
+from product_mil.compare.training.side_by_side import num_at_once
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 

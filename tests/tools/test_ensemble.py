@@ -13,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from product_mil.compare.files import read_answers
+from product_mil.compare.gather.files import read_answers
 from product_mil.config import config_from_dict, load_config
 from product_mil.data import reader as reading
 from product_mil.ensemble import files as member_files

@@ -7,9 +7,9 @@ import numpy as np
 from jaxtyping import Bool
 
 from product_mil.compare.answers import Contestant, Questions
-from product_mil.compare.groups import Groups
-from product_mil.compare.measured import METRICS, Measured, interval, spread
-from product_mil.compare.statistics import (
+from product_mil.compare.statistics.groups import Groups
+from product_mil.compare.statistics.measured import METRICS, Measured, interval, spread
+from product_mil.compare.statistics.tests import (
     Draws,
     Estimate,
     holm,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from product_mil.compare.words import count, percent, points, span, with_sign
+from product_mil.compare.page.words import count, percent, points, span, with_sign
 
 
 def everyone(comparison: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from product_mil.compare.sentences import everyone
-from product_mil.compare.words import p_text
+from product_mil.compare.page.sentences import everyone
+from product_mil.compare.page.words import p_text
 
 MAX_LISTED_CATEGORIES = 40
 _METRICS = ("top5", "nll", "calibrated_nll", "calibration_error", "calibrated_calibration_error")

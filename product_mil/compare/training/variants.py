@@ -6,9 +6,9 @@ from pathlib import Path
 
 import jax
 
+from product_mil.compare.training.fairness import differing_fields, unfair_fields
+from product_mil.compare.training.side_by_side import Planned, num_at_once, train_side_by_side
 from product_mil.config import Config, load_config, override, refuse
-from product_mil.contest.fairness import differing_fields, unfair_fields
-from product_mil.contest.side_by_side import Planned, num_at_once, train_side_by_side
 from product_mil.devices.mesh import data_mesh
 from product_mil.errors import UserError
 from product_mil.runs.check import check_config

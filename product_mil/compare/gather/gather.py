@@ -10,11 +10,11 @@ import numpy as np
 from jaxtyping import Int64
 
 from product_mil.compare.answers import Contestant, Questions, take
-from product_mil.compare.files import read_answers
-from product_mil.compare.rules import OWN, RULES
-from product_mil.contest.fairness import differing_fields, remarks
-from product_mil.contest.headline import all_pairs, headline_of
-from product_mil.contest.sources import SharedImages, Source, judge_run, read_file
+from product_mil.compare.gather.files import read_answers
+from product_mil.compare.gather.headline import all_pairs, headline_of
+from product_mil.compare.gather.rules import OWN, RULES
+from product_mil.compare.gather.sources import SharedImages, Source, judge_run, read_file
+from product_mil.compare.training.fairness import differing_fields, remarks
 from product_mil.errors import UserError
 from product_mil.inference.predictions import places_of
 from product_mil.runs.lacking import refuse_other_categories

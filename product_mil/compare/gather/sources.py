@@ -8,9 +8,9 @@ import numpy as np
 from jaxtyping import Bool, Int64
 
 from product_mil.compare.answers import Answers, Questions
-from product_mil.compare.files import AnswerFile, is_parquet, read_answers
-from product_mil.compare.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
-from product_mil.compare.rules import (
+from product_mil.compare.gather.files import AnswerFile, is_parquet, read_answers
+from product_mil.compare.gather.headline import AVERAGING
+from product_mil.compare.gather.rules import (
     OWN,
     RULES,
     TEMPERATURE_PRODUCTS,
@@ -20,8 +20,8 @@ from product_mil.compare.rules import (
     make_judge_step,
     make_log_probs_step,
 )
+from product_mil.compare.page.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.config import Config
-from product_mil.contest.headline import AVERAGING
 from product_mil.data.loader import Products
 from product_mil.inference.files import read_predictions
 from product_mil.inference.step import make_predict_step

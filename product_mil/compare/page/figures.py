@@ -4,10 +4,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from product_mil.compare import plots
 from product_mil.compare.answers import Answers, Questions
-from product_mil.compare.confusion import confusion_matrix, confusions
-from product_mil.compare.gallery import path_of
+from product_mil.compare.page import plots
+from product_mil.compare.page.gallery import path_of
+from product_mil.compare.statistics.confusion import confusion_matrix, confusions
 from product_mil.sources.categories import Categories
 
 CONFUSED_CATEGORIES = 8

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from product_mil.compare.answers import Contestant, Questions
-from product_mil.compare.differences import correct_for_number, difference
-from product_mil.compare.groups import groups_of
-from product_mil.compare.measured import described, measure
-from product_mil.compare.statistics import Resampler
+from product_mil.compare.statistics.differences import correct_for_number, difference
+from product_mil.compare.statistics.groups import groups_of
+from product_mil.compare.statistics.measured import described, measure
+from product_mil.compare.statistics.tests import Resampler
 from product_mil.sources.categories import Categories
 
 FORMAT = 2  # 1: intervals of several seeds were over products alone, and `p` was `mcnemar_p`

@@ -8,8 +8,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.groups import Groups
-from product_mil.compare.statistics import (
+from product_mil.compare.statistics.groups import Groups
+from product_mil.compare.statistics.tests import (
     Draws,
     Estimate,
     Resampler,

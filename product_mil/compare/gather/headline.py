@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from product_mil.compare.answers import Contestant
-from product_mil.compare.rules import RULES
+from product_mil.compare.gather.rules import RULES
 from product_mil.errors import UserError
 from product_mil.runs.directory import stored_config
 

@@ -11,11 +11,19 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-from product_mil.compare.gallery import BROKE, FIXED
-from product_mil.compare.sentences import everyone, summary
-from product_mil.compare.tables import category_rows, contestant_rows, group_tables, pair_rows
-from product_mil.compare.words import count, number, p_text, percent, percents, points, with_sign
-from product_mil.files import outputs as files
+from product_mil.compare.page.gallery import BROKE, FIXED
+from product_mil.compare.page.sentences import everyone, summary
+from product_mil.compare.page.tables import category_rows, contestant_rows, group_tables, pair_rows
+from product_mil.compare.page.words import (
+    count,
+    number,
+    p_text,
+    percent,
+    percents,
+    points,
+    with_sign,
+)
+from product_mil.files import outputs
 from product_mil.files.outputs import Kind, names_in
 
 JSON_FILE = "comparison.json"
@@ -32,10 +40,10 @@ def page(
 
     `plots` have `title`, `alt`, `light` and `dark` (data URIs), `width` and `height`.
     """
-    directory = resources.files("product_mil.compare") / "page"
+    directory = resources.files("product_mil.compare.page") / "template"
     style, script = ((directory / name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("product_mil.compare", "page"),
+        loader=jinja2.PackageLoader("product_mil.compare.page", "template"),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -93,4 +101,4 @@ COMPARISON = Kind("a comparison", (), _is_comparison)
 
 def to_json(comparison: Mapping[str, Any]) -> str:
     """`comparison.json`: plain numbers, no NaN."""
-    return files.to_json(comparison, allow_nan=False) + "\n"
+    return outputs.to_json(comparison, allow_nan=False) + "\n"

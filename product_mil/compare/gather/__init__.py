@@ -1,0 +1,1 @@
+"""The answers of runs and of files to the same products."""

@@ -1,0 +1,1 @@
+"""What the answers of several systems say about their differences."""

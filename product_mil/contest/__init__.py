@@ -1,1 +1,0 @@
-"""From runs and prediction files to answers of the same labelled products."""
