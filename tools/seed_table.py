@@ -58,9 +58,9 @@ def main(argv: list[str] | None = None) -> None:
         dump_files(args.test)  # it is read last
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.ladder.climb import climb
-    from product_mil.ladder.plan import Ladder, plan
-    from product_mil.ladder.table import TABLE
+    from product_mil.seed_table.climb import climb
+    from product_mil.seed_table.plan import Ladder, plan
+    from product_mil.seed_table.table import TABLE
 
     check_output(args.output, TABLE)
     configure_jax()

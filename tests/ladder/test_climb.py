@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-from product_mil.ladder import climb as module
-from product_mil.ladder.climb import climb
-from product_mil.ladder.length import RunCost, StageCost
-from product_mil.ladder.plan import Ladder, Planned
-from product_mil.ladder.progress import Progress
 from product_mil.runs import stage as stages
 from product_mil.runs.trained import open_run
+from product_mil.seed_table import climb as module
+from product_mil.seed_table.climb import climb
+from product_mil.seed_table.length import RunCost, StageCost
+from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.progress import Progress
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.optim import learning_rate_schedule
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-from product_mil.ladder.length import (
+from product_mil.seed_table.length import (
     RunCost,
     StageCost,
     measure_cost,

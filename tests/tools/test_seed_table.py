@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from product_mil.ladder.plan import Ladder, plan
 from product_mil.runs.trained import open_run
+from product_mil.seed_table.plan import Ladder, plan
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import load_script
 

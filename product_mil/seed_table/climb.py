@@ -4,12 +4,12 @@ import time
 from collections.abc import Sequence
 
 from product_mil.config import Config
-from product_mil.ladder.length import measure_cost, shortening, with_steps
-from product_mil.ladder.measure import measure
-from product_mil.ladder.plan import Ladder, Planned
-from product_mil.ladder.progress import Progress
-from product_mil.ladder.table import TEXT_FILE, publish
 from product_mil.runs.run import run
+from product_mil.seed_table.length import measure_cost, shortening, with_steps
+from product_mil.seed_table.measure import measure
+from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.progress import Progress
+from product_mil.seed_table.table import TEXT_FILE, publish
 from product_mil.train.stopping import DEADLINE, Interrupted
 
 STARTING_S = 20.0  # no rung is gone on with for less

@@ -11,12 +11,12 @@ from product_mil.devices.mesh import put_batch
 from product_mil.errors import UserError
 from product_mil.inference.metrics import metrics_of, score_products
 from product_mil.inference.step import make_eval_step
-from product_mil.ladder.length import shortening
-from product_mil.ladder.plan import Ladder, Planned
-from product_mil.ladder.progress import Progress, Row
 from product_mil.model.registry import backbone
 from product_mil.runs.data import build_data
 from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.seed_table.length import shortening
+from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.progress import Progress, Row
 
 TIMED_IMAGES = 128
 

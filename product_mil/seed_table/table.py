@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 
 from product_mil.files.outputs import Kind, csv_with_header, names_in, whole, write_text
-from product_mil.ladder.plan import Ladder, Planned
-from product_mil.ladder.progress import Progress, Row
+from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.progress import Progress, Row
 
 TEXT_FILE, CSV_FILE, PLOT_FILE = "seed_table.txt", "seed_table.csv", "seed_table.png"
 COLUMNS: tuple[str, ...] = (

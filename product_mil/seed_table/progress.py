@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from product_mil.files.outputs import write_json
-from product_mil.ladder.length import RunCost
+from product_mil.seed_table.length import RunCost
 
 Row = dict[str, Any]
 

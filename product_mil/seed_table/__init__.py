@@ -1,0 +1,1 @@
+"""Every system of the report in one table."""
