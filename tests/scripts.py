@@ -1,5 +1,6 @@
-"""The files of tools/ and benchmarks/ as modules: they are scripts, in no package."""
+"""The commands in this process, and the files of benchmarks/ as modules: they are in no package."""
 
+import importlib
 import importlib.util
 import sys
 from pathlib import Path
@@ -21,4 +22,4 @@ def load_script(path: str) -> Any:
 
 def call_tool(name: str, *args: object) -> None:
     """`python tools/<name>.py <args>`, in this process."""
-    load_script(f"tools/{name}.py").main([str(arg) for arg in args])
+    importlib.import_module(f"product_mil.cli.{name}").main([str(arg) for arg in args])

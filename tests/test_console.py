@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from product_mil.console import LastingStream
+from product_mil.cli.console import LastingStream
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT
 
@@ -17,7 +17,7 @@ CLOSED = "import os; os.close({descriptor})\n"
 COMMAND = """
 import sys, os
 if {closed}: sys.{name} = None  # as Python begins when it is started without
-from product_mil.console import command
+from product_mil.cli.console import command
 from product_mil.errors import UserError
 
 @command(prints_result={prints_result})
@@ -87,7 +87,7 @@ def test_files_do_not_take_the_numbers_of_closed_streams(tmp_path: Path) -> None
     """A library's message to descriptor 2 would else be written into the first file opened."""
     code = (
         "import os, sys; os.close(2); sys.stderr = None\n"
-        "from product_mil.console import command\n"
+        "from product_mil.cli.console import command\n"
         "with command():\n"
         f"    file = open({str(tmp_path / 'x')!r}, 'w')\n"
         "    os.write(2, b'from a library')\n"
@@ -98,7 +98,8 @@ def test_files_do_not_take_the_numbers_of_closed_streams(tmp_path: Path) -> None
 
 def test_names_that_are_no_utf8_are_printed() -> None:
     code = (
-        "from product_mil.console import command\nwith command():\n    print('caf\\udce9 \\xe9')\n"
+        "from product_mil.cli.console import command\n"
+        "with command():\n    print('caf\\udce9 \\xe9')\n"
     )
     for encoding, expected in (
         ("utf-8", b"caf\\udce9 \xc3\xa9\n"),
@@ -112,7 +113,7 @@ def test_names_that_are_no_utf8_are_printed() -> None:
 
 
 def test_the_streams_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
-    from product_mil.console import command
+    from product_mil.cli.console import command
 
     before = sys.stdout, sys.stderr
     with command(), command():

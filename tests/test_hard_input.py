@@ -8,6 +8,8 @@ import bson
 import numpy as np
 import pytest
 
+from product_mil.cli.evaluate import main as evaluate
+from product_mil.cli.export_predictions import main as export
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
@@ -19,8 +21,6 @@ from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import load_script
 
 hard_input = load_script("benchmarks/hard_input.py")
-export = load_script("tools/export_predictions.py").main
-evaluate = load_script("tools/evaluate.py").main
 
 
 def exported(trained: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:

@@ -601,7 +601,7 @@ def test_real_photos(shared: Path) -> None:
 MANY = """
 import resource, sys
 from product_mil.sources.bson.index import open_catalogue
-from product_mil.console import command
+from product_mil.cli.console import command
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
 with command():
     print(open_catalogue(sys.argv[2]).num_products)

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 from flax import nnx
 
+from product_mil.cli import export_embeddings
 from product_mil.data.decode import decode_into
 from product_mil.errors import UserError
 from product_mil.model.registry import backbone
 from product_mil.model.weights.load import load_weights
 from tests.model import keras_files
-from tests.scripts import load_script
 
 
 def export(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    module = load_script("tools/export_embeddings.py")
+    module = export_embeddings
     monkeypatch.setattr(sys, "argv", ["export_embeddings.py", *map(str, arguments)])
     module.main()
 
@@ -68,7 +68,7 @@ def test_rows_are_readable_images_in_file_order(
 def test_a_full_disk_is_told_before_a_map_finds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tool = load_script("tools/export_embeddings.py")
+    tool = export_embeddings
     room = SimpleNamespace(free=2000)
     monkeypatch.setattr(tool.shutil, "disk_usage", lambda _: room)
     tool._refuse_full_disk(tmp_path, 1000)

@@ -9,16 +9,16 @@ import pytest
 from flax import nnx
 from safetensors.numpy import save_file
 
+from product_mil.cli import inspect_weights
 from product_mil.model.registry import backbone
 from product_mil.model.weights.published import published_file
 from tests.model.test_weights import write_keras_file
-from tests.scripts import load_script
 
 BATCH_NORM: tuple[str, ...] = ("gamma", "beta", "moving_mean", "moving_variance")
 
 
 def inspect(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
-    module = load_script("tools/inspect_weights.py")
+    module = inspect_weights
     monkeypatch.setattr(sys, "argv", ["inspect_weights.py", *map(str, arguments)])
     module.main()
 

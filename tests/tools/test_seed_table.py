@@ -7,15 +7,15 @@ from typing import Any
 
 import pytest
 
+from product_mil.cli import seed_table
 from product_mil.runs.trained import open_run
 from product_mil.seed_table.plan import Ladder, plan
 from product_mil.sources.sample.draw import SampleFiles
-from tests.scripts import load_script
 
 
 @pytest.fixture(scope="module")
 def tool() -> Any:
-    return load_script("tools/seed_table.py")
+    return seed_table
 
 
 def planned_with(tool: Any, **changed: Any) -> tuple[Any, list[str]]:

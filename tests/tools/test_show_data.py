@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from product_mil.cli import show_data
 from product_mil.data import sheet as sheet_module
 from product_mil.sources.sample.draw import SampleFiles
-from tests.scripts import load_script
-
-show_data = load_script("tools/show_data.py")
 
 
 def sheet(*args: object) -> np.ndarray:

@@ -25,7 +25,7 @@ RUN_BYTES = 1_500_000_000  # of memory for a run; 0.7 GB measured with a head of
 _START = """
 import sys
 sys.path[:] = sys.argv[1:]
-from product_mil.compare.training.one_run import main
+from product_mil.cli.one_run import main
 main()
 """
 _POLL_S = 0.2  # between two looks whether somebody asked to stop

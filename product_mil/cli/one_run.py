@@ -7,7 +7,7 @@ import sys
 import threading
 from pathlib import Path
 
-from product_mil.console import command
+from product_mil.cli.console import command
 
 
 @command()

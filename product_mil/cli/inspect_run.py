@@ -1,0 +1,143 @@
+"""Show what the attention of a trained run has learned.
+
+    python tools/inspect_run.py --workdir runs/joint [--data labelled.bson] [--json]
+
+Prints the categories whose images count most and least (of pooling posterior_attention) and, with
+--data, how much attention images get whose own guess is the product's prediction, and those whose
+guess is another, relative to the uniform share. Labels are not read.
+"""
+
+import argparse
+import json
+import math
+from typing import TYPE_CHECKING, Any
+
+from product_mil.cli.console import command
+from product_mil.errors import UserError
+from product_mil.files.outputs import user_path
+
+if TYPE_CHECKING:
+    from product_mil.runs.inspection import AttentionRow
+    from product_mil.runs.trained import TrainedRun
+
+
+@command(prints_result=True)
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, open the run, print."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--workdir", type=user_path, required=True, help="directory of a trained run"
+    )
+    parser.add_argument("--data", help="BSON file, glob, or several with commas")
+    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser.add_argument("--rows", type=int, default=10, help="categories at either end")
+    parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    parser.add_argument("--json", action="store_true", help="print one JSON object alone")
+    args = parser.parse_args(argv)
+    for name in ("rows", "images_per_batch"):
+        if getattr(args, name) < 1:
+            raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
+    # JAX starts here, not for a typing error.
+    from product_mil.devices.runtime import configure_jax
+    from product_mil.runs.trained import open_run
+
+    configure_jax()
+    run = open_run(args.workdir, args.checkpoint)
+    found = inspect(run, args.data, args.images_per_batch)
+    if args.json:
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        print("\n".join([run.summary, *lines_of(found, args.rows)]))
+
+
+def inspect(run: "TrainedRun", data: str | None, images_per_batch: int) -> dict[str, Any]:
+    """What the tool prints, as plain values.
+
+    `relevance` lists all categories, the one that counts most first; it and `attention` are None
+    where there is none to show.
+
+    Raises:
+        UserError: data that cannot be read, or without products of several images.
+    """
+    from product_mil.compare.page.gallery import path_of
+    from product_mil.inference.trust import TRUST
+    from product_mil.runs.inspection import (
+        WITH_ATTENTION,
+        attention_table,
+        predicted_blocks,
+        relevance_of,
+    )
+
+    pooling, relevance = run.config.model.pooling, relevance_of(run)
+    found: dict[str, Any] = {"pooling": pooling, "relevance": None, "attention": None}
+    if TRUST in run.model.statistics:
+        one, several = map(float, run.model.statistics[TRUST])
+        found["trust"] = {"one_image": one, "several_images": several}
+    if relevance is not None:
+        found["relevance"] = [
+            {
+                "category_id": int(run.categories.ids[k]),
+                "category": path_of(run.categories, int(run.categories.ids[k])),
+                "relevance": round(float(relevance[k]), 3),
+            }
+            for k in (-relevance).argsort(kind="stable")
+        ]
+    if pooling in WITH_ATTENTION and data is not None:
+        rows = attention_table(predicted_blocks(run, data, images_per_batch))
+        found["attention"] = [_plain(row) for row in rows]
+    return found
+
+
+def _plain(row: "AttentionRow") -> dict[str, Any]:
+    """NaN, which JSON lacks, as None."""
+    values = row._asdict().items()
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values}
+
+
+def lines_of(found: dict[str, Any], rows: int) -> list[str]:
+    """The same for people."""
+    from product_mil.runs.inspection import WITH_ATTENTION
+
+    pooling, lines = found["pooling"], []
+    if "trust" in found:
+        one, several = found["trust"].values()
+        lines.append(
+            f"trust in the joint correction: {one:g} with one image, {several:g} with several"
+            + (": attention changes no prediction" if several == 0 else "")
+        )
+    if pooling not in WITH_ATTENTION:
+        return [*lines, f"{pooling} has no attention: all images of a product count alike"]
+    if found["relevance"]:
+        lines += _relevance_lines(found["relevance"], rows)
+    else:
+        lines.append(f"{pooling} scores no categories: there is no table of their relevance")
+    if found["attention"]:
+        lines.append("attention relative to the uniform share, by the image's own guess")
+        lines.append(f"{'images':>10} {'as predicted':>24} {'another category':>24}")
+        for row in found["attention"]:
+            of = "several" if row["num_images"] is None else row["num_images"]
+            sides = (_side(row, name) for name in ("agreeing", "disagreeing"))
+            lines.append(f"{of:>10} " + " ".join(sides))
+    else:
+        lines.append("--data FILE shows whose images get the attention")
+    return lines
+
+
+def _side(row: dict[str, Any], name: str) -> str:
+    share = row[f"attention_of_{name}"]
+    told = "-" if share is None else f"{share:.2f}"
+    return f"{told:>8} ({row[name]:>7} images)"
+
+
+def _relevance_lines(relevance: list[dict[str, Any]], rows: int) -> list[str]:
+    """The two ends of the table, or all of it where it is short."""
+    listed = [
+        f"{row['relevance']:+8.2f}  {row['category_id']}  {' > '.join(row['category'])}"
+        for row in relevance
+    ]
+    if len(listed) > 2 * rows:
+        listed = [*listed[:rows], f"     ...  {len(listed) - 2 * rows} more", *listed[-rows:]]
+    head = "relevance of an image that looks like a category; 0.7 more is twice the attention"
+    return [head, *listed]

@@ -1,0 +1,70 @@
+"""Every system of the seed report in one table: from the prior to the joint model, on your data.
+
+    python tools/seed_table.py --output table --budget_minutes 15            # the embedded sample
+    python tools/seed_table.py --output table --budget_minutes 60 --data train.bson \
+        --valid valid.bson --categories category_names.csv --weights mobilenet_v2=FILE
+
+Trains each rung within its share of the budget and writes seed_table.txt, .csv and .png. A rung
+that does not fit into its share is shortened, its schedule too. Time that a rung leaves over goes
+to the later ones, then to those that had too little. Kill it whenever you like: the same command
+goes on. A rung whose weights are not at hand runs on MobileNetV2 instead.
+"""
+
+import argparse
+from pathlib import Path
+
+from product_mil.cli.console import command
+from product_mil.errors import UserError
+from product_mil.files.outputs import check_output, user_path
+from product_mil.sources.bson.names import dump_files
+
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+
+
+@command()
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, train what is not trained yet, write the table after every rung."""
+    parser = argparse.ArgumentParser(
+        description="Train every system of the seed report within a budget and tabulate them.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "--output", type=user_path, required=True, help="directory for table and runs"
+    )
+    parser.add_argument("--budget_minutes", type=float, default=15.0, help="for all training")
+    parser.add_argument("--data", default="", help="BSON to train on; default: embedded sample")
+    parser.add_argument("--valid", default="", help="BSON to validate on; default: split off")
+    parser.add_argument("--test", default="", help="BSON to measure on; default: validation part")
+    parser.add_argument("--categories", default="", help="category_names.csv")
+    parser.add_argument("--max_products", type=int, default=0, help="a random part of --data")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument(
+        "--weights",
+        nargs="+",
+        default=[],
+        metavar="BACKBONE=FILE",
+        help="ImageNet weights at hand, such as mobilenet_v2=FILE.h5 or xception=imagenet",
+    )
+    parser.add_argument(
+        "--rungs", nargs="+", default=[], metavar="NAME", help="only these rungs of the ladder"
+    )
+    args, flags = parser.parse_known_args(argv)
+    for flag in flags:
+        if not (flag.startswith("--config.") and "=" in flag):
+            raise UserError(f"{flag}: unknown argument")
+    if not args.budget_minutes > 0:
+        raise UserError(f"--budget_minutes={args.budget_minutes}: must be above 0")
+    if args.test:
+        dump_files(args.test)  # it is read last
+    # JAX starts here, not for a typing error.
+    from product_mil.devices.runtime import configure_jax
+    from product_mil.seed_table.climb import climb
+    from product_mil.seed_table.plan import Ladder, plan
+    from product_mil.seed_table.table import TABLE
+
+    check_output(args.output, TABLE)
+    configure_jax()
+    ladder = Ladder(**vars(args))
+    fields = [flag.removeprefix("--config.").partition("=") for flag in flags]
+    planned, left_out = plan(ladder, CONFIGS, [(name, value) for name, _, value in fields])
+    climb(planned, left_out, ladder)
