@@ -18,7 +18,7 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
 from product_mil.runs import trained as trained_module
-from product_mil.runs.run import checkpoint_directory
+from product_mil.runs.directory import checkpoint_directory
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.checkpoint import Checkpoints

@@ -15,14 +15,13 @@ from product_mil.config import Config, config_from_dict
 from product_mil.errors import UserError
 from product_mil.runs.directory import (
     CONFIG_FILE,
-    FORMAT,
     LOCK_FILE,
     RUN_FILE,
-    marked,
     refuse_newer_run,
     stored_config,
     training_in,
 )
+from product_mil.train.record import FORMAT, marked
 
 
 def refused(workdir: Path) -> str:

@@ -11,7 +11,7 @@ from product_mil.batch import Batch, EmbeddedBatch
 from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.heads import HeadOutput
 from product_mil.model.packing import packing_of
-from product_mil.train.augment import Views, seen_through, view_maps
+from product_mil.model.warp import Views, seen_through, view_maps
 
 
 class ViewMean(NamedTuple):

@@ -5,37 +5,20 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-import product_mil
 from product_mil.errors import UserError
-from product_mil.files.formats import refuse_unknown_format
 from product_mil.files.outputs import names_in
+from product_mil.train.record import refuse_newer
 
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"
-FORMAT = 1  # of these files and of a checkpoint's record; 0: they had no number
 # What a start that was killed, or a measurement before it, leaves where no run has begun.
 _LEFT_OVERS = (LOCK_FILE, "log.txt", f"{CONFIG_FILE}.draft")
-
-
-def marked(record: Mapping[str, Any]) -> dict[str, Any]:
-    """The record with the number of its format and the version that wrote it."""
-    return {"format": FORMAT, "version": product_mil.__version__, **record}
-
-
-def refuse_newer(record: Mapping[str, Any], place: object) -> None:
-    """Refuse a record of a format that this version does not know.
-
-    Raises:
-        UserError: with `place`, where the record was found, and the version that wrote it.
-    """
-    known = range(FORMAT + 1)
-    refuse_unknown_format(record.get("format", 0), known, record.get("version", "?"), place)
 
 
 def read_record(path: Path, advice: str) -> dict[str, Any] | None:
@@ -90,6 +73,11 @@ def refuse_newer_run(workdir: Path) -> None:
             found = json.loads((workdir / name).read_bytes())
             if isinstance(found, dict):
                 refuse_newer(found, workdir / name)
+
+
+def checkpoint_directory(workdir: Path, stage: str) -> Path:
+    """Where the checkpoints of a stage lie."""
+    return workdir / "checkpoints" / stage
 
 
 @contextmanager

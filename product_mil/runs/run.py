@@ -25,7 +25,7 @@ from product_mil.runs.data import RunData, build_data
 from product_mil.runs.directory import (
     CONFIG_FILE,
     RUN_FILE,
-    marked,
+    checkpoint_directory,
     read_record,
     stored_config,
     training_in,
@@ -42,16 +42,12 @@ from product_mil.train.cost import (
 )
 from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
 from product_mil.train.loop import Stage, is_complete, train_stage
+from product_mil.train.record import marked
 from product_mil.train.state import TrainState, evaluated_parameters
 from product_mil.train.stopping import Interrupted, stop_requests
 
 FAULTS_FILE = "bad_records.csv"
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
-
-
-def checkpoint_directory(workdir: Path, stage: str) -> Path:
-    """Where the checkpoints of a stage lie."""
-    return workdir / "checkpoints" / stage
 
 
 def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:

@@ -30,7 +30,6 @@ from product_mil.model.classifier import Arrays, Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import backbone, blocks_of
 from product_mil.runs.data import RunData
-from product_mil.runs.directory import FORMAT
 from product_mil.runs.embed import cached_embeddings, embeds_once
 from product_mil.runs.model import log_prior_of
 from product_mil.train.augment import Ranges
@@ -38,6 +37,7 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer, rate_factors
+from product_mil.train.record import FORMAT
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_train_step
 

@@ -26,11 +26,10 @@ from product_mil.errors import UserError
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.runs.data import RunData
-from product_mil.runs.directory import refuse_newer_run
+from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
 from product_mil.runs.embed import backbone_stays_frozen, cached_embeddings
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.run import checkpoint_directory
 from product_mil.runs.stage import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from product_mil.errors import UserError
-from product_mil.runs.directory import refuse_newer
 from product_mil.train.digests import write_digests
+from product_mil.train.record import refuse_newer
 from product_mil.train.state import Arrays, TrainState, abstract, evaluated_parameters
 from product_mil.train.step_directories import BEST_METRIC, DRAFT, StepDirectories
 

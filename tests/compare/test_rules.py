@@ -13,9 +13,9 @@ from product_mil.compare.gather.rules import (
     RULES,
     Judged,
     answers_of,
-    fit_temperature,
     rule_logits,
 )
+from product_mil.inference.calibrate import fit_temperature
 from product_mil.sources.categories import categories_from_ids
 
 

@@ -8,14 +8,13 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
+from product_mil.model.warp import view_maps, warp
 from product_mil.train.augment import (
     Ranges,
     augment,
     random_factors,
     random_maps,
     random_rectangles,
-    view_maps,
-    warp,
 )
 
 PX = 12

@@ -11,14 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
-from jaxtyping import Array, Bool, Float, Float32, Int, Int32
-from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from jaxtyping import Array, Bool, Float, Int, Int32
 
 from product_mil.batch import Batch, Slots
 from product_mil.compare.answers import Answers
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import put_batch
+from product_mil.inference.calibrate import fit_temperature
 from product_mil.inference.step import largest
 from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.packing import packing_of
@@ -32,8 +31,6 @@ RULES = {
     "first_image": "the first image alone",
 }
 NO_LIKELIHOOD = ("vote",)  # votes are no probabilities
-TEMPERATURE_PRODUCTS = 5000  # one number needs no more
-_LOG_TEMPERATURE_BOUNDS = (-3.0, 3.0)
 
 
 def rule_logits(
@@ -194,17 +191,3 @@ def fit_temperatures(
         places.append(loaded.positions[real])
     label = labels[np.concatenate(places)]
     return [fit_temperature(rule, label) for rule in np.concatenate(blocks, 1)]
-
-
-def fit_temperature(log_probs: Float32[np.ndarray, "N k"], label: Int[np.ndarray, " N"]) -> float:
-    """The temperature under which the labels are most likely."""
-    of_label = log_probs[np.arange(len(label)), label].astype(np.float64)
-
-    def nll(log_temperature: float) -> float:
-        scale = np.exp(-log_temperature)
-        return float((logsumexp(log_probs * np.float32(scale), axis=1) - of_label * scale).mean())
-
-    found: Any = minimize_scalar(
-        nll, bounds=_LOG_TEMPERATURE_BOUNDS, method="bounded", options={"xatol": 1e-4}
-    )
-    return float(np.exp(found.x))

@@ -1,0 +1,24 @@
+"""The record of a run: of which format it is, and the version that wrote it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import product_mil
+from product_mil.files.formats import refuse_unknown_format
+
+FORMAT = 1  # of a run's JSON files and of a checkpoint's record; 0: they had no number
+
+
+def marked(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with the number of its format and the version that wrote it."""
+    return {"format": FORMAT, "version": product_mil.__version__, **record}
+
+
+def refuse_newer(record: Mapping[str, Any], place: object) -> None:
+    """Refuse a record of a format that this version does not know.
+
+    Raises:
+        UserError: with `place`, where the record was found, and the version that wrote it.
+    """
+    known = range(FORMAT + 1)
+    refuse_unknown_format(record.get("format", 0), known, record.get("version", "?"), place)
