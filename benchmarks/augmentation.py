@@ -1,4 +1,4 @@
-r"""What augmentation costs and brings: the tables of docs/augmentation.md.
+r"""What augmentation costs and brings: the tables of docs/guide/augmentation.md.
 
     python benchmarks/augmentation.py speed [--backbones small_cnn,mobilenet_v2] [--repeats 7]
     python benchmarks/augmentation.py gain --workdir DIR \

@@ -1,4 +1,4 @@
-"""Do 1, 2 and 4 devices compute the same? The table of docs/devices.md, on four fake CPU devices.
+"""Do 1, 2 and 4 fake CPU devices compute the same? The table of docs/guide/devices.md.
 
     python benchmarks/devices.py
 

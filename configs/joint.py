@@ -103,7 +103,7 @@ SCRATCH = Config(
 )
 
 # The paper's net at 180 px in two stages, on four GPUs in bfloat16. What is taken over from smaller
-# sets, and what is only expected to help here, stands in docs/fine-tuning.md.
+# sets, and what is only expected to help here, stands in docs/guide/fine-tuning.md.
 CHANGED = AugmentConfig(flip=0.5, crop=0.2)
 CDISCOUNT = Config(
     name="joint-cdiscount",

@@ -43,7 +43,8 @@ class DataConfig:
     sample_seed: int = 0  # of the embedded sample
     max_products: int = 0  # a random subset of train for a quick look; 0: all
     valid_fraction: float = 0.2
-    # How far classes come equally often in training (docs/imbalance.md); 0: as they are; 1: equally
+    # How far classes come equally often in training; 0: as they are, 1: equally
+    # (docs/measured/imbalance.md).
     balance_power: float = 0.0
     drop_images_md5: tuple[str, ...] = ()  # placeholders such as "no photo yet"
     image_size_px: int = 180
@@ -114,7 +115,7 @@ class StageConfig:
     clip_norm: float = 1.0  # of the whole gradient; 0: none
     label_smoothing: float = 0.0
     # From this share of the stage on, an image's own loss is weighted by its attention, relative to
-    # the uniform share; 1: never. Only posterior_attention has both (docs/heads.md)
+    # the uniform share; 1: never. Only posterior_attention has both (docs/measured/heads.md)
     attention_weighted_from: float = 1.0
     logit_adjustment: float = 0.0  # tau of Menon et al. 2021; 1: classes count alike; 0: none
     level1_loss: float = 0.0  # weight of the loss of level-1 groups beside that of categories

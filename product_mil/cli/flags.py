@@ -34,7 +34,7 @@ def add_test_time_flags(parser: argparse.ArgumentParser) -> None:
         default=0.0,
         metavar="TAU",
         help="answer as if classes were this much more alike in frequency than in training: 1 "
-        "takes their frequencies out (default: 0; docs/imbalance.md)",
+        "takes their frequencies out (default: 0; docs/measured/imbalance.md)",
     )
 
 

@@ -15,7 +15,7 @@ from product_mil.errors import UserError
 _LOOK_BYTES = 64 << 10
 _SEARCH_BYTES = 1 << 20  # for a record, in what may be the rest of a damaged one
 _SAMPLES = 64  # of a file that begins with zeros
-_MAX_RECORD_BYTES = 64 << 20  # as `data/mend.py` has it
+_MAX_RECORD_BYTES = 64 << 20  # as `sources/bson/recovery.py` has it
 _MAX_SHOWN = 60  # characters of a text's first line
 
 _ID_FIRST = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")

@@ -78,7 +78,7 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
     """Whole epochs, as many as the stage asks for, or its `max_steps` where those are fewer.
 
     By steps, small data is seen often enough to converge and large data at least `min_epochs`
-    times (docs/heads.md).
+    times (docs/measured/heads.md).
     """
     epochs = stage.epochs
     if epochs < 0:

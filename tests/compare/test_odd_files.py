@@ -9,7 +9,7 @@ import pytest
 from product_mil.compare.gather.files import read_answers
 from product_mil.errors import UserError
 from product_mil.inference.files import ParquetWriter
-from tests.test_predictions import BLOCK, CATEGORIES, CLASS_IDS, RUN, write
+from tests.inference.test_files import BLOCK, CATEGORIES, CLASS_IDS, RUN, write
 
 
 @pytest.mark.parametrize("name", ["p.parquet", "P.PARQUET", "p"])

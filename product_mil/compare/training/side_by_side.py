@@ -1,6 +1,6 @@
 """Several runs at the same time, each in a process with cores of its own.
 
-A head on cached embeddings keeps little more than one core busy (docs/compare.md).
+A head on cached embeddings keeps little more than one core busy (docs/guide/compare.md).
 """
 
 import json

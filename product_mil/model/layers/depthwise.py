@@ -1,6 +1,7 @@
 """Depthwise convolutions in the form that is fastest on the platform they are compiled for.
 
-On a CPU a sum of shifted copies of the image, with gradients of its own (docs/performance.md).
+On a CPU a sum of shifted copies of the image, with gradients of its own; measured in
+docs/measured/performance.md.
 """
 
 from functools import partial

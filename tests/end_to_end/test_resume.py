@@ -20,7 +20,7 @@ from product_mil.train.log import RunLog
 
 pytestmark = pytest.mark.slow
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 TIMING = ("train/images_per_s", "train/products_per_s", "train/wait_share")
 PATIENCE_S = 400
 

@@ -9,7 +9,7 @@ import pytest
 
 from product_mil.model.classifier import merge_model, split_model
 from product_mil.model.heads import HeadOutput
-from tests.model.head_cases import (
+from tests.model.heads.head_cases import (
     JOINT,
     KEY,
     NAMES,

@@ -31,7 +31,7 @@ from product_mil.inference.files import read_predictions
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import read_categories
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def records(count: int = 30, picture: bytes = b"\xff\xd8 a picture", start: int = 0) -> list[bytes]:

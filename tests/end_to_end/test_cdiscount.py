@@ -14,7 +14,7 @@ from product_mil.runs.trained import open_run
 from product_mil.train.log import RunLog
 from tests.conftest import SampleFiles
 
-CONFIGS = Path(__file__).parent.parent / "configs"
+CONFIGS = Path(__file__).parents[2] / "configs"
 
 
 def small(config: Config, sample: SampleFiles) -> Config:

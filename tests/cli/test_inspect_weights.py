@@ -12,7 +12,7 @@ from safetensors.numpy import save_file
 from product_mil.cli import inspect_weights
 from product_mil.model.registry import backbone
 from product_mil.model.weights.published import published_file
-from tests.model.test_weights import write_keras_file
+from tests.model.weights.test_load import write_keras_file
 
 BATCH_NORM: tuple[str, ...] = ("gamma", "beta", "moving_mean", "moving_variance")
 

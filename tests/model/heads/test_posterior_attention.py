@@ -10,7 +10,17 @@ import pytest
 from product_mil.batch import EmbeddedBatch, Slots
 from product_mil.model.classifier import merge_model, split_model
 from product_mil.model.packing import Packing
-from tests.model.head_cases import KEY, LABEL, PLACE, SEGMENT, P, forward, head_model, run, split
+from tests.model.heads.head_cases import (
+    KEY,
+    LABEL,
+    PLACE,
+    SEGMENT,
+    P,
+    forward,
+    head_model,
+    run,
+    split,
+)
 
 WIDE = np.random.default_rng(5).normal(size=(2, 7, 32)).astype(np.float32)
 PRODUCTS = ((0, 0), (0, 1), (0, 2), (1, 0))
@@ -26,7 +36,7 @@ def softmax(x: np.ndarray, axis: int) -> np.ndarray:
 
 
 def by_hand(head: Any, x: np.ndarray, trust: float) -> tuple[np.ndarray, np.ndarray]:
-    """Logits of one product and the attention of its images, as docs/heads.md writes them."""
+    """Logits of one product and its images' attention, as docs/measured/heads.md writes them."""
     kernel = lambda layer: np.asarray(layer.kernel[...], np.float64)  # noqa: E731
     bias = lambda layer: np.asarray(layer.bias[...], np.float64)  # noqa: E731
     classify, correct = head.classify_image, head.correct

@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from tests.model.head_cases import KEY, NAMES, SEGMENT, P, X, head_model, run
+from tests.model.heads.head_cases import KEY, NAMES, SEGMENT, P, X, head_model, run
 
 SUMS = ["mean", "max", "gated_attention", "residual", "posterior_attention"]
 PRODUCTS = ((0, 0), (0, 1), (0, 2), (1, 0))
