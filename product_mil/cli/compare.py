@@ -24,7 +24,8 @@ import numpy as np
 
 from product_mil.cli.console import command
 from product_mil.errors import UserError
-from product_mil.files.outputs import check_output, draft_directory, user_path, write_text
+from product_mil.files.outputs import check_output, user_path
+from product_mil.files.whole import draft_directory, write_text
 
 if TYPE_CHECKING:
     from product_mil.compare.gather.gather import Contest

@@ -27,6 +27,7 @@ from product_mil.data.loader import (
 )
 from product_mil.data.plan import Plan
 from product_mil.data.reader import UNREAD
+from product_mil.files.whole import whole_directory
 from product_mil.sources.bson.document import kind_of
 from product_mil.sources.bson.index import Catalogue
 
@@ -97,16 +98,9 @@ class EmbeddingStore:
 
     def add(self, hashes: UInt64[np.ndarray, "m 2"], embeddings: Float[np.ndarray, "m d"]) -> None:
         """Write a part, whole; `reload` shows it."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        name = uuid.uuid4().hex
-        draft = self.directory / f"draft-{name}"
-        draft.mkdir()
-        try:
-            np.save(draft / "hash.npy", hashes)
-            np.save(draft / "embedding.npy", embeddings.astype(self.dtype))
-            draft.rename(self.directory / f"part-{name}")
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with whole_directory(self.directory / f"part-{uuid.uuid4().hex}") as part:
+            np.save(part / "hash.npy", hashes)
+            np.save(part / "embedding.npy", embeddings.astype(self.dtype))
 
 
 class _ImageBatch(NamedTuple):

@@ -14,7 +14,8 @@ from jaxtyping import Float32, Int64
 from product_mil.ensemble.parquet import ParquetMember, ProductFacts
 from product_mil.errors import UserError
 from product_mil.files.foreign import MATRIX, refuse_foreign
-from product_mil.files.outputs import Kind, csv_with_header, write_text
+from product_mil.files.outputs import Kind, csv_with_header
+from product_mil.files.whole import write_text
 from product_mil.inference.files import matrix_files, read_description
 from product_mil.inference.predictions import places_of
 from product_mil.sources.categories import Categories, categories_from_ids

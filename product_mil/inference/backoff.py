@@ -14,7 +14,8 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from scipy.sparse import csr_array
 
-from product_mil.files.outputs import Draft, Kind, csv_with_header
+from product_mil.files.outputs import Kind, csv_with_header
+from product_mil.files.whole import Draft
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS, fit_temperature
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.categories import Categories

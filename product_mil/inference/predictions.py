@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from product_mil.errors import UserError
-from product_mil.files.outputs import Draft
+from product_mil.files.whole import Draft
 
 
 @dataclass(frozen=True, eq=False)

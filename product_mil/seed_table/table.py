@@ -10,7 +10,8 @@ from pathlib import Path
 
 import jax
 
-from product_mil.files.outputs import Kind, csv_with_header, names_in, whole, write_text
+from product_mil.files.outputs import Kind, csv_with_header, names_in
+from product_mil.files.whole import whole, write_text
 from product_mil.seed_table.plan import Ladder, Planned
 from product_mil.seed_table.progress import Progress, Row
 

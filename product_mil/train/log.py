@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from product_mil.errors import UserError
-from product_mil.files.outputs import whole, write_text
+from product_mil.files.whole import whole, write_text
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
