@@ -73,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.gather.gather import gather
     from product_mil.compare.gather.headline import headline_of, pooling_of
     from product_mil.compare.page.report import COMPARISON
-    from product_mil.compare.page.tables import table, table_by_num_images
+    from product_mil.compare.page.tables import table_by_num_images, terminal_table
     from product_mil.compare.training.variants import rival_configs, train_rivals
     from product_mil.devices.runtime import configure_jax
     from product_mil.train.stopping import Interrupted
@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     comparison = publish(contest, runs, files, args)
     remarks = [*contest.warnings, *contest.notes]
-    print(table(comparison), table_by_num_images(comparison), sep="\n\n", end="\n\n")
+    print(terminal_table(comparison), table_by_num_images(comparison), sep="\n\n", end="\n\n")
     print("".join(f"note: {remark}\n" for remark in remarks), end="")
     print(comparison["verdict"])
     print(
