@@ -83,15 +83,3 @@ def written_whole(writers: list[Writer]) -> Iterator[None]:
                 writer.close()
             for draft in writer.drafts:
                 draft.discard()
-
-
-def places_of(
-    there: Int64[np.ndarray, " M"], wanted: Int64[np.ndarray, " N"]
-) -> Int64[np.ndarray, " N"]:
-    """Where each wanted id first stands; -1 where nowhere."""
-    if np.array_equal(there, wanted):
-        return np.arange(len(wanted))
-    order = np.argsort(there, kind="stable")
-    place = np.searchsorted(there, wanted, sorter=order)
-    found = order[np.minimum(place, len(order) - 1)]
-    return np.where(there[found] == wanted, found, -1)

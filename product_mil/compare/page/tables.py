@@ -103,7 +103,7 @@ def group_tables(comparison: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
 
 def terminal_table(comparison: Mapping[str, Any]) -> str:
     """The contestants against the reference, for the terminal."""
-    lines = [_HEADS]
+    lines: list[tuple[str, ...]] = [_HEADS]
     for row in contestant_rows(comparison):
         figures = [
             "-" if row[metric] is None else f"{row[metric]:.{digits}f}"
