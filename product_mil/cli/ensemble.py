@@ -34,6 +34,7 @@ from product_mil.cli.outputs import (
 )
 from product_mil.data.faults import FAULTS, faults_path, product_faults
 from product_mil.ensemble.files import MISSING, MISSING_SUFFIX
+from product_mil.ensemble.rule_names import RULES
 from product_mil.errors import UserError
 from product_mil.files.outputs import beside, user_path
 from product_mil.inference.predictions import Writer, written_whole
@@ -42,8 +43,6 @@ if TYPE_CHECKING:
     from product_mil.ensemble.files import AlignedMembers
     from product_mil.ensemble.parquet import ProductFacts
     from product_mil.ensemble.rules import Fitted
-
-RULES = ("average", "geometric_mean", "vote")
 
 
 @command()

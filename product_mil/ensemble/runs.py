@@ -1,7 +1,6 @@
 """Trained runs as members of an ensemble: one pass over the images, whoever looks at them."""
 
 import argparse
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -16,7 +15,8 @@ from product_mil.config import Config
 from product_mil.data.loader import ImageFault, Loaded, Products
 from product_mil.devices.mesh import put_batch
 from product_mil.ensemble.files import refuse_missing
-from product_mil.ensemble.rules import Rule, combine, combined_attention
+from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rules import combine, combined_attention
 from product_mil.errors import UserError
 from product_mil.inference.backoff import BackOff, LevelCounts, calibrate
 from product_mil.inference.predictions import PredictionBlock
@@ -185,13 +185,8 @@ class MemberOutputs:
 
 def _backbone_of(run: TrainedRun) -> str:
     """A name that only equal backbones on equal pixels share."""
-    name = hashlib.sha256()
-    for arrays in (run.model.parameters, run.model.statistics):
-        for path in sorted(arrays):
-            if path.startswith("backbone/"):
-                name.update(path.encode() + np.asarray(arrays[path]).tobytes())
     model, size_px = run.config.model, run.config.data.image_size_px
-    return f"{model.backbone} {model.compute_dtype} {size_px} {name.hexdigest()}"
+    return f"{model.backbone} {model.compute_dtype} {size_px} {run.model.backbone_digest()}"
 
 
 def make_ensemble_step(
