@@ -1,7 +1,7 @@
 r"""What augmentation costs and brings: the tables of docs/guide/augmentation.md.
 
-    python benchmarks/augmentation.py speed [--backbones small_cnn,mobilenet_v2] [--repeats 7]
-    python benchmarks/augmentation.py gain --workdir DIR \
+    python -m benchmarks.parts.augmentation speed [--backbones small_cnn,mobilenet_v2] [--repeats 7]
+    python -m benchmarks.parts.augmentation gain --workdir DIR \
         --set TRAIN VALID CATEGORIES [--seeds 0,1,2] [--epochs 15] [--image_size_px 96] \
         [--variants none,flip,all] [--max_products 0]
 
@@ -27,9 +27,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from measure import add_net, with_net
-from training import training
 
+from benchmarks.measure import add_net, with_net
+from benchmarks.parts.training import training
 from product_mil.batch import PackedBatch, Slots
 from product_mil.config import AugmentConfig, DataConfig, load_config
 from product_mil.devices.runtime import configure_jax
@@ -37,7 +37,7 @@ from product_mil.runs.run import run
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.log import RunLog
 
-FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
+FROZEN = str(Path(__file__).resolve().parents[2] / "configs/joint.py") + ":frozen"
 IMAGES, SIZE_PX, CLASSES = 32, 180, 81
 EVERYTHING = AugmentConfig(
     flip=0.5, rotation_deg=15.0, shear_deg=8.0, translation=0.08, scale=0.15, crop=0.15
