@@ -6,6 +6,7 @@ whose photos show one member each. A single photo is then often ambiguous where 
 """
 
 import csv
+import logging
 import shutil
 import tempfile
 from collections.abc import Callable
@@ -135,7 +136,9 @@ def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
     directory = root / name
     if not directory.is_dir():
         try:
-            print(f"drawing the embedded sample (once, about 15 s) into {directory}", flush=True)
+            logging.getLogger(__name__).info(
+                "drawing the embedded sample (once, about 15 s) into %s", directory
+            )
             _write_whole(directory, seed)
         except OSError as error:
             if cache_dir is None and root != temporary_cache():  # it has room for little
