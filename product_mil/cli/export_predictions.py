@@ -110,17 +110,14 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
 
 def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any], Any]:
     """What the outputs need of a batch."""
-    from product_mil.inference.step import ViewMean, make_predict_step
+    from product_mil.inference.step import ViewMean
 
-    step = make_predict_step(
-        run.model.structure,
-        topk=min(args.topk, len(run.categories.ids)),
+    return run.predict_step(
+        topk=args.topk,
         keep_all=needs_all(args),
         views=ViewMean(args.tta, args.tta_mean),
         tau=args.logit_adjustment,
     )
-    arrays, log_prior = (run.model.parameters, run.model.statistics), run.log_prior
-    return lambda batch: step(*arrays, batch, log_prior)
 
 
 def _blocks(

@@ -233,7 +233,7 @@ def build_stage(
         nll = collect_nll(
             len(data.valid),
             valid_batches(),
-            lambda batch: trust_step(parameters, statistics, batch),
+            Model(model.structure, parameters, statistics).bound(trust_step),
             mesh,
         )
         scored = (data.valid.labels >= 0) & (data.valid.num_images > 0)
@@ -244,7 +244,7 @@ def build_stage(
         scores, unreadable = score_products(
             len(data.valid),
             valid_batches(),
-            lambda batch: eval_step(parameters, statistics, batch, log_prior),
+            Model(model.structure, parameters, statistics).bound(eval_step, log_prior),
             mesh,
         )
         faults.add(unreadable)

@@ -6,10 +6,10 @@ Nothing is written, so a run may be opened while another process trains in it.
 import dataclasses
 import logging
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -23,6 +23,14 @@ from product_mil.data.faults import FaultList, Policy
 from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
+from product_mil.inference.step import (
+    ONE_VIEW,
+    Predicted,
+    Scores,
+    ViewMean,
+    make_eval_step,
+    make_predict_step,
+)
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.runs.data import RunData
@@ -34,6 +42,8 @@ from product_mil.runs.stage import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +86,28 @@ class TrainedRun:
             "data_fingerprint": self.record["data_fingerprint"],
             "version": self.record["version"],
         }
+
+    def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
+        """A step as a function of the batch alone.
+
+        The step takes parameters, statistics, the batch, the logarithm of the prior and then
+        `more`.
+        """
+        return self.model.bound(step, self.log_prior, *more)
+
+    def predict_step(
+        self, *, topk: int, keep_all: bool = False, views: ViewMean = ONE_VIEW, tau: float = 0.0
+    ) -> Callable[[Any], Predicted]:
+        """What `make_predict_step` returns for this model; of fewer classes than `topk`, all."""
+        topk = min(topk, len(self.categories.ids))
+        structure = self.model.structure
+        return self.bound(
+            make_predict_step(structure, topk=topk, keep_all=keep_all, views=views, tau=tau)
+        )
+
+    def eval_step(self, views: ViewMean = ONE_VIEW, tau: float = 0.0) -> Callable[[Any], Scores]:
+        """What `make_eval_step` returns for this model."""
+        return self.bound(make_eval_step(self.model.structure, views, tau))
 
     def products(self, spec: str) -> Products:
         """The products of BSON files, with images chosen and labels numbered as in training.
