@@ -109,15 +109,14 @@ def evaluate(
         )
     faults.add_records(products.catalogue)
     faults.add_products(product_faults(products, labelled=True))
-    scores, found = score_products(
+    batches = run.batches(products, images_per_batch, pixels=views.views != "none")
+    scores, unread = score_products(
         len(products),
-        watched(
-            run.batches(products, images_per_batch, pixels=views.views != "none"),
-            int(products.num_images.sum()),
-        ),
+        watched(batches, int(products.num_images.sum())),
         run.eval_step(views, tau),
         run.mesh,
     )
+    found = [*batches.faults, *unread]
     remarks = []
     if unknown:
         remarks.append(f"{unknown} products of unknown category: not scored")

@@ -198,7 +198,7 @@ def test_augmentation_turns_the_embedding_cache_off_and_says_so(
     def never(*_: object) -> None:
         raise AssertionError("embedded for a cache")
 
-    monkeypatch.setattr("product_mil.runs.stage.cached_embeddings", never)
+    monkeypatch.setattr("product_mil.runs.feed.cached_embeddings", never)
     run(config, tmp_path / "run")
     assert "augmentation is on: no embedding cache" in capsys.readouterr().out
 
