@@ -46,11 +46,11 @@ class CachedEmbeddings:
 
 def embed_function(model: Model, mesh: Mesh) -> Embed:
     """The model's backbone as a function from images to embeddings, over the devices."""
-    embed_step = make_embed_step(model.structure)
-    parameters, statistics = replicate((model.parameters, model.statistics), mesh)
+    arrays = replicate((model.parameters, model.statistics), mesh)
+    embed_step = Model(model.structure, *arrays).bound(make_embed_step(model.structure))
 
     def embed(images: np.ndarray) -> np.ndarray:
-        return np.asarray(embed_step(parameters, statistics, put_batch(images, mesh)))
+        return np.asarray(embed_step(put_batch(images, mesh)))
 
     return embed
 

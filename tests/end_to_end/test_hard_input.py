@@ -199,7 +199,7 @@ def test_augmentation_turns_the_embedding_cache_off_and_says_so(
     def never(*_: object) -> None:
         raise AssertionError("embedded for a cache")
 
-    monkeypatch.setattr("product_mil.runs.stage.cached_embeddings", never)
+    monkeypatch.setattr("product_mil.runs.feed.cached_embeddings", never)
     caplog.set_level(logging.INFO, "product_mil")
     run(config, tmp_path / "run")
     assert "augmentation is on: no embedding cache" in caplog.text

@@ -25,7 +25,6 @@ from product_mil.config import Config
 from product_mil.data.loader import Products
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
-from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products, watched
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
@@ -81,7 +80,6 @@ def judge_run(
     _LOGGER.info("%s", run.summary)
     with_rules = run.config.model.pooling == AVERAGING
     products = run.products(spec)
-    arrays = (run.model.parameters, run.model.statistics)
     temperatures = None
     data, missing = run.data()
     shown = None
@@ -98,7 +96,7 @@ def judge_run(
     judged = judge_products(
         len(products),
         watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
-        lambda batch: step(*arrays, batch, run.log_prior, scales),
+        run.bound(step, scales),
         run.mesh,
     )
     return Source(
@@ -126,7 +124,7 @@ def _temperatures(
     return fit_temperatures(
         chosen.labels,
         run.batches(chosen, images_per_batch),
-        lambda batch: step(run.model.parameters, run.model.statistics, batch),
+        run.model.bound(step),
         run.mesh,
     )
 
@@ -165,13 +163,7 @@ def run_details(
     products = run.products(spec)
     chosen = products.subset(np.isin(products.rows, rows))
     classes = run.categories.ids
-    step = make_predict_step(run.model.structure, topk=min(5, len(classes)), keep_all=False)
-    blocks = predict_products(
-        chosen,
-        run.batches(chosen, 256),
-        lambda batch: step(run.model.parameters, run.model.statistics, batch, run.log_prior),
-        run.mesh,
-    )
+    blocks = predict_products(chosen, run.batches(chosen, 256), run.predict_step(topk=5), run.mesh)
     # `rows` is ascending, as the subset is.
     return [detail for block, _ in blocks for detail in details_of(block, classes)]
 
