@@ -28,7 +28,6 @@ beside what was found. `--smoke` runs it all on a CPU in small.
 
 import argparse
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -40,6 +39,8 @@ from typing import Any
 from gpu_jobs import Rows, rows_of
 from gpu_targets import targets
 from measure import machine, table_of
+
+from product_mil.files.whole import write_json
 
 HERE = Path(__file__).parent
 BOXES_S = {  # rivals, flags and batches: each program
@@ -92,9 +93,7 @@ class Run:
             "results": self.results,
             "targets": targets(self.results),
         }
-        draft = self.output.with_name(self.output.name + ".draft")
-        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        draft.replace(self.output)
+        write_json(self.output, found)
 
     def ceiling(self, what: str, unit: str, scale: float) -> float:
         values = [row[unit] for row in self.results.get("ceilings", ()) if row["what"] == what]

@@ -24,7 +24,8 @@ import numpy as np
 from product_mil.cli import one_run
 from product_mil.cli.console import command
 from product_mil.errors import UserError
-from product_mil.files.outputs import check_output, draft_directory, user_path, write_text
+from product_mil.files.outputs import check_output, user_path
+from product_mil.files.whole import draft_directory, write_text
 
 if TYPE_CHECKING:
     from product_mil.compare.gather.gather import Contest
@@ -72,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.gather.gather import gather
     from product_mil.compare.gather.headline import headline_of, pooling_of
     from product_mil.compare.page.report import COMPARISON
-    from product_mil.compare.page.tables import table, table_by_num_images
+    from product_mil.compare.page.tables import table_by_num_images, terminal_table
     from product_mil.compare.training.variants import rival_configs, train_rivals
     from product_mil.devices.runtime import configure_jax
 
@@ -100,7 +101,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     comparison = publish(contest, runs, files, args)
     remarks = [*contest.warnings, *contest.notes]
-    print(table(comparison), table_by_num_images(comparison), sep="\n\n", end="\n\n")
+    print(terminal_table(comparison), table_by_num_images(comparison), sep="\n\n", end="\n\n")
     print("".join(f"note: {remark}\n" for remark in remarks), end="")
     print(comparison["verdict"])
     print(

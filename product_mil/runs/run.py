@@ -17,7 +17,7 @@ from product_mil.config import STAGES, Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import Interrupted, UserError
-from product_mil.files.outputs import write_json
+from product_mil.files.whole import write_json
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.runs.data import RunData, build_data

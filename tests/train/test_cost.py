@@ -11,7 +11,6 @@ import pytest
 from product_mil.devices.mesh import replicate
 from product_mil.train import cost, loop
 from product_mil.train.cost import StepCost, expected_time, measure_steps, peak_memory_bytes
-from product_mil.train.text import duration
 from tests.train.test_loop import STEPS, stage_of, train
 from tests.train.test_step import prepared, start
 
@@ -24,17 +23,6 @@ def slow_step(seconds: float) -> Any:
         return prepared()[3](*arguments)
 
     return train_step
-
-
-def test_durations_for_people() -> None:
-    assert [duration(s) for s in (0.4, 119.0, 120.0, 3599.0, 3600.0, 9000.0)] == [
-        "0 s",
-        "119 s",
-        "2 min",
-        "60 min",
-        "1.0 h",
-        "2.5 h",
-    ]
 
 
 def test_steps_are_measured_and_the_first_one_apart() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, writable_cache
-from product_mil.files.outputs import write_text
+from product_mil.files.whole import write_text
 from product_mil.model.spec import BackboneSpec, PackagedWeights, PublishedFile
 
 
