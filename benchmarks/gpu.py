@@ -28,7 +28,6 @@ beside what was found. `--smoke` runs it all on a CPU in small.
 
 import argparse
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -43,6 +42,7 @@ sys.path.insert(0, str(ROOT))  # run as a script, its package is found beside it
 from benchmarks.measure import machine, table_of
 from benchmarks.on_gpu.jobs import Rows, rows_of
 from benchmarks.on_gpu.targets import targets
+from product_mil.files.whole import write_json
 
 BOXES_S = {  # rivals, flags and batches: each program
     "ceilings": 50, "nets": 240, "loader": 50, "end to end": 70, "depthwise": 40, "pointwise": 30,
@@ -96,9 +96,7 @@ class Run:
             "results": self.results,
             "targets": targets(self.results),
         }
-        draft = self.output.with_name(self.output.name + ".draft")
-        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        draft.replace(self.output)
+        write_json(self.output, found)
 
     def ceiling(self, what: str, unit: str, scale: float) -> float:
         values = [row[unit] for row in self.results.get("ceilings", ()) if row["what"] == what]

@@ -37,7 +37,6 @@ from product_mil.data.loader import Products
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import expected_calibration_error
 from product_mil.inference.predictions import PredictionBlock
-from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
 from product_mil.inference.trust import TRUST
 from product_mil.runs.inspection import WITH_ATTENTION, attention_table
@@ -80,11 +79,11 @@ def answers_of(blocks: list[PredictionBlock], products: Products, pooling: str) 
 def head_answers(
     trained: TrainedRun, products: Products, pooling: str, statistics: Mapping[str, jax.Array]
 ) -> Answers:
-    step = make_predict_step(trained.model.structure, topk=1, keep_all=False)
+    model = dataclasses.replace(trained.model, statistics=statistics)
     blocks = predict_products(
         products,
         trained.batches(products, 256),
-        lambda batch: step(trained.model.parameters, statistics, batch, trained.log_prior),
+        dataclasses.replace(trained, model=model).predict_step(topk=1),
         trained.mesh,
     )
     return answers_of([block for block, _ in blocks], products, pooling)

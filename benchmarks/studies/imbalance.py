@@ -23,7 +23,6 @@ from benchmarks.measure import sets_parser, with_net
 from product_mil.config import Config, load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import mean_class_accuracy, score_products
-from product_mil.inference.step import make_eval_step
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
@@ -58,11 +57,10 @@ def long_tailed(train: str, path: Path, ratio: float, seed: int) -> None:
 def measured(trained: TrainedRun, test: str, tau: float) -> list[float]:
     """Top-1, mean per-class accuracy, and the latter over frequent and over rare classes."""
     products = trained.products(test)
-    step, model = make_eval_step(trained.model.structure, tau=tau), trained.model
     scores, _ = score_products(
         len(products),
         trained.batches(products, 256),
-        lambda batch: step(model.parameters, model.statistics, batch, trained.log_prior),
+        trained.eval_step(tau=tau),
         trained.mesh,
     )
     label = products.labels

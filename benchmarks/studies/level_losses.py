@@ -23,7 +23,6 @@ from benchmarks.measure import sets_parser, with_net
 from product_mil.config import load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import tree_distance
-from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
@@ -47,12 +46,11 @@ def predicted(
     trained: TrainedRun, test: str
 ) -> tuple[Float[np.ndarray, "N k"], Int[np.ndarray, " N"]]:
     """Probabilities of the labelled products, and their labels."""
-    products, model = trained.products(test), trained.model
-    step = make_predict_step(model.structure, topk=1, keep_all=True)
+    products = trained.products(test)
     blocks = predict_products(
         products,
         trained.batches(products, 256),
-        lambda batch: step(model.parameters, model.statistics, batch, trained.log_prior),
+        trained.predict_step(topk=1, keep_all=True),
         trained.mesh,
     )
     kept = [block.probabilities for block, _ in blocks if block.probabilities is not None]

@@ -14,6 +14,7 @@ tools/evaluate.py --predictions.
 """
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -181,9 +182,10 @@ def combine_runs(args: argparse.Namespace) -> None:
     members = MemberOutputs(runs, views, args.logit_adjustment)
     categories = runs[0].categories
 
-    def loaded(chosen: Any) -> Any:
-        batches = member_batches(runs, members, chosen, args.images_per_batch, views=views)
-        return watched(batches, int(chosen.num_images.sum()))
+    def batches_of(chosen: Any) -> Any:
+        found = member_batches(runs, members, chosen, args.images_per_batch, views=views)
+        bar = watched(found, int(chosen.num_images.sum()))
+        return dataclasses.replace(found, loaded=bar)
 
     valid, weights = None, given_weights(args)
     if weights is None or args.min_confidence is not None:
@@ -191,7 +193,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         warn_of_known(runs, valid, products)
     if weights is None:
         assert valid is not None
-        blocks = member_log_probs(runs, members, valid, loaded(valid))
+        blocks = member_log_probs(runs, members, valid, batches_of(valid))
         fitted = fit_weights(blocks, args.rule, len(valid))
         weights = fitted.weights
         print(_fitted_table(args.runs, fitted, len(valid)), flush=True)
@@ -200,7 +202,7 @@ def combine_runs(args: argparse.Namespace) -> None:
     back_off = None
     if args.min_confidence is not None:
         assert valid is not None
-        predicted = predict_products(valid, loaded(valid), step, runs[0].mesh)
+        predicted = predict_products(valid, batches_of(valid), step, runs[0].mesh)
         back_off = calibrated_back_off(predicted, categories, args)
     about = _about(args, weights) | {
         "members": [run.identity for run in runs],
@@ -216,7 +218,9 @@ def combine_runs(args: argparse.Namespace) -> None:
     started = time.monotonic()
     with written_whole(writers):
         add_writers(writers, args, categories, len(products), about, back_off)
-        for block, faults in predict_products(products, loaded(products), step, runs[0].mesh):
+        batches = batches_of(products)
+        listed.add(batches.faults)
+        for block, faults in predict_products(products, batches, step, runs[0].mesh):
             for writer in writers:
                 writer.write(block)
             listed.add(faults)
@@ -287,6 +291,7 @@ def _facts(
     """
     from product_mil.ensemble.parquet import ProductFacts
     from product_mil.sources.bson.index import NO_CATEGORY, open_catalogue
+    from product_mil.sources.lookup import rows_of
 
     ids = aligned.product_id
     if spec is None:
@@ -301,9 +306,8 @@ def _facts(
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
     known = np.asarray(catalogue.product_id)[rows]
-    order = np.argsort(known, kind="stable")
-    found = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(order) - 1)]
-    lost = ids[known[found] != ids]
+    found = rows_of(known, ids)
+    lost = ids[found < 0]
     if len(lost):
         raise UserError(
             f"{spec} lacks {len(lost)} of the members' products, such as {lost[0]}: give the data "

@@ -96,7 +96,6 @@ def evaluate(
         UserError: files that cannot be read, or without a product of the run's categories.
     """
     from product_mil.inference.metrics import metrics_of, score_products
-    from product_mil.inference.step import make_eval_step
     from product_mil.inference.stream import watched
     from product_mil.runs.lacking import refuse_other_categories
 
@@ -110,20 +109,14 @@ def evaluate(
         )
     faults.add_records(products.catalogue)
     faults.add_products(product_faults(products, labelled=True))
-    step, model, log_prior = (
-        make_eval_step(run.model.structure, views, tau),
-        run.model,
-        run.log_prior,
-    )
-    scores, found = score_products(
+    batches = run.batches(products, images_per_batch, pixels=views.views != "none")
+    scores, unread = score_products(
         len(products),
-        watched(
-            run.batches(products, images_per_batch, pixels=views.views != "none"),
-            int(products.num_images.sum()),
-        ),
-        lambda batch: step(model.parameters, model.statistics, batch, log_prior),
+        watched(batches, int(products.num_images.sum())),
+        run.eval_step(views, tau),
         run.mesh,
     )
+    found = [*batches.faults, *unread]
     remarks = []
     if unknown:
         remarks.append(f"{unknown} products of unknown category: not scored")
@@ -159,6 +152,7 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
     from product_mil.runs.known_products import known_to_file
     from product_mil.sources.bson.index import open_catalogue
     from product_mil.sources.categories import categories_from_ids
+    from product_mil.sources.lookup import rows_of
 
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
@@ -167,10 +161,8 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
     )
     num_images = np.asarray(catalogue.num_images)[rows].astype(np.int32)
     file = read_answers(path, Questions(ids, category, num_images))
-    order = np.argsort(file.product_id, kind="stable")
-    place = np.searchsorted(file.product_id, ids, sorter=order)
-    place = order[np.minimum(place, len(order) - 1)]
-    there = file.product_id[place] == ids
+    place = rows_of(file.product_id, ids)
+    there = place >= 0
     # A submission knows no tree: every id is a class of its own.
     known = np.concatenate([category, file.answers.guess])
     categories = file.categories or categories_from_ids(known)

@@ -17,7 +17,8 @@ from product_mil.data.duplicates import (
 )
 from product_mil.data.loader import image_addresses
 from product_mil.data.reader import FileReader
-from product_mil.files.outputs import Kind, whole
+from product_mil.files.outputs import Kind
+from product_mil.files.whole import whole
 from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
 

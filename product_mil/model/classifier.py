@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.heads import HeadOutput
 from product_mil.model.packing import each_alone, packing_of
 
+T = TypeVar("T")
 Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 
 
@@ -138,6 +139,13 @@ class Model:
     structure: Any
     parameters: Arrays
     statistics: Arrays
+
+    def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
+        """A step of this structure as a function of the batch alone.
+
+        The step takes parameters, statistics, the batch and then `more`.
+        """
+        return lambda batch: step(self.parameters, self.statistics, batch, *more)
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Arrays, Arrays]:
