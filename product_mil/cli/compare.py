@@ -15,13 +15,13 @@ comparison.json, index.html and the plots.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from product_mil.cli import one_run
 from product_mil.cli.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
@@ -76,7 +76,6 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.page.tables import table_by_num_images, terminal_table
     from product_mil.compare.training.variants import rival_configs, train_rivals
     from product_mil.devices.runtime import configure_jax
-    from product_mil.train.stopping import Interrupted
 
     check_output(args.output, COMPARISON)
     configure_jax()
@@ -91,11 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         poolings |= more
     headline_of(poolings, args.reference)  # refused now, not after the work
     if configs:
-        try:
-            runs |= train_rivals(configs, args.seeds, args.output / "runs", _say)
-        except Interrupted as interrupted:
-            print(f"{interrupted}; the same command goes on from there")
-            sys.exit(interrupted.status)
+        runs |= train_rivals(configs, args.seeds, args.output / "runs", one_run.__name__)
     contest = gather(
         runs,
         files,
@@ -113,10 +108,6 @@ def main(argv: list[str] | None = None) -> None:
         f"{args.output / 'index.html'}: open it in a browser; it and comparison.json have all "
         f"{len(comparison['difference'])} pairs"
     )
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _check(args: argparse.Namespace, overrides: Sequence[str]) -> None:

@@ -14,12 +14,14 @@ tools/evaluate.py --predictions.
 """
 
 import argparse
+import dataclasses
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from product_mil.cli.console import command
@@ -126,7 +128,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"{path} is a member itself; choose another output")
 
 
-def given_weights(args: argparse.Namespace) -> "np.ndarray[Any, Any] | None":
+def given_weights(args: argparse.Namespace) -> Float[np.ndarray, " m"] | None:
     """The weights as given, or equal ones, summing to 1; None where they are to be fitted.
 
     Raises:
@@ -179,9 +181,10 @@ def combine_runs(args: argparse.Namespace) -> None:
     members = MemberOutputs(runs, views, args.logit_adjustment)
     categories = runs[0].categories
 
-    def loaded(chosen: Any) -> Any:
-        batches = member_batches(runs, members, chosen, args.images_per_batch, views=views)
-        return watched(batches, int(chosen.num_images.sum()))
+    def batches_of(chosen: Any) -> Any:
+        found = member_batches(runs, members, chosen, args.images_per_batch, views=views)
+        bar = watched(found, int(chosen.num_images.sum()))
+        return dataclasses.replace(found, loaded=bar)
 
     valid, weights = None, given_weights(args)
     if weights is None or args.min_confidence is not None:
@@ -189,7 +192,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         warn_of_known(runs, valid, products)
     if weights is None:
         assert valid is not None
-        blocks = member_log_probs(runs, members, valid, loaded(valid))
+        blocks = member_log_probs(runs, members, valid, batches_of(valid))
         fitted = fit_weights(blocks, args.rule, len(valid))
         weights = fitted.weights
         print(_fitted_table(args.runs, fitted, len(valid)), flush=True)
@@ -198,7 +201,7 @@ def combine_runs(args: argparse.Namespace) -> None:
     back_off = None
     if args.min_confidence is not None:
         assert valid is not None
-        predicted = predict_products(valid, loaded(valid), step, runs[0].mesh)
+        predicted = predict_products(valid, batches_of(valid), step, runs[0].mesh)
         back_off = calibrated_back_off(predicted, categories, args)
     about = _about(args, weights) | {
         "members": [run.identity for run in runs],
@@ -214,7 +217,9 @@ def combine_runs(args: argparse.Namespace) -> None:
     started = time.monotonic()
     with written_whole(writers):
         add_writers(writers, args, categories, len(products), about, back_off)
-        for block, faults in predict_products(products, loaded(products), step, runs[0].mesh):
+        batches = batches_of(products)
+        listed.add(batches.faults)
+        for block, faults in predict_products(products, batches, step, runs[0].mesh):
             for writer in writers:
                 writer.write(block)
             listed.add(faults)
@@ -322,7 +327,7 @@ def _refuse_other_classes(
         )
 
 
-def _about(args: argparse.Namespace, weights: "np.ndarray[Any, Any]") -> dict[str, Any]:
+def _about(args: argparse.Namespace, weights: Float[np.ndarray, " m"]) -> dict[str, Any]:
     import product_mil
 
     return {
@@ -341,7 +346,7 @@ def _fitted_table(names: Sequence[Path], fitted: "Fitted", num_products: int) ->
 
 
 def _conclusion(
-    args: argparse.Namespace, weights: "np.ndarray[Any, Any]", count: int, spent_s: float
+    args: argparse.Namespace, weights: Float[np.ndarray, " m"], count: int, spent_s: float
 ) -> str:
     numbers = ",".join(f"{weight:.6g}" for weight in weights)
     return (

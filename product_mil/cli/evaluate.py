@@ -96,7 +96,6 @@ def evaluate(
         UserError: files that cannot be read, or without a product of the run's categories.
     """
     from product_mil.inference.metrics import metrics_of, score_products
-    from product_mil.inference.step import make_eval_step
     from product_mil.inference.stream import watched
     from product_mil.runs.lacking import refuse_other_categories
 
@@ -110,20 +109,14 @@ def evaluate(
         )
     faults.add_records(products.catalogue)
     faults.add_products(product_faults(products, labelled=True))
-    step, model, log_prior = (
-        make_eval_step(run.model.structure, views, tau),
-        run.model,
-        run.log_prior,
-    )
-    scores, found = score_products(
+    batches = run.batches(products, images_per_batch, pixels=views.views != "none")
+    scores, unread = score_products(
         len(products),
-        watched(
-            run.batches(products, images_per_batch, pixels=views.views != "none"),
-            int(products.num_images.sum()),
-        ),
-        lambda batch: step(model.parameters, model.statistics, batch, log_prior),
+        watched(batches, int(products.num_images.sum())),
+        run.eval_step(views, tau),
         run.mesh,
     )
+    found = [*batches.faults, *unread]
     remarks = []
     if unknown:
         remarks.append(f"{unknown} products of unknown category: not scored")

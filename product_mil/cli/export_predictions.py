@@ -11,7 +11,7 @@ catalogue: the category where it is that sure, else its group at level 2 or 1.
 
 import argparse
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from tqdm import tqdm
@@ -26,13 +26,14 @@ from product_mil.cli.outputs import (
     needs_all,
 )
 from product_mil.data.faults import FAULTS, faults_path, lost, product_faults
-from product_mil.data.loader import ImageFault, Products
+from product_mil.data.loader import Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
-from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
+from product_mil.inference.predictions import Writer, written_whole
 from product_mil.sources.bson.index import NO_CATEGORY
 
 if TYPE_CHECKING:
+    from product_mil.runs.feed import Batches
     from product_mil.runs.trained import TrainedRun
 
 
@@ -91,10 +92,12 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
             validation_products,
             warn_of_known,
         )
+        from product_mil.inference.stream import predict_products
 
         valid = validation_products([run], args.fit_on)
         warn_of_known([run], valid, products)
-        back_off = calibrated_back_off(_blocks(run, valid, step, args), run.categories, args)
+        predicted = predict_products(valid, _batches(run, valid, args), step, run.mesh)
+        back_off = calibrated_back_off(predicted, run.categories, args)
     about = run.identity | {
         "predicted_files": [str(path) for path in products.catalogue.paths],
         "predicted_fingerprint": products.catalogue.fingerprint,
@@ -110,27 +113,18 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
 
 def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any], Any]:
     """What the outputs need of a batch."""
-    from product_mil.inference.step import ViewMean, make_predict_step
+    from product_mil.inference.step import ViewMean
 
-    step = make_predict_step(
-        run.model.structure,
-        topk=min(args.topk, len(run.categories.ids)),
+    return run.predict_step(
+        topk=args.topk,
         keep_all=needs_all(args),
         views=ViewMean(args.tta, args.tta_mean),
         tau=args.logit_adjustment,
     )
-    arrays, log_prior = (run.model.parameters, run.model.statistics), run.log_prior
-    return lambda batch: step(*arrays, batch, log_prior)
 
 
-def _blocks(
-    run: "TrainedRun", products: Products, step: Callable[[Any], Any], args: argparse.Namespace
-) -> Iterator[tuple[PredictionBlock, list[ImageFault]]]:
-    from product_mil.inference.stream import predict_products
-
-    pixels = args.tta != "none"
-    loaded = run.batches(products, args.images_per_batch, pixels=pixels)
-    return predict_products(products, loaded, step, run.mesh)
+def _batches(run: "TrainedRun", products: Products, args: argparse.Namespace) -> "Batches":
+    return run.batches(products, args.images_per_batch, pixels=args.tta != "none")
 
 
 def predict(
@@ -141,15 +135,19 @@ def predict(
     args: argparse.Namespace,
 ) -> str:
     """Predict and write all products; list what could not be read. Lines that sum it up."""
-    blocks = _blocks(run, products, step, args)
+    from product_mil.inference.stream import predict_products
+
     listed = run.fault_list(faults_path(args.output), args.bad_records, args.bad_images)
     listed.add_records(products.catalogue)
     listed.add_products(product_faults(products, labelled=False))
     started = time.monotonic()
+    batches = _batches(run, products, args)
+    listed.add(batches.faults)
     imageless = 0
     num_images = int(products.num_images.sum())
     with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
-        for block, found in blocks:
+        bar.update(len(batches.faults))
+        for block, found in predict_products(products, batches, step, run.mesh):
             for writer in writers:
                 writer.write(block)
             listed.add(found)

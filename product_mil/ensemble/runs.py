@@ -31,7 +31,7 @@ from product_mil.inference.step import (
 )
 from product_mil.model.classifier import merge_model
 from product_mil.model.registry import backbone
-from product_mil.runs.embed import backbone_stays_frozen
+from product_mil.runs.feed import Batches
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.categories import Categories
 
@@ -238,22 +238,23 @@ def member_batches(
     images_per_batch: int,
     *,
     views: ViewMean,
-) -> Iterator[Loaded]:
+) -> Batches:
     """Every product once, in order, each image decoded once for each image size among the runs.
 
-    Where all members share one backbone that training left frozen, its embedding cache serves.
+    Where all members share one backbone, the batches are those of any of them.
     """
-    frozen = all(
-        run.config.data.embedding_cache and backbone_stays_frozen(run.config) for run in runs
-    )
-    if frozen and len(set(members.backbones)) == 1 and views.views == "none":
-        yield from runs[0].batches(products, images_per_batch)
-        return
+    if len(set(members.backbones)) == 1:
+        return runs[0].batches(products, images_per_batch, pixels=views.views != "none")
     by_size = {run.config.data.image_size_px: run for run in runs}
     streams = [
         by_size[size_px].batches(products, images_per_batch, pixels=True)
         for size_px in members.sizes_px
     ]
+    return Batches(_of_all_sizes(streams))
+
+
+def _of_all_sizes(streams: Sequence[Iterable[Loaded]]) -> Iterator[Loaded]:
+    """The same batches at several image sizes as one."""
     for parts in zip(*streams, strict=True):
         slots = parts[0].batch.slots
         # An image that one size could not read is padding for all.

@@ -3,7 +3,7 @@
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,6 +15,7 @@ from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.model.heads import HeadOutput
 from product_mil.model.packing import each_alone, packing_of
 
+T = TypeVar("T")
 Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 
 
@@ -150,6 +151,13 @@ class Model:
                     digest.update(path.encode() + np.asarray(arrays[path]).tobytes())
         digest.update(version.encode())
         return digest.hexdigest()
+
+    def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
+        """A step of this structure as a function of the batch alone.
+
+        The step takes parameters, statistics, the batch and then `more`.
+        """
+        return lambda batch: step(self.parameters, self.statistics, batch, *more)
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Arrays, Arrays]:

@@ -25,14 +25,13 @@ from product_mil.data.embeddings import (
 from product_mil.data.loader import ImageFault, Products
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.devices.runtime import embedding_batch_images
-from product_mil.errors import UserError
+from product_mil.errors import Interrupted, UserError
 from product_mil.files.cache import cache_root, can_be_written, temporary_cache
 from product_mil.inference.step import make_embed_step
 from product_mil.model.backbones.hand_made import VERSION as HAND_MADE_VERSION
 from product_mil.model.classifier import Model
 from product_mil.model.registry import backbone
 from product_mil.train.augment import Ranges
-from product_mil.train.stopping import Interrupted
 
 
 @dataclass(frozen=True)
@@ -46,11 +45,11 @@ class CachedEmbeddings:
 
 def embed_function(model: Model, mesh: Mesh) -> Embed:
     """The model's backbone as a function from images to embeddings, over the devices."""
-    embed_step = make_embed_step(model.structure)
-    parameters, statistics = replicate((model.parameters, model.statistics), mesh)
+    arrays = replicate((model.parameters, model.statistics), mesh)
+    embed_step = Model(model.structure, *arrays).bound(make_embed_step(model.structure))
 
     def embed(images: np.ndarray) -> np.ndarray:
-        return np.asarray(embed_step(parameters, statistics, put_batch(images, mesh)))
+        return np.asarray(embed_step(put_batch(images, mesh)))
 
     return embed
 

@@ -10,7 +10,6 @@ from jaxtyping import Float
 
 from product_mil.errors import UserError
 from product_mil.inference.predictions import PredictionBlock
-from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products, watched
 from product_mil.model.heads.residual import RELEVANCE_SCALE
 from product_mil.runs.trained import TrainedRun
@@ -56,14 +55,8 @@ def predicted_blocks(
         UserError: files that cannot be read.
     """
     products = run.products(spec)
-    step, model = make_predict_step(run.model.structure, topk=1, keep_all=False), run.model
     batches = watched(run.batches(products, images_per_batch), int(products.num_images.sum()))
-    found = predict_products(
-        products,
-        batches,
-        lambda batch: step(model.parameters, model.statistics, batch, run.log_prior),
-        run.mesh,
-    )
+    found = predict_products(products, batches, run.predict_step(topk=1), run.mesh)
     return (block for block, _ in found)
 
 

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import math
-import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,23 +13,18 @@ from jaxtyping import Float, Int
 
 import product_mil
 from product_mil.config import Config, StageConfig
-from product_mil.data.embeddings import (
-    EmbeddedSource,
-    EmbeddingStore,
-)
 from product_mil.data.faults import FaultList
-from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
-from product_mil.data.plan import Plan, SequentialPlan, ShuffledPlan, balanced_draws
+from product_mil.data.loader import Loaded, Products
+from product_mil.data.plan import SequentialPlan, ShuffledPlan, balanced_draws
 from product_mil.devices.mesh import replicate
 from product_mil.devices.runtime import peak_flops_per_s
 from product_mil.inference.metrics import metrics_of, score_products
 from product_mil.inference.step import make_eval_step
 from product_mil.inference.trust import TRUST, collect_nll, fit_trust, make_trust_step
 from product_mil.model.classifier import Arrays, Model
-from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import backbone, blocks_of
 from product_mil.runs.data import RunData
-from product_mil.runs.embed import cached_embeddings, embeds_once
+from product_mil.runs.feed import Feed, open_feed
 from product_mil.runs.model import log_prior_of
 from product_mil.train.augment import Ranges
 from product_mil.train.log import RunLog
@@ -196,36 +190,22 @@ def build_stage(
     )
     eval_step = make_eval_step(model.structure)
     trust_step = make_trust_step(model.structure, restoring)
-    threads = config.data.threads or os.cpu_count() or 1
 
     @functools.cache
-    def store() -> EmbeddingStore | None:
-        """Filled at the first batch: a stage that is already complete needs none."""
-        if not embeds_once(config, settings):
-            if settings.trainable == "head" and config.data.embedding_cache:
-                log.say("  augmentation is on: no embedding cache, images are embedded at each use")
-            return None
-        filled = cached_embeddings(config, model, (data.train, data.valid), mesh, deadline)
-        log.say(f"  {filled.summary}")
-        faults.add(filled.unreadable)
-        return filled.store
-
-    def source(
-        products: Products, chosen: Plan, steps: int
-    ) -> PixelSource | EmbeddedSource | UnseenSource:
-        if config.model.backbone == NO_BACKBONE:
-            return UnseenSource(products, chosen)
-        filled = store()
-        if filled is not None:
-            return EmbeddedSource(products, chosen, filled, num_steps=steps)
-        size_px = config.data.image_size_px
-        return PixelSource(products, chosen, image_size_px=size_px, num_steps=steps)
+    def feed() -> Feed:
+        """Opened at the first batch: a stage that is already complete needs none."""
+        selections = (data.train, data.valid)
+        opened = open_feed(config, model, selections, mesh, stage=settings, deadline=deadline)
+        if opened.note:
+            log.say(f"  {opened.note}")
+        faults.add(opened.faults)
+        return opened
 
     def train_batches(first_step: int) -> Iterator[Loaded]:
-        return batches(source(data.train, plan, num_steps), first_step=first_step, threads=threads)
+        return feed().batches(data.train, plan, num_steps=num_steps, first_step=first_step)
 
     def valid_batches() -> Iterator[Loaded]:
-        return batches(source(data.valid, valid_plan, valid_plan.num_steps), threads=threads)
+        return feed().batches(data.valid, valid_plan)
 
     def calibrate(parameters: Arrays, statistics: Arrays) -> Arrays:
         if TRUST not in statistics:
@@ -233,7 +213,7 @@ def build_stage(
         nll = collect_nll(
             len(data.valid),
             valid_batches(),
-            lambda batch: trust_step(parameters, statistics, batch),
+            Model(model.structure, parameters, statistics).bound(trust_step),
             mesh,
         )
         scored = (data.valid.labels >= 0) & (data.valid.num_images > 0)
@@ -244,7 +224,7 @@ def build_stage(
         scores, unreadable = score_products(
             len(data.valid),
             valid_batches(),
-            lambda batch: eval_step(parameters, statistics, batch, log_prior),
+            Model(model.structure, parameters, statistics).bound(eval_step, log_prior),
             mesh,
         )
         faults.add(unreadable)

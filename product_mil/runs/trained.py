@@ -5,11 +5,10 @@ Nothing is written, so a run may be opened while another process trains in it.
 
 import dataclasses
 import logging
-import os
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
@@ -18,22 +17,30 @@ from jaxtyping import Float, Int64
 
 from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.duplicates import drop_images
-from product_mil.data.embeddings import EmbeddedSource
 from product_mil.data.faults import FaultList, Policy
-from product_mil.data.loader import Loaded, PixelSource, Products, UnseenSource, batches
+from product_mil.data.loader import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
+from product_mil.inference.step import (
+    ONE_VIEW,
+    Predicted,
+    Scores,
+    ViewMean,
+    make_eval_step,
+    make_predict_step,
+)
 from product_mil.model.classifier import Model
-from product_mil.model.prior import NO_BACKBONE
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
-from product_mil.runs.embed import backbone_stays_frozen, cached_embeddings
+from product_mil.runs.feed import Batches, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
 from product_mil.runs.stage import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,28 @@ class TrainedRun:
             "data_fingerprint": self.record["data_fingerprint"],
             "version": self.record["version"],
         }
+
+    def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
+        """A step as a function of the batch alone.
+
+        The step takes parameters, statistics, the batch, the logarithm of the prior and then
+        `more`.
+        """
+        return self.model.bound(step, self.log_prior, *more)
+
+    def predict_step(
+        self, *, topk: int, keep_all: bool = False, views: ViewMean = ONE_VIEW, tau: float = 0.0
+    ) -> Callable[[Any], Predicted]:
+        """What `make_predict_step` returns for this model; of fewer classes than `topk`, all."""
+        topk = min(topk, len(self.categories.ids))
+        structure = self.model.structure
+        return self.bound(
+            make_predict_step(structure, topk=topk, keep_all=keep_all, views=views, tau=tau)
+        )
+
+    def eval_step(self, views: ViewMean = ONE_VIEW, tau: float = 0.0) -> Callable[[Any], Scores]:
+        """What `make_eval_step` returns for this model."""
+        return self.bound(make_eval_step(self.model.structure, views, tau))
 
     def products(self, spec: str) -> Products:
         """The products of BSON files, with images chosen and labels numbered as in training.
@@ -121,29 +150,17 @@ class TrainedRun:
 
     def batches(
         self, products: Products, images_per_batch: int, *, pixels: bool = False
-    ) -> Iterator[Loaded]:
+    ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
         Where training left the backbone frozen, embeddings come from its cache, which is filled
-        first; images that cannot be read are then all among the first batch's faults. `pixels`
-        asks for images all the same.
+        before this returns; the faults of all images are then known. `pixels` asks for images all
+        the same.
         """
         image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
         plan = evaluation_plan(products, self.mesh.size, image_slots)
-        threads = self.config.data.threads or os.cpu_count() or 1
-        if self.config.model.backbone == NO_BACKBONE:
-            yield from batches(UnseenSource(products, plan), threads=threads)
-            return
-        cached = self.config.data.embedding_cache and backbone_stays_frozen(self.config)
-        if cached and not pixels:
-            filled = cached_embeddings(self.config, self.model, [products], self.mesh)
-            if filled.store is not None:
-                cached = EmbeddedSource(products, plan, filled.store, num_steps=plan.num_steps)
-                for number, loaded in enumerate(batches(cached, threads=threads)):
-                    yield loaded._replace(faults=filled.unreadable) if number == 0 else loaded
-                return
-        source = PixelSource(products, plan, image_size_px=self.config.data.image_size_px)
-        yield from batches(source, threads=threads)
+        feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
+        return Batches(feed.batches(products, plan), feed.faults)
 
 
 def open_run(

@@ -10,7 +10,6 @@ from product_mil.data.loader import Products
 from product_mil.devices.mesh import put_batch
 from product_mil.errors import UserError
 from product_mil.inference.metrics import metrics_of, score_products
-from product_mil.inference.step import make_eval_step
 from product_mil.model.registry import backbone
 from product_mil.runs.data import build_data
 from product_mil.runs.trained import TrainedRun, open_run
@@ -34,14 +33,7 @@ def measure(rung: Planned, own: Progress, ladder: Ladder, *, cut: bool) -> Row:
         last = [(stage, count) for stage, count in own.steps.items() if count][-1:]
         row["cut_short"] = cut and [(run.stage, run.step)] != last  # asked to stop when it was done
     products = run.products(ladder.test) if ladder.test else build_data(run.config).valid
-    step = make_eval_step(run.model.structure)
-    arrays = (run.model.parameters, run.model.statistics)
-    scores, _ = score_products(
-        len(products),
-        run.batches(products, 256),
-        lambda batch: step(*arrays, batch, run.log_prior),
-        run.mesh,
-    )
+    scores, _ = score_products(len(products), run.batches(products, 256), run.eval_step(), run.mesh)
     metrics = metrics_of(scores, products, run.categories)
     if row["cut_short"]:
         row["note"] = f"{row['note']}; stopped in stage {run.stage} at step {run.step}".lstrip("; ")
@@ -59,7 +51,7 @@ def images_per_s(run: TrainedRun, products: Products) -> float:
     """Photos a second from the file to the prediction, the second time over a few."""
     few = products.subset(np.cumsum(products.num_images) <= TIMED_IMAGES)
     num_images = int(few.num_images.sum())
-    step = make_eval_step(run.model.structure)
+    step = run.eval_step()
     on_host = backbone(run.config.model.backbone).on_host
     spent_s = 0.0
     for _ in range(2):
@@ -72,7 +64,6 @@ def images_per_s(run: TrainedRun, products: Products) -> float:
                 embeddings = np.zeros((*real.shape, found.shape[1]), np.float32)
                 embeddings[real] = found
                 batch = EmbeddedBatch(embeddings, batch.slots)
-            arrays = (run.model.parameters, run.model.statistics)
-            jax.block_until_ready(step(*arrays, put_batch(batch, run.mesh), run.log_prior))
+            jax.block_until_ready(step(put_batch(batch, run.mesh)))
         spent_s = time.monotonic() - started
     return num_images / max(spent_s, 1e-9)

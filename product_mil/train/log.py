@@ -1,6 +1,7 @@
 """What a run leaves for people: a log, metrics.jsonl, TensorBoard events, learning curves."""
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -14,6 +15,7 @@ from product_mil.text import table
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 CURVES_FILE = "curves.png"
+_LOGGER = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -25,8 +27,12 @@ class RunLog:
         self._tensorboard: dict[str, Any] = {}
 
     def say(self, text: str) -> None:
-        """Print, and keep in log.txt with the time."""
-        print(text, flush=True)
+        """Log the text, and keep it."""
+        _LOGGER.info("%s", text)
+        self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Write the text to log.txt, with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         # Names of files that are no UTF-8 keep their bytes.
         path = self._workdir / LOG_FILE

@@ -13,7 +13,6 @@ from product_mil.config import Config, DataConfig, StageConfig, load_config
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
 from product_mil.data.loader import Products, batches
 from product_mil.data.plan import ShuffledPlan
-from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
 from product_mil.runs.data import build_data
 from product_mil.runs.run import run
@@ -36,12 +35,10 @@ def on_sample(name: str, sample: SampleFiles, image_size_px: int = 180) -> Confi
 def all_probabilities(workdir: Path, spec: str) -> tuple[np.ndarray, Products]:
     opened = open_run(workdir)
     products = opened.products(spec)
-    step = make_predict_step(opened.model.structure, topk=1, keep_all=True)
-    arrays = (opened.model.parameters, opened.model.statistics)
     blocks = predict_products(
         products,
         opened.batches(products, 32),
-        lambda batch: step(*arrays, batch, opened.log_prior),
+        opened.predict_step(topk=1, keep_all=True),
         opened.mesh,
     )
     found = [block.probabilities for block, _ in blocks]

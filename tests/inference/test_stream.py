@@ -50,12 +50,8 @@ def step_of(structure: Any) -> Any:
 def blocks_of(
     run: TrainedRun, products: Products, batches: Iterable[Loaded]
 ) -> list[tuple[PredictionBlock, list[ImageFault]]]:
-    model, log_prior, step = run.model, run.log_prior, step_of(run.model.structure)
-
-    def predict_step(batch: Any) -> Any:
-        return step(model.parameters, model.statistics, batch, log_prior)
-
-    return list(predict_products(products, batches, predict_step, run.mesh))
+    step = run.bound(step_of(run.model.structure))
+    return list(predict_products(products, batches, step, run.mesh))
 
 
 def joined(blocks: Sequence[tuple[PredictionBlock, list[ImageFault]]]) -> dict[str, np.ndarray]:

@@ -1,5 +1,6 @@
 """What one run or one prediction file answers, before products are matched."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,6 @@ from product_mil.data.loader import Products
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
-from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products, watched
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
@@ -33,6 +33,7 @@ from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,10 +77,9 @@ def judge_run(
     run: TrainedRun, spec: str, images_per_batch: int, shared: SharedImages, notes: list[str]
 ) -> Source:
     """The run's own answers and, if it averages probabilities, those of every other rule."""
-    print(run.summary, flush=True)
+    _LOGGER.info("%s", run.summary)
     with_rules = run.config.model.pooling == AVERAGING
     products = run.products(spec)
-    arrays = (run.model.parameters, run.model.statistics)
     temperatures = None
     data, missing = run.data()
     shown = None
@@ -96,7 +96,7 @@ def judge_run(
     judged = judge_products(
         len(products),
         watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
-        lambda batch: step(*arrays, batch, run.log_prior, scales),
+        run.bound(step, scales),
         run.mesh,
     )
     return Source(
@@ -124,7 +124,7 @@ def _temperatures(
     return fit_temperatures(
         chosen.labels,
         run.batches(chosen, images_per_batch),
-        lambda batch: step(run.model.parameters, run.model.statistics, batch),
+        run.model.bound(step),
         run.mesh,
     )
 
@@ -163,13 +163,7 @@ def run_details(
     products = run.products(spec)
     chosen = products.subset(np.isin(products.rows, rows))
     classes = run.categories.ids
-    step = make_predict_step(run.model.structure, topk=min(5, len(classes)), keep_all=False)
-    blocks = predict_products(
-        chosen,
-        run.batches(chosen, 256),
-        lambda batch: step(run.model.parameters, run.model.statistics, batch, run.log_prior),
-        run.mesh,
-    )
+    blocks = predict_products(chosen, run.batches(chosen, 256), run.predict_step(topk=5), run.mesh)
     # `rows` is ascending, as the subset is.
     return [detail for block, _ in blocks for detail in details_of(block, classes)]
 

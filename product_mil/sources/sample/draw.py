@@ -6,6 +6,7 @@ whose photos show one member each. A single photo is then often ambiguous where 
 """
 
 import csv
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -134,7 +135,9 @@ def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
     directory = root / name
     if not directory.is_dir():
         try:
-            print(f"drawing the embedded sample (once, about 15 s) into {directory}", flush=True)
+            logging.getLogger(__name__).info(
+                "drawing the embedded sample (once, about 15 s) into %s", directory
+            )
             with whole_directory(directory) as draft:
                 write_sample(draft, seed=seed)
         except OSError as error:

@@ -1,0 +1,91 @@
+"""Each configuration is fed from the right source, and faults of cached images come beside it."""
+
+from dataclasses import replace
+from typing import Any
+
+import bson
+import numpy as np
+import pytest
+
+from product_mil.batch import EmbeddedBatch, PackedBatch
+from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
+from product_mil.data.loader import Products
+from product_mil.devices.mesh import data_mesh
+from product_mil.runs.feed import open_feed
+from product_mil.runs.model import build_model
+from product_mil.runs.stage import evaluation_plan
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.sample.draw import SampleFiles
+
+HEAD = StageConfig(epochs=1, trainable="head", images_per_batch=16)
+FROZEN = Config(
+    data=DataConfig(image_size_px=32, shards=4),
+    model=ModelConfig(backbone="small_cnn"),
+    head=HEAD,
+    finetune=StageConfig(epochs=0),
+)
+UNREADABLE = (3, 0)  # product and image
+
+
+@pytest.fixture(scope="module")
+def products(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Products:
+    records = bson.decode_all(sample.train.read_bytes())[:8]
+    for number, record in enumerate(records):
+        record["_id"] = number
+    records[UNREADABLE[0]]["imgs"][UNREADABLE[1]] = {"picture": b"no image"}
+    path = tmp_path_factory.mktemp("data") / "a.bson"
+    path.write_bytes(b"".join(map(bson.encode, records)))
+    catalogue = open_catalogue(path, progress=False)
+    rows = np.arange(catalogue.num_products)
+    return Products(catalogue, rows, np.zeros(len(rows), np.int32), max_images=4)
+
+
+def fed(config: Config, products: Products, **options: Any) -> tuple[Any, list[Any]]:
+    model, _ = build_model(config, classes=2)
+    feed = open_feed(config, model, [products], data_mesh(4), **options)
+    return feed, list(feed.batches(products, evaluation_plan(products, 4, 8)))
+
+
+def unread(faults: list[Any]) -> list[tuple[int, int]]:
+    return [(fault.product_id, fault.image_index) for fault in faults if not fault.is_remark]
+
+
+def test_a_frozen_backbone_is_fed_from_the_cache(products: Products) -> None:
+    for stage in (None, HEAD):
+        feed, loads = fed(FROZEN, products, stage=stage)
+        assert all(isinstance(loaded.batch, EmbeddedBatch) for loaded in loads)
+        assert unread(feed.faults) == [UNREADABLE]
+        assert not any(loaded.faults for loaded in loads)
+        assert feed.note.startswith("embeddings: ")
+
+
+@pytest.mark.parametrize(
+    ("config", "options"),
+    [
+        (FROZEN, {"pixels": True}),
+        (FROZEN, {"stage": StageConfig(trainable="all")}),
+        (FROZEN, {"stage": replace(HEAD, augment=AugmentConfig(flip=0.5))}),
+        (replace(FROZEN, data=replace(FROZEN.data, embedding_cache=False)), {}),
+        (replace(FROZEN, finetune=StageConfig(epochs=1)), {}),
+    ],
+    ids=["pixels", "trained", "augmented", "no cache", "was trained"],
+)
+def test_all_else_is_fed_with_pixels(
+    products: Products, config: Config, options: dict[str, Any]
+) -> None:
+    feed, loads = fed(config, products, **options)
+    assert all(isinstance(loaded.batch, PackedBatch) for loaded in loads)
+    assert feed.faults == []
+    assert unread([fault for loaded in loads for fault in loaded.faults]) == [UNREADABLE]
+    augmented = "stage" in options and options["stage"].augment.flip > 0
+    assert feed.note.startswith("augmentation is on") == augmented
+
+
+def test_the_prior_is_fed_with_nothing(products: Products) -> None:
+    model = ModelConfig(backbone="none", pooling="prior")
+    feed, loads = fed(replace(FROZEN, model=model), products, pixels=True)
+    assert feed.faults == []
+    assert [loaded.faults for loaded in loads] == [[]] * len(loads)
+    for loaded in loads:
+        assert isinstance(loaded.batch, EmbeddedBatch)
+        assert loaded.batch.embeddings.shape[-1] == 1
