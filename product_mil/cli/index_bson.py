@@ -1,6 +1,6 @@
 """Index BSON files and print what they hold.
 
-    python tools/index_bson.py train.bson 'more/*.bson' [--json] [--no_hash]
+    python tools/index_bson.py train.bson 'more/*.bson' [--json]
 
 A second call is instant: the index lies beside each file, or in the user's cache.
 """
@@ -30,9 +30,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Index BSON files and print what they hold.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="BSON file or glob")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--no_hash", action="store_true", help="do not hash the images")
     args = parser.parse_args(argv)
-    summary = summarise(open_catalogue(args.files, hash_images=not args.no_hash))
+    summary = summarise(open_catalogue(args.files))
     print(json.dumps(summary, indent=2) if args.json else as_table(summary))
 
 
@@ -40,7 +39,9 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
     """Count what the catalogue holds; the values are plain JSON."""
     sizes, products = np.unique(catalogue.num_images, return_counts=True)
     category_id = catalogue.category_id[catalogue.category_id != NO_CATEGORY]
-    summary: dict[str, Any] = {
+    whole = with_bytes(catalogue)
+    groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
+    return {
         "files": [str(path) for path in catalogue.paths],
         "fingerprint": catalogue.fingerprint,
         "products": catalogue.num_products,
@@ -61,14 +62,10 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
             }
             for path, fault in catalogue.faults[:_MAX_SHOWN_FAULTS]
         ],
+        "distinct_images": len(groups.start),
+        "identical_images": len(groups.image) - len(groups.start),
+        "images_in_most_products": int(groups.num_products.max(initial=0)),
     }
-    if catalogue.image_hash is not None:
-        whole = with_bytes(catalogue)
-        groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
-        summary["distinct_images"] = len(groups.start)
-        summary["identical_images"] = len(groups.image) - len(groups.start)
-        summary["images_in_most_products"] = int(groups.num_products.max(initial=0))
-    return summary
 
 
 def as_table(summary: dict[str, Any]) -> str:
@@ -82,12 +79,11 @@ def as_table(summary: dict[str, Any]) -> str:
     rows += [("  without category", f"{summary['products_without_category']:,}")]
     rows += [("categories", f"{summary['categories']:,}")]
     rows += [("images", f"{summary['images']:,} ({summary['image_bytes'] / 1e6:,.1f} MB)")]
-    if "distinct_images" in summary:
-        rows += [
-            ("  distinct", f"{summary['distinct_images']:,}"),
-            ("  identical to another", f"{summary['identical_images']:,}"),
-            ("  in most products", f"one in {summary['images_in_most_products']:,}"),
-        ]
+    rows += [
+        ("  distinct", f"{summary['distinct_images']:,}"),
+        ("  identical to another", f"{summary['identical_images']:,}"),
+        ("  in most products", f"one in {summary['images_in_most_products']:,}"),
+    ]
     rows += [("bad records", f"{summary['bad_records']:,}")]
     rows += [("unread bytes", f"{summary['unread_bytes']:,}")]
     rows += [(reason, f"{count:,}") for reason, count in summary["faults"].items()]
