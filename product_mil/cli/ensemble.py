@@ -170,19 +170,17 @@ def combine_runs(args: argparse.Namespace) -> None:
         validation_products,
         warn_of_known,
     )
-    from product_mil.inference.step import ViewMean
     from product_mil.inference.stream import predict_products, watched
 
     runs = open_members(args.runs, args.checkpoint, _listing(args))
     for run in runs:
         print(run.summary, flush=True)
     products = runs[0].products(args.data)
-    views = ViewMean(args.tta, args.tta_mean)
-    members = MemberOutputs(runs, views, args.logit_adjustment)
+    members = MemberOutputs(runs, args.tta, args.logit_adjustment)
     categories = runs[0].categories
 
     def batches_of(chosen: Any) -> Any:
-        found = member_batches(runs, members, chosen, args.images_per_batch, views=views)
+        found = member_batches(runs, members, chosen, args.images_per_batch, views=args.tta)
         bar = watched(found, int(chosen.num_images.sum()))
         return dataclasses.replace(found, loaded=bar)
 
@@ -207,7 +205,7 @@ def combine_runs(args: argparse.Namespace) -> None:
         "members": [run.identity for run in runs],
         "predicted_files": [str(path) for path in products.catalogue.paths],
         "predicted_fingerprint": products.catalogue.fingerprint,
-        "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
+        "test_time_augmentation": {"views": args.tta},
         "logit_adjustment": args.logit_adjustment,
     }
     listed = runs[0].fault_list(faults_path(args.output), args.bad_records, args.bad_images)

@@ -20,7 +20,7 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
 
 if TYPE_CHECKING:
-    from product_mil.inference.step import ViewMean
+    from product_mil.model.warp import Views
     from product_mil.runs.known_products import Known
     from product_mil.runs.trained import TrainedRun
 
@@ -54,7 +54,6 @@ def main(argv: list[str] | None = None) -> None:
         check_output(args.faults, FAULTS)
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.inference.step import ViewMean
     from product_mil.runs.trained import open_run
     from product_mil.train.log import metrics_table
 
@@ -66,9 +65,8 @@ def main(argv: list[str] | None = None) -> None:
         if not args.json:
             print(run.summary, flush=True)
         faults = run.fault_list(args.faults, args.bad_records, args.bad_images)
-        views = ViewMean(args.tta, args.tta_mean)
         metrics, remarks, known = evaluate(
-            run, args.data, args.images_per_batch, faults, views, args.logit_adjustment
+            run, args.data, args.images_per_batch, faults, args.tta, args.logit_adjustment
         )
     name = str(args.workdir or f"the run behind {args.predictions}")
     said = f"whether {name} has seen these products is unknown"
@@ -85,7 +83,7 @@ def evaluate(
     spec: str,
     images_per_batch: int,
     faults: FaultList,
-    views: "ViewMean",
+    views: "Views",
     tau: float = 0.0,
 ) -> "tuple[dict[str, float], list[str], Known | None]":
     """Metrics of `metrics_of`, what is worth saying of the data, what the run has seen of it.
@@ -109,7 +107,7 @@ def evaluate(
         )
     faults.add_records(products.catalogue)
     faults.add_products(product_faults(products, labelled=True))
-    batches = run.batches(products, images_per_batch, pixels=views.views != "none")
+    batches = run.batches(products, images_per_batch, pixels=views != "none")
     scores, unread = score_products(
         len(products),
         watched(batches, int(products.num_images.sum())),

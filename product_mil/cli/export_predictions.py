@@ -101,7 +101,7 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
     about = run.identity | {
         "predicted_files": [str(path) for path in products.catalogue.paths],
         "predicted_fingerprint": products.catalogue.fingerprint,
-        "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
+        "test_time_augmentation": {"views": args.tta},
         "logit_adjustment": args.logit_adjustment,
     }
     writers: list[Writer] = []
@@ -113,12 +113,10 @@ def export(run: "TrainedRun", args: argparse.Namespace) -> None:
 
 def _predict_step(run: "TrainedRun", args: argparse.Namespace) -> Callable[[Any], Any]:
     """What the outputs need of a batch."""
-    from product_mil.inference.step import ViewMean
-
     return run.predict_step(
         topk=args.topk,
         keep_all=needs_all(args),
-        views=ViewMean(args.tta, args.tta_mean),
+        views=args.tta,
         tau=args.logit_adjustment,
     )
 

@@ -21,9 +21,7 @@ from product_mil.errors import UserError
 from product_mil.inference.backoff import BackOff, LevelCounts, calibrate
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import (
-    ONE_VIEW,
     Predicted,
-    ViewMean,
     largest,
     log_mean_exp,
     product_log_probs,
@@ -31,6 +29,7 @@ from product_mil.inference.step import (
 )
 from product_mil.model.classifier import merge_model
 from product_mil.model.registry import backbone
+from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.categories import Categories
@@ -147,9 +146,7 @@ class MemberOutputs:
     Members with equal backbones (the same arrays, image size and precision) share embeddings.
     """
 
-    def __init__(
-        self, runs: Sequence[TrainedRun], views: ViewMean = ONE_VIEW, tau: float = 0.0
-    ) -> None:
+    def __init__(self, runs: Sequence[TrainedRun], views: Views = "none", tau: float = 0.0) -> None:
         """`views` and `tau` are those of `make_predict_step`."""
         self._views, self._tau = views, tau
         self._structures = [run.model.structure for run in runs]
@@ -237,14 +234,14 @@ def member_batches(
     products: Products,
     images_per_batch: int,
     *,
-    views: ViewMean,
+    views: Views,
 ) -> Batches:
     """Every product once, in order, each image decoded once for each image size among the runs.
 
     Where all members share one backbone, the batches are those of any of them.
     """
     if len(set(members.backbones)) == 1:
-        return runs[0].batches(products, images_per_batch, pixels=views.views != "none")
+        return runs[0].batches(products, images_per_batch, pixels=views != "none")
     by_size = {run.config.data.image_size_px: run for run in runs}
     streams = [
         by_size[size_px].batches(products, images_per_batch, pixels=True)
