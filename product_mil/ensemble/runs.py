@@ -148,7 +148,8 @@ class MemberOutputs:
 
     def __init__(self, runs: Sequence[TrainedRun], views: Views = "none", tau: float = 0.0) -> None:
         """`views` and `tau` are those of `make_predict_step`."""
-        self._views, self._tau = views, tau
+        self._views: Views = views
+        self._tau = tau
         self._structures = [run.model.structure for run in runs]
         self.sizes_px = sorted({run.config.data.image_size_px for run in runs})
         self._size = [self.sizes_px.index(run.config.data.image_size_px) for run in runs]
