@@ -89,6 +89,8 @@ class AugmentConfig:
     translation: float = 0.0  # to either side, as a share of the side
     scale: float = 0.0  # 0.2: 1/1.2 to 1.2 times the size
     crop: float = 0.0  # 0.2: a square of 0.8 to 1 of the side fills the image
+    colors: float = 0.0  # 0.3: brightness, contrast and saturation, each times 1/1.3 to 1.3
+    erasing: float = 0.0  # probability that a rectangle gets the image's mean colour
     border: Literal["edge", "mean"] = "edge"  # what lies beyond the image
 
 

@@ -10,6 +10,8 @@ AUGMENT_LIMITS = {
     "translation": 0.5,
     "scale": 1.0,
     "crop": 0.9,
+    "colors": 1.0,
+    "erasing": 1.0,
 }
 
 

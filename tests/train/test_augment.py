@@ -8,11 +8,19 @@ import numpy as np
 import pytest
 from scipy.ndimage import map_coordinates
 
-from product_mil.train.augment import Ranges, augment, random_maps, view_maps, warp
+from product_mil.train.augment import (
+    Ranges,
+    augment,
+    random_factors,
+    random_maps,
+    random_rectangles,
+    view_maps,
+    warp,
+)
 
 PX = 12
 KEY = jax.random.key(0)
-EVERYTHING = Ranges(0.5, 30.0, 10.0, 0.1, 0.2, 0.2)
+EVERYTHING = Ranges(0.5, 30.0, 10.0, 0.1, 0.2, 0.2, 0.3, 0.5)
 IDENTITY = np.asarray([[1, 0, 0], [0, 1, 0]], np.float32)
 
 
@@ -149,6 +157,87 @@ def test_reflection_alone_moves_pixels_and_keeps_their_type() -> None:
     assert mirrored.any()
     assert same.any()
     np.testing.assert_array_equal(augment(jnp.asarray(images), KEY, Ranges()), images)
+
+
+def test_colors_change_brightness_contrast_and_saturation_apart() -> None:
+    """The three factors, found again from the pixels, keep their range and are independent."""
+    rng = np.random.default_rng(0)
+    images = rng.integers(90, 130, (1, 600, PX, PX, 3)).astype(np.uint8)  # nothing is clipped
+    found = np.asarray(augment(jnp.asarray(images), KEY, Ranges(colors=0.3)), np.float64)[0]
+    given = images[0].astype(np.float64)
+    grey, grey_given = found.mean(-1), given.mean(-1)
+    middle, middle_given = grey.mean((1, 2)), given.mean((1, 2, 3))
+    brightness = middle / middle_given
+    away, away_given = grey - middle[:, None, None], grey_given - middle_given[:, None, None]
+    contrast = (away * away_given).sum((1, 2)) / (away_given**2).sum((1, 2)) / brightness
+    tint, tint_given = found - grey[..., None], given - grey_given[..., None]
+    saturation = (tint * tint_given).sum((1, 2, 3)) / (tint_given**2).sum((1, 2, 3))
+    saturation /= brightness * contrast
+
+    factors = np.stack([brightness, contrast, saturation])
+    wanted = np.asarray(random_factors(KEY, jnp.arange(600), 0.3))
+    np.testing.assert_allclose(factors, wanted, rtol=1e-4)
+    b, c, s = factors[:, :, None, None, None]
+    again = b * (middle_given[:, None, None, None] * (1 - c) + c * grey_given[..., None])
+    np.testing.assert_allclose(found, again + b * c * s * tint_given, rtol=1e-4)
+    strengths = np.log(factors) / np.log(1.3)
+    np.testing.assert_allclose(strengths.min(1), -1, atol=0.02)
+    np.testing.assert_allclose(strengths.max(1), 1, atol=0.02)
+    np.testing.assert_allclose(strengths.mean(1), 0, atol=0.1)
+    assert np.abs(np.corrcoef(strengths) - np.eye(3)).max() < 0.15
+
+
+def test_colors_stay_within_0_and_255() -> None:
+    images = photos(400)[None]
+    images[0, :2] = np.asarray([0, 255], np.uint8)[:, None, None, None]
+    found = np.asarray(augment(jnp.asarray(images), KEY, Ranges(colors=1.0)))
+    assert (found.min(), found.max()) == (0, 255)
+
+
+def test_erasing_fills_a_rectangle_with_the_mean_colour() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (1, 400, 60, 40, 3)).astype(np.uint8)
+    found = np.asarray(augment(jnp.asarray(images), KEY, Ranges(erasing=0.25)))[0]
+    erased = (found != images[0]).any(-1)  # m h w
+    some = erased.any((1, 2))
+    assert some.mean() == pytest.approx(0.25, abs=0.06)
+    shares = erased[some].mean((1, 2))
+    assert 0.012 < shares.min() < 0.03
+    assert 0.16 < shares.max() < 0.21
+    assert len(np.unique(erased[some].argmax(1).max(1))) > 20  # anywhere
+    for image, one, pixels in zip(images[0][some], found[some], erased[some], strict=True):
+        rows, columns = pixels.any(1), pixels.any(0)
+        assert pixels.sum() == rows.sum() * columns.sum()
+        for line in (rows, columns):
+            assert np.abs(np.diff(line.astype(int))).sum() <= 2  # without a gap
+        wanted = np.broadcast_to(image.mean((0, 1)), (pixels.sum(), 3))
+        np.testing.assert_allclose(one[pixels], wanted, rtol=1e-5)
+
+
+def test_erasing_and_colors_leave_the_geometry_as_it_was() -> None:
+    """Older configurations keep their numbers; each change has random numbers of its own."""
+    images = photos(40)[None]
+    geometry = EVERYTHING._replace(colors=0.0, erasing=0.0)
+    moved = np.asarray(augment(jnp.asarray(images), KEY, geometry))
+    slots = jnp.arange(40)
+    maps = random_maps(KEY, slots, EVERYTHING)
+    np.testing.assert_array_equal(moved[0], warp(jnp.asarray(images[0]), maps))
+    erased = np.asarray(random_rectangles(KEY, slots, 0.5, PX, PX))[None]
+    found = np.asarray(augment(jnp.asarray(images), KEY, geometry._replace(erasing=0.5)))
+    np.testing.assert_array_equal(found[~erased], moved[~erased])
+    assert 0 < erased.mean() < 0.2
+    # Pixels that are erased have the recoloured mean, the others their own colours changed.
+    together = np.asarray(augment(jnp.asarray(images), KEY, EVERYTHING))
+    colored = np.asarray(augment(jnp.asarray(images), KEY, geometry._replace(colors=0.3)))
+    np.testing.assert_array_equal(together[~erased], colored[~erased])
+    assert (together[erased] != found[erased]).any()
+
+
+def test_what_is_on() -> None:
+    for name in Ranges._fields[:8]:
+        ranges = Ranges()._replace(**{name: 0.5})
+        assert ranges.on
+        assert ranges.warps == (name not in ("flip", "colors", "erasing"))
+    assert not Ranges(border="mean").on
 
 
 def test_views() -> None:
