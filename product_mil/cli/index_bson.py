@@ -9,19 +9,10 @@ import argparse
 import json
 from typing import Any
 
-import numpy as np
-
 from product_mil.cli.console import command
-from product_mil.data.duplicates import (
-    group_images,
-    hashes_of,
-    product_of_images,
-    with_bytes,
-)
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.data.summary import summarise
+from product_mil.sources.bson.index import open_catalogue
 from product_mil.text import table
-
-_MAX_SHOWN_FAULTS = 10
 
 
 @command(prints_result=True)
@@ -33,39 +24,6 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     summary = summarise(open_catalogue(args.files))
     print(json.dumps(summary, indent=2) if args.json else as_table(summary))
-
-
-def summarise(catalogue: Catalogue) -> dict[str, Any]:
-    """Count what the catalogue holds; the values are plain JSON."""
-    sizes, products = np.unique(catalogue.num_images, return_counts=True)
-    category_id = catalogue.category_id[catalogue.category_id != NO_CATEGORY]
-    whole = with_bytes(catalogue)
-    groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
-    return {
-        "files": [str(path) for path in catalogue.paths],
-        "fingerprint": catalogue.fingerprint,
-        "products": catalogue.num_products,
-        "images": catalogue.num_images_total,
-        "image_bytes": int(catalogue.image_length_bytes.sum(dtype=np.int64)),
-        "products_by_num_images": dict(zip(sizes.tolist(), products.tolist(), strict=True)),
-        "categories": len(np.unique(category_id)),
-        "products_without_category": catalogue.num_products - len(category_id),
-        "bad_records": catalogue.num_bad_records,
-        "unread_bytes": catalogue.unread_bytes,
-        "faults": catalogue.fault_counts,
-        "first_faults": [
-            {
-                "file": str(path),
-                "offset_bytes": fault.offset_bytes,
-                "product_id": fault.product_id,
-                "reason": fault.reason,
-            }
-            for path, fault in catalogue.faults[:_MAX_SHOWN_FAULTS]
-        ],
-        "distinct_images": len(groups.start),
-        "identical_images": len(groups.image) - len(groups.start),
-        "images_in_most_products": int(groups.num_products.max(initial=0)),
-    }
 
 
 def as_table(summary: dict[str, Any]) -> str:

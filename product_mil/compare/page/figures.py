@@ -8,10 +8,9 @@ from matplotlib.figure import Figure
 
 from product_mil.compare.answers import Answers, Questions
 from product_mil.compare.page import plots
-from product_mil.compare.page.gallery import path_of
 from product_mil.compare.statistics.confusion import confusion_matrix, confusions
 from product_mil.compare.statistics.results import Scores
-from product_mil.sources.categories import Categories
+from product_mil.sources.categories import Categories, path_of
 
 CONFUSED_CATEGORIES = 8
 LISTED_CONFUSIONS = 15

@@ -16,7 +16,7 @@ from product_mil.data.reader import FileReader
 from product_mil.inference.files import CONTRIBUTION, PredictionFile
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.bson.index import Catalogue
-from product_mil.sources.categories import Categories
+from product_mil.sources.categories import Categories, path_of
 from product_mil.sources.lookup import rows_of
 
 MAX_PRODUCTS = 1000
@@ -225,11 +225,3 @@ def _guess(answers: Answers, row: int) -> tuple[int, float | None]:
     """The first guess and its probability, where that is known."""
     confidence = answers.confidence
     return int(answers.guess[row]), None if confidence is None else float(confidence[row])
-
-
-def path_of(categories: Categories, category_id: int) -> list[str]:
-    """The names of a category from level 1 down, repeated ones once; its id if unknown."""
-    place = int(categories.class_of(np.array([category_id], np.int64))[0])
-    if place < 0:
-        return [str(category_id)]
-    return list(dict.fromkeys(categories.names[place]))
