@@ -43,7 +43,7 @@ class MatrixMember:
         matrix_path, ids_path, columns_path, about_path = matrix_files(path)
         self.product_id, self.class_ids = _ids(ids_path), _ids(columns_path)
         self.categories = _categories_in(about_path)
-        header = _load(matrix_path)
+        header = read_array(matrix_path)
         shape = (len(self.product_id), len(self.class_ids))
         if not header.flags.c_contiguous:
             raise UserError(
@@ -216,13 +216,18 @@ def refuse_missing(
 
 
 def _ids(path: Path) -> Int64[np.ndarray, " _"]:
-    ids = np.asarray(_load(path))
+    ids = np.asarray(read_array(path))
     if ids.ndim != 1 or ids.dtype.kind not in "iu":
         raise UserError(f"{path} is {ids.dtype} {ids.shape}; expected a column of whole numbers")
     return ids.astype(np.int64)
 
 
-def _load(path: Path) -> np.ndarray:
+def read_array(path: Path) -> np.ndarray:
+    """A NumPy file, mapped into memory.
+
+    Raises:
+        UserError: it is absent, damaged or another kind of file.
+    """
     refuse_foreign(path, MATRIX)
     try:
         return np.load(path, mmap_mode="r", allow_pickle=False)

@@ -1,7 +1,7 @@
 """Metrics over products, each counted exactly once, from the scores that the eval step returns."""
 
-from collections.abc import Callable, Iterable
-from typing import NamedTuple
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -35,24 +35,40 @@ def score_products(
     """Run `eval_step(batch)` over all batches and put each product's scores in its place.
 
     Raises:
+        RuntimeError: as `scores_in_place` does.
+    """
+    faults: list[ImageFault] = []
+
+    def noted() -> Iterator[Loaded]:
+        for loaded in batches:
+            faults.extend(loaded.faults)
+            yield loaded
+
+    return ProductScores(**scores_in_place(num_products, noted(), eval_step, mesh)), faults
+
+
+def scores_in_place(
+    num_products: int, batches: Iterable[Loaded], step: Callable[..., Any], mesh: Mesh
+) -> dict[str, np.ndarray]:
+    """What `step(batch)` returns of each product slot, `[*e S p]`, as columns `[*e N]` by name.
+
+    Raises:
         RuntimeError: a product was scored twice or not at all, which would be a fault of ours.
     """
-    collected: dict[str, np.ndarray] = {}
+    columns: dict[str, np.ndarray] = {}
     times = np.zeros(num_products, np.int64)
-    faults: list[ImageFault] = []
     for loaded in batches:
-        scores = eval_step(put_batch(loaded.batch, mesh))
+        scores = jax.device_get(step(put_batch(loaded.batch, mesh)))
         real = loaded.positions >= 0
         at = loaded.positions[real]
         times[at] += 1
-        for name, values in zip(Scores._fields, jax.device_get(scores), strict=True):
-            if name not in collected:
-                collected[name] = np.zeros(num_products, values.dtype)
-            collected[name][at] = values[real]
-        faults += loaded.faults
+        for name, values in scores._asdict().items():
+            if name not in columns:
+                columns[name] = np.zeros((*values.shape[:-2], num_products), values.dtype)
+            columns[name][..., at] = values[..., real]
     if (times != 1).any():
         raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
-    return ProductScores(**collected), faults
+    return columns
 
 
 def tree_distance(

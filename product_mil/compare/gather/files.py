@@ -14,8 +14,9 @@ from jaxtyping import Int64
 from pyarrow import csv as pa_csv
 
 from product_mil.compare.answers import Answers, Questions
+from product_mil.ensemble.files import read_array
 from product_mil.errors import UserError
-from product_mil.files.foreign import MATRIX, SUBMISSION, refuse_foreign
+from product_mil.files.foreign import SUBMISSION, refuse_foreign
 from product_mil.inference.files import matrix_files, read_description, read_predictions
 from product_mil.sources.bson.scan import NO_CATEGORY
 from product_mil.sources.categories import Categories
@@ -111,7 +112,7 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
     if truth is None:
         raise UserError(f"{path} holds no true categories: give --data with labelled products")
     matrix_path, ids_path, columns_path, about_path = matrix_files(path)
-    matrix, ids, columns = _load(matrix_path), _load(ids_path), _load(columns_path)
+    matrix, ids, columns = read_array(matrix_path), read_array(ids_path), read_array(columns_path)
     if matrix.shape != (len(ids), len(columns)):
         raise UserError(
             f"{matrix_path} is {matrix.shape}, but has {len(ids)} ids and {len(columns)} categories"
@@ -143,14 +144,6 @@ def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray,
         earlier = np.arange(rows.shape[1]) < true[:, None]
         rank = before + ((rows == of_label[:, None]) & earlier).sum(1)
         yield rows.argmax(1), (rank < 5) & (true >= 0), rows.max(1), of_label
-
-
-def _load(path: Path) -> np.ndarray:
-    refuse_foreign(path, MATRIX)
-    try:
-        return np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {path}: {error}") from None
 
 
 def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:

@@ -110,30 +110,6 @@ def make_score_step(structure: Any, *, with_rules: bool) -> Callable[..., RuleSc
     return jax.jit(score_step)
 
 
-def score_rules(
-    num_products: int, batches: Iterable[Loaded], step: Callable[..., RuleScores], mesh: Mesh
-) -> dict[str, np.ndarray]:
-    """`RuleScores` of all products, `[r, N]` in their own order, from `step(batch)`.
-
-    Raises:
-        RuntimeError: a product was scored twice or not at all, which would be a fault of ours.
-    """
-    collected: dict[str, np.ndarray] = {}
-    times = np.zeros(num_products, np.int64)
-    for loaded in batches:
-        scores = jax.device_get(step(put_batch(loaded.batch, mesh)))
-        real = loaded.positions >= 0
-        at = loaded.positions[real]
-        times[at] += 1
-        for name, values in zip(RuleScores._fields, scores, strict=True):
-            if name not in collected:
-                collected[name] = np.zeros((len(values), num_products), values.dtype)
-            collected[name][:, at] = values[:, real]
-    if (times != 1).any():
-        raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
-    return collected
-
-
 def answers_of(
     scores: dict[str, np.ndarray], categories: Categories, temperatures: list[float] | None
 ) -> dict[str, Answers]:

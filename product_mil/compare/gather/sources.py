@@ -17,7 +17,6 @@ from product_mil.compare.gather.rules import (
     fit_temperatures,
     make_log_probs_step,
     make_score_step,
-    score_rules,
 )
 from product_mil.compare.page.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.config import Config
@@ -25,6 +24,7 @@ from product_mil.data.loader import Products
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
+from product_mil.inference.metrics import scores_in_place
 from product_mil.inference.stream import predict_products, watched
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
@@ -93,7 +93,7 @@ def answers_of_run(
         )
     step = make_score_step(run.model.structure, with_rules=with_rules)
     scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(IMAGE_RULES)), np.float32)
-    scores = score_rules(
+    scores = scores_in_place(
         len(products),
         watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
         run.bound(step, scales),
