@@ -36,13 +36,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_jobs import Rows, rows_of
-from gpu_targets import targets
-from measure import machine, table_of
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, its package is found beside it
 
+from benchmarks.measure import machine, table_of
+from benchmarks.on_gpu.jobs import Rows, rows_of
+from benchmarks.on_gpu.targets import targets
 from product_mil.files.whole import write_json
 
-HERE = Path(__file__).parent
 BOXES_S = {  # rivals, flags and batches: each program
     "ceilings": 50, "nets": 240, "loader": 50, "end to end": 70, "depthwise": 40, "pointwise": 30,
     "gpu decode": 40,
@@ -77,7 +78,9 @@ class Run:
         self.smoke, self.output, self.directory = args.smoke, args.output, directory
         self.until = time.monotonic() + args.budget_s
         self.results: dict[str, Rows] = {}
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self.environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             # Programs of one part are met again by another.
             "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
@@ -102,8 +105,8 @@ class Run:
     def job(
         self, name: str, box_s: float, *arguments: str, xla_flag: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """A part of gpu_part.py."""
-        command = [sys.executable, str(HERE / "gpu_part.py"), name]
+        """A part, in a process of its own (on_gpu/part.py)."""
+        command = [sys.executable, "-m", "benchmarks.on_gpu.part", name]
         command += ["--directory", str(self.directory), "--budget_s", str(box_s)]
         command += ["--matmul", str(self.ceiling("matrix product, bf16", "tflop_per_s", 1e12))]
         command += ["--copy", str(self.ceiling("copy", "gbyte_per_s", 1e9))]
@@ -133,8 +136,8 @@ class Run:
                 if self.left_s() < LEAST_S:
                     yield {**about, "what": "skipped: no time"}
                     continue
-                command = [sys.executable, str(HERE / "gpu_torch.py"), name, *sizes, form]
-                for row in rows_of(command, min(box_s, self.left_s()), {}):
+                command = [sys.executable, "-m", "benchmarks.on_gpu.rivals", name, *sizes, form]
+                for row in rows_of(command, min(box_s, self.left_s()), self.environment):
                     yield {**about, **row}
 
     def flags(self, box_s: float) -> Iterator[dict[str, Any]]:

@@ -1,6 +1,8 @@
 """Train: `python -m product_mil.main --config=configs/joint.py [--config.field=value ...]`."""
 
-import argparse
+import sys
+
+from absl import flags
 
 from product_mil.cli.console import command
 from product_mil.config import Config, load_config, override, refuse
@@ -9,34 +11,51 @@ from product_mil.files.outputs import user_path
 from product_mil.runs.limits import problems
 
 
+def declared_flags() -> flags.FlagValues:
+    """The flags, apart from those that libraries declare for the whole process."""
+    declared = flags.FlagValues()
+    for name, about in (
+        ("config", "configuration file, such as configs/joint.py:laptop"),
+        ("workdir", "the run's directory; default runs/<config name>"),
+    ):
+        flags.DEFINE_string(name, None, about, flag_values=declared)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=declared)
+    return declared
+
+
+def parse_arguments(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags, and all other arguments: `--config.field=value` and what is not known.
+
+    Raises:
+        UserError: a flag without its value.
+    """
+    fields = [arg for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
+    declared = declared_flags()
+    try:
+        rest = declared([arg for arg in argv if arg not in fields], known_only=True)
+    except flags.Error as error:
+        raise UserError(f"{error}; see python -m product_mil.main --help") from error
+    return declared, [*fields, *rest[1:]]
+
+
 @command()
 def main(argv: list[str] | None = None) -> None:
-    """Parse the arguments, build the configuration, refuse it if wrong, run it."""
-    parser = argparse.ArgumentParser(
-        prog="python -m product_mil.main",
-        usage="%(prog)s --config=FILE.py[:ARGUMENT] [--workdir=DIR] [--config.field=value ...]",
-        description="Train what a configuration describes, or go on with it.",
-        allow_abbrev=False,
-        exit_on_error=False,
-    )
-    parser.add_argument(
-        "--config", default="", help="configuration file, such as configs/joint.py:laptop"
-    )
-    parser.add_argument("--workdir", help="the run's directory; default runs/<config name>")
-    try:
-        args, others = parser.parse_known_args(argv)
-    except argparse.ArgumentError as error:
-        raise UserError(f"{error}; see {parser.prog} --help") from None
+    """Build the configuration, refuse it if wrong, run it. `argv` is without the program's name."""
+    given, others = parse_arguments(sys.argv if argv is None else ["product_mil.main", *argv])
+    if given.help:
+        named = (f"  --{name}: {given[name].help}" for name in ("config", "workdir", "help"))
+        print(__doc__, "", *named, "  --config.field=value: a field of the configuration", sep="\n")
+        return
     errors: list[str] = []
     assignments: list[tuple[str, str]] = []
     for arg in others:
-        name, equals, value = arg.removeprefix("--config.").partition("=")
-        if arg.startswith("--config.") and equals:
+        name, equals, value = arg.lstrip("-").removeprefix("config.").partition("=")
+        if arg.startswith(("--config.", "-config.")) and equals:
             assignments.append((name, value))
         else:
             errors.append(f"{arg}: expected --config, --workdir or --config.field=value")
     try:
-        config = load_config(args.config)
+        config = load_config(given.config or "")
     except UserError as error:
         refuse([str(error), *errors, *override(Config(), assignments)[1]])
         raise
@@ -49,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
 
     configure_jax()
     refuse(errors + check_config(config))
-    run(config, user_path(args.workdir or f"runs/{config.name}"))
+    run(config, user_path(given.workdir or f"runs/{config.name}"))
 
 
 if __name__ == "__main__":

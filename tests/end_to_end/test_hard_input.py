@@ -9,6 +9,7 @@ import bson
 import numpy as np
 import pytest
 
+from benchmarks.parts import hard_input
 from product_mil.cli.evaluate import main as evaluate
 from product_mil.cli.export_predictions import main as export
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
@@ -19,9 +20,6 @@ from product_mil.runs.data import build_data
 from product_mil.runs.run import run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
-from tests.scripts import load_script
-
-hard_input = load_script("benchmarks/hard_input.py")
 
 
 def exported(trained: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:

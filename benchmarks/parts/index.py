@@ -1,6 +1,6 @@
 """Index a BSON file against `bson.decode_file_iter`, and memory an image.
 
-    python benchmarks/index.py [--products 100000] [--rounds 5]
+    python -m benchmarks.parts.index [--products 100000] [--rounds 5]
 
 The file is drawn in Cdiscount's shape and read from a warm cache. An index is built from nothing
 each time, column files written, hashed and read back included.
@@ -13,9 +13,9 @@ import tempfile
 from pathlib import Path
 
 import bson
-import shaped
-from measure import in_turns, machine, parser, report, table
 
+from benchmarks.measure import in_turns, machine, parser, report, table
+from benchmarks.parts import shaped
 from product_mil.sources.bson.index import build_or_load_index
 
 _MEMORY = """

@@ -1,6 +1,6 @@
 """Every kind of damage at once: does a BSON full of it train, evaluate and export?
 
-    python benchmarks/hard_input.py [--products 20000] [--share 0.02] [--seed 0] [--workdir DIR]
+    python -m benchmarks.parts.hard_input [--products 20000] [--share 0.02] [--workdir DIR]
 
 Writes products with the embedded sample's drawings, `--share` of them damaged in each of the ways
 of `DAMAGE`, and a cut-off last record; trains (small_cnn, one epoch), evaluates and exports with
@@ -31,7 +31,7 @@ from PIL import Image
 
 from product_mil.sources.sample.draw import SampleFiles, write_sample
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 Record = dict[str, Any]
 Rng = np.random.Generator
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from gpu_bench import Bench
 from jax import lax
 
+from benchmarks.on_gpu.bench import Bench
 from product_mil.model.layers.convolutions import conv_lax
 from product_mil.model.layers.depthwise import depthwise_conv_lax, depthwise_conv_shifted
 

@@ -1,6 +1,6 @@
 """A net of timm under PyTorch, for gpu.py: channels_last, bf16; lines of JSON.
 
-    python benchmarks/gpu_torch.py inception_v3 512 180 eager
+    python -m benchmarks.on_gpu.rivals inception_v3 512 180 eager
 
 or `compiled` by `torch.compile`, which takes longer than some have time for.
 """

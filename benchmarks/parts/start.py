@@ -1,6 +1,6 @@
 """From the command to the first training step, and what compiled programs kept between runs save.
 
-    python benchmarks/start.py [--config configs/joint.py]
+    python -m benchmarks.parts.start [--config configs/joint.py]
 
 Starts the run three times with an empty, then a filled cache, each in a new directory, and ends it
 at its first step. Importing JAX and reaching a device is timed by itself in a process of its own.
@@ -16,9 +16,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from measure import machine, parser, report, table
+from benchmarks.measure import machine, parser, report, table
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def cpu_of_children_s() -> float:

@@ -1,6 +1,6 @@
 """Prediction against Keras' `predict`, and memory as the data grows.
 
-    python benchmarks/prediction.py [--backbone mobilenet_v2] [--images 96]
+    python -m benchmarks.parts.prediction [--backbone mobilenet_v2] [--images 96]
 
 needs the extra `test` (Keras). Ours reads and decodes a drawn BSON file, packs, predicts with the
 joint head and fetches blocks; Keras' `predict` on JAX gets the same number of images decoded and in
@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import shaped
-from measure import in_turns, machine, parser, report, table
-from training import Training, training
 
+from benchmarks.measure import in_turns, machine, parser, report, table
+from benchmarks.parts import shaped
+from benchmarks.parts.training import Training, training
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.data.plan import SequentialPlan
 from product_mil.devices.runtime import keep_freed_memory
@@ -48,7 +48,8 @@ def predict(made: Training, products: Products, size_px: int, image_slots: int) 
 
 def keras_predict(backbone: str, size_px: int, images: int, batch: int) -> Any:
     import keras
-    from depthwise import keras_net
+
+    from benchmarks.parts.depthwise import keras_net
 
     net = keras_net(backbone, size_px)
     scaled = keras.layers.Rescaling(1 / 127.5, -1.0)
@@ -60,7 +61,7 @@ def keras_predict(backbone: str, size_px: int, images: int, batch: int) -> Any:
 
 
 def memory_bytes(path: Path) -> int:
-    command = [sys.executable, __file__, "--memory_of", str(path)]
+    command = [sys.executable, "-m", "benchmarks.parts.prediction", "--memory_of", str(path)]
     return int(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 
 

@@ -8,9 +8,9 @@ from typing import Any
 
 import jax
 import numpy as np
-import shaped
-from training import batch_of
 
+from benchmarks.parts import shaped
+from benchmarks.parts.training import batch_of
 from product_mil.data.plan import ShuffledPlan
 
 CLASSES = 5270

@@ -1,6 +1,6 @@
 """What helps rare classes? Trains on a long-tailed part of labelled data, prints test accuracies.
 
-python benchmarks/imbalance.py --workdir imbalance \
+python -m benchmarks.studies.imbalance --workdir imbalance \
     --set NAME TRAIN CATEGORIES TEST [--set ...] [--seeds 0,1,2] [--ratio 30] [--steps 1000]
 
 The classes, in an order drawn by the seed, keep exponentially fewer products, from all down to 1 in
@@ -18,15 +18,15 @@ from pathlib import Path
 import bson
 import jax
 import numpy as np
-from measure import sets_parser, with_net
 
+from benchmarks.measure import sets_parser, with_net
 from product_mil.config import Config, load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import mean_class_accuracy, score_products
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
-FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
+FROZEN = str(Path(__file__).resolve().parents[2] / "configs/joint.py") + ":frozen"
 RARE_PRODUCTS = 3  # a class with at most so many training products is rare
 # balance_power in the plan, tau in the loss, tau afterwards
 WAYS = {

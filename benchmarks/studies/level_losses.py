@@ -1,6 +1,6 @@
 """What do losses at the levels of the tree bring? Trains with and without, prints test metrics.
 
-python benchmarks/level_losses.py --workdir levels \
+python -m benchmarks.studies.level_losses --workdir levels \
     --set NAME TRAIN CATEGORIES TEST [--set ...] [--seeds 0,1,2]
 
 Every way trains configs/joint.py:frozen on the same products with other weights of `level1_loss`
@@ -18,8 +18,8 @@ from pathlib import Path
 import jax
 import numpy as np
 from jaxtyping import Float, Int
-from measure import sets_parser, with_net
 
+from benchmarks.measure import sets_parser, with_net
 from product_mil.config import load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import tree_distance
@@ -27,7 +27,7 @@ from product_mil.inference.stream import predict_products
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
-FROZEN = str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen"
+FROZEN = str(Path(__file__).resolve().parents[2] / "configs/joint.py") + ":frozen"
 # weights of the losses at levels 1 and 2, beside 1 at level 3
 WAYS = {
     "none": (0.0, 0.0),

@@ -8,14 +8,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-
 import jax
-from gpu_bench import Bench
-from gpu_data import end_to_end, loader
-from gpu_decode import gpu_decode
-from gpu_layers import depthwise, layouts, pointwise
-from gpu_nets import ceilings, nets
+
+from benchmarks.on_gpu.bench import Bench
+from benchmarks.on_gpu.data import end_to_end, loader
+from benchmarks.on_gpu.decode import gpu_decode
+from benchmarks.on_gpu.layers import depthwise, layouts, pointwise
+from benchmarks.on_gpu.nets import ceilings, nets
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "ceilings": ceilings,

@@ -1,6 +1,6 @@
 """BSON files of Cdiscount's shape: ids, categories, 1 to 4 JPEGs of 180x180 px, 4.7 KB on average.
 
-    python benchmarks/shaped.py --output FILE [--products 100000]
+    python -m benchmarks.parts.shaped --output FILE [--products 100000]
 
 The pictures are noise with the spectrum of photos, `--pictures` different ones, and recur; a
 picture's bytes are made its own by a comment segment, as photos differ, so hashes differ too.

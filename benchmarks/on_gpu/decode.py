@@ -6,9 +6,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import shaped
 import simplejpeg
-from gpu_bench import Bench
+
+from benchmarks.on_gpu.bench import Bench
+from benchmarks.parts import shaped
 
 # Which of the library's ways may be used; None: all, shared out as it sees fit.
 WAYS = {

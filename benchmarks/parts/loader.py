@@ -1,6 +1,6 @@
 """Random access batches against decoding alone, the Kaggle kernels' way, and PyTorch's DataLoader.
 
-    python benchmarks/loader.py [--threads 1,2] [--rounds 5]
+    python -m benchmarks.parts.loader [--threads 1,2] [--rounds 5]
 
 The file is drawn in Cdiscount's shape. Floor: `simplejpeg.decode_jpeg` on the bytes of the same
 images, in memory, in as many threads. The kernels' way: seek to the record, `bson.decode` it, open
@@ -23,11 +23,11 @@ from typing import Any
 
 import bson
 import numpy as np
-import shaped
 import simplejpeg
-from measure import Best, in_turns, machine, parser, report, table
 from PIL import Image
 
+from benchmarks.measure import Best, in_turns, machine, parser, report, table
+from benchmarks.parts import shaped
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.data.plan import ShuffledPlan
 from product_mil.devices.runtime import keep_freed_memory

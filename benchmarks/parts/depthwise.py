@@ -1,6 +1,6 @@
 """Backbones against Keras on JAX, and the two forms of their depthwise convolutions.
 
-    python benchmarks/depthwise.py --backbones mobilenet_v2,xception --batch 16 --repeats 3
+    python -m benchmarks.parts.depthwise --backbones mobilenet_v2,xception --batch 16 --repeats 3
 
 needs the extra `test` (Keras). Both sides run in turns in one process, compiled by `jax.jit`,
 with the same BatchNorm mode; a step is loss, gradients, SGD and new statistics. Shown is the best
@@ -11,14 +11,11 @@ import argparse
 import datetime
 import os
 import platform
-import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 os.environ["KERAS_BACKEND"] = "jax"
 
 import jax

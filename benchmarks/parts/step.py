@@ -1,9 +1,9 @@
 """The training step against Keras on JAX and PyTorch, and what the loop and Python add to it.
 
-    python benchmarks/step.py [--backbone inception_v3] [--batch 8] [--rounds 3] [--torch]
+    python -m benchmarks.parts.step [--backbone inception_v3] [--batch 8] [--rounds 3] [--torch]
 
 needs the extra `test` (Keras). Same net, batch, size, precision and BatchNorm mode; both compiled
-by `jax.jit`, in turns (the cases of benchmarks/depthwise.py: loss, gradients, SGD, statistics).
+by `jax.jit`, in turns (the cases of parts/depthwise.py: loss, gradients, SGD, statistics).
 `--torch` adds the net in PyTorch, for `--backbone mobilenet_v2` or `efficientnet_lite0`, where
 PyTorch is installed; `--parts torch` leaves Keras out. On one core: `taskset -c 1 python ...`.
 The floor is XLA's own count of the compiled step, printed as FLOPs and bytes.
@@ -29,10 +29,10 @@ from typing import Any
 
 import jax
 import numpy as np
-from depthwise import net_cases
-from measure import Best, in_turns, machine, parser, report, table
-from training import Training, batch_of, loaded_of, training
 
+from benchmarks.measure import Best, in_turns, machine, parser, report, table
+from benchmarks.parts.depthwise import net_cases
+from benchmarks.parts.training import Training, batch_of, loaded_of, training
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded
 from product_mil.devices.runtime import keep_freed_memory
@@ -82,7 +82,8 @@ def _row(name: str, best: Best, cost: Any, batch: int) -> list[str]:
 def torch_cases(backbone: str, batch: int, size_px: int, running_only: bool) -> dict[str, Any]:
     """In both layouts of memory: on a CPU either may be the faster one."""
     import torch  # pyright: ignore[reportMissingImports]
-    from torch_nets import MobileNet
+
+    from benchmarks.parts.torch_nets import MobileNet
 
     def forward(net: Any, pixels: Any) -> None:
         net.eval()

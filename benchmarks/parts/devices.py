@@ -1,6 +1,6 @@
 """Do 1, 2 and 4 fake CPU devices compute the same? The table of docs/guide/devices.md.
 
-    python benchmarks/devices.py
+    python -m benchmarks.parts.devices
 
 Runs the cases of tests/train/test_step.py: 20 steps of a small net with dropout, augmentation and,
 where everything is trained, batch statistics, over the same S = 4 shards; prints the largest
@@ -9,12 +9,9 @@ collectives in the programs compiled for four devices. Needs the extra `test`.
 """
 
 import os
-import sys
-from pathlib import Path
 
 os.environ["XLA_FLAGS"] = "--xla_force_host_platform_device_count=4"
 os.environ["JAX_PLATFORMS"] = "cpu"
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import platform
 from datetime import date

@@ -1,6 +1,6 @@
 """Which head? Trains each pooling on each set, and prints how well it does on products apart.
 
-python benchmarks/heads.py --workdir heads \
+python -m benchmarks.studies.heads --workdir heads \
     --set NAME TRAIN VALID CATEGORIES TEST [--set ...] [--seeds 0,1,2] [--poolings residual,...]
     [--config configs/joint.py:frozen] [--net mobilenet_v2 --weights mobilenet_v2.h5]
     [--steps 500,2000,8000] [--max_products 300,0]
@@ -24,8 +24,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 from jaxtyping import Bool, Float
-from measure import machine, sets_parser, table_of, with_net
 
+from benchmarks.measure import machine, sets_parser, table_of, with_net
 from product_mil.compare.statistics.tests import (
     Draws,
     Resampler,
@@ -43,7 +43,7 @@ from product_mil.runs.inspection import WITH_ATTENTION, attention_table
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 POOLINGS = "probabilities,mean,max,gated_attention,residual,posterior_attention"
 AVERAGED, SKLEARN = "probabilities", "scikit-learn"
 
@@ -181,7 +181,7 @@ def main() -> None:
     parser.add_argument("--max_products", default="0", help="sizes to compare; 0: all of TRAIN")
     arguments = parser.parse_args()
     configure_jax()
-    from linear import rivals  # scikit-learn, which only tests need
+    from benchmarks.studies.linear import rivals  # scikit-learn, which only tests need
 
     base = load_config(arguments.config)
     print(machine("jax", "scikit-learn"))

@@ -1,6 +1,6 @@
 """How full the image slots are, and what packing saves over padding every product to 4 images.
 
-    python benchmarks/packing.py [--backbone mobilenet_v2] [--rounds 5]
+    python -m benchmarks.parts.packing [--backbone mobilenet_v2] [--rounds 5]
 
 Slots filled: the training plan of `--products` products with Cdiscount's shares of 1 to 4 images,
 at 256 image slots a shard, counted over a whole epoch. Products a second: one training step, of the
@@ -12,10 +12,10 @@ import time
 
 import jax
 import numpy as np
-import shaped
-from measure import in_turns, machine, parser, report, table
-from training import batch_of, training
 
+from benchmarks.measure import in_turns, machine, parser, report, table
+from benchmarks.parts import shaped
+from benchmarks.parts.training import batch_of, training
 from product_mil.data.plan import ShuffledPlan
 from product_mil.devices.runtime import keep_freed_memory
 

@@ -1,6 +1,6 @@
 """What the embedding cache saves in a stage with a frozen backbone, and that it changes nothing.
 
-    python benchmarks/embedding_cache.py --data train.bson --valid val.bson \
+    python -m benchmarks.parts.embedding_cache --data train.bson --valid val.bson \
         --categories category_names.csv [--epochs 10]
 
 Trains the head stage of configs/joint.py:frozen twice in one process, without and with a cache
@@ -19,8 +19,8 @@ from datetime import date
 from pathlib import Path
 
 import jax
-from measure import add_net, with_net
 
+from benchmarks.measure import add_net, with_net
 from product_mil.config import Config, load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.runs.run import run
@@ -47,7 +47,7 @@ def main() -> None:
     add_net(parser)
     parser.add_argument("--epochs", type=int, default=10)
     arguments = parser.parse_args()
-    frozen = load_config(str(Path(__file__).resolve().parents[1] / "configs/joint.py") + ":frozen")
+    frozen = load_config(str(Path(__file__).resolve().parents[2] / "configs/joint.py") + ":frozen")
     data = dataclasses.replace(
         frozen.data,
         train=arguments.data,

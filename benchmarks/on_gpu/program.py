@@ -1,6 +1,6 @@
 """What XLA makes of the nets for an H100 or H200 that is not there: its programs' memory traffic.
 
-    python benchmarks/gpu_program.py [--backbones inception_v3,xception] [--batch 512] [--kinds]
+    python -m benchmarks.on_gpu.program [--backbones inception_v3,xception] [--batch 512] [--kinds]
 
 needs `jax[cuda13]` and no GPU: JAX compiles ahead of time for a described device, without
 autotuning. Forward pass and training step are those of gpu.py, in bfloat16 at 180 px; each net has
@@ -15,26 +15,24 @@ import os
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 os.environ["JAX_PLATFORMS"] = "cpu"  # nothing runs
 os.environ["XLA_FLAGS"] = f"--xla_gpu_autotune_level=0 {os.environ.get('XLA_FLAGS', '')}".strip()
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jax
 import numpy as np
-import shaped
 from gpu import NETS
-from gpu_bench import CLASSES
-from gpu_jobs import rows_of
-from hlo_traffic import kernels
 from jax.experimental import topologies
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from measure import table_of
-from training import batch_of, training
 
+from benchmarks.measure import table_of
+from benchmarks.on_gpu.bench import CLASSES
+from benchmarks.on_gpu.hlo_traffic import kernels
+from benchmarks.on_gpu.jobs import rows_of
+from benchmarks.parts import shaped
+from benchmarks.parts.training import batch_of, training
 from product_mil.data.plan import ShuffledPlan
 from product_mil.devices.runtime import step_flops
 
@@ -117,7 +115,15 @@ def main() -> None:
         return
     rows = []
     for name in args.backbones.split(","):
-        command = [sys.executable, __file__, "--one", name, "--batch", str(args.batch)]
+        command = [
+            sys.executable,
+            "-m",
+            "benchmarks.on_gpu.program",
+            "--one",
+            name,
+            "--batch",
+            str(args.batch),
+        ]
         for row in rows_of(command, 900, {}):
             kinds = row.pop("kinds", {})
             rows.append({"backbone": name, **row})

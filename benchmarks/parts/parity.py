@@ -1,7 +1,7 @@
 """How far the ported backbones are from Keras' own (JAX backend) on real photos.
 
-    python benchmarks/parity.py --data photos.bson [--images 32] [--backbones xception,inception_v3]
-    python benchmarks/parity.py --data photos.bson --weights mobilenet_v2_..._224.h5
+    python -m benchmarks.parts.parity --data photos.bson [--images 32] [--backbones xception]
+    python -m benchmarks.parts.parity --data photos.bson --weights mobilenet_v2_..._224.h5
 
 By default every weight is random, saved in the layout and naming of Keras' published files and read
 by `tools/export_embeddings.py`, which embeds the photos at 180 px. With --weights, the published
@@ -20,8 +20,7 @@ from pathlib import Path
 from typing import Any
 
 os.environ["KERAS_BACKEND"] = "jax"
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+ROOT = Path(__file__).resolve().parents[2]
 
 import bson
 import jax

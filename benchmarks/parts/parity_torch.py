@@ -1,6 +1,6 @@
 """How far the backbones are from timm's and torchvision's own nets with the same weights.
 
-    python benchmarks/parity_torch.py [--backbones convnext_tiny,inception_v3] [--sizes_px 180,299]
+    python -m benchmarks.parts.parity_torch [--backbones convnext_tiny] [--sizes_px 180,299]
 
 Needs torch, timm and torchvision, which nothing else here uses. Every weight is random, saved as
 `.safetensors` under PyTorch's own names and read as a user's file is; those of `packaged` are the

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from gpu_bench import CLASSES, Bench
-from hlo_traffic import kernels
-from training import Training, training
 
+from benchmarks.on_gpu.bench import CLASSES, Bench
+from benchmarks.on_gpu.hlo_traffic import kernels
+from benchmarks.parts.training import Training, training
 from product_mil.devices.runtime import matmul_flops_per_s, step_flops
 
 

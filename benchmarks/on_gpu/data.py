@@ -11,10 +11,10 @@ from typing import Any
 
 import jax
 import numpy as np
-import shaped
-from gpu_bench import CLASSES, Bench
-from training import Training, training
 
+from benchmarks.on_gpu.bench import CLASSES, Bench
+from benchmarks.parts import shaped
+from benchmarks.parts.training import Training, training
 from product_mil.data.loader import PixelSource, Products, batches
 from product_mil.sources.bson.index import open_catalogue
 
@@ -32,11 +32,18 @@ def _data(bench: Bench) -> Products:
 def loader(bench: Bench) -> Iterator[dict[str, Any]]:
     """In a process of its own: nothing of JAX's threads takes part."""
     threads = os.cpu_count() or 1
-    script = Path(__file__).with_name("loader.py")
     out = bench.directory / "loader.json"
-    command = [sys.executable, str(script), "--threads", str(threads), "--rounds", "2"]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.parts.loader",
+        "--threads",
+        str(threads),
+        "--rounds",
+        "2",
+    ]
     command += ["--json", str(out), *(["--smoke"] if bench.smoke else ["--steps", "96"])]
-    paths = [str(Path(__file__).resolve().parents[1]), os.environ.get("PYTHONPATH", "")]
+    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:

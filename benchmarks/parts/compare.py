@@ -1,6 +1,6 @@
 """How long a comparison of as many products as Cdiscount's test set takes, and in what memory.
 
-python benchmarks/compare.py --workdir DIR [--products 1768182] [--classes 5270]
+python -m benchmarks.parts.compare --workdir DIR [--products 1768182] [--classes 5270]
 
 Two Parquet prediction files are drawn (no model: the answers are random, right as often as given)
 and compared by tools/compare.py in a process of its own, whose peak memory is measured.
@@ -23,7 +23,7 @@ from product_mil.inference.files import ParquetWriter
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.categories import Categories
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BLOCK = 65_536
 SHARES = np.array([0.618, 0.160, 0.077, 0.145])  # of products with 1 to 4 images on Cdiscount
 
