@@ -23,11 +23,10 @@ from product_mil.cli.flags import add_policy_flags, add_test_time_flags
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.ensemble.files import MISSING, missing_path
+from product_mil.ensemble.rule_names import RULES
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.inference.outputs import Outputs
-
-RULES = ("average", "geometric_mean", "vote")
 
 
 @command()
@@ -73,7 +72,6 @@ def main(argv: list[str] | None = None) -> None:
 
     if args.runs:
         from product_mil.devices.runtime import configure_jax
-        from product_mil.inference.step import ViewMean
 
         configure_jax()
         found = combine_runs(
@@ -85,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
             fit_on=args.fit_on,
             checkpoint=args.checkpoint,
             images_per_batch=args.images_per_batch,
-            views=ViewMean(args.tta, args.tta_mean),
+            views=args.tta,
             tau=args.logit_adjustment,
             bad_records=args.bad_records,
             bad_images=args.bad_images,

@@ -48,7 +48,6 @@ def main(argv: list[str] | None = None) -> None:
     # JAX starts here, not for a typing error.
     from product_mil.compare.gather.evaluate import evaluate_file
     from product_mil.devices.runtime import configure_jax
-    from product_mil.inference.step import ViewMean
     from product_mil.runs.evaluate import evaluate
     from product_mil.runs.trained import open_run
     from product_mil.train.log import metrics_table
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             run,
             args.data,
             images_per_batch=args.images_per_batch,
-            views=ViewMean(args.tta, args.tta_mean),
+            views=args.tta,
             tau=args.logit_adjustment,
             listing=args.faults,
             bad_records=args.bad_records,

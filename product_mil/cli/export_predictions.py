@@ -47,7 +47,6 @@ def main(argv: list[str] | None = None) -> None:
     outputs = checked_outputs(args, {faults_path(args.output): FAULTS})
     # JAX starts here, not for a wrong path.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.inference.step import ViewMean
     from product_mil.runs.predict import predict
     from product_mil.runs.trained import open_run
 
@@ -60,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         args.data,
         outputs,
         images_per_batch=args.images_per_batch,
-        views=ViewMean(args.tta, args.tta_mean),
+        views=args.tta,
         tau=args.logit_adjustment,
         fit_on=args.fit_on,
         bad_records=args.bad_records,

@@ -1,6 +1,6 @@
 """Index BSON files and print what they hold.
 
-    python tools/index_bson.py train.bson 'more/*.bson' [--json] [--no_hash]
+    python tools/index_bson.py train.bson 'more/*.bson' [--json]
 
 A second call is instant: the index lies beside each file, or in the user's cache.
 """
@@ -21,9 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Index BSON files and print what they hold.")
     parser.add_argument("files", nargs="+", metavar="FILE", help="BSON file or glob")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--no_hash", action="store_true", help="do not hash the images")
     args = parser.parse_args(argv)
-    summary = summarise(open_catalogue(args.files, hash_images=not args.no_hash))
+    summary = summarise(open_catalogue(args.files))
     print(json.dumps(summary, indent=2) if args.json else as_table(summary))
 
 
@@ -38,12 +37,11 @@ def as_table(summary: dict[str, Any]) -> str:
     rows += [("  without category", f"{summary['products_without_category']:,}")]
     rows += [("categories", f"{summary['categories']:,}")]
     rows += [("images", f"{summary['images']:,} ({summary['image_bytes'] / 1e6:,.1f} MB)")]
-    if "distinct_images" in summary:
-        rows += [
-            ("  distinct", f"{summary['distinct_images']:,}"),
-            ("  identical to another", f"{summary['identical_images']:,}"),
-            ("  in most products", f"one in {summary['images_in_most_products']:,}"),
-        ]
+    rows += [
+        ("  distinct", f"{summary['distinct_images']:,}"),
+        ("  identical to another", f"{summary['identical_images']:,}"),
+        ("  in most products", f"one in {summary['images_in_most_products']:,}"),
+    ]
     rows += [("bad records", f"{summary['bad_records']:,}")]
     rows += [("unread bytes", f"{summary['unread_bytes']:,}")]
     rows += [(reason, f"{count:,}") for reason, count in summary["faults"].items()]

@@ -17,7 +17,8 @@ from product_mil.data.loader import Products
 from product_mil.ensemble.combine import combine_files, file_log_probs
 from product_mil.ensemble.files import AlignedMembers, align, missing_path, open_member
 from product_mil.ensemble.parquet import ProductFacts
-from product_mil.ensemble.rules import Fitted, Rule, fit_weights
+from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rules import Fitted, fit_weights
 from product_mil.ensemble.runs import (
     MemberOutputs,
     make_ensemble_step,
@@ -29,8 +30,8 @@ from product_mil.errors import UserError
 from product_mil.inference.backoff import calibrated_back_off
 from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
-from product_mil.inference.step import ONE_VIEW, ViewMean
 from product_mil.inference.stream import predict_products, watched
+from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
 from product_mil.runs.predict import predicted_as
 from product_mil.runs.validation import log_known, validation_products
@@ -57,7 +58,7 @@ def combine_runs(
     fit_on: str | None = None,
     checkpoint: Literal["last", "best"] = "last",
     images_per_batch: int = 256,
-    views: ViewMean = ONE_VIEW,
+    views: Views = "none",
     tau: float = 0.0,
     bad_records: Policy | None = None,
     bad_images: Policy | None = None,

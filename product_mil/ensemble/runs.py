@@ -1,6 +1,5 @@
 """Trained runs as members of an ensemble: one pass over the images, whoever looks at them."""
 
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -14,12 +13,11 @@ from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.data.loader import Loaded, Products
 from product_mil.devices.mesh import put_batch
 from product_mil.ensemble.files import refuse_missing
-from product_mil.ensemble.rules import Rule, combine, combined_attention
+from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rules import combine, combined_attention
 from product_mil.errors import UserError
 from product_mil.inference.step import (
-    ONE_VIEW,
     Predicted,
-    ViewMean,
     largest,
     log_mean_exp,
     product_log_probs,
@@ -27,6 +25,7 @@ from product_mil.inference.step import (
 )
 from product_mil.model.classifier import merge_model
 from product_mil.model.registry import backbone
+from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
 from product_mil.runs.trained import TrainedRun, open_run
 
@@ -68,11 +67,10 @@ class MemberOutputs:
     Members with equal backbones (the same arrays, image size and precision) share embeddings.
     """
 
-    def __init__(
-        self, runs: Sequence[TrainedRun], views: ViewMean = ONE_VIEW, tau: float = 0.0
-    ) -> None:
+    def __init__(self, runs: Sequence[TrainedRun], views: Views = "none", tau: float = 0.0) -> None:
         """`views` and `tau` are those of `make_predict_step`."""
-        self._views, self._tau = views, tau
+        self._views: Views = views
+        self._tau = tau
         self._structures = [run.model.structure for run in runs]
         self.sizes_px = sorted({run.config.data.image_size_px for run in runs})
         self._size = [self.sizes_px.index(run.config.data.image_size_px) for run in runs]
@@ -106,13 +104,8 @@ class MemberOutputs:
 
 def _backbone_of(run: TrainedRun) -> str:
     """A name that only equal backbones on equal pixels share."""
-    name = hashlib.sha256()
-    for arrays in (run.model.parameters, run.model.statistics):
-        for path in sorted(arrays):
-            if path.startswith("backbone/"):
-                name.update(path.encode() + np.asarray(arrays[path]).tobytes())
     model, size_px = run.config.model, run.config.data.image_size_px
-    return f"{model.backbone} {model.compute_dtype} {size_px} {name.hexdigest()}"
+    return f"{model.backbone} {model.compute_dtype} {size_px} {run.model.backbone_digest()}"
 
 
 def make_ensemble_step(
@@ -163,14 +156,14 @@ def member_batches(
     products: Products,
     images_per_batch: int,
     *,
-    views: ViewMean,
+    views: Views,
 ) -> Batches:
     """Every product once, in order, each image decoded once for each image size among the runs.
 
     Where all members share one backbone, the batches are those of any of them.
     """
     if len(set(members.backbones)) == 1:
-        return runs[0].batches(products, images_per_batch, pixels=views.views != "none")
+        return runs[0].batches(products, images_per_batch, pixels=views != "none")
     by_size = {run.config.data.image_size_px: run for run in runs}
     streams = [
         by_size[size_px].batches(products, images_per_batch, pixels=True)

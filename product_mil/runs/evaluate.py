@@ -6,8 +6,8 @@ from typing import NamedTuple
 from product_mil.data.faults import Policy, lost, product_faults
 from product_mil.errors import UserError
 from product_mil.inference.metrics import metrics_of, score_products
-from product_mil.inference.step import ONE_VIEW, ViewMean
 from product_mil.inference.stream import watched
+from product_mil.model.warp import Views
 from product_mil.runs.known_products import Known
 from product_mil.runs.lacking import refuse_other_categories
 from product_mil.runs.trained import TrainedRun
@@ -26,7 +26,7 @@ def evaluate(
     spec: str,
     *,
     images_per_batch: int = 256,
-    views: ViewMean = ONE_VIEW,
+    views: Views = "none",
     tau: float = 0.0,
     listing: Path | None = None,
     bad_records: Policy | None = None,
@@ -51,7 +51,7 @@ def evaluate(
     faults = run.fault_list(listing, bad_records, bad_images)
     faults.add_records(products.catalogue)
     faults.add_products(product_faults(products, labelled=True))
-    batches = run.batches(products, images_per_batch, pixels=views.views != "none")
+    batches = run.batches(products, images_per_batch, pixels=views != "none")
     scores, unread = score_products(
         len(products),
         watched(batches, int(products.num_images.sum())),

@@ -10,8 +10,8 @@ from product_mil.data.faults import Policy, faults_path, lost, product_faults
 from product_mil.data.loader import Products
 from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
-from product_mil.inference.step import ONE_VIEW, ViewMean
 from product_mil.inference.stream import predict_products
+from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
 from product_mil.runs.trained import TrainedRun
 from product_mil.runs.validation import log_known, validation_products
@@ -24,7 +24,7 @@ def predict(
     outputs: Outputs,
     *,
     images_per_batch: int = 256,
-    views: ViewMean = ONE_VIEW,
+    views: Views = "none",
     tau: float = 0.0,
     fit_on: str | None = None,
     bad_records: Policy | None = None,
@@ -43,7 +43,7 @@ def predict(
     step = run.predict_step(topk=outputs.topk, keep_all=outputs.need_all, views=views, tau=tau)
 
     def batches_of(chosen: Products) -> Batches:
-        return run.batches(chosen, images_per_batch, pixels=views.views != "none")
+        return run.batches(chosen, images_per_batch, pixels=views != "none")
 
     back_off = None
     if outputs.min_confidence is not None:
@@ -80,12 +80,12 @@ def predict(
     return Written(count, num_images, spent_s, levels, remarks)
 
 
-def predicted_as(products: Products, views: ViewMean, tau: float) -> dict[str, Any]:
+def predicted_as(products: Products, views: Views, tau: float) -> dict[str, Any]:
     """What prediction files say of the data and the way of predicting; plain JSON."""
     return {
         "predicted_files": [str(path) for path in products.catalogue.paths],
         "predicted_fingerprint": products.catalogue.fingerprint,
-        "test_time_augmentation": {"views": views.views, "mean": views.mean},
+        "test_time_augmentation": {"views": views},
         "logit_adjustment": tau,
     }
 

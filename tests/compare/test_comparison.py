@@ -10,7 +10,7 @@ from product_mil.compare.page.report import to_json
 from product_mil.compare.statistics.comparison import compare
 from product_mil.compare.statistics.confusion import confusion_matrix, confusions
 from product_mil.compare.statistics.differences import control
-from product_mil.inference.metrics import expected_calibration_error
+from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.sources.categories import Categories
 
 N = 600

@@ -17,6 +17,7 @@ from product_mil.batch import Batch, Slots
 from product_mil.compare.answers import Answers
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import put_batch
+from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import fit_temperature
 from product_mil.inference.step import largest
 from product_mil.model.classifier import Arrays, merge_model
@@ -24,19 +25,13 @@ from product_mil.model.packing import packing_of
 from product_mil.sources.categories import Categories
 
 OWN = "own"  # what the run itself answers
-RULES = {
-    "geometric_mean": "mean of the images' log-probabilities",
-    "maximum": "largest probability on any image",
-    "vote": "each image has one vote",
-    "first_image": "the first image alone",
-}
 NO_LIKELIHOOD = ("vote",)  # votes are no probabilities
 
 
 def rule_logits(
     image_logits: Float[Array, "S n k"], slots: Slots
 ) -> dict[str, Float[Array, "S p k"]]:
-    """Unnormalised logits of each product under each of `RULES`."""
+    """Unnormalised logits of each product under each of `IMAGE_RULES`."""
     packing = packing_of(slots)
     log_probs = jax.nn.log_softmax(image_logits)
     mean = packing.mean(jnp.exp(log_probs))
@@ -72,7 +67,7 @@ def _all_logits(
     logits = [output.logits]
     if with_rules:
         rules = rule_logits(output.image_logits, batch.slots)
-        logits += [rules[name] for name in RULES]
+        logits += [rules[name] for name in IMAGE_RULES]
     return jnp.stack(logits)
 
 
@@ -144,7 +139,7 @@ def answers_of(
 ) -> dict[str, Answers]:
     """The answers of the run, as `OWN`, and of each rule that was judged."""
     found: dict[str, Answers] = {}
-    for row, name in enumerate((OWN, *RULES)[: len(judged["top1"])]):
+    for row, name in enumerate((OWN, *IMAGE_RULES)[: len(judged["top1"])]):
         likely = name not in NO_LIKELIHOOD
         calibrated = likely and temperatures is not None
 

@@ -13,7 +13,6 @@ from product_mil.compare.gather.files import AnswerFile, is_parquet, read_answer
 from product_mil.compare.gather.headline import AVERAGING
 from product_mil.compare.gather.rules import (
     OWN,
-    RULES,
     answers_of,
     fit_temperatures,
     judge_products,
@@ -23,6 +22,7 @@ from product_mil.compare.gather.rules import (
 from product_mil.compare.page.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.config import Config
 from product_mil.data.loader import Products
+from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
 from product_mil.inference.stream import predict_products, watched
@@ -92,7 +92,7 @@ def judge_run(
             "fitted and no product known to share an image with training"
         )
     step = make_judge_step(run.model.structure, with_rules=with_rules)
-    scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(RULES)), np.float32)
+    scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(IMAGE_RULES)), np.float32)
     judged = judge_products(
         len(products),
         watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
@@ -115,7 +115,7 @@ def _temperatures(
 ) -> list[float]:
     """Fitted on validation products of the run, or a random part of them."""
     usable = np.flatnonzero((valid.labels >= 0) & (valid.num_images > 0))
-    bytes_a_product = 4 * len(run.categories.ids) * (1 + with_rules * len(RULES))
+    bytes_a_product = 4 * len(run.categories.ids) * (1 + with_rules * len(IMAGE_RULES))
     count = min(len(usable), TEMPERATURE_PRODUCTS, _MAX_LOG_PROBS_BYTES // bytes_a_product)
     keep = np.zeros(len(valid), bool)
     keep[np.random.default_rng(0).choice(usable, count, replace=False)] = True

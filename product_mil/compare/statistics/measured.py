@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 
 from product_mil.compare.answers import Answers, Contestant, Questions
 from product_mil.compare.statistics.groups import Groups
@@ -19,8 +19,8 @@ from product_mil.compare.statistics.tests import (
     share_estimate,
     unbiased_estimate,
 )
+from product_mil.inference.calibration_error import CALIBRATION_BINS, bins_of, total_gap
 
-CALIBRATION_BINS = 15  # as `train.evaluate` has them
 _RATES = ("accuracy", "top5", "nll", "calibrated_nll")  # means over products
 _CALIBRATION = {
     "calibration_error": "confidence",
@@ -36,11 +36,6 @@ class Measured:
     contestant: Contestant
     correct: Bool[np.ndarray, "seeds N"]
     draws: dict[str, Draws]  # by metric, where known; one column a seed
-
-
-def bins_of(confidence: Float[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """Which of the equal calibration bins each confidence falls into."""
-    return np.clip((confidence * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
 
 
 def measure(questions: Questions, contestant: Contestant, resampler: Resampler) -> Measured:
@@ -84,9 +79,8 @@ def _metrics(
     for name, sums in columns.items():
         part = slice(at, at := at + sums.shape[1])
         value, resampled = means.value[part], means.resampled[:, part]
-        if name in _CALIBRATION:  # Guo et al. 2017: the sum over bins of |confidence - accuracy|
-            value = np.abs(value).sum(keepdims=True)
-            resampled = np.abs(resampled).sum(1, keepdims=True)
+        if name in _CALIBRATION:
+            value, resampled = total_gap(value), total_gap(resampled)
         found[name] = Draws(value, resampled)
     return found
 
