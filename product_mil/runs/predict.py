@@ -13,8 +13,8 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
+from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.trained import TrainedRun
-from product_mil.runs.validation import log_known, validation_products
 from product_mil.sources.bson.index import NO_CATEGORY
 
 
