@@ -10,7 +10,7 @@ from product_mil.batch import Slots
 from product_mil.compare.gather.rules import (
     NO_LIKELIHOOD,
     OWN,
-    Judged,
+    RuleScores,
     answers_of,
     rule_logits,
 )
@@ -79,11 +79,11 @@ def test_temperature_finds_the_one_that_was_put_in() -> None:
 def test_answers_name_categories_and_votes_have_no_likelihood() -> None:
     r = 1 + len(IMAGE_RULES)
     rows = np.arange(2 * r).reshape(r, 2)
-    judged: dict[str, np.ndarray] = {name: rows.astype(np.float32) for name in Judged._fields}
-    judged["top1"] = rows % 3
-    judged["in_top5"] = rows % 2 == 0
+    scores: dict[str, np.ndarray] = {name: rows.astype(np.float32) for name in RuleScores._fields}
+    scores["top1"] = rows % 3
+    scores["in_top5"] = rows % 2 == 0
     categories = categories_from_ids(np.array([70, 50, 60]))
-    found = answers_of(judged, categories, [float(i + 1) for i in range(r)])
+    found = answers_of(scores, categories, [float(i + 1) for i in range(r)])
     assert list(found) == [OWN, *IMAGE_RULES]
     for row, (name, answers) in enumerate(found.items()):
         np.testing.assert_array_equal(answers.guess, np.array([50, 60, 70])[rows[row] % 3])
@@ -94,6 +94,6 @@ def test_answers_name_categories_and_votes_have_no_likelihood() -> None:
         else:
             np.testing.assert_array_equal(answers.log_prob_true, rows[row])
             assert answers.temperature == row + 1
-    uncalibrated = answers_of(judged, categories, None)
+    uncalibrated = answers_of(scores, categories, None)
     assert uncalibrated[OWN].calibrated_log_prob_true is None
     assert uncalibrated[OWN].confidence is not None

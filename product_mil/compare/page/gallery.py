@@ -1,4 +1,4 @@
-"""The products that the compared runs judge differently, with small pictures of their images."""
+"""The products that the compared runs answer differently, with small pictures of their images."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
