@@ -289,7 +289,8 @@ def _facts(
         UserError: it is needed and nobody has it, or the data lacks products.
     """
     from product_mil.ensemble.parquet import ProductFacts
-    from product_mil.sources.bson.index import NO_CATEGORY, open_catalogue
+    from product_mil.sources.bson.index import open_catalogue
+    from product_mil.sources.catalogue import NO_CATEGORY
 
     ids = aligned.product_id
     if spec is None:

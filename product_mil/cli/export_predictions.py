@@ -30,7 +30,7 @@ from product_mil.data.loader import Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.inference.predictions import Writer, written_whole
-from product_mil.sources.bson.index import NO_CATEGORY
+from product_mil.sources.catalogue import NO_CATEGORY
 
 if TYPE_CHECKING:
     from product_mil.runs.feed import Batches

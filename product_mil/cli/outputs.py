@@ -17,7 +17,7 @@ from product_mil.inference.files import (
     matrix_kind,
 )
 from product_mil.inference.predictions import Writer
-from product_mil.sources.bson.index import named_files
+from product_mil.sources.bson.names import named_files
 from product_mil.sources.categories import Categories
 
 if TYPE_CHECKING:

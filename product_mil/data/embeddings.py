@@ -26,9 +26,7 @@ from product_mil.data.loader import (
     image_fault,
 )
 from product_mil.data.plan import Plan
-from product_mil.data.reader import UNREAD
-from product_mil.sources.bson.document import kind_of
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import UNREAD, Catalogue, kind_of
 
 PART_IMAGES = 4096  # at most so many are lost by a kill
 FLOAT32_BYTES = 4_000_000_000  # stores expected to be larger hold float16

@@ -16,11 +16,10 @@ from jaxtyping import Bool, Int32, Int64, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, SizedBatch, Slots
 from product_mil.data.buffers import BufferPool
-from product_mil.data.decode import is_remark
+from product_mil.data.decode import decode_images, is_remark
 from product_mil.data.plan import Plan
-from product_mil.data.reader import Addresses, FileReader
 from product_mil.data.workers import Elsewhere, process_workers
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import Catalogue
 
 # To start a process takes a core as long as decoding 4,000 images of 180 px.
 IMAGES_BEFORE_PROCESSES = 20_000
@@ -101,24 +100,11 @@ def image_fault(catalogue: Catalogue, row: int, reason: str) -> ImageFault:
     """The fault of the image in this row of the catalogue's image columns."""
     # Products without images share `first_image` with the product after them.
     product = int(np.searchsorted(catalogue.first_image, row, side="right")) - 1
-    file = int(catalogue.file_of_images(np.array([row]))[0])
     return ImageFault(
-        file=str(catalogue.paths[file]),
-        offset_bytes=int(catalogue.image_offset_bytes[row]),
+        *catalogue.place_of_image(row),
         product_id=int(catalogue.product_id[product]),
         image_index=row - int(catalogue.first_image[product]),
         reason=reason,
-    )
-
-
-def image_addresses(catalogue: Catalogue, rows: Int64[np.ndarray, " m"]) -> Addresses:
-    """Where the bytes of these rows of the catalogue's image columns lie."""
-    hashes = catalogue.image_hash
-    return Addresses(
-        catalogue.file_of_images(rows),
-        np.asarray(catalogue.image_offset_bytes[rows]),
-        np.asarray(catalogue.image_length_bytes[rows]),
-        None if hashes is None else np.asarray(hashes[rows]),
     )
 
 
@@ -177,7 +163,7 @@ class ImageDecoder:
         """`shape` is that of the images of a batch: any axes, then h, w, 3."""
         self._catalogue, self._shape = catalogue, shape
         self._left = images_before_processes
-        self._reader = FileReader(catalogue.paths)
+        self._reader = catalogue.reader()
         self._buffers = BufferPool(shape, np.uint8)
         self._here, self._starts = threading.Lock(), threading.Lock()
         self._elsewhere: Elsewhere | None = None
@@ -191,7 +177,7 @@ class ImageDecoder:
         the batch, whose memory is used again once nothing refers to it any more, and by place in
         `rows` the faults, whose pixels are black too, and the remarks.
         """
-        addresses = image_addresses(self._catalogue, rows)
+        addresses = self._catalogue.addresses(rows)
         here = self._here.acquire(blocking=False)
         try:
             images, reasons = self._decode(addresses, places, here)
@@ -210,18 +196,19 @@ class ImageDecoder:
         return images, faults
 
     def _decode(
-        self, addresses: Addresses, places: Int64[np.ndarray, " m"], here: bool
+        self, addresses: Any, places: Int64[np.ndarray, " m"], here: bool
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]]:
-        if not here and self._left <= 0:
+        if not here and self._left <= 0 and self._reader.travels:
             with self._starts:
                 if self._elsewhere is None and (workers := process_workers()):
-                    self._elsewhere = Elsewhere(workers, self._catalogue.paths, self._shape)
+                    self._elsewhere = Elsewhere(workers, self._reader, self._shape)
             found = self._elsewhere and self._elsewhere.decode(addresses, places)
             if found:
                 return found
         images = self._buffers.take()
         flat = images.reshape(-1, *self._shape[-3:])
-        return images, self._reader.decode(addresses, (flat[place] for place in places.tolist()))
+        targets = (flat[place] for place in places.tolist())
+        return images, decode_images(self._reader.read(addresses), targets)
 
     def __reduce__(self) -> Any:
         """Another process has memory and workers of its own."""

@@ -17,7 +17,7 @@ from product_mil.data.loader import Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import whole
 from product_mil.runs.data import RunData, build_data, data_config
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import Catalogue
 
 PRODUCTS_FILE = "products.npz"
 

@@ -37,6 +37,7 @@ from product_mil.runs.known_products import Known, Shown, known_products, run_da
 from product_mil.runs.model import build_model, levels_of, log_prior_of
 from product_mil.runs.stage import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
 
@@ -114,7 +115,10 @@ class TrainedRun:
         Raises:
             UserError: files that are missing or hold no product.
         """
-        catalogue = open_catalogue(spec)
+        return self.select(open_catalogue(spec))
+
+    def select(self, catalogue: Catalogue) -> Products:
+        """The products of any catalogue, as `products` has those of BSON files."""
         rows = catalogue.first_records()
         md5 = self.config.data.drop_images_md5
         return Products(

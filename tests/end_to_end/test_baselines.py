@@ -51,7 +51,7 @@ def test_the_prior_is_the_frequencies_and_reads_no_photo(
     def never(*_: object) -> None:
         raise AssertionError("a photo was decoded")
 
-    monkeypatch.setattr("product_mil.data.reader.decode_into", never)
+    monkeypatch.setattr("product_mil.data.decode.decode_into", never)
     workdir = tmp_path / "run"
     run(on_sample("prior", sample), workdir)
     counts = np.array(json.loads((workdir / "run.json").read_text())["class_counts"])

@@ -28,7 +28,7 @@ from product_mil.inference.stream import predict_products, watched
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.runs.trained import TrainedRun, open_run
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted

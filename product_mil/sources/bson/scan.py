@@ -23,7 +23,6 @@ from product_mil.sources.bson.document import (
     INT32,
     INT64,
     OLD_BINARY,
-    Fault,
     RecordError,
     parse_record,
 )
@@ -35,8 +34,7 @@ from product_mil.sources.bson.recovery import (
     mend,
     swallows_a_record,
 )
-
-NO_CATEGORY = int(np.iinfo(np.int64).min)
+from product_mil.sources.catalogue import NO_CATEGORY, Fault
 
 _CHUNK_BYTES = 6 << 20  # parsed together
 _PIECE_BYTES = 512 << 10  # read together: record lengths are followed while they are in cache
