@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from product_mil.cli.console import command
@@ -128,7 +129,7 @@ def _check(args: argparse.Namespace) -> None:
             raise UserError(f"{path} is a member itself; choose another output")
 
 
-def given_weights(args: argparse.Namespace) -> "np.ndarray[Any, Any] | None":
+def given_weights(args: argparse.Namespace) -> Float[np.ndarray, " m"] | None:
     """The weights as given, or equal ones, summing to 1; None where they are to be fitted.
 
     Raises:
@@ -328,7 +329,7 @@ def _refuse_other_classes(
         )
 
 
-def _about(args: argparse.Namespace, weights: "np.ndarray[Any, Any]") -> dict[str, Any]:
+def _about(args: argparse.Namespace, weights: Float[np.ndarray, " m"]) -> dict[str, Any]:
     import product_mil
 
     return {
@@ -347,7 +348,7 @@ def _fitted_table(names: Sequence[Path], fitted: "Fitted", num_products: int) ->
 
 
 def _conclusion(
-    args: argparse.Namespace, weights: "np.ndarray[Any, Any]", count: int, spent_s: float
+    args: argparse.Namespace, weights: Float[np.ndarray, " m"], count: int, spent_s: float
 ) -> str:
     numbers = ",".join(f"{weight:.6g}" for weight in weights)
     return (

@@ -233,7 +233,7 @@ def test_erasing_and_colors_leave_the_geometry_as_it_was() -> None:
 
 def test_what_is_on() -> None:
     for name in Ranges._fields[:8]:
-        ranges = Ranges(**{name: 0.5})
+        ranges = Ranges()._replace(**{name: 0.5})
         assert ranges.on
         assert ranges.warps == (name not in ("flip", "colors", "erasing"))
     assert not Ranges(border="mean").on
