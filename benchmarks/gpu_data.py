@@ -15,7 +15,8 @@ import shaped
 from gpu_bench import CLASSES, Bench
 from training import Training, training
 
-from product_mil.data.loader import PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
+from product_mil.data.products import Products
 from product_mil.sources.bson.index import open_catalogue
 
 

@@ -28,8 +28,9 @@ import simplejpeg
 from measure import Best, in_turns, machine, parser, report, table
 from PIL import Image
 
-from product_mil.data.loader import PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
 from product_mil.data.plan import ShuffledPlan
+from product_mil.data.products import Products
 from product_mil.devices.runtime import keep_freed_memory
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import Catalogue

@@ -147,7 +147,7 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
 
     from product_mil.compare.answers import Questions, take
     from product_mil.compare.gather.files import read_answers
-    from product_mil.data.loader import Products
+    from product_mil.data.products import Products
     from product_mil.inference.metrics import TREE_METRICS, ProductScores, metrics_of
     from product_mil.runs.known_products import known_to_file
     from product_mil.sources.bson.index import open_catalogue

@@ -26,7 +26,7 @@ from product_mil.cli.outputs import (
     needs_all,
 )
 from product_mil.data.faults import FAULTS, faults_path, lost, product_faults
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.inference.predictions import Writer, written_whole

@@ -16,16 +16,9 @@ from jaxtyping import Bool, Float, Int64, UInt8, UInt64
 from tqdm import tqdm
 
 from product_mil.batch import EmbeddedBatch
-from product_mil.data.loader import (
-    ImageDecoder,
-    ImageFault,
-    Loaded,
-    Products,
-    assign_slots,
-    batches,
-    image_fault,
-)
+from product_mil.data.loader import ImageDecoder, Loaded, assign_slots, batches
 from product_mil.data.plan import Plan
+from product_mil.data.products import ImageFault, Products, image_fault
 from product_mil.sources.catalogue import UNREAD, Catalogue, kind_of
 
 PART_IMAGES = 4096  # at most so many are lost by a kill

@@ -13,7 +13,8 @@ from jaxtyping import Array, Float, Float64
 
 from product_mil.batch import Batch, PackedBatch, SizedBatch
 from product_mil.config import Config
-from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.data.loader import Loaded
+from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch
 from product_mil.ensemble.files import refuse_missing
 from product_mil.ensemble.rules import Rule, combine, combined_attention

@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from product_mil.config import Config, DataConfig
 from product_mil.data.duplicates import drop_images, shared_with
 from product_mil.data.faults import first_fault, product_faults
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.data.split import split_products
 from product_mil.errors import UserError
 from product_mil.runs.lacking import (

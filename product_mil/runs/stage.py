@@ -14,8 +14,9 @@ from jaxtyping import Float, Int
 import product_mil
 from product_mil.config import Config, StageConfig
 from product_mil.data.faults import FaultList
-from product_mil.data.loader import Loaded, Products
+from product_mil.data.loader import Loaded
 from product_mil.data.plan import SequentialPlan, ShuffledPlan, balanced_draws
+from product_mil.data.products import Products
 from product_mil.devices.mesh import replicate
 from product_mil.devices.runtime import peak_flops_per_s
 from product_mil.inference.metrics import metrics_of, score_products

@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.duplicates import drop_images
 from product_mil.data.faults import FaultList, Policy
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.inference.step import (

@@ -11,7 +11,7 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.model.classifier import merge_model
 from product_mil.runs.data import build_data, data_config
 from product_mil.runs.run import run

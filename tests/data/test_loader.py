@@ -11,8 +11,9 @@ import pytest
 from PIL import Image
 
 from product_mil.data.faults import FaultList, product_faults
-from product_mil.data.loader import ImageFault, PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
 from product_mil.data.plan import SequentialPlan, ShuffledPlan
+from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.sources.bson import reader
 from product_mil.sources.bson.index import open_catalogue

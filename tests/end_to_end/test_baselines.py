@@ -11,8 +11,9 @@ import pytest
 
 from product_mil.config import Config, DataConfig, StageConfig, load_config
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
-from product_mil.data.loader import Products, batches
+from product_mil.data.loader import batches
 from product_mil.data.plan import ShuffledPlan
+from product_mil.data.products import Products
 from product_mil.inference.stream import predict_products
 from product_mil.runs.data import build_data
 from product_mil.runs.run import run

@@ -9,7 +9,7 @@ import pytest
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh
 from product_mil.runs.feed import open_feed
 from product_mil.runs.model import build_model

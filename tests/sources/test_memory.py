@@ -11,8 +11,9 @@ import pytest
 from product_mil.data.duplicates import drop_images
 from product_mil.data.embeddings import EmbeddingStore, fill_store
 from product_mil.data.faults import FaultList
-from product_mil.data.loader import PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
 from product_mil.data.plan import SequentialPlan
+from product_mil.data.products import Products
 from product_mil.data.sheet import Book
 from product_mil.inference.stream import predict_products
 from product_mil.runs.trained import open_run

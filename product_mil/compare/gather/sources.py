@@ -21,7 +21,7 @@ from product_mil.compare.gather.rules import (
 )
 from product_mil.compare.page.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.config import Config
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
 from product_mil.inference.stream import predict_products, watched
