@@ -9,7 +9,8 @@ from product_mil.data.plan import SequentialPlan
 from product_mil.data.products import Products
 from product_mil.runs.model import log_prior_of
 
-# In one pass through the net on a CPU: fewer are slower, more take memory (docs/fine-tuning.md).
+# In one pass through the net on a CPU: fewer are slower, more take memory
+# (docs/guide/fine-tuning.md).
 PART_IMAGES = 8
 
 

@@ -120,7 +120,7 @@ def test_lanes_equal_the_walker_whatever_the_bytes(
     fast = read(path)
     monkeypatch.setattr(
         scan,
-        "_parse_lanes",
+        "parse_lanes",
         lambda buffer, start, stop: (*(np.zeros(len(start), np.int64) for _ in range(3)), []),
     )
     slow = read(path)
