@@ -14,8 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-DIRECTORY = Path(__file__).resolve().parent
-REFERENCE = DIRECTORY / "ratios.json"
+ROOT = Path(__file__).resolve().parents[1]
+REFERENCE = ROOT / "benchmarks" / "ratios.json"
 TOLERANCE = 0.10
 
 
@@ -41,9 +41,9 @@ def measured(command: list[str]) -> dict:
     """What a benchmark wrote."""
     with tempfile.TemporaryDirectory() as directory:
         path = Path(directory) / "ratios.json"
-        script = [sys.executable, str(DIRECTORY / f"{command[0]}.py"), *command[1:]]
+        script = [sys.executable, "-m", f"benchmarks.parts.{command[0]}", *command[1:]]
         done = subprocess.run(
-            [*script, "--json", str(path)], capture_output=True, text=True, check=False
+            [*script, "--json", str(path)], cwd=ROOT, capture_output=True, text=True, check=False
         )
         if done.returncode:
             sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

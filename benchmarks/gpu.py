@@ -28,7 +28,6 @@ beside what was found. `--smoke` runs it all on a CPU in small.
 
 import argparse
 import importlib.util
-import json
 import os
 import sys
 import tempfile
@@ -37,11 +36,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from gpu_jobs import Rows, rows_of
-from gpu_targets import targets
-from measure import machine, table_of
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a script, its package is found beside it
 
-HERE = Path(__file__).parent
+from benchmarks.measure import machine, table_of
+from benchmarks.on_gpu.jobs import Rows, rows_of
+from benchmarks.on_gpu.targets import targets
+from product_mil.files.whole import write_json
+
 BOXES_S = {  # rivals, flags and batches: each program
     "ceilings": 50, "nets": 240, "loader": 50, "end to end": 70, "depthwise": 40, "pointwise": 30,
     "gpu decode": 40,
@@ -76,7 +78,9 @@ class Run:
         self.smoke, self.output, self.directory = args.smoke, args.output, directory
         self.until = time.monotonic() + args.budget_s
         self.results: dict[str, Rows] = {}
+        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self.environment = {
+            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
             # Programs of one part are met again by another.
             "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",
@@ -92,9 +96,7 @@ class Run:
             "results": self.results,
             "targets": targets(self.results),
         }
-        draft = self.output.with_name(self.output.name + ".draft")
-        draft.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-        draft.replace(self.output)
+        write_json(self.output, found)
 
     def ceiling(self, what: str, unit: str, scale: float) -> float:
         values = [row[unit] for row in self.results.get("ceilings", ()) if row["what"] == what]
@@ -103,8 +105,8 @@ class Run:
     def job(
         self, name: str, box_s: float, *arguments: str, xla_flag: str = ""
     ) -> Iterator[dict[str, Any]]:
-        """A part of gpu_part.py."""
-        command = [sys.executable, str(HERE / "gpu_part.py"), name]
+        """A part, in a process of its own (on_gpu/part.py)."""
+        command = [sys.executable, "-m", "benchmarks.on_gpu.part", name]
         command += ["--directory", str(self.directory), "--budget_s", str(box_s)]
         command += ["--matmul", str(self.ceiling("matrix product, bf16", "tflop_per_s", 1e12))]
         command += ["--copy", str(self.ceiling("copy", "gbyte_per_s", 1e9))]
@@ -134,8 +136,8 @@ class Run:
                 if self.left_s() < LEAST_S:
                     yield {**about, "what": "skipped: no time"}
                     continue
-                command = [sys.executable, str(HERE / "gpu_torch.py"), name, *sizes, form]
-                for row in rows_of(command, min(box_s, self.left_s()), {}):
+                command = [sys.executable, "-m", "benchmarks.on_gpu.rivals", name, *sizes, form]
+                for row in rows_of(command, min(box_s, self.left_s()), self.environment):
                     yield {**about, **row}
 
     def flags(self, box_s: float) -> Iterator[dict[str, Any]]:

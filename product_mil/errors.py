@@ -1,11 +1,21 @@
-"""Errors of use: one line that says what is wrong and what to do next, never a traceback."""
+"""What ends the work before its result: errors of use, and requests to stop."""
 
 import errno
+import signal
 from pathlib import Path
 
 
 class UserError(Exception):
     """Something a user can put right; the message names the file or field and the next step."""
+
+
+class Interrupted(Exception):
+    """A run was asked to stop and has saved its state; the message is a line for people."""
+
+    def __init__(self, where: str, number: int = signal.SIGTERM) -> None:
+        """`where` says where it stopped, `number` which signal asked; a deadline is SIGTERM."""
+        super().__init__(f"{where}; the same command goes on from there")
+        self.signal = number
 
 
 def refuse_too_many_open_files(error: OSError, path: Path) -> None:

@@ -2,7 +2,7 @@
 
 import sys
 
-from absl import app, flags
+from absl import flags
 
 from product_mil.cli.console import command
 from product_mil.config import Config, load_config, override, refuse
@@ -10,58 +10,66 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.runs.limits import problems
 
-_CONFIG = flags.DEFINE_string("config", None, "configuration file, such as configs/joint.py:laptop")
-_WORKDIR = flags.DEFINE_string("workdir", None, "the run's directory; default runs/<config name>")
+
+def declared_flags() -> flags.FlagValues:
+    """The flags, apart from those that libraries declare for the whole process."""
+    declared = flags.FlagValues()
+    for name, about in (
+        ("config", "configuration file, such as configs/joint.py:laptop"),
+        ("workdir", "the run's directory; default runs/<config name>"),
+    ):
+        flags.DEFINE_string(name, None, about, flag_values=declared)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=declared)
+    return declared
 
 
-def parse_arguments(argv: list[str]) -> list[str]:
-    """absl's flags, with `--config.field=value` kept aside as positional arguments.
+def parse_arguments(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags, and all other arguments: `--config.field=value` and what is not known.
 
     Raises:
-        UserError: a flag without its value. Unknown ones stay, for `main` to list.
+        UserError: a flag without its value.
     """
-    overrides = [arg for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
-    others = [arg for arg in argv if arg not in overrides]
+    fields = [arg for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
+    declared = declared_flags()
     try:
-        rest = flags.FLAGS(others, known_only=True)
+        rest = declared([arg for arg in argv if arg not in fields], known_only=True)
     except flags.Error as error:
         raise UserError(f"{error}; see python -m product_mil.main --help") from error
-    return [rest[0], *overrides, *rest[1:]]
-
-
-def main(argv: list[str]) -> None:
-    """Build the configuration, refuse it if wrong, run it."""
-    with command():
-        errors: list[str] = []
-        assignments: list[tuple[str, str]] = []
-        for arg in argv[1:]:
-            name, equals, value = arg.lstrip("-").removeprefix("config.").partition("=")
-            if arg.startswith(("--config.", "-config.")) and equals:
-                assignments.append((name, value))
-            else:
-                errors.append(f"{arg}: expected --config, --workdir or --config.field=value")
-        try:
-            config = load_config(_CONFIG.value or "")
-        except UserError as error:
-            refuse([str(error), *errors, *override(Config(), assignments)[1]])
-            raise
-        config, wrong = override(config, assignments)
-        errors += wrong + problems(config)
-        # JAX starts here, not for a typing error.
-        from product_mil.devices.runtime import configure_jax
-        from product_mil.runs.check import check_config
-        from product_mil.runs.run import run
-
-        configure_jax()
-        refuse(errors + check_config(config))
-        run(config, user_path(_WORKDIR.value or f"runs/{config.name}"))
+    return declared, [*fields, *rest[1:]]
 
 
 @command()
-def console() -> None:
-    """Run with absl's flags; errors of use are one line."""
-    app.run(main, argv=sys.argv, flags_parser=parse_arguments)
+def main(argv: list[str] | None = None) -> None:
+    """Build the configuration, refuse it if wrong, run it. `argv` is without the program's name."""
+    given, others = parse_arguments(sys.argv if argv is None else ["product_mil.main", *argv])
+    if given.help:
+        named = (f"  --{name}: {given[name].help}" for name in ("config", "workdir", "help"))
+        print(__doc__, "", *named, "  --config.field=value: a field of the configuration", sep="\n")
+        return
+    errors: list[str] = []
+    assignments: list[tuple[str, str]] = []
+    for arg in others:
+        name, equals, value = arg.lstrip("-").removeprefix("config.").partition("=")
+        if arg.startswith(("--config.", "-config.")) and equals:
+            assignments.append((name, value))
+        else:
+            errors.append(f"{arg}: expected --config, --workdir or --config.field=value")
+    try:
+        config = load_config(given.config or "")
+    except UserError as error:
+        refuse([str(error), *errors, *override(Config(), assignments)[1]])
+        raise
+    config, wrong = override(config, assignments)
+    errors += wrong + problems(config)
+    # JAX starts here, not for a typing error.
+    from product_mil.devices.runtime import configure_jax
+    from product_mil.runs.check import check_config
+    from product_mil.runs.run import run
+
+    configure_jax()
+    refuse(errors + check_config(config))
+    run(config, user_path(given.workdir or f"runs/{config.name}"))
 
 
 if __name__ == "__main__":
-    console()
+    main()

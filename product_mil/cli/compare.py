@@ -15,16 +15,17 @@ comparison.json, index.html and the plots.
 
 import argparse
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from product_mil.cli import one_run
 from product_mil.cli.console import command
 from product_mil.errors import UserError
-from product_mil.files.outputs import check_output, draft_directory, user_path, write_text
+from product_mil.files.outputs import check_output, user_path
+from product_mil.files.whole import draft_directory, write_text
 
 if TYPE_CHECKING:
     from product_mil.compare.gather.gather import Contest
@@ -72,10 +73,9 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.gather.gather import gather
     from product_mil.compare.gather.headline import headline_of, pooling_of
     from product_mil.compare.page.report import COMPARISON
-    from product_mil.compare.page.tables import table, table_by_num_images
+    from product_mil.compare.page.tables import table_by_num_images, terminal_table
     from product_mil.compare.training.variants import rival_configs, train_rivals
     from product_mil.devices.runtime import configure_jax
-    from product_mil.train.stopping import Interrupted
 
     check_output(args.output, COMPARISON)
     configure_jax()
@@ -90,11 +90,7 @@ def main(argv: list[str] | None = None) -> None:
         poolings |= more
     headline_of(poolings, args.reference)  # refused now, not after the work
     if configs:
-        try:
-            runs |= train_rivals(configs, args.seeds, args.output / "runs", _say)
-        except Interrupted as interrupted:
-            print(f"{interrupted}; the same command goes on from there")
-            sys.exit(interrupted.status)
+        runs |= train_rivals(configs, args.seeds, args.output / "runs", one_run.__name__)
     contest = gather(
         runs,
         files,
@@ -105,17 +101,13 @@ def main(argv: list[str] | None = None) -> None:
     )
     comparison = publish(contest, runs, files, args)
     remarks = [*contest.warnings, *contest.notes]
-    print(table(comparison), table_by_num_images(comparison), sep="\n\n", end="\n\n")
+    print(terminal_table(comparison), table_by_num_images(comparison), sep="\n\n", end="\n\n")
     print("".join(f"note: {remark}\n" for remark in remarks), end="")
     print(comparison["verdict"])
     print(
         f"{args.output / 'index.html'}: open it in a browser; it and comparison.json have all "
         f"{len(comparison['difference'])} pairs"
     )
-
-
-def _say(line: str) -> None:
-    print(line, flush=True)
 
 
 def _check(args: argparse.Namespace, overrides: Sequence[str]) -> None:

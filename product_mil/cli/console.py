@@ -1,25 +1,29 @@
 """How a command meets the terminal: streams that are closed, full or gone, and how it ends."""
 
 import errno
+import logging
 import os
 import re
+import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from product_mil.errors import UserError
+from product_mil.errors import Interrupted, UserError
 
 MISUSED = 2  # the exit status after a `UserError`
-INTERRUPTED_BY_KEYBOARD = 130  # 128 + SIGINT
-READER_GONE = 141  # 128 + SIGPIPE
+SIGNALLED = 128  # and the number of the signal that ended it
 
 
 @contextmanager
 def command(*, prints_result: bool = False) -> Iterator[None]:
     """Run a command; as a decorator, `@command()`, around its `main`.
 
-    A `UserError` is one line on standard error, and status 2; Ctrl-C is one line and status 130.
+    What the library logs is shown: warnings on standard error, the rest on standard output. A
+    `UserError` is one line on standard error, and status 2. A run that was asked to stop says where
+    it stopped, Ctrl-C elsewhere is one line, and the status is 128 + the signal's number.
+
     Standard output and error may be closed, full or gone at any moment: what is written there is
     lost from then on, and the work goes on. Only where `prints_result` says that the result itself
     was for standard output, the command fails then: quietly with status 141 where the reader went
@@ -30,10 +34,14 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
     output = sys.stdout = _lasting(sys.stdout)
     errors = sys.stderr = _lasting(sys.stderr)
     try:
-        yield
+        with _shown_messages():
+            yield
         output.flush()
         if prints_result:
             _refuse_lost_result(output.error)
+    except Interrupted as interrupted:
+        print(interrupted)
+        sys.exit(SIGNALLED + interrupted.signal)
     except UserError as error:
         print(f"error: {error}", file=errors)
         sys.exit(MISUSED)
@@ -49,11 +57,33 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
         sys.exit(MISUSED)
     except KeyboardInterrupt:
         print("interrupted; the same command starts or goes on again", file=errors)
-        sys.exit(INTERRUPTED_BY_KEYBOARD)
+        sys.exit(SIGNALLED + signal.SIGINT)
     finally:
         output.flush()
         errors.flush()
         sys.stdout, sys.stderr = before
+
+
+class _Shown(logging.Handler):
+    """Shows messages as they are: warnings on standard error, the rest on standard output."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        print(record.getMessage(), file=stream, flush=True)
+
+
+@contextmanager
+def _shown_messages() -> Iterator[None]:
+    """Show what the library logs, once, whatever handlers there were before."""
+    logger = logging.getLogger("product_mil")
+    before = logger.handlers[:], logger.level, logger.propagate
+    logger.handlers[:], logger.propagate = [_Shown()], False
+    logger.setLevel(logging.INFO)
+    try:
+        yield
+    finally:
+        logger.handlers[:], level, logger.propagate = before
+        logger.setLevel(level)
 
 
 def _jax_variable_in(error: ValueError) -> str | None:
@@ -66,7 +96,7 @@ def _jax_variable_in(error: ValueError) -> str | None:
 def _refuse_lost_result(error: OSError | None) -> None:
     if error is not None:
         if error.errno == errno.EPIPE:
-            sys.exit(READER_GONE)
+            sys.exit(SIGNALLED + signal.SIGPIPE)
         raise UserError(f"cannot write to standard output: {error.strerror}")
 
 

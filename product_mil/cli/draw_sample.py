@@ -12,7 +12,8 @@ import os
 
 from product_mil.cli.console import command
 from product_mil.errors import UserError
-from product_mil.files.outputs import Kind, check_output, draft_directory, user_path
+from product_mil.files.outputs import Kind, check_output, user_path
+from product_mil.files.whole import draft_directory
 from product_mil.sources.sample.draw import write_sample
 
 DRAWN = Kind("a drawn catalogue", (), lambda _: False)

@@ -292,6 +292,7 @@ def _facts(
     from product_mil.ensemble.parquet import ProductFacts
     from product_mil.sources.bson.index import open_catalogue
     from product_mil.sources.catalogue import NO_CATEGORY
+    from product_mil.sources.lookup import rows_of
 
     ids = aligned.product_id
     if spec is None:
@@ -306,9 +307,8 @@ def _facts(
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
     known = np.asarray(catalogue.product_id)[rows]
-    order = np.argsort(known, kind="stable")
-    found = order[np.minimum(np.searchsorted(known, ids, sorter=order), len(order) - 1)]
-    lost = ids[known[found] != ids]
+    found = rows_of(known, ids)
+    lost = ids[found < 0]
     if len(lost):
         raise UserError(
             f"{spec} lacks {len(lost)} of the members' products, such as {lost[0]}: give the data "

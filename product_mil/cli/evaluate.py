@@ -152,6 +152,7 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
     from product_mil.runs.known_products import known_to_file
     from product_mil.sources.bson.index import open_catalogue
     from product_mil.sources.categories import categories_from_ids
+    from product_mil.sources.lookup import rows_of
 
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
@@ -160,10 +161,8 @@ def evaluate_file(path: Path, spec: str) -> "tuple[dict[str, float], list[str], 
     )
     num_images = np.asarray(catalogue.num_images)[rows].astype(np.int32)
     file = read_answers(path, Questions(ids, category, num_images))
-    order = np.argsort(file.product_id, kind="stable")
-    place = np.searchsorted(file.product_id, ids, sorter=order)
-    place = order[np.minimum(place, len(order) - 1)]
-    there = file.product_id[place] == ids
+    place = rows_of(file.product_id, ids)
+    there = place >= 0
     # A submission knows no tree: every id is a class of its own.
     known = np.concatenate([category, file.answers.guess])
     categories = file.categories or categories_from_ids(known)

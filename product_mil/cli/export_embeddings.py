@@ -24,7 +24,8 @@ from product_mil.data.faults import FAULTS, FaultList, faults_path
 from product_mil.devices.mesh import data_mesh
 from product_mil.devices.runtime import configure_jax, embedding_batch_images
 from product_mil.errors import UserError
-from product_mil.files.outputs import Kind, check_output, user_path, whole
+from product_mil.files.outputs import Kind, check_output, user_path
+from product_mil.files.whole import whole
 from product_mil.model.classifier import Model
 from product_mil.model.registry import backbone
 from product_mil.runs.embed import embed_function

@@ -20,6 +20,7 @@ from product_mil.data.duplicates import (
 )
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.text import table
 
 _MAX_SHOWN_FAULTS = 10
 
@@ -91,8 +92,7 @@ def as_table(summary: dict[str, Any]) -> str:
     rows += [("bad records", f"{summary['bad_records']:,}")]
     rows += [("unread bytes", f"{summary['unread_bytes']:,}")]
     rows += [(reason, f"{count:,}") for reason, count in summary["faults"].items()]
-    width = max(len(name) for name, _ in rows)
-    lines = [f"{name:<{width}}  {value}" for name, value in rows]
+    lines = table(rows, "<<")
     for fault in summary["first_faults"]:
         product = "" if fault["product_id"] is None else f", product {fault['product_id']}"
         where = f"{fault['file']}, byte {fault['offset_bytes']}{product}"

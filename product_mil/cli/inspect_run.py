@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from product_mil.cli.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
+from product_mil.text import table
 
 if TYPE_CHECKING:
     from product_mil.runs.inspection import AttentionRow
@@ -115,11 +116,11 @@ def lines_of(found: dict[str, Any], rows: int) -> list[str]:
         lines.append(f"{pooling} scores no categories: there is no table of their relevance")
     if found["attention"]:
         lines.append("attention relative to the uniform share, by the image's own guess")
-        lines.append(f"{'images':>10} {'as predicted':>24} {'another category':>24}")
+        cells = [("images", "as predicted", "another category")]
         for row in found["attention"]:
-            of = "several" if row["num_images"] is None else row["num_images"]
-            sides = (_side(row, name) for name in ("agreeing", "disagreeing"))
-            lines.append(f"{of:>10} " + " ".join(sides))
+            of = "several" if row["num_images"] is None else str(row["num_images"])
+            cells.append((of, _side(row, "agreeing"), _side(row, "disagreeing")))
+        lines += table(cells, (">10", ">24", ">24"), gap=" ")
     else:
         lines.append("--data FILE shows whose images get the attention")
     return lines

@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.devices.runtime import configure_jax
     from product_mil.seed_table.climb import climb
     from product_mil.seed_table.plan import Ladder, plan
-    from product_mil.seed_table.table import TABLE
+    from product_mil.seed_table.table import TABLE, TEXT_FILE
 
     check_output(args.output, TABLE)
     configure_jax()
@@ -68,3 +68,4 @@ def main(argv: list[str] | None = None) -> None:
     fields = [flag.removeprefix("--config.").partition("=") for flag in flags]
     planned, left_out = plan(ladder, CONFIGS, [(name, value) for name, _, value in fields])
     climb(planned, left_out, ladder)
+    print((args.output / TEXT_FILE).read_text(encoding="utf-8"))

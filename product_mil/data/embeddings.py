@@ -19,7 +19,9 @@ from product_mil.batch import EmbeddedBatch
 from product_mil.data.loader import ImageDecoder, Loaded, assign_slots, batches
 from product_mil.data.plan import Plan
 from product_mil.data.products import ImageFault, Products, image_fault
+from product_mil.files.whole import whole_directory
 from product_mil.sources.catalogue import UNREAD, Catalogue, kind_of
+from product_mil.sources.lookup import rows_in_sorted
 
 PART_IMAGES = 4096  # at most so many are lost by a kill
 FLOAT32_BYTES = 4_000_000_000  # stores expected to be larger hold float16
@@ -71,11 +73,7 @@ class EmbeddingStore:
 
     def find(self, hashes: UInt64[np.ndarray, "m 2"]) -> Int64[np.ndarray, " m"]:
         """Place of each image in the store; -1 where it is not there."""
-        if not len(self._keys):
-            return np.full(len(hashes), -1, np.int64)
-        keys = _keys(hashes)
-        place = np.minimum(np.searchsorted(self._keys, keys), len(self._keys) - 1)
-        return np.where(self._keys[place] == keys, place, -1).astype(np.int64)
+        return rows_in_sorted(self._keys, _keys(hashes))
 
     def take(self, places: Int64[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
         """The embeddings at `places`, in float32."""
@@ -88,16 +86,9 @@ class EmbeddingStore:
 
     def add(self, hashes: UInt64[np.ndarray, "m 2"], embeddings: Float[np.ndarray, "m d"]) -> None:
         """Write a part, whole; `reload` shows it."""
-        self.directory.mkdir(parents=True, exist_ok=True)
-        name = uuid.uuid4().hex
-        draft = self.directory / f"draft-{name}"
-        draft.mkdir()
-        try:
-            np.save(draft / "hash.npy", hashes)
-            np.save(draft / "embedding.npy", embeddings.astype(self.dtype))
-            draft.rename(self.directory / f"part-{name}")
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
+        with whole_directory(self.directory / f"part-{uuid.uuid4().hex}") as part:
+            np.save(part / "hash.npy", hashes)
+            np.save(part / "embedding.npy", embeddings.astype(self.dtype))
 
 
 class _ImageBatch(NamedTuple):

@@ -12,7 +12,8 @@ import numpy as np
 from product_mil.data.decode import is_remark
 from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
-from product_mil.files.outputs import Kind, beside, csv_with_header, is_former, write_text
+from product_mil.files.outputs import Kind, beside, csv_with_header, is_former
+from product_mil.files.whole import write_text
 from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault, kind_of
 
 COLUMNS = ImageFault._fields

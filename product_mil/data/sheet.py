@@ -15,7 +15,8 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.files.outputs import Kind, whole
+from product_mil.files.outputs import Kind
+from product_mil.files.whole import whole
 from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Place
 from product_mil.sources.categories import Categories
 

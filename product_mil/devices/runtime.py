@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-from absl import logging
 
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, can_be_written
@@ -35,14 +34,13 @@ _KEEP_FREED_MEMORY = ((-8, 1), (-4, 0), (-1, -1))
 
 
 def configure_jax() -> None:
-    """Start JAX: programs kept between runs, Orbax's running commentary out of the terminal.
+    """Start JAX, with compiled programs kept between runs.
 
     Raises:
         UserError: JAX cannot be started as the environment asks, or too few files may be open.
     """
     keep_freed_memory()
     allow_open_files()
-    logging.set_verbosity(logging.WARNING)
     if can_be_written("xla"):
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)

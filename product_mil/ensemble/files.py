@@ -14,10 +14,11 @@ from jaxtyping import Float32, Int64
 from product_mil.ensemble.parquet import ParquetMember, ProductFacts
 from product_mil.errors import UserError
 from product_mil.files.foreign import MATRIX, refuse_foreign
-from product_mil.files.outputs import Kind, csv_with_header, write_text
+from product_mil.files.outputs import Kind, csv_with_header
+from product_mil.files.whole import write_text
 from product_mil.inference.files import matrix_files, read_description
-from product_mil.inference.predictions import places_of
 from product_mil.sources.categories import Categories, categories_from_ids
+from product_mil.sources.lookup import rows_of
 
 MISSING_SUFFIX = ".missing.csv"
 MISSING_COLUMNS = ("member", "missing", "id")
@@ -166,7 +167,7 @@ def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
     refuse_missing("categories", names, [member.class_ids for member in members], listing)
     refuse_missing("products", names, [member.product_id for member in members], listing)
     wanted = members[0].product_id
-    places = [places_of(member.product_id, wanted) for member in members]
+    places = [rows_of(member.product_id, wanted) for member in members]
     for member, there in zip(members, places, strict=True):
         if isinstance(member, ParquetMember) and (np.diff(there) != 1).any():
             member.hold()

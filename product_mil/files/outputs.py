@@ -1,29 +1,24 @@
-"""Outputs appear whole or not at all, and never in the place of what we did not write.
+"""Kinds of outputs, and where they may go: never in the place of what we did not write.
 
 Every output of every command has a `Kind`, passes `check_output` before any work begins, and is
-written by way of a `Draft` beside it.
+written whole or not at all (`files/whole.py`).
 """
 
 import errno
-import fcntl
 import gzip
-import hashlib
-import json
 import os
-import secrets
-import shutil
 import stat
 import tempfile
 import zlib
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
 from product_mil.errors import UserError
 
-_DRAFT_PREFIX = ".draft-"
+DRAFT_PREFIX = ".draft-"  # of the names of all drafts, files and directories
 _HEAD_BYTES = 4096
 _MARK = "user.product_mil"
 # What training writes to a run's directory: no other output may have these names there.
@@ -90,7 +85,7 @@ def check_output(path: Path, kind: Kind) -> None:
         except FileNotFoundError:
             written = path.parent
         else:
-            _refuse_to_replace(path, mode, kind)
+            refuse_to_replace(path, mode, kind)
             written = path if kind.is_directory else path.parent
         with tempfile.TemporaryFile(dir=written):
             pass
@@ -122,7 +117,12 @@ def _refuse_ending(path: Path, kind: Kind) -> None:
         raise UserError(f"{path}: name a {known} file for {kind.what}")
 
 
-def _refuse_to_replace(path: Path, mode: int, kind: Kind) -> None:
+def refuse_to_replace(path: Path, mode: int, kind: Kind) -> None:
+    """Refuse what is there, of this mode, unless it is empty or a former output of this kind.
+
+    Raises:
+        UserError: it is somebody else's.
+    """
     if kind.is_directory:
         if not path.is_dir():
             raise UserError(f"{path} is a file: name a directory")
@@ -143,7 +143,7 @@ def _refuse_to_replace(path: Path, mode: int, kind: Kind) -> None:
 def names_in(directory: Path) -> set[str]:
     """The names in a directory, without those of drafts."""
     names = {path.name for path in directory.iterdir()}
-    return {name for name in names if not name.startswith(_DRAFT_PREFIX)}
+    return {name for name in names if not name.startswith(DRAFT_PREFIX)}
 
 
 def is_former(path: Path, kind: Kind) -> bool:
@@ -176,7 +176,7 @@ def csv_with_header(columns: Sequence[str], *, marked: bool = False) -> Callable
     return has_header
 
 
-def _mark(file: IO[bytes]) -> None:
+def mark(file: IO[bytes]) -> None:
     """Note in the file's extended attributes, where there are any, that it was written here."""
     if hasattr(os, "setxattr"):  # Linux
         with suppress(OSError):
@@ -191,151 +191,3 @@ def _may_be_marked(path: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ENOTSUP
     return True
-
-
-class Draft:
-    """A file of a name of its own beside the output, which takes its place when it is whole.
-
-    Two processes that write the same output do not meet. A draft is locked while its process
-    lives, so that the next one can tell and remove what a killed one left.
-    """
-
-    def __init__(self, path: Path, kind: Kind | None = None) -> None:
-        """Open the draft as `file`. With a `kind`, `publish` checks once more what is there.
-
-        Raises:
-            OSError: it cannot be made.
-        """
-        self.path, self._kind = path, kind
-        prefix = _DRAFT_PREFIX + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8] + "-"
-        _remove_abandoned(path.parent, prefix)
-        while True:
-            # The same ending: some writers choose their format by it.
-            self.draft = path.with_name(prefix + secrets.token_hex(4) + path.suffix[:16])
-            self.file: IO[bytes] = self.draft.open("xb")
-            _lock(self.file)
-            if self.draft.exists():  # else taken for abandoned before it was locked
-                break
-            self.file.close()
-
-    def close(self) -> None:
-        """Write out what is buffered; `publish` and `discard` do, too."""
-        self.file.close()
-
-    def publish(self) -> None:
-        """Give the draft its name.
-
-        Raises:
-            UserError: meanwhile something else was put there; the draft stays, and is named.
-            OSError: it cannot be written or renamed.
-        """
-        if not self.file.closed:
-            _mark(self.file)
-            self.file.flush()
-            os.fsync(self.file.fileno())
-        if self._kind is not None and os.path.lexists(self.path):
-            try:
-                _refuse_to_replace(self.path, self.path.lstat().st_mode, self._kind)
-            except UserError as error:
-                kept = self.draft.with_name(self.draft.name.removeprefix("."))
-                self.draft.rename(kept)
-                self.file.close()
-                raise UserError(f"{error}; what was to be written is {kept}") from None
-        self.draft.replace(self.path)
-        self.file.close()
-
-    def discard(self) -> None:
-        """Remove the draft, if it is still one."""
-        with suppress(OSError, ValueError):
-            self.file.close()
-        self.draft.unlink(missing_ok=True)
-
-
-def _lock(file: IO[bytes] | int) -> bool:
-    """Whether nobody else holds the file; where the file system has no locks, nobody does."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:
-        return True
-    return True
-
-
-def _remove_abandoned(directory: Path, prefix: str) -> None:
-    with suppress(OSError):
-        for path in directory.iterdir():
-            if path.name.startswith(prefix):
-                with _opened(path) as descriptor:
-                    if not _lock(descriptor):
-                        continue
-                    if path.is_dir():
-                        shutil.rmtree(path)
-                    else:
-                        path.unlink()
-
-
-@contextmanager
-def _opened(path: Path) -> Iterator[int]:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def draft_directory(path: Path) -> Iterator[Path]:
-    """A new directory in `path`; its files move to `path` when the body ends well.
-
-    Raises:
-        OSError: it cannot be made, or a file cannot be moved.
-    """
-    path.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(path, _DRAFT_PREFIX + "files-")
-    draft = Path(tempfile.mkdtemp(prefix=_DRAFT_PREFIX + "files-", dir=path))
-    try:
-        with _opened(draft) as descriptor:
-            _lock(descriptor)
-            yield draft
-            for file in sorted(draft.iterdir()):
-                file.replace(path / file.name)
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-
-
-@contextmanager
-def whole(path: Path, kind: Kind | None = None) -> Iterator[IO[bytes]]:
-    """Open a draft for writing, which becomes `path` when the body ends well.
-
-    Raises:
-        UserError: see `Draft.publish`.
-        OSError: it cannot be written.
-    """
-    draft = Draft(path, kind)
-    try:
-        yield draft.file
-        draft.publish()
-    finally:
-        draft.discard()
-
-
-def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
-    """Write a file whole or not at all; names of files that are no UTF-8 keep their bytes."""
-    with whole(path, kind) as file:
-        file.write(text.encode("utf-8", "surrogateescape"))
-
-
-def to_json(value: Any, indent: int | None = 1, *, allow_nan: bool = True) -> str:
-    """JSON that can be read by people, and written as UTF-8 whatever names are in it."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
-    try:
-        text.encode()
-    except UnicodeEncodeError:  # the name of a file that is no UTF-8
-        return json.dumps(value, indent=indent, allow_nan=allow_nan)
-    return text
-
-
-def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
-    """Write a JSON file whole or not at all."""
-    write_text(path, to_json(value) + "\n", kind)

@@ -14,10 +14,12 @@ import numpy as np
 from jaxtyping import Bool, Float32, Float64, Int32, Int64
 from scipy.sparse import csr_array
 
-from product_mil.files.outputs import Draft, Kind, csv_with_header
+from product_mil.files.outputs import Kind, csv_with_header
+from product_mil.files.whole import Draft
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS, fit_temperature
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.categories import Categories
+from product_mil.text import table
 
 HEADER = (
     "_id",
@@ -114,19 +116,17 @@ class LevelCounts:
 
     def table(self, title: str) -> str:
         """Coverage and precision by level, deepest first, and summed from there."""
-        total, lines = max(int(self.products.sum()), 1), [title]
-        lines.append("  level            products  coverage  precision  down to here: both")
+        total = max(int(self.products.sum()), 1)
+        rows = [("  level", "products", "coverage", "precision", "  down to here: both")]
         for level, name in ((3, "3 (category)"), (2, "2"), (1, "1"), (0, "none sure enough")):
             own, above = int(self.products[level]), self.products[level:].sum() / total
             precision = _share(self.right[level], self.labelled[level])
             so_far = _share(self.right[level:].sum(), self.labelled[level:].sum())
             if level == 0:
                 precision = so_far = "-"
-            lines.append(
-                f"  {name:16} {own:8d}  {own / total:8.1%}  {precision:>9}"
-                f"  {above:8.1%} {so_far:>9}"
-            )
-        return "\n".join(lines)
+            both = f"  {above:8.1%} {so_far:>9}"
+            rows.append((f"  {name}", f"{own}", f"{own / total:.1%}", precision, both))
+        return "\n".join([title, *table(rows, ("<19", ">8", ">10", ">11", "<"), gap="")])
 
 
 def _share(part: np.integer, whole: np.integer) -> str:

@@ -22,7 +22,8 @@ import product_mil
 from product_mil.errors import UserError
 from product_mil.files.foreign import PARQUET_PREDICTIONS, refuse_foreign
 from product_mil.files.formats import refuse_unknown_format
-from product_mil.files.outputs import Draft, Kind, csv_with_header, to_json
+from product_mil.files.outputs import Kind, csv_with_header
+from product_mil.files.whole import Draft, to_json
 from product_mil.inference.predictions import PredictionBlock
 
 FORMAT = "1"

@@ -13,7 +13,7 @@ import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
 from product_mil.errors import UserError
-from product_mil.files.outputs import Draft
+from product_mil.files.whole import Draft
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,15 +83,3 @@ def written_whole(writers: list[Writer]) -> Iterator[None]:
                 writer.close()
             for draft in writer.drafts:
                 draft.discard()
-
-
-def places_of(
-    there: Int64[np.ndarray, " M"], wanted: Int64[np.ndarray, " N"]
-) -> Int64[np.ndarray, " N"]:
-    """Where each wanted id first stands; -1 where nowhere."""
-    if np.array_equal(there, wanted):
-        return np.arange(len(wanted))
-    order = np.argsort(there, kind="stable")
-    place = np.searchsorted(there, wanted, sorter=order)
-    found = order[np.minimum(place, len(order) - 1)]
-    return np.where(there[found] == wanted, found, -1)

@@ -26,14 +26,13 @@ from product_mil.data.embeddings import (
 from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.devices.runtime import embedding_batch_images
-from product_mil.errors import UserError
+from product_mil.errors import Interrupted, UserError
 from product_mil.files.cache import cache_root, can_be_written, temporary_cache
 from product_mil.inference.step import make_embed_step
 from product_mil.model.backbones.hand_made import VERSION as HAND_MADE_VERSION
 from product_mil.model.classifier import Model
 from product_mil.model.registry import backbone
 from product_mil.train.augment import Ranges
-from product_mil.train.stopping import Interrupted
 
 
 @dataclass(frozen=True)

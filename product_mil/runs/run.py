@@ -5,7 +5,6 @@ import math
 import platform
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
@@ -17,8 +16,8 @@ import jax
 from product_mil.config import STAGES, Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.devices.mesh import data_mesh, replicate
-from product_mil.errors import UserError
-from product_mil.files.outputs import write_json
+from product_mil.errors import Interrupted, UserError
+from product_mil.files.whole import write_json
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.runs.data import RunData, build_data
@@ -44,7 +43,7 @@ from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
 from product_mil.train.loop import Stage, is_complete, train_stage
 from product_mil.train.record import marked
 from product_mil.train.state import TrainState, evaluated_parameters
-from product_mil.train.stopping import Interrupted, stop_requests
+from product_mil.train.stopping import stop_requests
 
 FAULTS_FILE = "bad_records.csv"
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
@@ -55,8 +54,7 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
 
     Raises:
         UserError: what the user can put right.
-        SystemExit: status 128 + the signal after a request to stop, or 143 after the deadline, with
-            everything saved.
+        Interrupted: asked to stop (SIGTERM, SIGHUP, Ctrl-C), or at the deadline; all is saved.
     """
     with training_in(workdir):
         _refuse_another(config, workdir)
@@ -100,8 +98,8 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
             model = Model(model.structure, evaluated_parameters(state), state.statistics)
             log.draw_curves()
     except Interrupted as interrupted:
-        log.say(f"{interrupted}; the same command goes on from there")
-        sys.exit(interrupted.status)
+        log.keep(str(interrupted))
+        raise
     finally:
         log.close()
         summary = faults.write()

@@ -1,26 +1,29 @@
 """Train every rung within its share of the budget, measure it, and write the table."""
 
+import logging
+import signal
 import time
 from collections.abc import Sequence
 
 from product_mil.config import Config
+from product_mil.errors import Interrupted
 from product_mil.runs.run import run
 from product_mil.seed_table.length import measure_cost, shortening, with_steps
 from product_mil.seed_table.measure import measure
 from product_mil.seed_table.plan import Ladder, Planned
 from product_mil.seed_table.progress import Progress
-from product_mil.seed_table.table import TEXT_FILE, publish
-from product_mil.train.stopping import DEADLINE, Interrupted
+from product_mil.seed_table.table import publish
 
 STARTING_S = 20.0  # no rung is gone on with for less
 WORTHWHILE = 1.5  # a shortened rung is trained anew for so many times its steps
+_LOGGER = logging.getLogger(__name__)
 
 
 def climb(planned: Sequence[Planned], left_out: Sequence[str], ladder: Ladder) -> None:
     """Train, measure and tabulate; first every rung once, then on those that had too little time.
 
     Raises:
-        SystemExit: status 143 after a request to stop, with everything saved.
+        Interrupted: asked to stop; all is saved.
     """
     progress = {rung.name: Progress(ladder.output, rung.name) for rung in planned}
     budget_s = ladder.budget_minutes * 60
@@ -29,7 +32,7 @@ def climb(planned: Sequence[Planned], left_out: Sequence[str], ladder: Ladder) -
         return budget_s - sum(each.spent_s for each in progress.values())
 
     for name in left_out:
-        print(f"left out: {name}", flush=True)
+        _LOGGER.info("left out: %s", name)
     for again in (False, True):
         waiting = [
             rung
@@ -42,12 +45,11 @@ def climb(planned: Sequence[Planned], left_out: Sequence[str], ladder: Ladder) -
             share_s = left_s() * rung.share / sum(each.share for each in waiting[number:])
             if own.row is not None and not _goes_on(own, share_s):
                 continue
-            print(f"== {rung.name}: up to {share_s:.0f} s of {left_s():.0f} s left", flush=True)
+            _LOGGER.info("== %s: up to %.0f s of %.0f s left", rung.name, share_s, left_s())
             cut = _train(rung, own, share_s)
             own.measured(measure(rung, own, ladder, cut=cut))
             publish(planned, progress, left_out, ladder)
     publish(planned, progress, left_out, ladder)
-    print((ladder.output / TEXT_FILE).read_text(encoding="utf-8"))
 
 
 def _goes_on(own: Progress, share_s: float) -> bool:
@@ -77,11 +79,9 @@ def _train(rung: Planned, own: Progress, share_s: float) -> bool:
         config = _fitting(rung.config, own, deadline)
         run(config, own.workdir, deadline)
     except Interrupted as stopped:
-        print(stopped, flush=True)
-        return True
-    except SystemExit as left:
-        if left.code != DEADLINE or time.monotonic() < deadline:
+        if stopped.signal != signal.SIGTERM or time.monotonic() < deadline:
             raise  # asked by the user
+        _LOGGER.info("%s", stopped)
         return True
     finally:
         own.stop(time.monotonic() - started)
@@ -98,5 +98,5 @@ def _fitting(config: Config, own: Progress, deadline: float) -> Config:
     shorter = shortening(own.steps, own.cost.steps)
     if not shorter:
         return config
-    print(f"shortened to {shorter}", flush=True)
+    _LOGGER.info("shortened to %s", shorter)
     return with_steps(config, own.steps)

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from product_mil.files.outputs import write_json
+from product_mil.files.whole import write_json
 from product_mil.seed_table.length import RunCost
 
 Row = dict[str, Any]

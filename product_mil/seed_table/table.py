@@ -10,9 +10,11 @@ from pathlib import Path
 
 import jax
 
-from product_mil.files.outputs import Kind, csv_with_header, names_in, whole, write_text
+from product_mil.files.outputs import Kind, csv_with_header, names_in
+from product_mil.files.whole import whole, write_text
 from product_mil.seed_table.plan import Ladder, Planned
 from product_mil.seed_table.progress import Progress, Row
+from product_mil.text import table
 
 TEXT_FILE, CSV_FILE, PLOT_FILE = "seed_table.txt", "seed_table.csv", "seed_table.png"
 COLUMNS: tuple[str, ...] = (
@@ -61,24 +63,16 @@ def publish(
 def text_lines(rows: Sequence[Row]) -> list[str]:
     """The table for people."""
     names = ("system", "top-1", "several images", "NLL", "parameters", "training", "images/s", "")
-    table: list[tuple[str, ...]] = [names]
+    lines: list[tuple[str, ...]] = [names]
     for row in rows:
         number = [row.get(key) for key in COLUMNS[1:4]]
         figures = ["" if value is None else f"{value:.4f}" for value in number]
         millions = f"{row['parameters'] / 1e6:.3f} M" if "parameters" in row else ""
         rate = f"{row['images_per_s']:.0f}" if "images_per_s" in row else ""
-        table.append(
+        lines.append(
             (row["system"], *figures, millions, f"{row['train_s']:.0f} s", rate, said(row))
         )
-    widths = [max(len(line[i]) for line in table) for i in range(len(names) - 1)]
-    return [
-        "  ".join(
-            [line[0].ljust(widths[0])]
-            + [line[i].rjust(widths[i]) for i in range(1, len(widths))]
-            + [line[-1]]
-        ).rstrip()
-        for line in table
-    ]
+    return table(lines, "<>>>>>><")
 
 
 def said(row: Row) -> str:

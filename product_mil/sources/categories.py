@@ -14,6 +14,7 @@ from jaxtyping import Int32, Int64
 from product_mil.errors import UserError
 from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
 from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.lookup import rows_in_sorted
 
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
 _MAX_LISTED_ERRORS = 10
@@ -40,8 +41,7 @@ class Categories:
 
     def class_of(self, category_ids: Int64[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
         """Class index of each id; -1 where the id is unknown or `NO_CATEGORY`."""
-        place = np.minimum(np.searchsorted(self.ids, category_ids), len(self.ids) - 1)
-        return np.where(self.ids[place] == category_ids, place, -1).astype(np.int32)
+        return rows_in_sorted(self.ids, category_ids).astype(np.int32)
 
     def to_json(self) -> str:
         """All of it as text, for checkpoints and prediction files."""

@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import Any
 
 from product_mil.errors import UserError
+from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.train.digests import write_digests
 from product_mil.train.record import refuse_newer
 from product_mil.train.state import Arrays, TrainState, abstract, evaluated_parameters
-from product_mil.train.step_directories import BEST_METRIC, DRAFT, StepDirectories
+from product_mil.train.step_directories import BEST_METRIC, StepDirectories
 
 MAX_LISTED_LEAVES = 10
 
@@ -101,7 +102,7 @@ class Checkpoints:
         from orbax.checkpoint import v1 as ocp
 
         step = int(state.step)
-        draft = self._directory / f"{DRAFT}{step}"
+        draft = self._directory / f"{DRAFT_PREFIX}{step}"
         try:
             with self._writing():
                 ocp.save_checkpointables(

@@ -12,9 +12,9 @@ from pathlib import Path
 import jax
 
 from product_mil.devices.mesh import put_batch
+from product_mil.text import duration
 from product_mil.train.loop import Stage
 from product_mil.train.state import TrainState
-from product_mil.train.text import duration
 
 
 @dataclass(frozen=True)

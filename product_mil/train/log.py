@@ -1,6 +1,7 @@
 """What a run leaves for people: a log, metrics.jsonl, TensorBoard events, learning curves."""
 
 import json
+import logging
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -8,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from product_mil.errors import UserError
-from product_mil.files.outputs import whole, write_text
+from product_mil.files.whole import whole, write_text
+from product_mil.text import table
 
 METRICS_FILE = "metrics.jsonl"
 LOG_FILE = "log.txt"
 CURVES_FILE = "curves.png"
+_LOGGER = logging.getLogger(__name__)
 
 
 class RunLog:
@@ -24,8 +27,12 @@ class RunLog:
         self._tensorboard: dict[str, Any] = {}
 
     def say(self, text: str) -> None:
-        """Print, and keep in log.txt with the time."""
-        print(text, flush=True)
+        """Log the text, and keep it."""
+        _LOGGER.info("%s", text)
+        self.keep(text)
+
+    def keep(self, text: str) -> None:
+        """Write the text to log.txt, with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         # Names of files that are no UTF-8 keep their bytes.
         path = self._workdir / LOG_FILE
@@ -142,12 +149,12 @@ class RunLog:
 def metrics_table(values: Mapping[str, float], title: str) -> str:
     """Metrics as aligned lines for people."""
     fractions = ("top1", "top5", "calibration_error", "trust", "error_tree", "mean_class", "nll")
-    lines = [title]
+    rows = []
     for name, value in values.items():
         if name.startswith("products_images_"):
             continue
-        text = f"{value:8.4f}" if name.startswith(fractions) else f"{value:8.0f}"
+        text = f"{value:.4f}" if name.startswith(fractions) else f"{value:.0f}"
         count = values.get("products_images_" + name.removeprefix("top1_images_"))
         of = f"   of {count:.0f} products" if name.startswith("top1_images_") and count else ""
-        lines.append(f"  {name:<22}{text}{of}")
-    return "\n".join(lines)
+        rows.append((f"  {name}", text, of))
+    return "\n".join([title, *table(rows, ("<24", ">8", "<"), gap="")])

@@ -18,12 +18,12 @@ from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import put_batch
 from product_mil.devices.runtime import step_flops
-from product_mil.errors import UserError
+from product_mil.errors import Interrupted, UserError
+from product_mil.text import duration
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.state import Arrays, TrainState, evaluated_parameters, zero_totals
-from product_mil.train.stopping import Interrupted, stop_requests
-from product_mil.train.text import duration
+from product_mil.train.stopping import stop_requests
 
 STEPS_IN_FLIGHT = 2  # the host runs this far ahead of the devices
 TELL_EVERY_S = 60.0  # how long it will take yet, ...

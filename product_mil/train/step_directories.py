@@ -6,10 +6,10 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.train.digests import what_is_damaged
 
 BEST_METRIC = "valid/top1"
-DRAFT = ".draft-"
 _KEPT_LATEST = 2  # the last one may be damaged
 _METRICS_FILE = Path("metrics", "metrics")  # as Orbax's own manager, which wrote older ones, has it
 
@@ -61,7 +61,7 @@ class StepDirectories:
 
     def _remove(self, step: int) -> None:
         """Remove a checkpoint, at once for whoever reads there."""
-        going = self.directory / f"{DRAFT}{step}-removed"
+        going = self.directory / f"{DRAFT_PREFIX}{step}-removed"
         with suppress(FileNotFoundError):
             self.path(step).rename(going)
         shutil.rmtree(going, ignore_errors=True)
@@ -69,7 +69,7 @@ class StepDirectories:
     def remove_drafts(self) -> None:
         """Remove what a killed process left, of this version and of older ones."""
         for path in self.directory.iterdir():
-            if path.name.startswith(DRAFT) or "orbax-checkpoint-tmp" in path.name:
+            if path.name.startswith(DRAFT_PREFIX) or "orbax-checkpoint-tmp" in path.name:
                 shutil.rmtree(path, ignore_errors=True)
 
     def set_aside(self, step: int) -> Path:

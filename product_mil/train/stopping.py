@@ -5,17 +5,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
-DEADLINE = 128 + signal.SIGTERM  # the exit status after the time is up, as if asked to stop
-
-
-class Interrupted(Exception):
-    """The run was asked to stop (SIGTERM, SIGHUP, Ctrl-C, a deadline) and has saved its state."""
-
-    def __init__(self, message: str, number: int = signal.SIGTERM) -> None:
-        """`number` is the signal that asked."""
-        super().__init__(message)
-        self.status = 128 + number  # for the process to exit with
-
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:

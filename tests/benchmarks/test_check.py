@@ -14,15 +14,19 @@ Path(sys.argv[sys.argv.index("--json") + 1]).write_text(
 
 
 def check(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(directory / "check.py"), *arguments]
+    command = [sys.executable, str(directory / "benchmarks" / "check.py"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
 def test_what_is_slower_by_more_than_a_tenth_is_seen(tmp_path: Path) -> None:
     """With a benchmark that prints what it is told to."""
-    (tmp_path / "check.py").write_bytes((BENCHMARKS / "check.py").read_bytes())
-    (tmp_path / "fake.py").write_text(FAKE)
-    reference = tmp_path / "ratios.json"
+    parts = tmp_path / "benchmarks" / "parts"
+    parts.mkdir(parents=True)
+    for package in (parts.parent, parts):
+        (package / "__init__.py").touch()
+    (parts.parent / "check.py").write_bytes((BENCHMARKS / "check.py").read_bytes())
+    (parts / "fake.py").write_text(FAKE)
+    reference = parts.parent / "ratios.json"
     for now, status, line in (
         (1.82, 0, "ok      speed: 1.82, was 2.00 (-9%)"),
         (1.78, 1, "SLOWER  speed: 1.78, was 2.00 (-11%)"),
@@ -48,6 +52,6 @@ def test_the_committed_ratios_are_of_benchmarks_that_exist() -> None:
     stored = json.loads((BENCHMARKS / "ratios.json").read_text())
     assert {name.split()[0] for name in stored} >= {"index", "loader", "packing"}
     for name, found in stored.items():
-        assert (BENCHMARKS / f"{name.split()[0]}.py").is_file()
+        assert (BENCHMARKS / "parts" / f"{name.split()[0]}.py").is_file()
         assert found["machine"]
         assert all(ratio > 0 for ratio in found["ratios"].values())

@@ -7,10 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.scripts import load_script
-
-rows_of = load_script("benchmarks/gpu_jobs.py").rows_of
-targets = load_script("benchmarks/gpu_targets.py").targets
+from benchmarks.on_gpu.jobs import rows_of
+from benchmarks.on_gpu.targets import targets
 
 
 def rows(script: str, box_s: float = 30.0) -> list[dict]:

@@ -3,7 +3,6 @@
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Any
 
 import jax
 import numpy as np
@@ -11,18 +10,14 @@ import pytest
 from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
+from benchmarks.studies import heads, linear
 from product_mil.data.products import Products
 from product_mil.model.classifier import merge_model
 from product_mil.runs.data import build_data, data_config
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.sample.draw import SampleFiles
-from tests.scripts import ROOT, load_script
-
-
-@pytest.fixture(scope="module")
-def linear() -> Any:
-    return load_script("benchmarks/linear.py")
+from tests.scripts import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -57,9 +52,7 @@ def embedded_images(run: TrainedRun, products: Products) -> list[np.ndarray]:
 
 
 @pytest.mark.slow
-def test_equal_scikit_learn_used_by_hand(
-    linear: Any, frozen: TrainedRun, sample: SampleFiles
-) -> None:
+def test_equal_scikit_learn_used_by_hand(frozen: TrainedRun, sample: SampleFiles) -> None:
     test = frozen.products(str(sample.train))
     found = linear.rivals(frozen, test)
     images = embedded_images(frozen, test)
@@ -84,7 +77,7 @@ def test_equal_scikit_learn_used_by_hand(
     np.testing.assert_allclose(ours, wanted, atol=0.02)
 
 
-def test_a_class_that_was_not_learned_is_not_guessed(linear: Any) -> None:
+def test_a_class_that_was_not_learned_is_not_guessed() -> None:
     x = np.random.default_rng(0).normal(size=(20, 3))
     labels = np.asarray([0, 2] * 10, np.int32)
     found = linear.log_probs_of(x, labels, x, 4)
@@ -105,7 +98,7 @@ def test_the_whole_benchmark(
         "--set", "sample", *files,
     )  # fmt: skip
     monkeypatch.setattr(sys, "argv", list(map(str, arguments)))
-    load_script("benchmarks/heads.py").main()
+    heads.main()
     lines = capsys.readouterr().out.splitlines()
     start = next(i for i, line in enumerate(lines) if line.startswith("| head |"))
     header, _, *rows = (

@@ -4,9 +4,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from tests.scripts import load_script
-
-kernels = load_script("benchmarks/hlo_traffic.py").kernels
+from benchmarks.on_gpu.hlo_traffic import kernels
 
 PROGRAM = """
 %sliced (p.0: bf16[8,4], p.1: f32[4]) -> bf16[2,4] {

@@ -1,6 +1,8 @@
 """Streams that are closed, full or gone, at any moment, in real processes."""
 
+import logging
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -110,6 +112,67 @@ def test_names_that_are_no_utf8_are_printed() -> None:
             [sys.executable, "-c", code], capture_output=True, env=environment, cwd=ROOT, check=True
         )
         assert done.stdout == expected
+
+
+LIBRARY = """
+import logging
+from product_mil.cli.console import command
+from product_mil.errors import Interrupted
+logger = logging.getLogger("product_mil.some.room")
+
+def work():
+    logger.debug("nobody reads this")
+    logger.info("two\\nlines")
+    logger.warning("a %s", "warning")
+
+@command()
+def main():
+    with command():  # a command within a command says everything once
+        work()
+    raise Interrupted("stopped at step 3", {number})
+
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_what_the_library_says_is_shown_by_a_command_alone(number: int) -> None:
+    code = LIBRARY.format(number=int(number))
+    alone, shown = (
+        subprocess.run(
+            [sys.executable, "-c", code + call],
+            capture_output=True,
+            text=True,
+            cwd=ROOT,
+            check=False,
+        )
+        for call in ("work()", "main()")
+    )
+    assert (alone.stdout, alone.stderr) == ("", "a warning\n")  # Python shows warnings itself
+    line = "stopped at step 3; the same command goes on from there"
+    assert shown.stdout == f"two\nlines\n{line}\n"
+    assert shown.stderr == "a warning\n"
+    assert shown.returncode == 128 + number
+
+
+def test_messages_are_written_at_once(tmp_path: Path) -> None:
+    """Before the process ends, whatever standard output is."""
+    code = LIBRARY.format(number=15) + "with command():\n    work(); import os; os._exit(0)\n"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=False
+    )
+    assert done.stdout == "two\nlines\n"
+
+
+def test_handlers_are_given_back() -> None:
+    from product_mil.cli.console import command
+
+    logger, own = logging.getLogger("product_mil"), logging.NullHandler()
+    logger.addHandler(own)
+    before = logger.handlers[:], logger.level, logger.propagate
+    with command():
+        assert own not in logger.handlers
+    assert (logger.handlers[:], logger.level, logger.propagate) == before
+    logger.removeHandler(own)
 
 
 def test_the_streams_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,7 +5,12 @@ from typing import Any
 import pytest
 
 from product_mil.compare.page.sentences import summary, verdict
-from product_mil.compare.page.tables import contestant_rows, pair_rows, table, table_by_num_images
+from product_mil.compare.page.tables import (
+    contestant_rows,
+    pair_rows,
+    table_by_num_images,
+    terminal_table,
+)
 
 
 def difference(value: float, ci95: tuple[float, float], p: float, **more: Any) -> dict[str, Any]:
@@ -201,10 +206,10 @@ def test_tables_of_the_terminal() -> None:
     found = with_rule("averaged")
     for row in found["runs"].values():
         row["top5"] = 0.9
-    lines = table(found).splitlines()
+    lines = terminal_table(found).splitlines()
     assert len(lines) == 4
     assert "reference" in lines[1]
-    assert "+5.00 [+4.00, +7.00]     0.010     70.0   20.5" in lines[2]
+    assert "+5.00  [+4.00, +7.00]   0.010   70.0   20.5" in lines[2]
     assert lines[2].startswith("  vote")
     lines = table_by_num_images(found).splitlines()
     # Four numbers of images beside each other, then the other two.

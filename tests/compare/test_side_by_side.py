@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import logging
 import os
 import re
 import signal
@@ -20,11 +21,12 @@ from product_mil.compare.training import variants as training
 from product_mil.compare.training.side_by_side import Planned, num_at_once, train_side_by_side
 from product_mil.compare.training.variants import train_rivals, trains_cached_head
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
-from product_mil.errors import UserError
+from product_mil.errors import Interrupted, UserError
 from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
-from product_mil.train.stopping import Interrupted
+
+CHILD = "product_mil.cli.one_run"
 
 
 @pytest.fixture
@@ -81,12 +83,14 @@ def test_free_memory() -> None:
 
 
 @pytest.mark.slow
-def test_same_numbers_as_alone(config: Config, tmp_path: Path) -> None:
+def test_same_numbers_as_alone(
+    config: Config, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     """And each in a process of its own, whose lines are in its own log."""
-    said: list[str] = []
+    caplog.set_level(logging.INFO, "product_mil")
     runs = planned(config, tmp_path)
-    train_side_by_side(runs, 2, said.append)
-    ends = [re.sub(r"-\d|, about.*", "", line) for line in said if " is trained: " in line]
+    train_side_by_side(runs, 2, CHILD)
+    ends = [re.sub(r"-\d|, about.*", "", m) for m in caplog.messages if " is trained: " in m]
     assert ends == [
         "mean is trained: 1 of 2 runs",
         "mean is trained: 2 of 2 runs",
@@ -129,8 +133,8 @@ def test_stopped_together(config: Config, tmp_path: Path, number: int) -> None:
     runs = planned(endless(config), tmp_path, 3)
     when_both_train(runs[:2], lambda: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted) as stopped:
-        train_side_by_side(runs, 2, lambda _: None)
-    assert stopped.value.status == 128 + number
+        train_side_by_side(runs, 2, CHILD)
+    assert stopped.value.signal == number
     for one in runs[:2]:
         assert "the same command goes on from there" in (one.workdir / "log.txt").read_text()
         assert open_run(one.workdir).step > 0
@@ -144,7 +148,7 @@ def test_an_error_is_named(config: Config, tmp_path: Path) -> None:
         config, data=dataclasses.replace(config.data, categories=str(tmp_path / "none.csv"))
     )
     with pytest.raises(UserError) as error:
-        train_side_by_side([runs[0], Planned("wrong-0", wrong, tmp_path / "w")], 2, print)
+        train_side_by_side([runs[0], Planned("wrong-0", wrong, tmp_path / "w")], 2, CHILD)
     assert str(error.value).startswith("wrong-0: ")
     assert "none.csv" in str(error.value)
     assert "\n" not in str(error.value)
@@ -155,7 +159,7 @@ def test_a_process_that_dies_is_named(
 ) -> None:
     monkeypatch.setattr(side_by_side, "_START", "import os; os.kill(os.getpid(), 9)")
     with pytest.raises(UserError, match=r"mean-\d: its process ended with status -9; its last"):
-        train_side_by_side(planned(config, tmp_path), 2, print)
+        train_side_by_side(planned(config, tmp_path), 2, CHILD)
 
 
 @pytest.mark.slow
@@ -163,7 +167,7 @@ def test_runs_end_with_whoever_started_them(config: Config, tmp_path: Path) -> N
     """Killed, it leaves no process behind; the run has saved."""
     told = {"config": endless(config).to_dict(), "workdir": str(tmp_path / "r"), "cores": []}
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", side_by_side._START, *sys.path],
+        [sys.executable, "-P", "-c", side_by_side._START, CHILD, *sys.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -190,7 +194,7 @@ def test_others_are_trained_one_after_another(
     )
     whole = dataclasses.replace(config, finetune=StageConfig(epochs=1))
     averaged = dataclasses.replace(whole, model=ModelConfig(pooling="probabilities"))
-    found = train_rivals({"a": whole, "b": averaged}, 2, tmp_path, print)
+    found = train_rivals({"a": whole, "b": averaged}, 2, tmp_path, CHILD)
     assert began == [("a-0", 0), ("b-0", 0), ("a-1", 1), ("b-1", 1)]
     assert found == {name: [tmp_path / f"{name}-{seed}" for seed in (0, 1)] for name in ("a", "b")}
 
@@ -199,4 +203,4 @@ def test_others_are_trained_one_after_another(
 
     monkeypatch.setattr(training, "run", fail)
     with pytest.raises(UserError, match=r"^a-0: it is taken; choose another --output$"):
-        train_rivals({"a": whole, "b": averaged}, 2, tmp_path, print)
+        train_rivals({"a": whole, "b": averaged}, 2, tmp_path, CHILD)

@@ -18,6 +18,7 @@ from product_mil.data.embeddings import (
 from product_mil.data.loader import PixelSource
 from product_mil.data.plan import SequentialPlan
 from product_mil.data.products import Products
+from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
 
@@ -190,7 +191,8 @@ def test_damaged_and_unfinished_parts_are_made_again(
     (part,) = store.directory.glob("part-*")
     values = part / "embedding.npy"
     values.write_bytes(values.read_bytes()[:-7])
-    (store.directory / "draft-of-a-killed-run").mkdir()
+    unfinished = store.directory / f"{DRAFT_PREFIX}files-of-a-killed-run"
+    unfinished.mkdir()
     again = EmbeddingStore(store.directory, dim=3, dtype="float32")
     assert len(again) == 0
     assert (
@@ -199,6 +201,7 @@ def test_damaged_and_unfinished_parts_are_made_again(
         )[0]
         == size
     )
+    assert not unfinished.exists()
 
 
 def test_batches_are_fixed_so_that_the_store_is_reproducible(sample: SampleFiles) -> None:

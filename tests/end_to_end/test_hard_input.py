@@ -1,6 +1,7 @@
 """Every kind of damage in one file, through the real tools, on a small trained run."""
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import bson
 import numpy as np
 import pytest
 
+from benchmarks.parts import hard_input
 from product_mil.cli.evaluate import main as evaluate
 from product_mil.cli.export_predictions import main as export
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
@@ -18,9 +20,6 @@ from product_mil.runs.data import build_data
 from product_mil.runs.run import run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
-from tests.scripts import load_script
-
-hard_input = load_script("benchmarks/hard_input.py")
 
 
 def exported(trained: Path, data: Path, output: Path) -> dict[int, dict[str, Any]]:
@@ -182,7 +181,7 @@ def test_categories_that_the_file_lacks(tmp_path: Path, photo: bytes) -> None:
 
 @pytest.mark.slow
 def test_augmentation_turns_the_embedding_cache_off_and_says_so(
-    tmp_path: Path, photo: bytes, capsys: pytest.CaptureFixture[str], monkeypatch: Any
+    tmp_path: Path, photo: bytes, caplog: pytest.LogCaptureFixture, monkeypatch: Any
 ) -> None:
     path = tmp_path / "a.bson"
     products = [record(i, photo + bytes([i]), category_id=i % 2) for i in range(12)]
@@ -199,8 +198,9 @@ def test_augmentation_turns_the_embedding_cache_off_and_says_so(
         raise AssertionError("embedded for a cache")
 
     monkeypatch.setattr("product_mil.runs.feed.cached_embeddings", never)
+    caplog.set_level(logging.INFO, "product_mil")
     run(config, tmp_path / "run")
-    assert "augmentation is on: no embedding cache" in capsys.readouterr().out
+    assert "augmentation is on: no embedding cache" in caplog.text
 
 
 @pytest.mark.slow

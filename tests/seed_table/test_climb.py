@@ -2,6 +2,7 @@
 
 import json
 import os
+import signal
 import time
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+from product_mil.errors import Interrupted
 from product_mil.runs import stage as stages
 from product_mil.runs.trained import open_run
 from product_mil.seed_table import climb as module
@@ -98,9 +100,9 @@ def test_a_killed_rung_keeps_its_length(
 
     with monkeypatch.context() as patch:
         patch.setattr(module, "run", stopped)
-        with pytest.raises(SystemExit) as left:  # before the deadline: asked by the user
+        with pytest.raises(Interrupted) as left:  # before the deadline: asked by the user
             climb([rung], [], Ladder(tmp_path, budget_minutes=10.0))
-    assert left.value.code == 143
+    assert left.value.signal == signal.SIGTERM
     assert open_run(tmp_path / "runs" / "net").step == 1
     assert Progress(tmp_path, "net").steps == {"finetune": 8}
 

@@ -1,5 +1,6 @@
 """The length that fits a rung's time: by hand, and measured."""
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -77,7 +78,7 @@ def test_costs_survive_json() -> None:
 def test_a_cost_is_measured_and_its_embeddings_stay(
     sample: SampleFiles,
     tmp_path: Path,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     # A cache of its own: another test may have embedded these images with this net.
@@ -90,6 +91,7 @@ def test_a_cost_is_measured_and_its_embeddings_stay(
         head=stage,
         finetune=StageConfig(epochs=1, images_per_batch=32),
     )
+    caplog.set_level(logging.INFO, "product_mil")
     cost = measure_cost(config, tmp_path, deadline=float("inf"))
     per_epoch = cost.steps["finetune"]
     assert cost.steps == {"head": 3 * per_epoch, "finetune": per_epoch}
@@ -97,8 +99,7 @@ def test_a_cost_is_measured_and_its_embeddings_stay(
     assert cost.stages["head"].step_s < cost.stages["finetune"].step_s  # it reads embeddings
     assert min(each.evaluation_s for each in cost.stages.values()) > 0
     assert not (tmp_path / "checkpoints").exists()
-    said = capsys.readouterr().out
-    assert "images embedded" in said
-    assert "embeddings: 0 images embedded" not in said
+    assert "images embedded" in caplog.text
+    assert "embeddings: 0 images embedded" not in caplog.text
     measure_cost(config, tmp_path, deadline=float("inf"))
-    assert "embeddings: 0 images embedded" in capsys.readouterr().out
+    assert "embeddings: 0 images embedded" in caplog.text

@@ -1,5 +1,6 @@
 """What a stage says of its length before it begins, and of the time left while it runs."""
 
+import logging
 import time
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,6 @@ import pytest
 from product_mil.devices.mesh import replicate
 from product_mil.train import cost, loop
 from product_mil.train.cost import StepCost, expected_time, measure_steps, peak_memory_bytes
-from product_mil.train.text import duration
 from tests.train.test_loop import STEPS, stage_of, train
 from tests.train.test_step import prepared, start
 
@@ -23,17 +23,6 @@ def slow_step(seconds: float) -> Any:
         return prepared()[3](*arguments)
 
     return train_step
-
-
-def test_durations_for_people() -> None:
-    assert [duration(s) for s in (0.4, 119.0, 120.0, 3599.0, 3600.0, 9000.0)] == [
-        "0 s",
-        "119 s",
-        "2 min",
-        "60 min",
-        "1.0 h",
-        "2.5 h",
-    ]
 
 
 def test_steps_are_measured_and_the_first_one_apart() -> None:
@@ -81,19 +70,22 @@ def test_memory_is_that_of_the_devices_where_they_tell_it(monkeypatch: pytest.Mo
 
 
 def test_the_time_left_stands_in_the_log_from_the_second_step_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level(logging.INFO, "product_mil")
     monkeypatch.setattr(loop, "TELL_FROM_S", 0.3)
     train(tmp_path, stage_of(train_step=slow_step(0.1)))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("finetune")]
+    lines = [line for line in caplog.messages if line.startswith("finetune")]
     assert lines[0].startswith(f"finetune: step 2/{STEPS} | ")
     assert lines[0].endswith("1 s left")
     # Within a minute nothing more but the evaluations.
     assert [line.split("|")[0].split()[2] for line in lines[1:]] == ["4/11", "8/11", "11/11"]
     monkeypatch.setattr(loop, "TELL_EVERY_S", 0.0)
+    caplog.clear()
     train(tmp_path / "often", stage_of(train_step=slow_step(0.1)))
-    lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("finetune")]
+    lines = [line for line in caplog.messages if line.startswith("finetune")]
     assert [line.split("|")[0].split()[2] for line in lines[:4]] == ["2/11", "3/11", "4/11", "4/11"]
     monkeypatch.setattr(loop, "TELL_FROM_S", 1e9)
+    caplog.clear()
     train(tmp_path / "short", stage_of())
-    assert "step 2/" not in capsys.readouterr().out
+    assert not any("step 2/" in line for line in caplog.messages)

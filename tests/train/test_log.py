@@ -1,3 +1,4 @@
+import logging
 import multiprocessing
 import os
 from pathlib import Path
@@ -102,15 +103,16 @@ def test_a_line_with_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     assert (tmp_path / "log.txt").read_bytes().endswith(b"in \xff\xfe\n")
 
 
-def test_curves_and_log_file(tmp_path: Path) -> None:
+def test_curves_and_log_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "product_mil")
     log = filled(tmp_path)
     log.draw_curves()
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     log.say("two\nlines")
-    assert [line[20:] for line in (tmp_path / "log.txt").read_text().splitlines()] == [
-        "two",
-        "lines",
-    ]
+    log.keep("unsaid")
+    lines = (tmp_path / "log.txt").read_text().splitlines()
+    assert [line[20:] for line in lines] == ["two", "lines", "unsaid"]
+    assert caplog.messages == ["two\nlines"]
     assert list((tmp_path / "tensorboard").glob("*/events*"))
     log.close()
     RunLog(tmp_path / "empty").draw_curves()

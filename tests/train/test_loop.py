@@ -16,10 +16,10 @@ from product_mil.data.loader import Loaded
 from product_mil.data.products import ImageFault
 from product_mil.devices.mesh import data_mesh, put_batch, replicate
 from product_mil.devices.runtime import step_flops
-from product_mil.errors import UserError
+from product_mil.errors import Interrupted, UserError
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
-from product_mil.train.loop import Interrupted, Stage, train_stage
+from product_mil.train.loop import Stage, train_stage
 from product_mil.train.state import TrainState
 from tests.train.test_checkpoint import assert_equal
 from tests.train.test_step import EVERYTHING, batch_of, mesh_of, prepared, start
@@ -155,7 +155,7 @@ def test_a_request_to_stop_saves(whole: Any, number: int, tmp_path: Path) -> Non
 
     with pytest.raises(Interrupted, match="step 7 of stage finetune") as interrupted:
         train(tmp_path, stage_of(stop))
-    assert interrupted.value.status == 128 + number
+    assert interrupted.value.signal == number
     assert signal.getsignal(number) is before
     resumed_at: list[int] = []
     assert_equal(train(tmp_path, stage_of(resumed_at.append)), whole[0])
@@ -187,7 +187,7 @@ def test_asked_twice(tmp_path: Path) -> None:
     for number, asked in enumerate([(hup, hup, hup), (hup, term), (term, hup)]):
         with pytest.raises(Interrupted, match="step 7") as interrupted:
             train(tmp_path / str(number), stage_of(ask(*asked)))
-        assert interrupted.value.status == 128 + asked[0]
+        assert interrupted.value.signal == asked[0]
     with pytest.raises(KeyboardInterrupt):
         train(tmp_path / "at once", stage_of(ask(term, signal.SIGINT)))
 

@@ -19,6 +19,7 @@ from product_mil.files.foreign import MATRIX, SUBMISSION, refuse_foreign
 from product_mil.inference.files import matrix_files, read_description, read_predictions
 from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories
+from product_mil.sources.lookup import rows_of
 
 _ROWS = 4096  # of a matrix that are read at once
 _COLUMNS = (
@@ -78,13 +79,7 @@ def _is_matrix(path: Path) -> bool:
 
 def _labels(product_id: Int64[np.ndarray, " N"], truth: Questions) -> Int64[np.ndarray, " N"]:
     """The true category of each product, `NO_CATEGORY` where `truth` lacks it."""
-    if np.array_equal(product_id, truth.product_id):
-        return truth.category_id
-    order = np.argsort(truth.product_id, kind="stable")
-    place = np.searchsorted(truth.product_id, product_id, sorter=order)
-    found = order[np.minimum(place, len(order) - 1)]
-    known = truth.product_id[found] == product_id
-    return np.where(known, truth.category_id[found], NO_CATEGORY)
+    return np.append(truth.category_id, NO_CATEGORY)[rows_of(truth.product_id, product_id)]
 
 
 def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:

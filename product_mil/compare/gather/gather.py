@@ -16,12 +16,12 @@ from product_mil.compare.gather.rules import OWN, RULES
 from product_mil.compare.gather.sources import SharedImages, Source, judge_run, read_file
 from product_mil.compare.training.fairness import differing_fields, remarks
 from product_mil.errors import UserError
-from product_mil.inference.predictions import places_of
 from product_mil.runs.lacking import refuse_other_categories
 from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories, categories_from_ids
+from product_mil.sources.lookup import rows_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -146,7 +146,7 @@ def _matched(
     for name, parts in sources.items():
         found[name] = []
         for source in parts:
-            place = places_of(source.product_id, truth.product_id)
+            place = rows_of(source.product_id, truth.product_id)
             there = (place >= 0) & source.knows[np.maximum(place, 0)]
             lost = int((usable & ~there).sum())
             if lost:

@@ -1,5 +1,6 @@
 """What one run or one prediction file answers, before products are matched."""
 
+import logging
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -32,6 +33,7 @@ from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
+_LOGGER = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,7 +77,7 @@ def judge_run(
     run: TrainedRun, spec: str, images_per_batch: int, shared: SharedImages, notes: list[str]
 ) -> Source:
     """The run's own answers and, if it averages probabilities, those of every other rule."""
-    print(run.summary, flush=True)
+    _LOGGER.info("%s", run.summary)
     with_rules = run.config.model.pooling == AVERAGING
     products = run.products(spec)
     temperatures = None

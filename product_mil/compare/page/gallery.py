@@ -16,6 +16,7 @@ from product_mil.inference.files import CONTRIBUTION, PredictionFile
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
+from product_mil.sources.lookup import rows_of
 
 MAX_PRODUCTS = 1000
 MAX_PICTURES_BYTES = 16_000_000  # of JPEG; a third more in the page, which stays below 25 MB
@@ -68,9 +69,7 @@ def details_of(block: PredictionBlock, class_ids: Int64[np.ndarray, " k"]) -> It
 
 def details_in(file: PredictionFile, product_ids: Int64[np.ndarray, " r"]) -> list[Detail]:
     """What a prediction file says of some of its products."""
-    ids = file.column("product_id")
-    order = np.argsort(ids, kind="stable")
-    rows = order[np.searchsorted(ids, product_ids, sorter=order)]  # every id is there
+    rows = rows_of(file.column("product_id"), product_ids)  # every id is there
     chosen = file.table.take(pa.array(rows)).to_pylist()
     return [
         Detail(

@@ -23,7 +23,7 @@ from product_mil.compare.page.words import (
     points,
     with_sign,
 )
-from product_mil.files import outputs
+from product_mil.files import whole
 from product_mil.files.outputs import Kind, names_in
 
 JSON_FILE = "comparison.json"
@@ -101,4 +101,4 @@ COMPARISON = Kind("a comparison", (), _is_comparison)
 
 def to_json(comparison: Mapping[str, Any]) -> str:
     """`comparison.json`: plain numbers, no NaN."""
-    return outputs.to_json(comparison, allow_nan=False) + "\n"
+    return whole.to_json(comparison, allow_nan=False) + "\n"

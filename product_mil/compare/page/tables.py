@@ -1,13 +1,20 @@
 """Rows of the tables, on the page and in the terminal."""
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from product_mil.compare.page.sentences import everyone
 from product_mil.compare.page.words import p_text
+from product_mil.text import table
 
 MAX_LISTED_CATEGORIES = 40
 _METRICS = ("top5", "nll", "calibrated_nll", "calibration_error", "calibrated_calibration_error")
+_DIGITS = {"top5": 4, "nll": 3, "calibrated_nll": 3, "calibration_error": 3}  # in the terminal
+_HEADS = (
+    "", "top-1", "95 % interval", "top-5", "NLL", "NLL cal.", "ECE",
+    "points", "95 % interval", "p", "fixed", "broke",
+)  # fmt: skip
 _POOLINGS = {
     "probabilities": "each image classified, probabilities averaged",
     "mean": "mean of the images' embeddings, then classified",
@@ -94,25 +101,17 @@ def group_tables(comparison: Mapping[str, Any]) -> dict[str, list[dict[str, Any]
     return found
 
 
-def table(comparison: Mapping[str, Any]) -> str:
+def terminal_table(comparison: Mapping[str, Any]) -> str:
     """The contestants against the reference, for the terminal."""
-    rows = contestant_rows(comparison)
-    width = max(len(row["name"]) for row in rows) + 2
-    lines = [
-        f"{'':{width}}   top-1  95 % interval      top-5     NLL NLL cal.    ECE  "
-        "points  95 % interval      p        fixed  broke"
-    ]
-    for row in rows:
-        low, high = row["ci95"]
-        cells = [f"{_name(row):{width}}  {row['accuracy']:.4f} [{low:.4f}, {high:.4f}]"]
-        for metric, digits in (("top5", 4), ("nll", 3), ("calibrated_nll", 3)):
-            value = row[metric]
-            cells.append(f"{'-' if value is None else format(value, f'.{digits}f'):>7}")
-        ece = row["calibration_error"]
-        cells.append(f"{'-' if ece is None else format(ece, '.3f'):>6}")
-        cells.append(_points_cell(row["difference"]) if row["difference"] else " reference")
-        lines.append(" ".join(cells))
-    return "\n".join(lines)
+    lines: list[tuple[str, ...]] = [_HEADS]
+    for row in contestant_rows(comparison):
+        figures = [
+            "-" if row[metric] is None else f"{row[metric]:.{digits}f}"
+            for metric, digits in _DIGITS.items()
+        ]
+        accuracy = f"{row['accuracy']:.4f}", _interval(row["ci95"])
+        lines.append((_name(row), *accuracy, *figures, *_difference_cells(row["difference"])))
+    return "\n".join(table(lines, "<><>>>>><<>>"))
 
 
 def table_by_num_images(comparison: Mapping[str, Any], *, groups_a_row: int = 4) -> str:
@@ -123,39 +122,42 @@ def table_by_num_images(comparison: Mapping[str, Any], *, groups_a_row: int = 4)
     a, b = comparison["headline"]
     rows = contestant_rows(comparison)
     difference = comparison["difference"][f"{a}_minus_{b}"]
-    groups = list(difference.get("by_num_images", {}))
-    last = f"{a} - {b}"
-    width = max(len(last), *(len(row["name"]) + 2 for row in rows))
-    lines = []
+    groups = difference.get("by_num_images", {})
+    tables = []
     for first in range(0, len(groups), groups_a_row):
-        some = groups[first : first + groups_a_row]
-        heads = [f"{group} ({difference['by_num_images'][group]['n']} products)" for group in some]
-        title = "top-1 by images"
-        lines.append("  ".join([f"{title:{width}}", *(f"{head:<24}" for head in heads)]))
+        some = dict(itertools.islice(groups.items(), first, first + groups_a_row))
+        heads = [f"{group} ({found['n']} products)" for group, found in some.items()]
+        lines = [("top-1 by images", *heads, "")]
         for row in rows:
-            cells = [f"{_name(row):{width}}"]
-            for group in some:
-                found = row["by_num_images"][group]
-                low, high = found["accuracy_ci95"]
-                cells.append(f"{found['accuracy']:.4f} [{low:.4f}, {high:.4f}]")
-            lines.append("  ".join(cells))
-        cells = [f"{last:{width}}"]
-        for group in some:
-            found = difference["by_num_images"][group]
-            value, low, high = (100 * x for x in (found["value"], *found["ci95"]))
-            cells.append(f"{f'{value:+.1f} [{low:+.1f}, {high:+.1f}]':<24}")
-        lines.append("  ".join(cells) + "points")
-    return "\n".join(line.rstrip() for line in lines)
+            found = [row["by_num_images"][group] for group in some]
+            cells = [f"{one['accuracy']:.4f} {_interval(one['accuracy_ci95'])}" for one in found]
+            lines.append((_name(row), *cells, ""))
+        gaps = [f"{100 * one['value']:+.1f} {_points(one['ci95'], 1)}" for one in some.values()]
+        lines.append((f"{a} - {b}", *gaps, "points"))
+        tables += table(lines, "<" * (len(some) + 2))
+    return "\n".join(tables)
 
 
 def _name(row: Mapping[str, Any]) -> str:
     return ("  " if row["rule"] else "") + row["name"]
 
 
-def _points_cell(difference: Mapping[str, Any]) -> str:
-    low, high = (100 * bound for bound in difference["ci95"])
-    p = p_text(difference["p"]).replace("\u00a0", "")
+def _interval(ci95: Sequence[float]) -> str:
+    return f"[{ci95[0]:.4f}, {ci95[1]:.4f}]"
+
+
+def _points(ci95: Sequence[float], digits: int) -> str:
+    low, high = (f"{100 * bound:+.{digits}f}" for bound in ci95)
+    return f"[{low}, {high}]"
+
+
+def _difference_cells(difference: Mapping[str, Any] | None) -> tuple[str, ...]:
+    if difference is None:
+        return ("reference", "", "", "", "")
     return (
-        f" {100 * difference['value']:+6.2f} {f'[{low:+.2f}, {high:+.2f}]':<18} {p:<7} "
-        f"{difference['fixed']:6.1f} {difference['broke']:6.1f}"
+        f"{100 * difference['value']:+.2f}",
+        _points(difference["ci95"], 2),
+        p_text(difference["p"]).replace("\u00a0", ""),
+        f"{difference['fixed']:.1f}",
+        f"{difference['broke']:.1f}",
     )

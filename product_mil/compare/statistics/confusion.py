@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from product_mil.compare.answers import Answers, Questions
+from product_mil.sources.lookup import rows_of
 
 MAX_CONFUSIONS = 100
 
@@ -34,13 +35,9 @@ def confusion_matrix(
 ) -> Int64[np.ndarray, "c c1"]:
     """Products of some categories by their guess; the last column holds all other guesses."""
     size = len(category_ids)
-    order = np.argsort(category_ids)
-    ids = np.asarray(category_ids, np.int64)[order]
-
-    def number(values: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-        place = np.minimum(np.searchsorted(ids, values), size - 1)
-        return np.where(ids[place] == values, order[place], size)
-
-    true, guess = number(questions.category_id), number(answers.guess)
+    ids = np.asarray(category_ids, np.int64)
+    true, guess = (
+        rows_of(ids, values) % (size + 1) for values in (questions.category_id, answers.guess)
+    )
     flat = np.bincount(true * (size + 1) + guess, minlength=(size + 1) ** 2)
     return flat.reshape(size + 1, size + 1)[:size]

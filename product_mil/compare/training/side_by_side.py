@@ -4,33 +4,35 @@ A head on cached embeddings keeps little more than one core busy (docs/guide/com
 """
 
 import json
+import logging
 import os
 import queue
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from product_mil.config import Config
-from product_mil.errors import UserError
+from product_mil.errors import Interrupted, UserError
+from product_mil.text import duration
 from product_mil.train.cost import free_memory_bytes
-from product_mil.train.stopping import Interrupted, stop_requests
-from product_mil.train.text import duration
+from product_mil.train.stopping import stop_requests
 
 RUN_BYTES = 1_500_000_000  # of memory for a run; 0.7 GB measured with a head of 93 categories
 _START = """
+import importlib
 import sys
-sys.path[:] = sys.argv[1:]
-from product_mil.cli.one_run import main
-main()
+sys.path[:] = sys.argv[2:]
+importlib.import_module(sys.argv[1]).main()
 """
 _POLL_S = 0.2  # between two looks whether somebody asked to stop
 _TELL_EVERY_S = 30.0
 _PATIENCE_S = 60.0  # for a run to save itself where this process fails
+_LOGGER = logging.getLogger(__name__)
 
 
 class Planned(NamedTuple):
@@ -46,12 +48,12 @@ def num_at_once(num_runs: int) -> int:
     return max(1, min(num_runs, len(_cores()), free_memory_bytes() // RUN_BYTES))
 
 
-def train_side_by_side(
-    planned: Sequence[Planned], at_once: int, say: Callable[[str], None]
-) -> None:
-    """Train every run; a line for all of them goes to `say` now and then.
+def train_side_by_side(planned: Sequence[Planned], at_once: int, child: str) -> None:
+    """Train every run; a line for all of them is logged now and then.
 
-    What a run prints is kept in its log; its warnings are said, after its name.
+    `child` names a module whose `main` trains one run as `cli.one_run` does: told on standard
+    input, with lines on standard output and error. What a run says is kept in its own log; its
+    warnings are logged here too, after its name.
 
     Raises:
         UserError: a run failed; the others were asked to stop, and saved.
@@ -60,14 +62,14 @@ def train_side_by_side(
     waiting, running = list(planned), dict[str, _Run]()
     heard: queue.SimpleQueue[_Event] = queue.SimpleQueue()
     free = [_cores()[i::at_once] for i in range(at_once)]
-    progress = _Progress(len(planned), say)
+    progress = _Progress(len(planned))
     asked, failed = 0, ""
     with stop_requests() as stop:
         try:
             while running or (waiting and not (asked or failed)):
                 while waiting and free and not (asked or failed):
                     one = waiting.pop(0)
-                    running[one.name] = _Run(one, free.pop(), heard)
+                    running[one.name] = _Run(one, free.pop(), heard, child)
                 if stop() and not asked:
                     asked = stop()
                     _stop(running)
@@ -77,7 +79,7 @@ def train_side_by_side(
                     if kind == "output":
                         running[name].heard(line)
                     elif kind == "warning":
-                        say(f"{name}: {line}")
+                        _LOGGER.info("%s: %s", name, line)
                     else:
                         ended = running.pop(name)
                         ended.close()
@@ -109,8 +111,8 @@ class _Event(NamedTuple):
 class _Progress:
     """One line for all runs, every half minute and after each run."""
 
-    def __init__(self, total: int, say: Callable[[str], None]) -> None:
-        self._total, self._say, self._done = total, say, 0
+    def __init__(self, total: int) -> None:
+        self._total, self._done = total, 0
         self._started = self._told = time.monotonic()
 
     def finished(self, name: str) -> None:
@@ -119,14 +121,14 @@ class _Progress:
         spent_s = time.monotonic() - self._started
         left_s = spent_s / self._done * (self._total - self._done)
         left = f", about {duration(left_s)} left" if left_s else ""
-        self._say(f"{name} is trained: {self._done} of {self._total} runs{left}")
+        _LOGGER.info("%s is trained: %d of %d runs%s", name, self._done, self._total, left)
 
     def tell(self, running: Mapping[str, "_Run"]) -> None:
         """Tell what each run does, if the last line is half a minute old."""
         if running and time.monotonic() - self._told > _TELL_EVERY_S:
             self._told = time.monotonic()
-            now = (f"{name} {run.doing}" for name, run in running.items())
-            self._say(f"{self._done} of {self._total} runs are trained; " + ", ".join(now))
+            now = ", ".join(f"{name} {run.doing}" for name, run in running.items())
+            _LOGGER.info("%d of %d runs are trained; %s", self._done, self._total, now)
 
 
 def _stop(running: Mapping[str, "_Run"]) -> None:
@@ -138,13 +140,13 @@ class _Run:
     """A run in a process of its own, and threads that listen to it."""
 
     def __init__(
-        self, planned: Planned, cores: list[int], events: "queue.SimpleQueue[_Event]"
+        self, planned: Planned, cores: list[int], events: "queue.SimpleQueue[_Event]", child: str
     ) -> None:
         self.cores, self._planned, self._events = cores, planned, events
         self.doing = "starts"  # the step that it told last
         self._errors: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, *sys.path],
+            [sys.executable, "-P", "-c", _START, child, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -1,7 +1,8 @@
 """Rivals that are trained before they are compared."""
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import logging
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import jax
@@ -47,17 +48,16 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, C
 
 
 def train_rivals(
-    configs: Mapping[str, Config], seeds: int, directory: Path, say: Callable[[str], None]
+    configs: Mapping[str, Config], seeds: int, directory: Path, child: str
 ) -> dict[str, list[Path]]:
     """Train every variant from every seed in `directory`, or find it trained; where each lies.
 
     Heads on cached embeddings are trained side by side, as many as cores and memory allow; others
-    keep all cores busy, and are trained one after another.
+    keep all cores busy, and are trained one after another. `child` is that of `train_side_by_side`.
 
     Raises:
         UserError: a run failed; its name comes first.
         Interrupted: asked to stop; all is saved.
-        SystemExit: the same, where runs are trained one after another.
     """
     planned = []
     found: dict[str, list[Path]] = {name: [] for name in configs}
@@ -73,8 +73,10 @@ def train_rivals(
     try:
         if at_once > 1:
             _fill_cache(planned[0].config)
-            say(f"{len(planned)} runs, {at_once} at a time; their logs lie in {directory}")
-            train_side_by_side(planned, at_once, say)
+            logging.getLogger(__name__).info(
+                "%d runs, %d at a time; their logs lie in %s", len(planned), at_once, directory
+            )
+            train_side_by_side(planned, at_once, child)
         else:
             for one in planned:
                 _train(one)

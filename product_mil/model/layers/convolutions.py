@@ -1,9 +1,9 @@
 """Convolutions in the form that is fastest on the platform they are compiled for (NHWC, H W I O).
 
-Which form that is was measured (docs/measured/performance.md, benchmarks/depthwise.py): on CPUs
-XLA's unpadded convolution is slow, as are its gradients of a 1x1 one, and its grouped convolution
-(`depthwise.py`). Other platforms take XLA's own forms; whether ours are faster on a GPU is not
-measured.
+Which form that is was measured (docs/measured/performance.md, benchmarks/parts/depthwise.py): on
+CPUs XLA's unpadded convolution is slow, as are its gradients of a 1x1 one, and its grouped
+convolution (`depthwise.py`). Other platforms take XLA's own forms; whether ours are faster on a GPU
+is not measured.
 """
 
 from collections.abc import Callable

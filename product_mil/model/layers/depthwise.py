@@ -31,7 +31,7 @@ def depthwise_conv(
     """Depthwise convolution in the form that is fastest on the platform it is compiled for.
 
     On a CPU, XLA's grouped convolution is 15 to 60 times slower than shifted multiply-adds
-    (benchmarks/depthwise.py). Other platforms take the library form: which is faster on a GPU
+    (benchmarks/parts/depthwise.py). Other platforms take the library form: which is faster on a GPU
     is not measured yet.
     """
     return _depthwise_conv(x, kernel, stride, explicit_pads(x.shape, kernel.shape, stride, padding))

@@ -96,7 +96,7 @@ def load_weights(
     for (_, variable, _), value in zip(pairing.pairs, values.values(), strict=True):
         variable[...] = jnp.asarray(value, variable.dtype)
     loaded = LoadedWeights(path, weights_fingerprint(path), len(values), top)
-    logging.getLogger(__name__).info(
+    logging.getLogger(__name__).debug(
         "%s: %d tensors from %s (xxh3_128 %s)", spec.name, len(values), path, loaded.fingerprint
     )
     return loaded

@@ -10,7 +10,7 @@ from typing import Any
 
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, writable_cache
-from product_mil.files.outputs import write_text
+from product_mil.files.whole import write_text
 from product_mil.model.spec import BackboneSpec, PackagedWeights, PublishedFile
 
 
@@ -92,7 +92,7 @@ def _fetch(published: PublishedFile, path: Path) -> None:
     import pooch
 
     if path.is_file() and (_is_whole(path, published) or _known_hash(path, published) is None):
-        logging.getLogger(__name__).info("%s: in the cache", path)
+        logging.getLogger(__name__).debug("%s: in the cache", path)
     else:
         known = _known_hash(path, published)
         pooch.get_logger().setLevel("WARNING")  # our line says what happens

@@ -4,11 +4,9 @@ import json
 import os
 import re
 import shutil
-import tempfile
-import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,6 +18,7 @@ from tqdm import tqdm
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import BSON, kind_of_file
+from product_mil.files.whole import whole_directory
 from product_mil.sources.bson.document import NO_ID
 from product_mil.sources.bson.scan import Rows, scan
 from product_mil.sources.catalogue import Columns, Fault, kind_of, later_duplicates
@@ -28,8 +27,6 @@ FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"
 MAX_LISTED_FAULTS = 100_000  # all are counted
 
-_DAY_S = 86_400
-_DRAFT = "draft-"
 _INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of ours; all else is somebody's
 _DTYPES = {
     "offset_bytes": "<i8",
@@ -91,7 +88,7 @@ def load_index(path: Path, directory: Path) -> Index | None:
 
 
 def build_index(path: Path, directory: Path, *, hash_images: bool, progress: bool) -> Index:
-    """Read the file once, write its index to a draft beside `directory` and rename it to that.
+    """Read the file once and write its index, which appears whole as `directory`.
 
     Nothing is written before the file proved to hold a product, and what was written for an index
     that fails is removed. Memory does not grow with the file, but for one sorted copy of the
@@ -108,7 +105,11 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
         with ExitStack() as files:
             for rows in _read(path, hash_images=hash_images, progress=progress):
                 if len(rows.product_id) and draft is None:
-                    draft = drafts.enter_context(_draft_in(directory.parent))
+                    draft = drafts.enter_context(
+                        whole_directory(
+                            directory, lambda place: load_index(path, place) is not None
+                        )
+                    )
                     columns = {n: files.enter_context(_ColumnFile(draft, n)) for n in names}
                 batch = rows._asdict()
                 batch["first_image"] = num_images + np.cumsum(rows.num_images) - rows.num_images
@@ -140,25 +141,8 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
         index = load_index(path, draft)
         if index is None:
             raise OSError("what was written reads back differently")
-        _publish(path, draft, directory)
+    _remove_older(directory)
     return replace(index, directory=directory)
-
-
-@contextmanager
-def _draft_in(root: Path) -> Iterator[Path]:
-    """A new directory in `root`; what is not moved away is removed, and `root` if it was made."""
-    missing = [place for place in (root, *root.parents) if not place.exists()]
-    try:
-        root.mkdir(parents=True, exist_ok=True)
-        draft = Path(tempfile.mkdtemp(prefix=_DRAFT, dir=root))
-        try:
-            yield draft
-        finally:
-            shutil.rmtree(draft, ignore_errors=True)
-    finally:
-        for place in missing:
-            with suppress(OSError):  # something lies in it
-                place.rmdir()
 
 
 def hash_of(hashes: Iterable[str]) -> str:
@@ -166,19 +150,10 @@ def hash_of(hashes: Iterable[str]) -> str:
     return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
 
 
-def _publish(path: Path, draft: Path, directory: Path) -> None:
-    """Move a finished draft into place; another process may have been first."""
-    try:
-        draft.rename(directory)
-    except OSError:
-        if load_index(path, directory) is not None:
-            return
-        shutil.rmtree(directory)  # damaged
-        draft.rename(directory)
-    for other in directory.parent.iterdir():  # older states of the file, drafts of killed builds
-        is_draft = other.name.startswith(_DRAFT)
-        fresh = is_draft and time.time() - other.stat().st_mtime < _DAY_S
-        if other != directory and not fresh and (is_draft or _INDEX.fullmatch(other.name)):
+def _remove_older(directory: Path) -> None:
+    """Remove what lies beside an index of older states of its file."""
+    for other in directory.parent.iterdir():
+        if other != directory and _INDEX.fullmatch(other.name):
             shutil.rmtree(other, ignore_errors=True)
 
 

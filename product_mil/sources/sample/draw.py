@@ -6,8 +6,7 @@ whose photos show one member each. A single photo is then often ambiguous where 
 """
 
 import csv
-import shutil
-import tempfile
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import simplejpeg
 
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, temporary_cache, writable_cache
+from product_mil.files.whole import whole_directory
 from product_mil.sources.sample.accessories import (
     batteries,
     cable,
@@ -135,8 +135,11 @@ def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
     directory = root / name
     if not directory.is_dir():
         try:
-            print(f"drawing the embedded sample (once, about 15 s) into {directory}", flush=True)
-            _write_whole(directory, seed)
+            logging.getLogger(__name__).info(
+                "drawing the embedded sample (once, about 15 s) into %s", directory
+            )
+            with whole_directory(directory) as draft:
+                write_sample(draft, seed=seed)
         except OSError as error:
             if cache_dir is None and root != temporary_cache():  # it has room for little
                 return ensure_sample(seed, temporary_cache())
@@ -145,19 +148,6 @@ def ensure_sample(seed: int, cache_dir: Path | None = None) -> SampleFiles:
                 "set PRODUCT_MIL_CACHE to a directory with 30 MB of room"
             ) from error
     return SampleFiles(directory / "train.bson", directory / "category_names.csv")
-
-
-def _write_whole(directory: Path, seed: int) -> None:
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=directory.parent, prefix=f".{directory.name}-"))
-    try:
-        write_sample(temporary, seed=seed)
-        temporary.rename(directory)
-    except OSError:
-        if not directory.is_dir():  # else another process was faster, with the same bytes
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def write_sample(

@@ -89,7 +89,7 @@ def test_every_tensor_reaches_its_leaf(tmp_path, keras, group, caplog):
         layers = layers | {"first_depthwise": {"kernel": (3, 3, 4, 1)}}
     values = write_keras_file(path, layers, keras=keras, group=group)
     module = _tiny()
-    with caplog.at_level(logging.INFO):
+    with caplog.at_level(logging.DEBUG, "product_mil"):
         loaded = load_weights(module, SPEC, str(path))
     assert loaded.n_tensors == 7
     assert len(caplog.records) == 1

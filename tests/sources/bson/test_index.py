@@ -14,6 +14,7 @@ import xxhash
 from bson import Int64
 
 from product_mil.errors import UserError
+from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson import index_store, scan
 from product_mil.sources.bson.index import BsonCatalogue, build_or_load_index, open_catalogue
 from product_mil.sources.catalogue import NO_CATEGORY, Fault
@@ -418,15 +419,11 @@ def test_what_lies_in_the_folder_of_indexes_stays(tmp_path: Path) -> None:
     (folder / "v9-mine").mkdir()
     (folder / ("v1-" + "0" * 32)).mkdir()
     (folder / ("v2-" + "a" * 32 + "-unhashed")).mkdir()
-    stale, fresh = folder / "draft-stale", folder / "draft-fresh"
-    stale.mkdir()
-    fresh.mkdir()
-    for draft in (stale, folder / "draft-of-my-thesis"):
-        os.utime(draft, (0, 0))
+    (folder / f"{DRAFT_PREFIX}files-of-a-killed-build").mkdir()
     new = build_or_load_index(write(path, product(2, b"x"))).directory
     assert not old.exists()
     assert sorted(p.name for p in folder.iterdir()) == sorted(
-        ["notes", "v1.txt", "v9-mine", "draft-of-my-thesis", "draft-fresh", new.name]
+        ["notes", "v1.txt", "v9-mine", "draft-of-my-thesis", new.name]
     )
     assert (folder / "notes" / "mine.txt").read_text() == "mine"
 

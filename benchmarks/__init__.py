@@ -1,0 +1,1 @@
+"""Measurements, run in the checkout: `python -m benchmarks.parts.loader`, for one."""

@@ -1,0 +1,1 @@
+"""Each part of the program against its floor and its rivals."""

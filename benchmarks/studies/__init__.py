@@ -1,0 +1,1 @@
+"""What heads and losses bring, over several sets and seeds."""

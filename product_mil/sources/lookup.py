@@ -1,0 +1,24 @@
+"""Where ids stand in a column of ids."""
+
+import numpy as np
+from jaxtyping import Int64, Shaped
+
+
+def rows_of(
+    ids: Shaped[np.ndarray, " M"], wanted: Shaped[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
+    """The first row of `ids` that holds each wanted id; -1 where none does."""
+    if np.array_equal(ids, wanted):
+        return np.arange(len(wanted))
+    order = np.argsort(ids, kind="stable")
+    return np.append(order, -1)[rows_in_sorted(ids[order], wanted)]
+
+
+def rows_in_sorted(
+    ids: Shaped[np.ndarray, " M"], wanted: Shaped[np.ndarray, " N"]
+) -> Int64[np.ndarray, " N"]:
+    """The same, for ids that are in ascending order already."""
+    if not len(ids):
+        return np.full(len(wanted), -1)
+    row = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)
+    return np.where(ids[row] == wanted, row, -1)
