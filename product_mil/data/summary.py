@@ -10,7 +10,7 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 
 _MAX_SHOWN_FAULTS = 10
 

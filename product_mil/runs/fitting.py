@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from product_mil.config import Config
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.errors import UserError
 from product_mil.runs.trained import TrainedRun
 
