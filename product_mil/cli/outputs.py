@@ -8,7 +8,7 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, check_output, user_path
 from product_mil.inference.files import matrix_files, matrix_kind
 from product_mil.inference.outputs import Outputs, Written
-from product_mil.sources.bson.index import named_files
+from product_mil.sources.bson.names import named_files
 
 _FILE_ENDINGS = (".csv", ".gz", ".h5", ".npz", ".parquet", ".zip")
 

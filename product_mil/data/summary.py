@@ -10,7 +10,7 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 
 _MAX_SHOWN_FAULTS = 10
 
@@ -19,7 +19,9 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
     """Count what the catalogue holds; the values are plain JSON."""
     sizes, products = np.unique(catalogue.num_images, return_counts=True)
     category_id = catalogue.category_id[catalogue.category_id != NO_CATEGORY]
-    summary: dict[str, Any] = {
+    whole = with_bytes(catalogue)
+    groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
+    return {
         "files": [str(path) for path in catalogue.paths],
         "fingerprint": catalogue.fingerprint,
         "products": catalogue.num_products,
@@ -40,11 +42,7 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
             }
             for path, fault in catalogue.faults[:_MAX_SHOWN_FAULTS]
         ],
+        "distinct_images": len(groups.start),
+        "identical_images": len(groups.image) - len(groups.start),
+        "images_in_most_products": int(groups.num_products.max(initial=0)),
     }
-    if catalogue.image_hash is not None:
-        whole = with_bytes(catalogue)
-        groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
-        summary["distinct_images"] = len(groups.start)
-        summary["identical_images"] = len(groups.image) - len(groups.start)
-        summary["images_in_most_products"] = int(groups.num_products.max(initial=0))
-    return summary

@@ -13,11 +13,12 @@ from tqdm import tqdm
 
 import product_mil
 from product_mil.data.faults import Policy, faults_path, product_faults
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.ensemble.combine import combine_files, file_log_probs
 from product_mil.ensemble.files import AlignedMembers, align, missing_path, open_member
 from product_mil.ensemble.parquet import ProductFacts
-from product_mil.ensemble.rules import Fitted, Rule, fit_weights
+from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rules import Fitted, fit_weights
 from product_mil.ensemble.runs import (
     MemberOutputs,
     make_ensemble_step,
@@ -32,9 +33,10 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products, watched
 from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
+from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.predict import predicted_as
-from product_mil.runs.validation import log_known, validation_products
-from product_mil.sources.bson.index import NO_CATEGORY, open_catalogue
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.lookup import rows_of
 
 _LOGGER = logging.getLogger(__name__)

@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from product_mil.batch import Batch, PackedBatch, SizedBatch
-from product_mil.data.loader import Loaded, Products
+from product_mil.data.loader import Loaded
+from product_mil.data.products import Products
 from product_mil.devices.mesh import put_batch
 from product_mil.ensemble.files import refuse_missing
 from product_mil.ensemble.rule_names import Rule

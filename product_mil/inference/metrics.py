@@ -8,7 +8,8 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.data.loader import Loaded
+from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch
 from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.inference.step import Scores

@@ -22,7 +22,7 @@ from product_mil.data.embeddings import (
     store_dtype,
     used_images,
 )
-from product_mil.data.loader import ImageFault, Products
+from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.devices.runtime import embedding_batch_images
 from product_mil.errors import Interrupted, UserError

@@ -7,15 +7,15 @@ from typing import Any
 from tqdm import tqdm
 
 from product_mil.data.faults import Policy, faults_path, lost, product_faults
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
+from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.trained import TrainedRun
-from product_mil.runs.validation import log_known, validation_products
-from product_mil.sources.bson.index import NO_CATEGORY
+from product_mil.sources.catalogue import NO_CATEGORY
 
 
 def predict(

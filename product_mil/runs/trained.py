@@ -18,7 +18,7 @@ from jaxtyping import Float, Int64
 from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.duplicates import drop_images
 from product_mil.data.faults import FaultList, Policy
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.inference.step import (
@@ -34,8 +34,9 @@ from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
 from product_mil.runs.feed import Batches, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.stage import evaluation_plan
+from product_mil.runs.schedule import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
 
@@ -113,7 +114,10 @@ class TrainedRun:
         Raises:
             UserError: files that are missing or hold no product.
         """
-        catalogue = open_catalogue(spec)
+        return self.select(open_catalogue(spec))
+
+    def select(self, catalogue: Catalogue) -> Products:
+        """The products of any catalogue, as `products` has those of BSON files."""
         rows = catalogue.first_records()
         md5 = self.config.data.drop_images_md5
         return Products(

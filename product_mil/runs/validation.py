@@ -1,63 +1,64 @@
-"""Products that something is fitted on after training, and what runs have seen of them."""
+"""What a stage measures, and fits, on its validation products."""
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from product_mil.config import Config
-from product_mil.data.loader import Products
-from product_mil.errors import UserError
-from product_mil.runs.trained import TrainedRun
+import jax
+import numpy as np
+from jax.sharding import Mesh
+from jaxtyping import Float
+
+from product_mil.data.faults import FaultList
+from product_mil.data.loader import Loaded
+from product_mil.inference.metrics import metrics_of, score_products
+from product_mil.inference.step import Scores, make_eval_step
+from product_mil.inference.trust import TRUST, collect_nll, fit_trust, make_trust_step
+from product_mil.model.classifier import Arrays, Model
+from product_mil.runs.data import RunData
 
 
-def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Products:
-    """The labelled products with images of `spec`, or the runs' own validation products.
+@dataclass(frozen=True)
+class Validation:
+    """Validation products, and the steps that measure a model of one structure on them."""
 
-    Raises:
-        UserError: the runs have no validation products in common, or they can't be had any more.
-    """
-    if spec:
-        products = runs[0].products(spec)
-    else:
-        if len({run.record["data_fingerprint"] for run in runs}) > 1 or any(
-            _split(run.config) != _split(runs[0].config) for run in runs
-        ):
-            raise UserError(
-                "the runs were validated on different products, and one may have been trained on "
-                "what another was validated on: give --fit_on labelled.bson that none has seen"
-            )
-        data, missing = runs[0].data()
-        if data is None:
-            raise UserError(
-                f"the validation products of {runs[0].workdir} are gone ({missing}): give --fit_on "
-                "labelled.bson"
-            )
-        products = data.valid
-    usable = (products.labels >= 0) & (products.num_images > 0)
-    if not usable.any():
-        raise UserError(f"{spec}: no product with an image and a category of the runs")
-    return products.subset(usable)
+    structure: Any
+    data: RunData
+    batches: Callable[[], Iterator[Loaded]]  # every validation product once
+    mesh: Mesh
+    faults: FaultList
+    log_prior: Float[np.ndarray, " k"]
+    restoring: Float[np.ndarray, " k"] | None  # `adjustment` of `make_trust_step`
 
+    @cached_property
+    def _eval_step(self) -> Callable[..., Scores]:
+        return make_eval_step(self.structure)
 
-def log_known(runs: Sequence[TrainedRun], fitted: Products, predicted: Products) -> None:
-    """Log what the runs have seen of the products that are fitted on, and of those predicted."""
-    logger = logging.getLogger(__name__)
-    for run in runs:
-        known = run.known(fitted)
-        if known is not None and known.trained:
-            logger.info(
-                "note: %s that are fitted on, so it will seem surer than it is: give --fit_on "
-                "products that it has not seen",
-                known.sentence(str(run.workdir)),
-            )
-        known = run.known(predicted)
-        if known is not None and not known.is_test:
-            logger.info("note: %s to be predicted", known.sentence(str(run.workdir)))
+    @cached_property
+    def _trust_step(self) -> Callable[..., jax.Array]:
+        return make_trust_step(self.structure, self.restoring)
 
+    def calibrate(self, parameters: Arrays, statistics: Arrays) -> Arrays:
+        """The statistics, with those fitted anew that say how far to trust a `ResidualHead`."""
+        if TRUST not in statistics:
+            return statistics
+        valid = self.data.valid
+        step = Model(self.structure, parameters, statistics).bound(self._trust_step)
+        nll = collect_nll(len(valid), self.batches(), step, self.mesh)
+        scored = (valid.labels >= 0) & (valid.num_images > 0)
+        trust = fit_trust(nll[scored], valid.num_images[scored] > 1)
+        return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
 
-def _split(config: Config) -> tuple[Any, ...]:
-    """What decides which products are validated on."""
-    data = config.data
-    drawn = (data.valid_fraction, data.max_products, config.seed)
-    fixed = (data.valid, data.drop_images_md5)
-    return fixed if data.valid and not data.max_products else fixed + drawn
+    def evaluate(self, parameters: Arrays, statistics: Arrays) -> dict[str, float]:
+        """The metrics by name; what could not be read is added to the faults."""
+        valid = self.data.valid
+        model = Model(self.structure, parameters, statistics)
+        step = model.bound(self._eval_step, self.log_prior)
+        scores, unreadable = score_products(len(valid), self.batches(), step, self.mesh)
+        self.faults.add(unreadable)
+        values = metrics_of(scores, valid, self.data.categories)
+        if TRUST in statistics:
+            one, several = np.asarray(statistics[TRUST]).tolist()
+            values |= {"trust_one_image": one, "trust_several_images": several}
+        return values

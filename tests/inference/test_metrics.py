@@ -10,8 +10,9 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.data.loader import Loaded, PixelSource, batches
 from product_mil.data.plan import SequentialPlan
+from product_mil.data.products import Products
 from product_mil.inference.metrics import (
     ProductScores,
     metrics_of,

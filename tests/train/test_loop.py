@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from product_mil.data.faults import FaultList
-from product_mil.data.loader import ImageFault, Loaded
+from product_mil.data.loader import Loaded
+from product_mil.data.products import ImageFault
 from product_mil.devices.mesh import data_mesh, put_batch, replicate
 from product_mil.devices.runtime import step_flops
 from product_mil.errors import Interrupted, UserError

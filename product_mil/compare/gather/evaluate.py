@@ -6,7 +6,7 @@ import numpy as np
 
 from product_mil.compare.answers import Questions, take
 from product_mil.compare.gather.files import read_answers
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.errors import UserError
 from product_mil.inference.metrics import TREE_METRICS, ProductScores, metrics_of
 from product_mil.runs.evaluate import Evaluation

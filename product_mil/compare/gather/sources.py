@@ -20,7 +20,7 @@ from product_mil.compare.gather.rules import (
 )
 from product_mil.compare.page.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.config import Config
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
@@ -29,7 +29,7 @@ from product_mil.inference.stream import predict_products, watched
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.runs.trained import TrainedRun, open_run
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
