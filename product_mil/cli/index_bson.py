@@ -67,7 +67,7 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
         whole = with_bytes(catalogue)
         groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
         summary["distinct_images"] = len(groups.start)
-        summary["identical_images"] = len(groups.image) - len(groups.start)
+        summary["identical_images"] = len(groups.image_row) - len(groups.start)
         summary["images_in_most_products"] = int(groups.num_products.max(initial=0))
     return summary
 

@@ -33,7 +33,7 @@ def score_products(
     eval_step: Callable[..., Scores],
     mesh: Mesh,
 ) -> tuple[ProductScores, list[ImageFault]]:
-    """Run `eval_step(batch)` over all batches and put each product's scores in its place.
+    """Run `eval_step(batch)` over all batches and put the scores in the order of the products.
 
     Raises:
         RuntimeError: a product was scored twice or not at all, which would be a fault of ours.
@@ -44,12 +44,12 @@ def score_products(
     for loaded in batches:
         scores = eval_step(put_batch(loaded.batch, mesh))
         real = loaded.positions >= 0
-        at = loaded.positions[real]
-        times[at] += 1
+        positions = loaded.positions[real]
+        times[positions] += 1
         for name, values in zip(Scores._fields, jax.device_get(scores), strict=True):
             if name not in collected:
                 collected[name] = np.zeros(num_products, values.dtype)
-            collected[name][at] = values[real]
+            collected[name][positions] = values[real]
         faults += loaded.faults
     if (times != 1).any():
         raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
@@ -116,7 +116,7 @@ def metrics_of(
         ),
         "mean_class_accuracy": mean_class_accuracy(correct, label),
     }
-    num_images = np.asarray(products.catalogue.num_images)[products.rows][known]
+    num_images = np.asarray(products.catalogue.num_images)[products.product_rows][known]
     for count in np.unique(np.minimum(num_images, products.max_images)):
         chosen = np.minimum(num_images, products.max_images) == count
         result[f"top1_images_{count}"] = float(correct[chosen].mean())
