@@ -22,14 +22,13 @@ from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.inference.step import (
-    ONE_VIEW,
     Predicted,
     Scores,
-    ViewMean,
     make_eval_step,
     make_predict_step,
 )
 from product_mil.model.classifier import Model
+from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
 from product_mil.runs.feed import Batches, open_feed
@@ -94,7 +93,7 @@ class TrainedRun:
         return self.model.bound(step, self.log_prior, *more)
 
     def predict_step(
-        self, *, topk: int, keep_all: bool = False, views: ViewMean = ONE_VIEW, tau: float = 0.0
+        self, *, topk: int, keep_all: bool = False, views: Views = "none", tau: float = 0.0
     ) -> Callable[[Any], Predicted]:
         """What `make_predict_step` returns for this model; of fewer classes than `topk`, all."""
         topk = min(topk, len(self.categories.ids))
@@ -103,7 +102,7 @@ class TrainedRun:
             make_predict_step(structure, topk=topk, keep_all=keep_all, views=views, tau=tau)
         )
 
-    def eval_step(self, views: ViewMean = ONE_VIEW, tau: float = 0.0) -> Callable[[Any], Scores]:
+    def eval_step(self, views: Views = "none", tau: float = 0.0) -> Callable[[Any], Scores]:
         """What `make_eval_step` returns for this model."""
         return self.bound(make_eval_step(self.model.structure, views, tau))
 

@@ -332,7 +332,7 @@ def test_rates_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.Monkey
         return prepared()[3](state, batch, key)
 
     flops = 6e9
-    monkeypatch.setattr("product_mil.train.loop.step_flops", lambda *_: flops)
+    monkeypatch.setattr("product_mil.train.pace.step_flops", lambda *_: flops)
     train(tmp_path, stage_of(wait, train_step=train_step, peak_flops_per_s=4e9))
     lines = RunLog(tmp_path).metrics()
     # The first step compiles: it counts for nothing, and neither does the wait for it.

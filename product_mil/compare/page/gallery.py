@@ -1,4 +1,4 @@
-"""The products that the compared runs judge differently, with small pictures of their images."""
+"""The products that the compared runs answer differently, with small pictures of their images."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +15,7 @@ from product_mil.data.decode import decode_images, is_remark
 from product_mil.inference.files import CONTRIBUTION, PredictionFile
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.catalogue import Catalogue
-from product_mil.sources.categories import Categories
+from product_mil.sources.categories import Categories, path_of
 from product_mil.sources.lookup import rows_of
 
 MAX_PRODUCTS = 1000
@@ -219,11 +219,3 @@ def _guess(answers: Answers, row: int) -> tuple[int, float | None]:
     """The first guess and its probability, where that is known."""
     confidence = answers.confidence
     return int(answers.guess[row]), None if confidence is None else float(confidence[row])
-
-
-def path_of(categories: Categories, category_id: int) -> list[str]:
-    """The names of a category from level 1 down, repeated ones once; its id if unknown."""
-    place = int(categories.class_of(np.array([category_id], np.int64))[0])
-    if place < 0:
-        return [str(category_id)]
-    return list(dict.fromkeys(categories.names[place]))
