@@ -15,7 +15,7 @@ class Slots(NamedTuple):
     """Who sits where in a packed batch: integers only, known before any pixel is read."""
 
     segment: Int32[Any, "S n"]  # product slot of each image; p marks padding
-    position: Int32[Any, "S n"]  # index of the image within its product, from 0
+    image_index: Int32[Any, "S n"]  # index of the image within its product, from 0
     label: Int32[Any, "S p"]  # class index; -1 where unknown or padding
 
     @property

@@ -61,5 +61,5 @@ class Bench:
         """Random pixels in the slots of the first step over the drawn file's products."""
         counts = shaped.num_images(self.products)
         plan = self.plan(counts, images)
-        own = counts[plan.rows(0)[0]].tolist()
+        own = counts[plan.positions(0)[0]].tolist()
         return batch_of([own], images, plan.product_slots, self.size_px, CLASSES)

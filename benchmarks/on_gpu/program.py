@@ -71,7 +71,7 @@ def programs(backbone: str, images: int) -> Iterator[dict[str, Any]]:
     made = training(backbone, classes=CLASSES, dtype="bfloat16")
     counts = shaped.num_images(100_000)
     plan = ShuffledPlan(counts, shards=1, image_slots=images, seed=0)
-    own = counts[plan.rows(0)[0]].tolist()
+    own = counts[plan.positions(0)[0]].tolist()
     pixels = batch_of([own], images, plan.product_slots, SIZE_PX, CLASSES)
     batch = on_gpu(pixels, "data")
     predict, train = made.predict_step, made.step

@@ -70,7 +70,7 @@ def random_batch() -> PackedBatch:
     products = IMAGES // 2
     slots = Slots(
         segment=np.repeat(np.arange(products, dtype=np.int32), 2)[None],
-        position=np.tile(np.arange(2, dtype=np.int32), products)[None],
+        image_index=np.tile(np.arange(2, dtype=np.int32), products)[None],
         label=rng.integers(0, CLASSES, (1, products)).astype(np.int32),
     )
     shape = (1, IMAGES, SIZE_PX, SIZE_PX, 3)

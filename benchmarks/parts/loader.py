@@ -53,7 +53,7 @@ class Task:
             image_slots=IMAGES_PER_BATCH // SHARDS,
             seed=0,
         )
-        self.rows = [np.concatenate(self.plan.rows(step)) for step in range(steps)]
+        self.rows = [np.concatenate(self.plan.positions(step)) for step in range(steps)]
         self.records = [
             [(int(self.catalogue.offset_bytes[r]), int(self.catalogue.length_bytes[r])) for r in b]
             for b in self.rows

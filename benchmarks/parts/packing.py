@@ -40,7 +40,7 @@ def main() -> None:
     slots = 16 if args.smoke else args.image_slots
     size_px = 75 if args.smoke else args.size_px
     small = ShuffledPlan(counts, shards=1, image_slots=slots, seed=0)
-    packed = counts[small.rows(0)[0]].tolist()
+    packed = counts[small.positions(0)[0]].tolist()
     padded = counts[: slots // MAX_IMAGES].tolist()
     made = training("small_cnn" if args.smoke else args.backbone, classes=CLASSES)
     batches = {

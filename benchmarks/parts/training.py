@@ -88,15 +88,15 @@ def batch_of(
     shards = len(counts)
     random = np.random.default_rng(0)
     segment = np.full((shards, image_slots), product_slots, np.int32)
-    position = np.zeros((shards, image_slots), np.int32)
+    image_index = np.zeros((shards, image_slots), np.int32)
     label = np.full((shards, product_slots), -1, np.int32)
     for shard, of in enumerate(counts):
         owners = np.repeat(np.arange(len(of)), of)
         segment[shard, : len(owners)] = owners
-        position[shard, : len(owners)] = np.concatenate([np.arange(c) for c in of])
+        image_index[shard, : len(owners)] = np.concatenate([np.arange(c) for c in of])
         label[shard, : len(of)] = random.integers(0, classes, len(of))
     images = random.integers(0, 256, (shards, image_slots, size_px, size_px, 3), np.uint8)
-    return PackedBatch(images, Slots(segment, position, label))
+    return PackedBatch(images, Slots(segment, image_index, label))
 
 
 def loaded_of(batch: PackedBatch) -> Loaded:

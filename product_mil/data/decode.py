@@ -107,20 +107,20 @@ def decode_images(
 ) -> dict[int, str]:
     """Decode each image into its target.
 
-    Returns, by place in `found`, why images could not be used; what the targets of those hold means
-    nothing. Remarks on images that are used (`is_remark`) are among the reasons.
+    Returns, by number in `found`, why images could not be used; what the targets of those hold
+    means nothing. Remarks on images that are used (`is_remark`) are among the reasons.
     """
     reasons: dict[int, str] = {}
-    for place, (data, pixels) in enumerate(zip(found, targets, strict=True)):
+    for number, (data, pixels) in enumerate(zip(found, targets, strict=True)):
         if isinstance(data, Unread):
-            reasons[place] = data.reason
+            reasons[number] = data.reason
             continue
         try:
             remark = decode_into(data, pixels)
         except ImageError as error:
             remark = str(error)
         if remark is not None:
-            reasons[place] = remark
+            reasons[number] = remark
     return reasons
 
 

@@ -18,8 +18,8 @@ _SMALL_CATALOGUE_IMAGES = 100_000
 class ImageGroups(NamedTuple):
     """Images in the order of their content hash, cut into G groups of identical ones."""
 
-    image: Int64[np.ndarray, " M"]  # rows of the images, ascending within a group
-    product: Int32[np.ndarray, " M"]  # row of the product of each
+    image_row: Int64[np.ndarray, " M"]  # ascending within a group
+    product_row: Int32[np.ndarray, " M"]  # of each
     start: Int64[np.ndarray, " G"]  # where in these two each group begins
     num_products: Int64[np.ndarray, " G"]  # distinct products that show the image
 
@@ -89,9 +89,9 @@ def sharing_products(
     from_a = len(hashes[0])
     product = np.concatenate([np.full(from_a, -1, np.int32), owners[1]])  # a: one product, -1
     groups = group_images(np.concatenate(hashes), product)
-    in_a = groups.product[groups.start] == -1 if from_a else np.zeros(len(groups.start), bool)
-    sizes = np.diff(groups.start, append=len(groups.image))
-    shared = np.unique(groups.product[np.repeat(in_a, sizes)])
+    in_a = groups.product_row[groups.start] == -1 if from_a else np.zeros(len(groups.start), bool)
+    sizes = np.diff(groups.start, append=len(groups.image_row))
+    shared = np.unique(groups.product_row[np.repeat(in_a, sizes)])
     return np.isin(rows_b, shared)
 
 
@@ -113,11 +113,11 @@ def drop_images(catalogue: Catalogue, md5_hex: Sequence[str]) -> Bool[np.ndarray
     candidates = np.argsort(-groups.num_products, kind="stable")
     if len(candidates) > _SMALL_CATALOGUE_IMAGES:
         candidates = candidates[groups.num_products[candidates] > MAX_LINKING_PRODUCTS]
-    stop = np.append(groups.start[1:], len(groups.image))
+    stop = np.append(groups.start[1:], len(groups.image_row))
     for group in candidates.tolist():
         if not wanted:
             break
-        images = groups.image[groups.start[group] : stop[group]]
+        images = groups.image_row[groups.start[group] : stop[group]]
         (data,) = catalogue.read(images[:1])
         if isinstance(data, Unread):
             place = catalogue.place_of_image(int(images[0]))

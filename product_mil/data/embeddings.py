@@ -72,13 +72,13 @@ class EmbeddingStore:
         return len(self._keys)
 
     def find(self, hashes: UInt64[np.ndarray, "m 2"]) -> Int64[np.ndarray, " m"]:
-        """Place of each image in the store; -1 where it is not there."""
+        """The store row of each image; -1 where it is not there."""
         return rows_in_sorted(self._keys, _keys(hashes))
 
-    def take(self, places: Int64[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
-        """The embeddings at `places`, in float32."""
-        result = np.empty((len(places), self.dim), np.float32)
-        part, row = self._part[places], self._row[places]
+    def take(self, store_rows: Int64[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
+        """The embeddings in these rows, in float32."""
+        result = np.empty((len(store_rows), self.dim), np.float32)
+        part, row = self._part[store_rows], self._row[store_rows]  # of the part
         for number in np.unique(part):
             chosen = part == number
             result[chosen] = self._parts[number][row[chosen]]
@@ -108,22 +108,21 @@ class ImageSource:
         image_size_px: int,
         batch_images: int,
     ) -> None:
-        """`image_rows` are rows of the catalogue's image columns."""
-        self._rows, self._batch_images = image_rows, batch_images
+        self._image_rows, self._batch_images = image_rows, batch_images
         self._decoder = ImageDecoder(catalogue, (batch_images, image_size_px, image_size_px, 3))
 
     def __len__(self) -> int:
-        return (len(self._rows) + self._batch_images - 1) // self._batch_images
+        return (len(self._image_rows) + self._batch_images - 1) // self._batch_images
 
     def __repr__(self) -> str:
-        return f"ImageSource({len(self._rows)} images)"
+        return f"ImageSource({len(self._image_rows)} images)"
 
     def __getitem__(self, index: int) -> _ImageBatch:
         """Decode a batch; the last one is filled up with black."""
         start = int(index) * self._batch_images
-        rows = self._rows[start : start + self._batch_images]
+        rows = self._image_rows[start : start + self._batch_images]
         images, faults = self._decoder.decode(rows, np.arange(len(rows)))
-        lost = [place for place, fault in faults.items() if not fault.is_remark]
+        lost = [number for number, fault in faults.items() if not fault.is_remark]
         readable = ~np.isin(np.arange(len(rows)), lost)
         return _ImageBatch(images, readable, list(faults.values()))
 
@@ -137,7 +136,7 @@ def embed_images(
     batch_images: int,
     threads: int,
 ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float[np.ndarray, "b d"], list[ImageFault]]]:
-    """Rows and embeddings of the readable images among `image_rows`, batch by batch, in order.
+    """Image rows and embeddings of those that can be read, batch by batch, in order.
 
     `embed` always gets `batch_images` images: sums in other shapes may round differently.
     """
@@ -153,8 +152,8 @@ def embed_images(
 
 
 def used_images(products: Products) -> Int64[np.ndarray, " m"]:
-    """Rows of all images that the products' batches will hold, in file order."""
-    return np.sort(products.images_of(np.arange(len(products))).row)
+    """Image rows of all that the products' batches will hold, in file order."""
+    return np.sort(products.images_of(np.arange(len(products))).image_row)
 
 
 def fill_store(
@@ -173,8 +172,8 @@ def fill_store(
     """
     embedded, faults = 0, []
     for products in selections:
-        catalogue, rows = products.catalogue, used_images(products)
-        hashes = _hashes(catalogue, rows)
+        catalogue, image_rows = products.catalogue, used_images(products)
+        hashes = _hashes(catalogue, image_rows)
         reasons: dict[Any, str] = {}  # by an image's fault without its reason, and by content
         left = np.flatnonzero(store.find(hashes) < 0)
         while len(left):
@@ -183,7 +182,7 @@ def fill_store(
             waiting: list[tuple[np.ndarray, np.ndarray]] = []
             found = embed_images(
                 catalogue,
-                rows[left[first]],
+                image_rows[left[first]],
                 embed,
                 image_size_px=image_size_px,
                 batch_images=batch_images,
@@ -200,16 +199,16 @@ def fill_store(
             store.reload()
             # Of identical images one was tried: where the file could not be read, another is next.
             unread = []
-            for place in first[store.find(hashes[left[first]]) < 0].tolist():
-                reason = reasons[image_fault(catalogue, int(rows[left[place]]), "")]
-                reasons[bytes(keys[place])] = reason
-                unread += [keys[place]] * (kind_of(reason) == UNREAD)
+            for tried in first[store.find(hashes[left[first]]) < 0].tolist():
+                reason = reasons[image_fault(catalogue, int(image_rows[left[tried]]), "")]
+                reasons[bytes(keys[tried])] = reason
+                unread += [keys[tried]] * (kind_of(reason) == UNREAD)
             again = np.isin(keys, unread)
             again[first] = False
             left = left[again]
-        for image in np.flatnonzero(store.find(hashes) < 0).tolist():
-            fault = image_fault(catalogue, int(rows[image]), "")
-            of_content = reasons[bytes(_keys(hashes[image : image + 1])[0])]
+        for lacking in np.flatnonzero(store.find(hashes) < 0).tolist():
+            fault = image_fault(catalogue, int(image_rows[lacking]), "")
+            of_content = reasons[bytes(_keys(hashes[lacking : lacking + 1])[0])]
             faults.append(fault._replace(reason=reasons.get(fault, of_content)))
     return embedded, faults
 
@@ -221,10 +220,10 @@ def _write_part(store: EmbeddingStore, waiting: list[tuple[np.ndarray, np.ndarra
     waiting.clear()
 
 
-def _hashes(catalogue: Catalogue, rows: np.ndarray) -> UInt64[np.ndarray, "m 2"]:
+def _hashes(catalogue: Catalogue, image_rows: Int64[np.ndarray, " m"]) -> UInt64[np.ndarray, "m 2"]:
     if catalogue.image_hash is None:
         raise ValueError("the catalogue was opened without hashes")
-    return np.asarray(catalogue.image_hash)[rows]
+    return np.asarray(catalogue.image_hash)[image_rows]
 
 
 class EmbeddedSource:
@@ -236,10 +235,10 @@ class EmbeddedSource:
         """The store has been filled; images that it lacks are unreadable and become padding."""
         self._products, self._plan, self._store = products, plan, store
         self._num_steps = num_steps
-        rows = used_images(products)
-        # Of each image, and of padding: row -1 is the last one.
-        self._place = np.full(products.catalogue.num_images_total + 1, -1, np.int64)
-        self._place[rows] = store.find(_hashes(products.catalogue, rows))
+        image_rows = used_images(products)
+        # Of each image row, and of padding: row -1 is the last one.
+        self._store_row = np.full(products.catalogue.num_images_total + 1, -1, np.int64)
+        self._store_row[image_rows] = store.find(_hashes(products.catalogue, image_rows))
 
     def __len__(self) -> int:
         return self._num_steps
@@ -250,10 +249,10 @@ class EmbeddedSource:
     def __getitem__(self, step: int) -> Loaded:
         """Gather the batch of a step."""
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
-        places = self._place[image_rows]
-        slots.segment[places < 0] = self._plan.product_slots
-        embeddings = np.zeros((*places.shape, self._store.dim), np.float32)
-        embeddings[places >= 0] = self._store.take(places[places >= 0])
+        store_rows = self._store_row[image_rows]
+        slots.segment[store_rows < 0] = self._plan.product_slots
+        embeddings = np.zeros((*store_rows.shape, self._store.dim), np.float32)
+        embeddings[store_rows >= 0] = self._store.take(store_rows[store_rows >= 0])
         return Loaded(EmbeddedBatch(embeddings, slots), positions, [])
 
 

@@ -167,23 +167,23 @@ def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path
     `labelled`: each product needs a category, so one without is a fault too.
     """
     catalogue = products.catalogue
-    num_images = np.asarray(catalogue.num_images)[products.rows]
-    category_id = np.asarray(catalogue.category_id)[products.rows]
+    num_images = np.asarray(catalogue.num_images)[products.product_rows]
+    category_id = np.asarray(catalogue.category_id)[products.product_rows]
     most = products.max_images
     surplus = num_images > most
     unknown = products.labels < 0
     if not labelled:
         unknown &= category_id != NO_CATEGORY
-    for place in np.flatnonzero(surplus | unknown).tolist():
-        row = int(products.rows[place])
-        file, offset_bytes = catalogue.place_of_product(row)
-        path, where = Path(file), (offset_bytes, int(catalogue.product_id[row]))
-        if surplus[place]:
-            count = num_images[place]
+    for position in np.flatnonzero(surplus | unknown).tolist():
+        product_row = int(products.product_rows[position])
+        file, offset_bytes = catalogue.place_of_product(product_row)
+        path, where = Path(file), (offset_bytes, int(catalogue.product_id[product_row]))
+        if surplus[position]:
+            count = num_images[position]
             reason = f"more than {most} images: {count}, of which the first {most} are used"
             yield path, Fault(*where, f"{reason}; see config.data.max_images")
-        if unknown[place]:
-            reason = f"unknown category: {category_id[place]} is not in the category file"
-            if category_id[place] == NO_CATEGORY:
+        if unknown[position]:
+            reason = f"unknown category: {category_id[position]} is not in the category file"
+            if category_id[position] == NO_CATEGORY:
                 reason = "no category_id: not used to train or measure"
             yield path, Fault(*where, reason)

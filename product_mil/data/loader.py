@@ -38,7 +38,7 @@ class _Assigned(NamedTuple):
 
     slots: Slots
     positions: Int64[np.ndarray, "S p"]
-    image_rows: Int64[np.ndarray, "S n"]  # of the catalogue's image columns; -1 for padding
+    image_rows: Int64[np.ndarray, "S n"]  # -1 for padding
 
 
 def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
@@ -46,19 +46,19 @@ def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
     s, n, p = plan.shards, plan.image_slots, plan.product_slots
     slots = Slots(
         segment=np.full((s, n), p, np.int32),
-        position=np.zeros((s, n), np.int32),
+        image_index=np.zeros((s, n), np.int32),
         label=np.full((s, p), -1, np.int32),
     )
     positions = np.full((s, p), -1, np.int64)
     image_rows = np.full((s, n), -1, np.int64)
-    for shard, rows in enumerate(plan.rows(step)):
-        positions[shard, : len(rows)] = rows
-        slots.label[shard, : len(rows)] = products.labels[rows]
-        images = products.images_of(rows)
-        used = slice(len(images.row))
-        image_rows[shard, used] = images.row
+    for shard, of_shard in enumerate(plan.positions(step)):
+        positions[shard, : len(of_shard)] = of_shard
+        slots.label[shard, : len(of_shard)] = products.labels[of_shard]
+        images = products.images_of(of_shard)
+        used = slice(len(images.image_row))
+        image_rows[shard, used] = images.image_row
         slots.segment[shard, used] = images.owner
-        slots.position[shard, used] = images.index
+        slots.image_index[shard, used] = images.image_index
     return _Assigned(slots, positions, image_rows)
 
 
@@ -86,45 +86,46 @@ class ImageDecoder:
         self._elsewhere: Elsewhere | None = None
 
     def decode(
-        self, rows: Int64[np.ndarray, " m"], places: Int64[np.ndarray, " m"]
+        self, image_rows: Int64[np.ndarray, " m"], slots: Int64[np.ndarray, " m"]
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, ImageFault]]:
-        """Decode the image in each row of the catalogue's image columns into its place of a batch.
+        """Decode each image into its slot of a batch.
 
-        `places` count in the batch as if it had one axis of images; all others are black. Returns
-        the batch, whose memory is used again once nothing refers to it any more, and by place in
-        `rows` the faults, whose pixels are black too, and the remarks.
+        `slots` count in the batch as if it had one axis of images; all others are black. Returns
+        the batch, whose memory is used again once nothing refers to it any more, and by number in
+        `image_rows` the faults, whose pixels are black too, and the remarks.
         """
-        addresses = self._catalogue.addresses(rows)
+        addresses = self._catalogue.addresses(image_rows)
         here = self._here.acquire(blocking=False)
         try:
-            images, reasons = self._decode(addresses, places, here)
+            images, reasons = self._decode(addresses, slots, here)
         finally:
             if here:
                 self._here.release()
-        self._left -= len(rows)
+        self._left -= len(image_rows)
         black = np.ones(math.prod(self._shape[:-3]), bool)
-        black[places] = False
-        black[places[[place for place, reason in reasons.items() if not is_remark(reason)]]] = True
+        black[slots] = False
+        lost = [number for number, reason in reasons.items() if not is_remark(reason)]
+        black[slots[lost]] = True
         images.reshape(-1, *self._shape[-3:])[black] = 0
         faults = {
-            place: image_fault(self._catalogue, int(rows[place]), reason)
-            for place, reason in reasons.items()
+            number: image_fault(self._catalogue, int(image_rows[number]), reason)
+            for number, reason in reasons.items()
         }
         return images, faults
 
     def _decode(
-        self, addresses: Any, places: Int64[np.ndarray, " m"], here: bool
+        self, addresses: Any, slots: Int64[np.ndarray, " m"], here: bool
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]]:
         if not here and self._left <= 0 and self._reader.travels:
             with self._starts:
                 if self._elsewhere is None and (workers := process_workers()):
                     self._elsewhere = Elsewhere(workers, self._reader, self._shape)
-            found = self._elsewhere and self._elsewhere.decode(addresses, places)
+            found = self._elsewhere and self._elsewhere.decode(addresses, slots)
             if found:
                 return found
         images = self._buffers.take()
         flat = images.reshape(-1, *self._shape[-3:])
-        targets = (flat[place] for place in places.tolist())
+        targets = (flat[slot] for slot in slots.tolist())
         return images, decode_images(self._reader.read(addresses), targets)
 
     def __reduce__(self) -> Any:
@@ -164,10 +165,10 @@ class PixelSource:
         The memory of the pixels is used again once nothing refers to the batch any more.
         """
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
-        places = np.flatnonzero(image_rows >= 0)
-        images, faults = self._decoder.decode(image_rows.reshape(-1)[places], places)
-        lost = [place for place, fault in faults.items() if not fault.is_remark]
-        slots.segment.reshape(-1)[places[lost]] = self._plan.product_slots
+        used = np.flatnonzero(image_rows >= 0)  # image slots
+        images, faults = self._decoder.decode(image_rows.reshape(-1)[used], used)
+        lost = [number for number, fault in faults.items() if not fault.is_remark]
+        slots.segment.reshape(-1)[used[lost]] = self._plan.product_slots
         return Loaded(PackedBatch(images, slots), positions, list(faults.values()))
 
 

@@ -1,7 +1,7 @@
 """Which products fill which slots of which step: integers only, decided before any pixel is read.
 
 A step has S shards of n image slots and p product slots, and a product never crosses a shard.
-Both plans are pure functions of their arguments: `rows(step)` needs no earlier step, so a run
+Both plans are pure functions of their arguments: `positions(step)` needs no earlier step, so a run
 resumes by starting at step k, whatever the number of threads, hosts or devices.
 """
 
@@ -22,7 +22,7 @@ class Plan(Protocol):
     product_slots: int  # p, of a shard
     num_steps: int  # of one pass over the products
 
-    def rows(self, step: int) -> list[Int64[np.ndarray, " _"]]:
+    def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
         """For each shard, the positions of its products in the array the plan was made from."""
         ...
 
@@ -142,7 +142,7 @@ class ShuffledPlan:
         points = (np.arange(count) + rng.random()) * (ends[-1] / count)
         return rng.permutation(order[np.searchsorted(ends, points, side="right")])
 
-    def rows(self, step: int) -> list[Int64[np.ndarray, " _"]]:
+    def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
         """For each shard of global step `step` (epochs follow each other), its products."""
         epoch, index = divmod(step, self.num_steps)
         bins, products = self._order(epoch)
@@ -192,7 +192,7 @@ class SequentialPlan:
         largest = int(np.diff(self._bounds).max()) if len(bounds) > 1 else 1
         self.product_slots = min(-(-largest // 8) * 8, image_slots)
 
-    def rows(self, step: int) -> list[Int64[np.ndarray, " _"]]:
+    def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
         """For each shard of step `step`, its products; the last step may have empty shards."""
         last = len(self._bounds) - 1
         first = step * self.shards

@@ -15,8 +15,8 @@ class ProductImages:
     """Images with the products that own them."""
 
     owner: Int64[np.ndarray, " m"]  # which of the products asked for
-    row: Int64[np.ndarray, " m"]  # of the catalogue's image columns
-    index: Int64[np.ndarray, " m"]  # `image_index`, from 0 within the product
+    image_row: Int64[np.ndarray, " m"]
+    image_index: Int64[np.ndarray, " m"]  # from 0 within the product
 
 
 @dataclass(frozen=True)
@@ -24,45 +24,53 @@ class Products:
     """A selection of a catalogue's products with their class indices."""
 
     catalogue: Catalogue
-    rows: Int64[np.ndarray, " N"]  # of the catalogue
+    product_rows: Int64[np.ndarray, " N"]
     labels: Int32[np.ndarray, " N"]  # class index; -1 where unknown
     max_images: int  # the first ones of a product are used
     dropped: Bool[np.ndarray, " M"] | None = field(default=None, repr=False)  # placeholder images
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.product_rows)
 
     @property
     def num_images(self) -> Int64[np.ndarray, " N"]:
         """Images of each product that will be read."""
-        counts = np.asarray(self.catalogue.num_images)[self.rows].astype(np.int64)
+        counts = np.asarray(self.catalogue.num_images)[self.product_rows].astype(np.int64)
         if self.dropped is not None:
             sums = np.concatenate([[0], np.cumsum(~self.dropped)])
-            first = np.asarray(self.catalogue.first_image)[self.rows]
+            first = np.asarray(self.catalogue.first_image)[self.product_rows]
             counts = sums[first + counts] - sums[first]
         return np.minimum(counts, self.max_images)
 
     def images_of(self, positions: Int64[np.ndarray, " q"]) -> ProductImages:
         """The images of some of the products, product by product."""
-        first = np.asarray(self.catalogue.first_image[self.rows[positions]])
-        counts = np.asarray(self.catalogue.num_images[self.rows[positions]]).astype(np.int64)
+        first = np.asarray(self.catalogue.first_image[self.product_rows[positions]])
+        counts = np.asarray(self.catalogue.num_images[self.product_rows[positions]]).astype(
+            np.int64
+        )
         starts = np.cumsum(counts) - counts
         owner = np.repeat(np.arange(len(positions)), counts)
-        index = np.arange(counts.sum()) - starts[owner]
-        row = first[owner] + index
-        place = index
+        image_index = np.arange(counts.sum()) - starts[owner]
+        image_row = first[owner] + image_index
+        rank = image_index  # among the images that are not dropped
         if self.dropped is not None:
-            kept = ~self.dropped[row]
+            kept = ~self.dropped[image_row]
             before = np.cumsum(kept) - kept
-            place = before - before[starts[owner]]
-            owner, index, row, place = owner[kept], index[kept], row[kept], place[kept]
-        chosen = place < self.max_images
-        return ProductImages(owner[chosen], row[chosen], index[chosen])
+            rank = before - before[starts[owner]]
+            owner, image_index, image_row, rank = (
+                column[kept] for column in (owner, image_index, image_row, rank)
+            )
+        chosen = rank < self.max_images
+        return ProductImages(owner[chosen], image_row[chosen], image_index[chosen])
 
     def subset(self, keep: Bool[np.ndarray, " N"]) -> "Products":
         """The products where `keep` is true."""
         return Products(
-            self.catalogue, self.rows[keep], self.labels[keep], self.max_images, self.dropped
+            self.catalogue,
+            self.product_rows[keep],
+            self.labels[keep],
+            self.max_images,
+            self.dropped,
         )
 
 
@@ -81,13 +89,13 @@ class ImageFault(NamedTuple):
         return is_remark(self.reason)
 
 
-def image_fault(catalogue: Catalogue, row: int, reason: str) -> ImageFault:
-    """The fault of the image in this row of the catalogue's image columns."""
+def image_fault(catalogue: Catalogue, image_row: int, reason: str) -> ImageFault:
+    """The fault of an image."""
     # Products without images share `first_image` with the product after them.
-    product = int(np.searchsorted(catalogue.first_image, row, side="right")) - 1
+    product_row = int(np.searchsorted(catalogue.first_image, image_row, side="right")) - 1
     return ImageFault(
-        *catalogue.place_of_image(row),
-        product_id=int(catalogue.product_id[product]),
-        image_index=row - int(catalogue.first_image[product]),
+        *catalogue.place_of_image(image_row),
+        product_id=int(catalogue.product_id[product_row]),
+        image_index=image_row - int(catalogue.first_image[product_row]),
         reason=reason,
     )

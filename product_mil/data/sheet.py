@@ -54,8 +54,8 @@ class Book:
         groups: ImageGroups = group_images(
             hashes_of(catalogue)[whole], product_of_images(catalogue)[whole]
         )
-        self._images, self._start = whole[groups.image], groups.start
-        sizes = np.diff(groups.start, append=len(groups.image))
+        self._images, self._start = whole[groups.image_row], groups.start
+        sizes = np.diff(groups.start, append=len(groups.image_row))
         self._group = np.full(catalogue.num_images_total, -1)  # of images that are not alone
         self._group[self._images] = np.repeat(np.arange(len(sizes)), sizes)
         self._group[self._images[np.repeat(sizes, sizes) == 1]] = -1
@@ -68,41 +68,45 @@ class Book:
             elif fault.product_id is not None:
                 self._faults.setdefault(fault.product_id, []).append(fault.reason)
 
-    def rows_of_images(self, row: int) -> range:
-        """The product's images, as rows of the catalogue's image columns."""
-        first = int(self.catalogue.first_image[row])
-        return range(first, first + int(self.catalogue.num_images[row]))
+    def image_rows(self, product_row: int) -> range:
+        """The image rows of a product."""
+        first = int(self.catalogue.first_image[product_row])
+        return range(first, first + int(self.catalogue.num_images[product_row]))
 
-    def shares_images(self, row: int) -> bool:
+    def shares_images(self, product_row: int) -> bool:
         """Whether another place of the catalogue holds one of its images too."""
-        return any(self._group[image] >= 0 for image in self.rows_of_images(row))
+        return any(self._group[image] >= 0 for image in self.image_rows(product_row))
 
-    def is_bad(self, row: int) -> bool:
+    def is_bad(self, product_row: int) -> bool:
         """Whether the record has a fault, or an image that cannot be read."""
-        if int(self.catalogue.product_id[row]) in self._faults:
+        if int(self.catalogue.product_id[product_row]) in self._faults:
             return True
-        return any(isinstance(self.pixels(image), str) for image in self.rows_of_images(row))
+        return any(isinstance(self.pixels(image), str) for image in self.image_rows(product_row))
 
-    def pixels(self, image: int) -> np.ndarray | str:
+    def pixels(self, image_row: int) -> np.ndarray | str:
         """As training reads it, or why it cannot."""
-        if not self.catalogue.image_length_bytes[image]:
-            lost = self._lost.get(self.catalogue.place_of_image(image))
+        if not self.catalogue.image_length_bytes[image_row]:
+            lost = self._lost.get(self.catalogue.place_of_image(image_row))
             return lost or "the picture has no bytes"
         pixels = np.zeros((self._size_px, self._size_px, 3), np.uint8)
-        reason = decode_images(self.catalogue.read(np.array([image])), [pixels]).get(0)
+        reason = decode_images(self.catalogue.read(np.array([image_row])), [pixels]).get(0)
         return pixels if reason is None or is_remark(reason) else reason
 
-    def show(self, row: int) -> Shown:
+    def show(self, product_row: int) -> Shown:
         """The product as it is drawn."""
         catalogue = self.catalogue
-        images = self.rows_of_images(row)
-        lines = [f"product {int(catalogue.product_id[row])}", self._category(row)]
+        images = self.image_rows(product_row)
+        lines = [f"product {int(catalogue.product_id[product_row])}", self._category(product_row)]
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
-        lines.append(f"{count}, record at byte {catalogue.place_of_product(row).offset_bytes}")
+        lines.append(
+            f"{count}, record at byte {catalogue.place_of_product(product_row).offset_bytes}"
+        )
         if len(images) > MAX_IMAGES:
             lines.append(f"the first {MAX_IMAGES} are shown")
             images = images[:MAX_IMAGES]
-        lines += [f"! {reason}" for reason in self._faults.get(int(catalogue.product_id[row]), [])]
+        lines += [
+            f"! {reason}" for reason in self._faults.get(int(catalogue.product_id[product_row]), [])
+        ]
         captions, frames = [], []
         for number, image in enumerate(images):
             others = self._others(image)
@@ -112,29 +116,29 @@ class Book:
             frames.append(FRAMES[group % len(FRAMES)] if group >= 0 else None)
         return Shown(lines, [self.pixels(image) for image in images], captions, frames)
 
-    def _category(self, row: int) -> str:
-        number = int(self.catalogue.category_id[row])
+    def _category(self, product_row: int) -> str:
+        number = int(self.catalogue.category_id[product_row])
         if number == NO_CATEGORY:
             return "no category"
         if self._categories is None:
             return f"category {number}"
-        place = int(self._categories.class_of(np.array([number]))[0])
-        if place < 0:
+        class_index = int(self._categories.class_of(np.array([number]))[0])
+        if class_index < 0:
             return f"category {number}, not in the category file"
-        return f"{number}: {' > '.join(self._categories.names[place])}"
+        return f"{number}: {' > '.join(self._categories.names[class_index])}"
 
-    def _others(self, image: int) -> str:
+    def _others(self, image_row: int) -> str:
         """Where an identical image is shown."""
-        group = int(self._group[image])
+        group = int(self._group[image_row])
         if group < 0:
             return ""
         start = self._start[group]
         same = self._images[start : start + self._sizes[group]]
-        other = int(same[same != image][0])
-        product = int(np.searchsorted(self.catalogue.first_image, other, side="right")) - 1
-        index = other - int(self.catalogue.first_image[product])
+        other = int(same[same != image_row][0])
+        product_row = int(np.searchsorted(self.catalogue.first_image, other, side="right")) - 1
+        index = other - int(self.catalogue.first_image[product_row])
         more = f" +{len(same) - 2}" if len(same) > 2 else ""
-        return f"\n= {int(self.catalogue.product_id[product])} #{index}{more}"
+        return f"\n= {int(self.catalogue.product_id[product_row])} #{index}{more}"
 
 
 def _is_sheet(path: Path) -> bool:

@@ -83,19 +83,19 @@ def _link(
     groups = group_images(hashes_of(catalogue)[chosen], product)
     popular = np.flatnonzero(groups.num_products > MAX_LINKING_PRODUCTS)
     popular = popular[np.argsort(-groups.num_products[popular], kind="stable")]
-    popular_images = np.flatnonzero(chosen)[groups.image[groups.start[popular]]]
+    popular_images = np.flatnonzero(chosen)[groups.image_row[groups.start[popular]]]
 
     # A chain through each group's products; a second one through the products of one id.
     linking = (groups.num_products > 1) & (groups.num_products <= MAX_LINKING_PRODUCTS)
-    linked = np.repeat(linking, np.diff(groups.start, append=len(groups.image)))
+    linked = np.repeat(linking, np.diff(groups.start, append=len(groups.image_row)))
     linked[groups.start] = False  # to the image before, which is of another group
     by_image = np.flatnonzero(linked)
     product_id = catalogue.product_id[rows]
     order = np.argsort(product_id, kind="stable").astype(np.int32)
     by_id = np.flatnonzero(product_id[order][1:] == product_id[order][:-1])
     ends = (
-        np.concatenate([groups.product[by_image - 1], order[by_id]]),
-        np.concatenate([groups.product[by_image], order[by_id + 1]]),
+        np.concatenate([groups.product_row[by_image - 1], order[by_id]]),
+        np.concatenate([groups.product_row[by_image], order[by_id + 1]]),
     )
     graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(len(rows), len(rows)))
     _, component = connected_components(graph, directed=False)

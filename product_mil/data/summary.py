@@ -43,6 +43,6 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
             for path, fault in catalogue.faults[:_MAX_SHOWN_FAULTS]
         ],
         "distinct_images": len(groups.start),
-        "identical_images": len(groups.image) - len(groups.start),
+        "identical_images": len(groups.image_row) - len(groups.start),
         "images_in_most_products": int(groups.num_products.max(initial=0)),
     }

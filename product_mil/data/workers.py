@@ -36,14 +36,14 @@ serve(*map(int, sys.argv[1:3]))
 
 
 class Task(NamedTuple):
-    """Pictures to decode into places of a batch of images."""
+    """Images to decode into slots of a batch."""
 
     number: int  # of the reader, which a process keeps
     reader: Reader
     addresses: Any
     region: Region
     image_shape: tuple[int, int, int]
-    places: Int64[np.ndarray, " m"]  # in the region, in images
+    slots: Int64[np.ndarray, " m"]  # of the region, in images
 
 
 class Workers:
@@ -107,9 +107,9 @@ class Elsewhere:
         self._buffers = BufferPool(shape, np.uint8, workers.memory.empty)
 
     def decode(
-        self, addresses: Any, places: Int64[np.ndarray, " m"]
+        self, addresses: Any, slots: Int64[np.ndarray, " m"]
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]] | None:
-        """A batch with the pictures in their places, and what `decode_images` returns.
+        """A batch with the images in their slots, and what `decode_images` returns.
 
         None where no process, or no memory to share, is to be had.
         """
@@ -123,7 +123,7 @@ class Elsewhere:
         height, width, channels = self._shape[-3:]
         shape = height, width, channels
         reasons = self._workers.decode(
-            Task(self._number, self._reader, addresses, region, shape, places)
+            Task(self._number, self._reader, addresses, region, shape, slots)
         )
         return None if reasons is None else (images, reasons)
 
@@ -182,7 +182,7 @@ def serve(connection: int, memory: int) -> None:
             task: Task = tasks.recv()
             images = np.frombuffer(mapped(task.region), np.uint8, count=task.region.used_bytes)
             images = images.reshape(-1, *task.image_shape)
-            targets = (images[place] for place in task.places.tolist())
+            targets = (images[slot] for slot in task.slots.tolist())
             try:
                 reasons = decode_images(reader(task.number).read(task.addresses), targets)
             except UserError:  # the thread tries, and tells it if it fails too

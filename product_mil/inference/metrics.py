@@ -33,7 +33,7 @@ def score_products(
     eval_step: Callable[..., Scores],
     mesh: Mesh,
 ) -> tuple[ProductScores, list[ImageFault]]:
-    """Run `eval_step(batch)` over all batches and put each product's scores in its place.
+    """Run `eval_step(batch)` over all batches and put the scores in the order of the products.
 
     Raises:
         RuntimeError: as `scores_in_place` does.
@@ -61,12 +61,12 @@ def scores_in_place(
     for loaded in batches:
         scores = jax.device_get(step(put_batch(loaded.batch, mesh)))
         real = loaded.positions >= 0
-        at = loaded.positions[real]
-        times[at] += 1
+        positions = loaded.positions[real]
+        times[positions] += 1
         for name, values in scores._asdict().items():
             if name not in columns:
                 columns[name] = np.zeros((*values.shape[:-2], num_products), values.dtype)
-            columns[name][..., at] = values[..., real]
+            columns[name][..., positions] = values[..., real]
     if (times != 1).any():
         raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
     return columns
@@ -123,7 +123,7 @@ def metrics_of(
         ),
         "mean_class_accuracy": mean_class_accuracy(correct, label),
     }
-    num_images = np.asarray(products.catalogue.num_images)[products.rows][known]
+    num_images = np.asarray(products.catalogue.num_images)[products.product_rows][known]
     for count in np.unique(np.minimum(num_images, products.max_images)):
         chosen = np.minimum(num_images, products.max_images) == count
         result[f"top1_images_{count}"] = float(correct[chosen].mean())

@@ -38,10 +38,10 @@ def predict_products(
     def next_block() -> tuple[PredictionBlock, list[ImageFault]]:
         nonlocal done
         loaded, predicted = waiting.popleft()
-        at = loaded.positions[loaded.positions >= 0]
-        if not np.array_equal(at, np.arange(done, done + len(at))):
+        positions = loaded.positions[loaded.positions >= 0]
+        if not np.array_equal(positions, np.arange(done, done + len(positions))):
             raise RuntimeError(f"products after {done} are not predicted once and in order")
-        done += len(at)
+        done += len(positions)
         return _block(products, loaded, jax.device_get(predicted)), loaded.faults
 
     for loaded in batches:
@@ -68,25 +68,25 @@ def _block(products: Products, loaded: Loaded, predicted: Predicted) -> Predicti
     """What the device said of a batch, with what the catalogue knows; no padding."""
     slots, is_product = loaded.batch.slots, loaded.positions >= 0
     positions = loaded.positions[is_product]
-    rows = products.rows[positions]
-    category_id = np.asarray(products.catalogue.category_id[rows])
+    product_rows = products.product_rows[positions]
+    category_id = np.asarray(products.catalogue.category_id[product_rows])
     is_image = slots.is_image
     # Products are numbered through the shards, images lie in the order of their products.
     first = np.cumsum(is_product.sum(1)) - is_product.sum(1)
     owner = (first[:, None] + slots.segment)[is_image]
     probabilities, contribution = predicted.probabilities, predicted.contribution
     return PredictionBlock(
-        product_id=np.asarray(products.catalogue.product_id[rows]),
+        product_id=np.asarray(products.catalogue.product_id[product_rows]),
         category_id=category_id,
         has_category=category_id != NO_CATEGORY,
         log_prob_true=np.where(
             products.labels[positions] >= 0, predicted.log_prob_true[is_product], np.float32(np.nan)
         ),
-        num_images=np.asarray(products.catalogue.num_images[rows]),
-        num_readable_images=np.bincount(owner, minlength=len(rows)).astype(np.int32),
+        num_images=np.asarray(products.catalogue.num_images[product_rows]),
+        num_readable_images=np.bincount(owner, minlength=len(product_rows)).astype(np.int32),
         top_class=np.asarray(predicted.top_class)[is_product],
         top_probability=np.asarray(predicted.top_probability)[is_product],
-        image_index=slots.position[is_image],
+        image_index=slots.image_index[is_image],
         attention=np.asarray(predicted.attention)[is_image],
         image_top_class=np.asarray(predicted.image_top_class)[is_image],
         probabilities=None if probabilities is None else np.asarray(probabilities)[is_product],

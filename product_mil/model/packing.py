@@ -20,7 +20,7 @@ class Packing:
     """Which product each image slot of S shards belongs to; no label."""
 
     segment: Int32[Array, "S n"]  # product slot of each image; p marks padding
-    position: Int32[Array, "S n"]  # index of the image within its product, from 0
+    image_index: Int32[Array, "S n"]  # index of the image within its product, from 0
     p: int  # product slots a shard
 
     @property
@@ -86,7 +86,7 @@ class Packing:
 
 def packing_of(slots: Slots) -> Packing:
     """The slots without their labels, as a head may know them."""
-    return Packing(jnp.asarray(slots.segment), jnp.asarray(slots.position), slots.label.shape[1])
+    return Packing(jnp.asarray(slots.segment), jnp.asarray(slots.image_index), slots.label.shape[1])
 
 
 def each_alone(s: int, n: int) -> Packing:

@@ -160,7 +160,7 @@ def _unlabelled(train: Products, path: str, policy: str) -> Iterator[str]:
         UserError: they are most of those with a category, and the policy is to fail: the category
             file is one of other data.
     """
-    category_id = np.asarray(train.catalogue.category_id)[train.rows]
+    category_id = np.asarray(train.catalogue.category_id)[train.product_rows]
     nameless = int((category_id == NO_CATEGORY).sum())
     if nameless:
         other = first_fault(train.catalogue, OTHER_CATEGORY)

@@ -73,7 +73,7 @@ def keep_products(workdir: Path, data: RunData) -> None:
 
 
 def _ids(products: Products) -> Int64[np.ndarray, " N"]:
-    return np.sort(np.asarray(products.catalogue.product_id)[products.rows])
+    return np.sort(np.asarray(products.catalogue.product_id)[products.product_rows])
 
 
 class Shown(NamedTuple):
@@ -88,7 +88,7 @@ def shown_by(data: RunData, catalogue: Catalogue) -> Shown:
     rows = np.arange(catalogue.num_products)
     return Shown(
         *(
-            sharing_products(own.catalogue, own.rows, catalogue, rows)
+            sharing_products(own.catalogue, own.product_rows, catalogue, rows)
             for own in (data.train, data.valid)
         )
     )
@@ -107,11 +107,11 @@ def known_products(
         if data is None:
             return None
         ids = _ids(data.train), _ids(data.valid)
-    product_id = np.asarray(products.catalogue.product_id)[products.rows]
+    product_id = np.asarray(products.catalogue.product_id)[products.product_rows]
     if data is None:
         return _by_id(ids, product_id)
     shown = Shown(
-        *(column[products.rows] for column in shown or shown_by(data, products.catalogue))
+        *(column[products.product_rows] for column in shown or shown_by(data, products.catalogue))
     )
     nothing_to_see = products.num_images == 0
     trained, validated = (

@@ -104,7 +104,7 @@ def most_of(ids: Int64[np.ndarray, " N"]) -> tuple[int, int, str]:
 
 
 def _of_others(products: Products, categories_path: str) -> str:
-    category_id = np.asarray(products.catalogue.category_id)[products.rows]
+    category_id = np.asarray(products.catalogue.category_id)[products.product_rows]
     number, count, shown = most_of(category_id)
     known = categories_path or "the training data"
     if not count:

@@ -95,7 +95,7 @@ def _remarks(run: TrainedRun, products: Products, imageless: int) -> list[str]:
     if imageless:
         guess = run.categories.ids[run.log_prior.argmax()]
         lines.append(f"{imageless} products have no readable image: predicted as {guess}")
-    labelled = int((catalogue.category_id[products.rows] != NO_CATEGORY).sum())
+    labelled = int((catalogue.category_id[products.product_rows] != NO_CATEGORY).sum())
     unknown = labelled - int((products.labels >= 0).sum())
     if unknown:
         lines.append(f"{unknown} of {labelled} labelled products are of no category of this run")

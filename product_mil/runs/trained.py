@@ -122,7 +122,7 @@ class TrainedRun:
         md5 = self.config.data.drop_images_md5
         return Products(
             catalogue,
-            rows=rows,
+            product_rows=rows,
             labels=self.categories.class_of(np.asarray(catalogue.category_id)[rows]),
             max_images=self.config.data.max_images,
             dropped=drop_images(catalogue, md5) if md5 else None,

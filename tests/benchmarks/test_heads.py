@@ -56,7 +56,9 @@ def test_equal_scikit_learn_used_by_hand(frozen: TrainedRun, sample: SampleFiles
     test = frozen.products(str(sample.train))
     found = linear.rivals(frozen, test)
     images = embedded_images(frozen, test)
-    rows = np.searchsorted(test.rows, build_data(data_config(frozen.config)).train.rows)
+    rows = np.searchsorted(
+        test.product_rows, build_data(data_config(frozen.config)).train.product_rows
+    )
     mean = np.stack([x.mean(0) for x in images])
     both = np.concatenate([mean, np.stack([x.max(0) for x in images])], 1)
     for name, x in (("mean", mean), ("[mean; max]", both)):

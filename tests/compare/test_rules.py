@@ -30,7 +30,7 @@ def test_rules_by_hand() -> None:
     )
     slots = Slots(
         segment=np.array([[0, 0, 1, 2], [0, 0, 0, 2]], np.int32),
-        position=np.array([[0, 1, 0, 0], [3, 1, 2, 0]], np.int32),
+        image_index=np.array([[0, 1, 0, 0], [3, 1, 2, 0]], np.int32),
         label=np.zeros((2, 2), np.int32),
     )
     found = jax.jit(rule_logits)(jnp.log(p), slots)
@@ -52,7 +52,7 @@ def test_a_tied_vote_goes_to_the_higher_mean() -> None:
     probabilities = np.array([[[0.6, 0.4, 0.0], [0.0, 0.9, 0.1]]], np.float32) + 1e-9
     slots = Slots(
         segment=np.zeros((1, 2), np.int32),
-        position=np.array([[0, 1]], np.int32),
+        image_index=np.array([[0, 1]], np.int32),
         label=np.zeros((1, 1), np.int32),
     )
     found = jax.jit(rule_logits)(jnp.log(probabilities), slots)

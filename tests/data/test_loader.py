@@ -79,10 +79,10 @@ def contents(products: Products, loaded: Any) -> dict[tuple[int, int], np.ndarra
             segment = slots.segment[s, j]
             if segment == p:
                 continue
-            row = products.rows[loaded.positions[s, segment]]
+            row = products.product_rows[loaded.positions[s, segment]]
             product = (int(products.catalogue.product_id[row]) - 1000) // 7
             assert slots.label[s, segment] == product % 5
-            key = (product, int(slots.position[s, j]))
+            key = (product, int(slots.image_index[s, j]))
             assert key not in found
             found[key] = images[s, j]
     assert ((loaded.positions >= 0) == (slots.label >= 0)).all()
@@ -183,7 +183,7 @@ def test_source_pickles(tmp_path: Path) -> None:
 def test_max_images_takes_the_first(tmp_path: Path, max_images: int) -> None:
     products = products_of(write(tmp_path / "train.bson"), max_images)
     np.testing.assert_array_equal(
-        products.num_images, np.minimum(COUNTS, max_images)[products.rows]
+        products.num_images, np.minimum(COUNTS, max_images)[products.product_rows]
     )
     plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
     seen: set[tuple[int, int]] = set()
@@ -204,7 +204,7 @@ def test_dropped_images_leave_their_place_to_the_next(tmp_path: Path) -> None:
     }
     products = products_of(path, 2, dropped)
     kept = np.bincount([i for i, _ in wanted], minlength=len(COUNTS))
-    np.testing.assert_array_equal(products.num_images, kept[products.rows])
+    np.testing.assert_array_equal(products.num_images, kept[products.product_rows])
     plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
     seen: dict[tuple[int, int], np.ndarray] = {}
     for loaded in batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2):
@@ -218,7 +218,7 @@ def test_subset_keeps_products_whole(tmp_path: Path) -> None:
     products = products_of(write(tmp_path / "train.bson"))
     part = products.subset(products.labels == 2)
     assert (part.labels == 2).all()
-    np.testing.assert_array_equal(part.rows, products.rows[products.labels == 2])
+    np.testing.assert_array_equal(part.product_rows, products.product_rows[products.labels == 2])
 
 
 def test_shrinking_file_is_a_fault_of_each_lost_image(tmp_path: Path) -> None:
@@ -312,9 +312,11 @@ def test_a_jpeg_without_its_end_is_used_with_a_remark(tmp_path: Path) -> None:
 
 def test_more_images_than_are_used_and_unknown_categories_are_told(tmp_path: Path) -> None:
     products = products_of(write(tmp_path / "train.bson"), 2)
-    labels = np.where(products.rows % 9 == 0, -1, products.labels).astype(np.int32)
+    labels = np.where(products.product_rows % 9 == 0, -1, products.labels).astype(np.int32)
     told = list(
-        product_faults(Products(products.catalogue, products.rows, labels, 2), labelled=True)
+        product_faults(
+            Products(products.catalogue, products.product_rows, labels, 2), labelled=True
+        )
     )
     surplus = {fault.product_id: fault.reason for _, fault in told if "more than" in fault.reason}
     assert surplus == {

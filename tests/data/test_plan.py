@@ -17,7 +17,7 @@ def check_epoch(plan: ShuffledPlan | SequentialPlan, num_images: np.ndarray, fir
     """Each product once, whole, within the slots of its shard."""
     seen = []
     for step in range(first, first + plan.num_steps):
-        shards = plan.rows(step)
+        shards = plan.positions(step)
         assert len(shards) == plan.shards
         for rows in shards:
             assert num_images[rows].sum() <= plan.image_slots
@@ -31,7 +31,7 @@ def test_every_product_once_each_epoch_and_orders_differ() -> None:
     plan = ShuffledPlan(num_images, shards=4, image_slots=32, seed=3)
     for epoch in range(3):
         check_epoch(plan, num_images, epoch * plan.num_steps)
-    flat = [np.concatenate(plan.rows(epoch * plan.num_steps)) for epoch in range(2)]
+    flat = [np.concatenate(plan.positions(epoch * plan.num_steps)) for epoch in range(2)]
     assert not np.array_equal(flat[0], flat[1])
 
 
@@ -46,7 +46,7 @@ def test_shuffle_is_global() -> None:
     """The first step draws from all over the file, and neighbours part."""
     num_images = cdiscount(20_000)
     plan = ShuffledPlan(num_images, shards=2, image_slots=128, seed=0)
-    rows = np.concatenate(plan.rows(0))
+    rows = np.concatenate(plan.positions(0))
     assert np.histogram(rows, bins=4, range=(0, 20_000))[0].min() > len(rows) / 8
 
 
@@ -54,13 +54,15 @@ def test_pure_function_of_seed_and_step() -> None:
     num_images = cdiscount(500)
     plan = ShuffledPlan(num_images, shards=2, image_slots=16, seed=5)
     steps = list(range(4 * plan.num_steps))
-    forwards = {step: plan.rows(step) for step in steps}
+    forwards = {step: plan.positions(step) for step in steps}
     again = ShuffledPlan(num_images, shards=2, image_slots=16, seed=5)
     for step in np.random.default_rng(0).permutation(steps):
-        for a, b in zip(forwards[step], again.rows(int(step)), strict=True):
+        for a, b in zip(forwards[step], again.positions(int(step)), strict=True):
             np.testing.assert_array_equal(a, b)
     other = ShuffledPlan(num_images, shards=2, image_slots=16, seed=6)
-    assert any(not np.array_equal(a, b) for a, b in zip(plan.rows(0), other.rows(0), strict=True))
+    assert any(
+        not np.array_equal(a, b) for a, b in zip(plan.positions(0), other.positions(0), strict=True)
+    )
 
 
 def test_pinned_rows() -> None:
@@ -69,7 +71,7 @@ def test_pinned_rows() -> None:
     plan = ShuffledPlan(num_images, shards=2, image_slots=16, seed=11)
     hasher = hashlib.sha256()
     for step in range(2 * plan.num_steps):
-        for rows in plan.rows(step):
+        for rows in plan.positions(step):
             hasher.update(len(rows).to_bytes(4, "little") + rows.astype("<i8").tobytes())
     assert hasher.hexdigest()[:16] == "1f18ecfcaa2a0ac9"
 
@@ -77,9 +79,9 @@ def test_pinned_rows() -> None:
 def test_pickles() -> None:
     num_images = cdiscount(300)
     plan = ShuffledPlan(num_images, shards=2, image_slots=16, seed=5)
-    before = plan.rows(7)
+    before = plan.positions(7)
     copy = pickle.loads(pickle.dumps(plan))
-    for a, b in zip(before, copy.rows(7), strict=True):
+    for a, b in zip(before, copy.positions(7), strict=True):
         np.testing.assert_array_equal(a, b)
 
 
@@ -118,7 +120,7 @@ def test_refuses_what_cannot_be_packed(wrong: list[int]) -> None:
 def test_sequential_keeps_order_and_products_without_images() -> None:
     counts = np.random.default_rng(1).integers(0, 5, 777)
     plan = SequentialPlan(counts, shards=3, image_slots=12)
-    rows = np.concatenate([rows for s in range(plan.num_steps) for rows in plan.rows(s)])
+    rows = np.concatenate([rows for s in range(plan.num_steps) for rows in plan.positions(s)])
     np.testing.assert_array_equal(rows, np.arange(777))
     check_epoch(plan, counts, 0)
 
@@ -160,7 +162,7 @@ def test_balanced_epochs(power: float) -> None:
     epochs = []
     for epoch in range(20):
         steps = range(epoch * plan.num_steps, (epoch + 1) * plan.num_steps)
-        shards = [rows for step in steps for rows in plan.rows(step)]
+        shards = [rows for step in steps for rows in plan.positions(step)]
         assert max(num_images[rows].sum() for rows in shards) <= 32
         assert max(map(len, shards)) <= plan.product_slots
         drawn = np.concatenate(shards)
@@ -177,7 +179,7 @@ def test_balanced_epochs(power: float) -> None:
     assert (times.sum(0) > 0).mean() > 0.9
     again = ShuffledPlan(num_images, **arguments)
     for step in (57, 3, 11):
-        for a, b in zip(again.rows(step), plan.rows(step), strict=True):
+        for a, b in zip(again.positions(step), plan.positions(step), strict=True):
             np.testing.assert_array_equal(a, b)
 
 

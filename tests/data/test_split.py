@@ -190,7 +190,7 @@ def test_shared_with_counts_products_of_the_second(tmp_path: Path) -> None:
 def test_groups_need_all_128_bits() -> None:
     image_hash = np.array([[5, 1], [5, 2], [5, 1], [4, 1], [5, 2], [5, 2]], np.uint64)
     groups = group_images(image_hash, np.array([0, 0, 1, 1, 2, 2], np.int32))
-    members = np.split(groups.image, groups.start[1:])
+    members = np.split(groups.image_row, groups.start[1:])
     assert [group.tolist() for group in members] == [[3], [0, 2], [1, 4, 5]]
     assert groups.num_products.tolist() == [1, 2, 2]
 

@@ -68,7 +68,7 @@ def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust(
     structure, parameters, statistics = split_model(model)
     slots = Slots(
         segment=np.array([[0, 1, 1, 2, 2, p]], np.int32),
-        position=np.array([[0, 0, 1, 0, 1, 0]], np.int32),
+        image_index=np.array([[0, 0, 1, 0, 1, 0]], np.int32),
         label=np.array([[1, 3, 0, -1]], np.int32),
     )
     batch = EmbeddedBatch(rng.normal(size=(s, n, d)).astype(np.float32), slots)

@@ -36,8 +36,8 @@ def rule_logits(
     log_probs = jax.nn.log_softmax(image_logits)
     mean = packing.mean(jnp.exp(log_probs))
     top = jax.nn.one_hot(log_probs.argmax(-1), log_probs.shape[-1], dtype=log_probs.dtype)
-    earliest = -packing.max(-packing.position.astype(jnp.float32))
-    is_first = packing.position == packing.spread(earliest).astype(jnp.int32)
+    earliest = -packing.max(-packing.image_index.astype(jnp.float32))
+    is_first = packing.image_index == packing.spread(earliest).astype(jnp.int32)
     first = packing.sum(jnp.where(is_first[..., None], log_probs, 0))
     return {
         "geometric_mean": packing.mean(log_probs),

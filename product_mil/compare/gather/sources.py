@@ -100,7 +100,7 @@ def answers_of_run(
         run.mesh,
     )
     return Source(
-        product_id=np.asarray(products.catalogue.product_id)[products.rows],
+        product_id=np.asarray(products.catalogue.product_id)[products.product_rows],
         answers=answers_of(scores, run.categories, temperatures),
         knows=products.labels >= 0,
         categories=run.categories,
@@ -161,7 +161,7 @@ def run_details(
     """What the run in `workdir` says of the products in these rows of the data, in their order."""
     run = open_run(workdir, checkpoint)
     products = run.products(spec)
-    chosen = products.subset(np.isin(products.rows, rows))
+    chosen = products.subset(np.isin(products.product_rows, rows))
     classes = run.categories.ids
     blocks = predict_products(chosen, run.batches(chosen, 256), run.predict_step(topk=5), run.mesh)
     # `rows` is ascending, as the subset is.

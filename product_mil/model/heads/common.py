@@ -49,7 +49,7 @@ class PlaceEmbedding(nnx.Module):
     def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Float[Array, "S n d"]:
         """Add the embeddings that are on."""
         if self.position is not None:
-            x = x + self.position[...][jnp.minimum(packing.position, MAX_PLACES - 1)]
+            x = x + self.position[...][jnp.minimum(packing.image_index, MAX_PLACES - 1)]
         if self.count is not None:
             counts = packing.spread(packing.image_counts()).astype(jnp.int32)
             x = x + self.count[...][jnp.clip(counts - 1, 0, MAX_PLACES - 1)]

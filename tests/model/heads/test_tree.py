@@ -55,7 +55,7 @@ def by_hand(head: TreeHead, x: np.ndarray) -> np.ndarray:
 def packed(x: np.ndarray, segment: list[int], label: list[int]) -> tuple[jax.Array, Slots]:
     slots = Slots(
         segment=np.array([segment], np.int32),
-        position=np.zeros((1, len(segment)), np.int32),
+        image_index=np.zeros((1, len(segment)), np.int32),
         label=np.array([label], np.int32),
     )
     return jnp.asarray(x[None], jnp.float32), jax.tree.map(jnp.asarray, slots)
