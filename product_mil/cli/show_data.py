@@ -41,7 +41,14 @@ LIMITS = (
 )
 # Shown where neither --config nor --augment says anything.
 DEMONSTRATION = AugmentConfig(
-    flip=0.5, rotation_deg=15.0, shear_deg=8.0, translation=0.08, scale=0.15, crop=0.15
+    flip=0.5,
+    rotation_deg=15.0,
+    shear_deg=8.0,
+    translation=0.08,
+    scale=0.15,
+    crop=0.15,
+    colors=0.3,
+    erasing=0.25,
 )
 
 
