@@ -20,7 +20,7 @@ from product_mil.config import (
 from product_mil.errors import UserError
 from product_mil.model.registry import backbone, blocks_of
 from product_mil.runs.limits import problems
-from product_mil.runs.stage import average_decay, stage_num_steps
+from product_mil.runs.schedule import average_decay, stage_num_steps
 
 CONFIGS = Path(__file__).resolve().parent.parent / "configs"
 JOINT = str(CONFIGS / "joint.py")

@@ -15,7 +15,8 @@ import numpy as np
 from benchmarks.on_gpu.bench import CLASSES, Bench
 from benchmarks.parts import shaped
 from benchmarks.parts.training import Training, training
-from product_mil.data.loader import PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
+from product_mil.data.products import Products
 from product_mil.sources.bson.index import open_catalogue
 
 

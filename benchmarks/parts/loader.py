@@ -28,10 +28,12 @@ from PIL import Image
 
 from benchmarks.measure import Best, in_turns, machine, parser, report, table
 from benchmarks.parts import shaped
-from product_mil.data.loader import PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
 from product_mil.data.plan import ShuffledPlan
+from product_mil.data.products import Products
 from product_mil.devices.runtime import keep_freed_memory
-from product_mil.sources.bson.index import Catalogue, open_catalogue
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.catalogue import Catalogue
 
 SIZE_PX = 180
 SHARDS, IMAGES_PER_BATCH = 4, 256

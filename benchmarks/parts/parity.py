@@ -28,8 +28,7 @@ import keras
 import numpy as np
 from flax import nnx
 
-from product_mil.data.decode import decode_into
-from product_mil.data.reader import FileReader
+from product_mil.data.decode import decode_images, is_remark
 from product_mil.model.registry import backbone
 from product_mil.model.weights.load import load_weights
 from product_mil.sources.bson.index import open_catalogue
@@ -38,12 +37,9 @@ from tests.model import keras_files
 
 def photos(data: str, size_px: int, count: int) -> np.ndarray:
     catalogue = open_catalogue(data)
-    reader = FileReader(catalogue.paths)
     pixels = np.zeros((min(count, catalogue.num_images_total), size_px, size_px, 3), np.uint8)
-    for row, place in enumerate(pixels):
-        file = int(catalogue.file_of_images(np.array([row]))[0])
-        offset, length = catalogue.image_offset_bytes[row], catalogue.image_length_bytes[row]
-        decode_into(reader.read(file, int(offset), int(length)), place)
+    faults = decode_images(catalogue.read(np.arange(len(pixels))), pixels)
+    assert all(map(is_remark, faults.values())), faults
     return pixels
 
 

@@ -23,8 +23,9 @@ import numpy as np
 from benchmarks.measure import in_turns, machine, parser, report, table
 from benchmarks.parts import shaped
 from benchmarks.parts.training import Training, training
-from product_mil.data.loader import PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
 from product_mil.data.plan import SequentialPlan
+from product_mil.data.products import Products
 from product_mil.devices.runtime import keep_freed_memory
 from product_mil.inference.stream import predict_products
 from product_mil.sources.bson.index import open_catalogue

@@ -38,7 +38,8 @@ from product_mil.data.loader import Loaded
 from product_mil.devices.runtime import keep_freed_memory
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
-from product_mil.train.loop import STEPS_IN_FLIGHT, Stage, train_stage
+from product_mil.train.loop import Stage, train_stage
+from product_mil.train.pace import STEPS_IN_FLIGHT
 
 CLASSES = 100
 

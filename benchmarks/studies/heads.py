@@ -33,9 +33,9 @@ from product_mil.compare.statistics.tests import (
     percentile_estimate,
 )
 from product_mil.config import Config, load_config
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.devices.runtime import configure_jax
-from product_mil.inference.metrics import expected_calibration_error
+from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.inference.trust import TRUST

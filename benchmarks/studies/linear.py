@@ -8,7 +8,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from product_mil.batch import EmbeddedBatch
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.runs.data import build_data, data_config
 from product_mil.runs.trained import TrainedRun
 

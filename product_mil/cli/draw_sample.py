@@ -13,8 +13,7 @@ import os
 from product_mil.cli.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, check_output, user_path
-from product_mil.files.whole import draft_directory
-from product_mil.sources.sample.draw import write_sample
+from product_mil.sources.sample.draw import draw_catalogue
 
 DRAWN = Kind("a drawn catalogue", (), lambda _: False)
 
@@ -35,12 +34,5 @@ def main(argv: list[str] | None = None) -> None:
     if os.path.exists(args.output / "products.bson"):  # noqa: PTH110, it raises at long names
         raise UserError(f"{args.output} has products already: use them, or name a new directory")
     check_output(args.output, DRAWN)
-    try:
-        with draft_directory(args.output) as draft:
-            files = write_sample(
-                draft, seed=args.seed, num_products=args.products, first_id=args.seed * 10**8
-            )
-            files.train.rename(draft / "products.bson")
-    except OSError as error:
-        raise UserError(f"cannot write to {args.output}: {error}; choose another place") from error
+    draw_catalogue(args.output, seed=args.seed, num_products=args.products)
     print(f"{args.output / 'products.bson'}: {args.products} products of seed {args.seed}")

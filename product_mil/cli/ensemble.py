@@ -14,38 +14,19 @@ tools/evaluate.py --predictions.
 """
 
 import argparse
-import dataclasses
-import time
-from collections.abc import Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float
-from tqdm import tqdm
+from jaxtyping import Float64
 
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_policy_flags, add_test_time_flags
-from product_mil.cli.outputs import (
-    add_output_flags,
-    add_writers,
-    check_outputs,
-    levels_report,
-    needs_all,
-    output_files,
-)
-from product_mil.data.faults import FAULTS, faults_path, product_faults
-from product_mil.ensemble.files import MISSING, MISSING_SUFFIX
+from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
+from product_mil.data.faults import FAULTS, faults_path
+from product_mil.ensemble.files import MISSING, missing_path
+from product_mil.ensemble.rule_names import RULES
 from product_mil.errors import UserError
-from product_mil.files.outputs import beside, user_path
-from product_mil.inference.predictions import Writer, written_whole
-
-if TYPE_CHECKING:
-    from product_mil.ensemble.files import AlignedMembers
-    from product_mil.ensemble.parquet import ProductFacts
-    from product_mil.ensemble.rules import Fitted
-
-RULES = ("average", "geometric_mean", "vote")
+from product_mil.files.outputs import user_path
+from product_mil.inference.outputs import Outputs
 
 
 @command()
@@ -85,29 +66,55 @@ def main(argv: list[str] | None = None) -> None:
     add_policy_flags(parser, "default: as in training of the first run")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)
-    _check(args)
+    outputs, weights = _checked(args)
+    # JAX starts here, not for a wrong path.
+    from product_mil.ensemble.export import combine_predictions, combine_runs
+
     if args.runs:
-        # JAX starts here, not for a wrong path.
         from product_mil.devices.runtime import configure_jax
 
         configure_jax()
-        combine_runs(args)
+        found = combine_runs(
+            args.runs,
+            args.data,
+            outputs,
+            rule=args.rule,
+            weights=weights,
+            fit_on=args.fit_on,
+            checkpoint=args.checkpoint,
+            images_per_batch=args.images_per_batch,
+            views=args.tta,
+            tau=args.logit_adjustment,
+            bad_records=args.bad_records,
+            bad_images=args.bad_images,
+        )
     else:
-        combine_predictions(args)
+        found = combine_predictions(
+            args.predictions,
+            outputs,
+            spec=args.data,
+            rule=args.rule,
+            weights=weights,
+            fit_paths=args.fit_predictions,
+            fit_on=args.fit_on,
+        )
+    numbers = ",".join(f"{weight:.6g}" for weight in found.weights)
+    line = (
+        f"{args.output}: {found.written.num_products} products in {found.written.spent_s:.1f} s, "
+        f"--rule {args.rule} --weights {numbers}"
+    )
+    print("\n".join([line, *last_lines(found.written, outputs)]))
 
 
-def _listing(args: argparse.Namespace) -> Path:
-    return beside(args.output, MISSING_SUFFIX)
-
-
-def _check(args: argparse.Namespace) -> None:
+def _checked(args: argparse.Namespace) -> tuple[Outputs, Float64[np.ndarray, " m"] | None]:
+    """The outputs, and the weights as `given_weights` returns them."""
     if bool(args.runs) == bool(args.predictions):
         raise UserError("name the members with --runs or with --predictions, one of the two")
     if args.runs and not args.data:
         raise UserError("runs predict products: give --data")
     if args.images_per_batch < 1:
         raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
-    given_weights(args)
+    weights = given_weights(args)
     if args.runs and args.fit_predictions:
         raise UserError("--fit_predictions goes with --predictions; runs take --fit_on")
     if args.predictions:
@@ -122,14 +129,16 @@ def _check(args: argparse.Namespace) -> None:
                 f"--fit_predictions names {len(args.fit_predictions)} files, --predictions "
                 f"{len(args.predictions)}: one for each member, in their order"
             )
-    check_outputs(args, {faults_path(args.output): FAULTS, _listing(args): MISSING})
+    more = {faults_path(args.output): FAULTS, missing_path(args.output): MISSING}
+    outputs = checked_outputs(args, more)
     inputs = {path.resolve() for path in [*args.runs, *args.predictions, *args.fit_predictions]}
-    for path in output_files(args):
+    for path in outputs.files():
         if path.resolve() in inputs or path.parent.resolve() in inputs:
             raise UserError(f"{path} is a member itself; choose another output")
+    return outputs, weights
 
 
-def given_weights(args: argparse.Namespace) -> Float[np.ndarray, " m"] | None:
+def given_weights(args: argparse.Namespace) -> Float64[np.ndarray, " m"] | None:
     """The weights as given, or equal ones, summing to 1; None where they are to be fitted.
 
     Raises:
@@ -151,206 +160,3 @@ def given_weights(args: argparse.Namespace) -> Float[np.ndarray, " m"] | None:
     if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
         raise UserError(f"--weights {args.weights}: must not be negative, nor all 0")
     return weights / weights.sum()
-
-
-def combine_runs(args: argparse.Namespace) -> None:
-    """Predict with all runs in one pass and write all outputs, whole or not at all.
-
-    Raises:
-        UserError: runs or data that cannot be used together, or outputs that cannot be written.
-    """
-    # JAX starts here, not for a wrong path.
-    from product_mil.ensemble.rules import fit_weights
-    from product_mil.ensemble.runs import (
-        MemberOutputs,
-        calibrated_back_off,
-        make_ensemble_step,
-        member_batches,
-        member_log_probs,
-        open_members,
-        validation_products,
-        warn_of_known,
-    )
-    from product_mil.inference.step import ViewMean
-    from product_mil.inference.stream import predict_products, watched
-
-    runs = open_members(args.runs, args.checkpoint, _listing(args))
-    for run in runs:
-        print(run.summary, flush=True)
-    products = runs[0].products(args.data)
-    views = ViewMean(args.tta, args.tta_mean)
-    members = MemberOutputs(runs, views, args.logit_adjustment)
-    categories = runs[0].categories
-
-    def batches_of(chosen: Any) -> Any:
-        found = member_batches(runs, members, chosen, args.images_per_batch, views=views)
-        bar = watched(found, int(chosen.num_images.sum()))
-        return dataclasses.replace(found, loaded=bar)
-
-    valid, weights = None, given_weights(args)
-    if weights is None or args.min_confidence is not None:
-        valid = validation_products(runs, args.fit_on)
-        warn_of_known(runs, valid, products)
-    if weights is None:
-        assert valid is not None
-        blocks = member_log_probs(runs, members, valid, batches_of(valid))
-        fitted = fit_weights(blocks, args.rule, len(valid))
-        weights = fitted.weights
-        print(_fitted_table(args.runs, fitted, len(valid)), flush=True)
-    topk = min(args.topk, len(categories.ids))
-    step = make_ensemble_step(members, weights, args.rule, topk=topk, keep_all=needs_all(args))
-    back_off = None
-    if args.min_confidence is not None:
-        assert valid is not None
-        predicted = predict_products(valid, batches_of(valid), step, runs[0].mesh)
-        back_off = calibrated_back_off(predicted, categories, args)
-    about = _about(args, weights) | {
-        "members": [run.identity for run in runs],
-        "predicted_files": [str(path) for path in products.catalogue.paths],
-        "predicted_fingerprint": products.catalogue.fingerprint,
-        "test_time_augmentation": {"views": args.tta, "mean": args.tta_mean},
-        "logit_adjustment": args.logit_adjustment,
-    }
-    listed = runs[0].fault_list(faults_path(args.output), args.bad_records, args.bad_images)
-    listed.add_records(products.catalogue)
-    listed.add_products(product_faults(products, labelled=False))
-    writers: list[Writer] = []
-    started = time.monotonic()
-    with written_whole(writers):
-        add_writers(writers, args, categories, len(products), about, back_off)
-        batches = batches_of(products)
-        listed.add(batches.faults)
-        for block, faults in predict_products(products, batches, step, runs[0].mesh):
-            for writer in writers:
-                writer.write(block)
-            listed.add(faults)
-    spent_s = time.monotonic() - started
-    print(_conclusion(args, weights, len(products), spent_s))
-    print("\n".join([*filter(None, [listed.write()]), *levels_report(writers, args)]))
-
-
-def combine_predictions(args: argparse.Namespace) -> None:
-    """Combine prediction files and write all outputs, whole or not at all.
-
-    Raises:
-        UserError: files that cannot be used together, or outputs that cannot be written.
-    """
-    from product_mil.ensemble.combine import combine_files, file_log_probs
-    from product_mil.ensemble.files import align, open_member
-    from product_mil.ensemble.rules import fit_weights
-    from product_mil.ensemble.runs import calibrated_back_off
-
-    aligned = align([open_member(path) for path in args.predictions], _listing(args))
-    facts = _facts(aligned, args.data, "--data", needed=args.probabilities is not None)
-    categories = aligned.categories
-    topk = min(args.topk, len(categories.ids))
-    weights, valid, valid_facts = given_weights(args), None, None
-    if args.fit_predictions:
-        valid = align([open_member(path) for path in args.fit_predictions], _listing(args))
-        _refuse_other_classes(args, aligned, valid)
-        valid_facts = _facts(valid, args.fit_on, "--fit_on", needed=True)
-    if weights is None:
-        assert valid is not None
-        assert valid_facts is not None
-        label = categories.class_of(valid_facts.category_id)
-        if (label < 0).all():
-            raise UserError("--fit_predictions hold no product of a known category: give --fit_on")
-        fitted = fit_weights(file_log_probs(valid, label), args.rule, len(label))
-        weights = fitted.weights
-        print(_fitted_table(args.predictions, fitted, len(label)), flush=True)
-    back_off = None
-    if args.min_confidence is not None:
-        assert valid is not None
-        assert valid_facts is not None
-        blocks = combine_files(valid, valid_facts, weights, args.rule, topk=topk, keep_all=True)
-        back_off = calibrated_back_off(((block, []) for block in blocks), categories, args)
-    about = _about(args, weights) | {"members": [str(path) for path in args.predictions]}
-    count = len(aligned.product_id)
-    writers: list[Writer] = []
-    started = time.monotonic()
-    with written_whole(writers), tqdm(total=count, unit=" products", disable=None) as bar:
-        add_writers(writers, args, categories, count, about, back_off)
-        keep_all = needs_all(args)
-        for block in combine_files(
-            aligned, facts, weights, args.rule, topk=topk, keep_all=keep_all
-        ):
-            for writer in writers:
-                writer.write(block)
-            bar.update(len(block))
-    print(_conclusion(args, weights, count, time.monotonic() - started))
-    print("\n".join(levels_report(writers, args)))
-
-
-def _facts(
-    aligned: "AlignedMembers", spec: str | None, flag: str, *, needed: bool
-) -> "ProductFacts":
-    """What is known of the products, from labelled data or from the members.
-
-    Raises:
-        UserError: it is needed and nobody has it, or the data lacks products.
-    """
-    from product_mil.ensemble.parquet import ProductFacts
-    from product_mil.sources.bson.index import NO_CATEGORY, open_catalogue
-    from product_mil.sources.lookup import rows_of
-
-    ids = aligned.product_id
-    if spec is None:
-        facts = aligned.facts
-        if facts is None and needed:
-            raise UserError(
-                f"{aligned.members[0].path}: a matrix holds neither the products' categories nor "
-                f"their number of images: give {flag}"
-            )
-        zeros = np.zeros(len(ids), np.int32)
-        return facts or ProductFacts(np.full(len(ids), NO_CATEGORY), zeros, zeros + 1)
-    catalogue = open_catalogue(spec)
-    rows = catalogue.first_records()
-    known = np.asarray(catalogue.product_id)[rows]
-    found = rows_of(known, ids)
-    lost = ids[found < 0]
-    if len(lost):
-        raise UserError(
-            f"{spec} lacks {len(lost)} of the members' products, such as {lost[0]}: give the data "
-            "that they were predicted on"
-        )
-    at = rows[found]
-    num_images = np.asarray(catalogue.num_images)[at].astype(np.int32)
-    return ProductFacts(np.asarray(catalogue.category_id)[at], num_images, num_images)
-
-
-def _refuse_other_classes(
-    args: argparse.Namespace, aligned: "AlignedMembers", valid: "AlignedMembers"
-) -> None:
-    if not np.array_equal(aligned.categories.ids, valid.categories.ids):
-        raise UserError(
-            f"{args.fit_predictions[0]} knows other categories than {args.predictions[0]}: fit on "
-            "predictions of the same models"
-        )
-
-
-def _about(args: argparse.Namespace, weights: Float[np.ndarray, " m"]) -> dict[str, Any]:
-    import product_mil
-
-    return {
-        "ensemble": args.rule,
-        "weights": weights.tolist(),
-        "version": product_mil.__version__,
-    }
-
-
-def _fitted_table(names: Sequence[Path], fitted: "Fitted", num_products: int) -> str:
-    some = "" if fitted.num_products == num_products else f" of {num_products}"
-    lines = [f"weights fitted on {fitted.num_products}{some} validation products:"]
-    columns = zip(names, fitted.weights, fitted.member_nll, strict=True)
-    lines += [f"  {weight:.4f}  nll {nll:.4f}  {name}" for name, weight, nll in columns]
-    return "\n".join([*lines, f"  ensemble nll {fitted.nll:.4f}"])
-
-
-def _conclusion(
-    args: argparse.Namespace, weights: Float[np.ndarray, " m"], count: int, spent_s: float
-) -> str:
-    numbers = ",".join(f"{weight:.6g}" for weight in weights)
-    return (
-        f"{args.output}: {count} products in {spent_s:.1f} s, --rule {args.rule} "
-        f"--weights {numbers}"
-    )

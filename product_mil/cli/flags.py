@@ -15,18 +15,13 @@ def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
 
 
 def add_test_time_flags(parser: argparse.ArgumentParser) -> None:
-    """`--tta`, `--tta_mean` and `--logit_adjustment`: what the predict step takes besides."""
+    """`--tta` and `--logit_adjustment`: what the predict step takes besides."""
     parser.add_argument(
         "--tta",
         choices=("none", "flip", "crops", "flip_crops"),
         default="none",
-        help="average over views of every image: mirrored too, its four corners too, or both",
-    )
-    parser.add_argument(
-        "--tta_mean",
-        choices=("probabilities", "embeddings"),
-        default="probabilities",
-        help="what of the views is averaged (default: probabilities)",
+        help="average the probabilities over views of every image: mirrored too, its four corners "
+        "too, or both",
     )
     parser.add_argument(
         "--logit_adjustment",

@@ -9,17 +9,12 @@ guess is another, relative to the uniform share. Labels are not read.
 
 import argparse
 import json
-import math
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from product_mil.cli.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.text import table
-
-if TYPE_CHECKING:
-    from product_mil.runs.inspection import AttentionRow
-    from product_mil.runs.trained import TrainedRun
 
 
 @command(prints_result=True)
@@ -42,59 +37,16 @@ def main(argv: list[str] | None = None) -> None:
             raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
+    from product_mil.runs.inspection import inspect_run
     from product_mil.runs.trained import open_run
 
     configure_jax()
     run = open_run(args.workdir, args.checkpoint)
-    found = inspect(run, args.data, args.images_per_batch)
+    found = inspect_run(run, args.data, args.images_per_batch)
     if args.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
         print("\n".join([run.summary, *lines_of(found, args.rows)]))
-
-
-def inspect(run: "TrainedRun", data: str | None, images_per_batch: int) -> dict[str, Any]:
-    """What the tool prints, as plain values.
-
-    `relevance` lists all categories, the one that counts most first; it and `attention` are None
-    where there is none to show.
-
-    Raises:
-        UserError: data that cannot be read, or without products of several images.
-    """
-    from product_mil.compare.page.gallery import path_of
-    from product_mil.inference.trust import TRUST
-    from product_mil.runs.inspection import (
-        WITH_ATTENTION,
-        attention_table,
-        predicted_blocks,
-        relevance_of,
-    )
-
-    pooling, relevance = run.config.model.pooling, relevance_of(run)
-    found: dict[str, Any] = {"pooling": pooling, "relevance": None, "attention": None}
-    if TRUST in run.model.statistics:
-        one, several = map(float, run.model.statistics[TRUST])
-        found["trust"] = {"one_image": one, "several_images": several}
-    if relevance is not None:
-        found["relevance"] = [
-            {
-                "category_id": int(run.categories.ids[k]),
-                "category": path_of(run.categories, int(run.categories.ids[k])),
-                "relevance": round(float(relevance[k]), 3),
-            }
-            for k in (-relevance).argsort(kind="stable")
-        ]
-    if pooling in WITH_ATTENTION and data is not None:
-        rows = attention_table(predicted_blocks(run, data, images_per_batch))
-        found["attention"] = [_plain(row) for row in rows]
-    return found
-
-
-def _plain(row: "AttentionRow") -> dict[str, Any]:
-    """NaN, which JSON lacks, as None."""
-    values = row._asdict().items()
-    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values}
 
 
 def lines_of(found: dict[str, Any], rows: int) -> list[str]:

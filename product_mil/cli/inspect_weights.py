@@ -9,44 +9,32 @@ listed.
 """
 
 import argparse
+import math
 from pathlib import Path
-
-import numpy as np
-from flax import nnx
 
 from product_mil.cli.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
-from product_mil.model.registry import BACKBONES, backbone
-from product_mil.model.weights.files import file_layers
-from product_mil.model.weights.load import fit, weights_fingerprint
+from product_mil.model.inspection import fits, layer_shapes
+from product_mil.model.registry import backbone
+from product_mil.model.weights.load import weights_fingerprint
 from product_mil.model.weights.published import published_file
 
 
 def layers_table(path: Path) -> list[str]:
     """A line for each layer of the file, and their sum."""
-    with file_layers(path) as (layers, _):
-        lines, count, values = [], 0, 0
-        for layer in layers:
-            told = ", ".join(f"{name} {tensor.shape}" for name, tensor in layer.tensors.items())
-            within = f"{layer.container}/" if layer.container else ""
-            lines.append(f"  {within}{layer.name}: {told}")
-            count += len(layer.tensors)
-            values += sum(int(np.prod(tensor.shape)) for tensor in layer.tensors.values())
+    lines, count, values = [], 0, 0
+    for name, tensors in layer_shapes(path):
+        lines.append(f"  {name}: {', '.join(f'{key} {shape}' for key, shape in tensors.items())}")
+        count += len(tensors)
+        values += sum(math.prod(shape) for shape in tensors.values())
     return [*lines, f"{len(lines)} layers, {count} tensors, {values:,} values"]
 
 
 def verdicts(path: Path, names: list[str]) -> list[str]:
     """A line for each backbone that the file fits; the faults of those asked for by name."""
     lines = []
-    for name in names or [name for name, spec in BACKBONES.items() if spec.keras_layers]:
-        spec = backbone(name)
-        if not spec.keras_layers:
-            raise UserError(f"backbone {name} reads no weights file")
-        try:
-            faults, classes = fit(spec.build(rngs=nnx.Rngs(0)), spec, path)
-        except UserError as error:
-            faults, classes = str(error), 0
+    for name, faults, classes in fits(path, names):
         if not faults:
             known = {0: "without a top", 1000: "with the ImageNet top"}
             lines.append(f"fits {name}, {known.get(classes, f'with a top of {classes} classes')}")

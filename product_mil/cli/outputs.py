@@ -1,29 +1,15 @@
-"""The outputs that the predicting tools share: their flags, checks, writers."""
+"""The outputs that the predicting commands share: their flags, checks and tables."""
 
 import argparse
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from product_mil.errors import UserError
-from product_mil.files.outputs import Kind, beside, check_output, user_path
-from product_mil.inference.files import (
-    SUBMISSION,
-    TOP_CLASSES,
-    MatrixWriter,
-    ParquetWriter,
-    SubmissionWriter,
-    matrix_files,
-    matrix_kind,
-)
-from product_mil.inference.predictions import Writer
-from product_mil.sources.bson.index import named_files
-from product_mil.sources.categories import Categories
+from product_mil.files.outputs import Kind, check_output, user_path
+from product_mil.inference.files import matrix_files, matrix_kind
+from product_mil.inference.outputs import Outputs, Written
+from product_mil.sources.bson.names import named_files
 
-if TYPE_CHECKING:
-    from product_mil.inference.backoff import BackOff
-
-LEVELS_SUFFIX = ".levels.csv"
 _FILE_ENDINGS = (".csv", ".gz", ".h5", ".npz", ".parquet", ".zip")
 
 
@@ -51,38 +37,10 @@ def add_output_flags(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def levels_path(args: argparse.Namespace) -> Path:
-    """Where predictions that back off are written."""
-    return beside(args.output, LEVELS_SUFFIX)
+def checked_outputs(args: argparse.Namespace, more: Mapping[Path, Kind]) -> Outputs:
+    """The outputs that the flags ask for; refused where they cannot work, before anything is read.
 
-
-def output_files(args: argparse.Namespace) -> dict[Path, Kind]:
-    """Every file that the flags ask for, with its kind.
-
-    Raises:
-        UserError: two outputs have one name.
-    """
-    from product_mil.inference.backoff import LEVELS
-
-    found = [(args.output, SUBMISSION)]
-    if args.probabilities:
-        found.append((args.probabilities, TOP_CLASSES))
-    if args.all_probabilities:
-        kind = matrix_kind(args.all_probabilities)
-        found += [(path, kind) for path in matrix_files(args.all_probabilities)]
-    if args.min_confidence is not None:
-        found.append((levels_path(args), LEVELS))
-    places = [path.resolve() for path, _ in found]
-    for (path, _), place in zip(found, places, strict=True):
-        if places.count(place) > 1:
-            raise UserError(f"{path} is named for two outputs; give each its own name")
-    return dict(found)
-
-
-def check_outputs(args: argparse.Namespace, more: Mapping[Path, Kind]) -> None:
-    """Refuse flags and places that cannot work, before anything is read.
-
-    `more` are files that the tool writes besides.
+    `more` are files that the command writes besides.
 
     Raises:
         UserError: with the flag and what to change.
@@ -91,16 +49,19 @@ def check_outputs(args: argparse.Namespace, more: Mapping[Path, Kind]) -> None:
         raise UserError(f"--topk={args.topk}: must be at least 1")
     if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
         raise UserError(f"--min_confidence={args.min_confidence}: must be from 0 to 1")
-    refuse_data([*output_files(args), *more], args.data)
     matrix = args.all_probabilities
+    outputs = Outputs(args.output, args.probabilities, args.topk, matrix, args.min_confidence)
+    files = {**outputs.files(), **more}
+    refuse_data(files, args.data)
     inside = set(matrix_files(matrix)) if matrix and matrix.suffix.lower() != ".npy" else set()
-    for path, kind in {**output_files(args), **more}.items():
+    for path, kind in files.items():
         if path not in inside:
             check_output(path, kind)
     if inside:
         if matrix.suffix.lower() in _FILE_ENDINGS:
             raise UserError(f"--all_probabilities {matrix}: name a directory or a .npy file")
         check_output(matrix, matrix_kind(matrix, directory=True))
+    return outputs
 
 
 def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
@@ -115,41 +76,10 @@ def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
             raise UserError(f"{path} is the data itself; choose another output")
 
 
-def needs_all(args: argparse.Namespace) -> bool:
-    """Whether any output needs the probability of every class."""
-    return args.all_probabilities is not None or args.min_confidence is not None
-
-
-def add_writers(
-    writers: list[Writer],
-    args: argparse.Namespace,
-    categories: Categories,
-    num_products: int,
-    run: Mapping[str, Any],
-    back_off: "BackOff | None" = None,
-) -> None:
-    """A writer for each output asked for; the submission, named last, is the sign of success.
-
-    `run` says in the files where they come from.
-    """
-    about: dict[str, Any] = {"categories_json": categories.to_json(), "run": run}
-    if args.all_probabilities:
-        writers.append(MatrixWriter(args.all_probabilities, categories.ids, num_products, **about))
-    if args.probabilities:
-        topk = min(args.topk, len(categories.ids))
-        writers.append(ParquetWriter(args.probabilities, categories.ids, topk=topk, **about))
-    if back_off is not None:
-        from product_mil.inference.backoff import BackOffWriter
-
-        writers.append(BackOffWriter(levels_path(args), back_off))
-    writers.append(SubmissionWriter(args.output, categories.ids))
-
-
-def levels_report(writers: list[Writer], args: argparse.Namespace) -> list[str]:
-    """The table of the predictions that back off, where they were asked for."""
-    if args.min_confidence is None:
-        return []
-    from product_mil.inference.backoff import BackOffWriter
-
-    title = f"{levels_path(args)}, at least {args.min_confidence:g} sure:"
-    return [w.counts.table(title) for w in writers if isinstance(w, BackOffWriter)]
+def last_lines(written: Written, outputs: Outputs) -> list[str]:
+    """What is to be known of the files: remarks, and the table of predictions that back off."""
+    lines = list(written.remarks)
+    if written.levels is not None:
+        title = f"{outputs.levels}, at least {outputs.min_confidence:g} sure:"
+        lines.append(written.levels.table(title))
+    return lines

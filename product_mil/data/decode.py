@@ -5,7 +5,7 @@ import io
 import struct
 import threading
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 
@@ -16,6 +16,7 @@ from PIL import Image, UnidentifiedImageError, features
 
 from product_mil.data.jpeg_end import with_end
 from product_mil.files.foreign import AVIF, kind_of_bytes
+from product_mil.sources.catalogue import Unread
 
 # 64 megapixels: larger than any product photo, and 200 MB once decoded.
 MAX_PIXELS = 64_000_000
@@ -99,6 +100,28 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
         orientation = _orientation(lambda: image)
         _place(_eight_bit(image), orientation, pixels)
     return None
+
+
+def decode_images(
+    found: Iterable[bytes | Unread], targets: Iterable[UInt8[np.ndarray, "h w 3"]]
+) -> dict[int, str]:
+    """Decode each image into its target.
+
+    Returns, by place in `found`, why images could not be used; what the targets of those hold means
+    nothing. Remarks on images that are used (`is_remark`) are among the reasons.
+    """
+    reasons: dict[int, str] = {}
+    for place, (data, pixels) in enumerate(zip(found, targets, strict=True)):
+        if isinstance(data, Unread):
+            reasons[place] = data.reason
+            continue
+        try:
+            remark = decode_into(data, pixels)
+        except ImageError as error:
+            remark = str(error)
+        if remark is not None:
+            reasons[place] = remark
+    return reasons
 
 
 def is_remark(reason: str) -> bool:

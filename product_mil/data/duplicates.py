@@ -1,17 +1,15 @@
 """Identical images: the products they link, those that two sets share, and placeholders."""
 
 import hashlib
-import os
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Int32, Int64, UInt64
 
 from product_mil.errors import UserError
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import Catalogue, Unread
 
 MAX_LINKING_PRODUCTS = 20  # an image in more of them says nothing about any (design.md, 12)
 _SMALL_CATALOGUE_IMAGES = 100_000
@@ -116,38 +114,16 @@ def drop_images(catalogue: Catalogue, md5_hex: Sequence[str]) -> Bool[np.ndarray
     if len(candidates) > _SMALL_CATALOGUE_IMAGES:
         candidates = candidates[groups.num_products[candidates] > MAX_LINKING_PRODUCTS]
     stop = np.append(groups.start[1:], len(groups.image))
-    with _Files(catalogue.paths) as files:
-        for group in candidates.tolist():
-            if not wanted:
-                break
-            images = groups.image[groups.start[group] : stop[group]]
-            file = int(catalogue.file_of_images(images[:1])[0])
-            offset_bytes = int(catalogue.image_offset_bytes[images[0]])
-            length_bytes = int(catalogue.image_length_bytes[images[0]])
-            data = files.read(file, offset_bytes, length_bytes)
-            md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
-            if md5 in wanted:
-                wanted.remove(md5)
-                drop[images] = True
+    for group in candidates.tolist():
+        if not wanted:
+            break
+        images = groups.image[groups.start[group] : stop[group]]
+        (data,) = catalogue.read(images[:1])
+        if isinstance(data, Unread):
+            place = catalogue.place_of_image(int(images[0]))
+            raise UserError(f"cannot read {place.file}: {data.detail}")
+        md5 = hashlib.md5(data, usedforsecurity=False).hexdigest()
+        if md5 in wanted:
+            wanted.remove(md5)
+            drop[images] = True
     return drop
-
-
-class _Files:
-    def __init__(self, paths: Sequence[Path]):
-        self._paths = paths
-        self._descriptors: dict[int, int] = {}
-
-    def __enter__(self) -> "_Files":
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for descriptor in self._descriptors.values():
-            os.close(descriptor)
-
-    def read(self, file: int, offset_bytes: int, length_bytes: int) -> bytes:
-        try:
-            if file not in self._descriptors:
-                self._descriptors[file] = os.open(self._paths[file], os.O_RDONLY)
-            return os.pread(self._descriptors[file], length_bytes, offset_bytes)
-        except OSError as error:
-            raise UserError(f"cannot read {self._paths[file]}: {error.strerror}") from None

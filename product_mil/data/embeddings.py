@@ -16,20 +16,11 @@ from jaxtyping import Bool, Float, Int64, UInt8, UInt64
 from tqdm import tqdm
 
 from product_mil.batch import EmbeddedBatch
-from product_mil.data.loader import (
-    ImageDecoder,
-    ImageFault,
-    Loaded,
-    Products,
-    assign_slots,
-    batches,
-    image_fault,
-)
+from product_mil.data.loader import ImageDecoder, Loaded, assign_slots, batches
 from product_mil.data.plan import Plan
-from product_mil.data.reader import UNREAD
+from product_mil.data.products import ImageFault, Products, image_fault
 from product_mil.files.whole import whole_directory
-from product_mil.sources.bson.document import kind_of
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import UNREAD, Catalogue, kind_of
 from product_mil.sources.lookup import rows_in_sorted
 
 PART_IMAGES = 4096  # at most so many are lost by a kill

@@ -10,12 +10,11 @@ from typing import Literal
 import numpy as np
 
 from product_mil.data.decode import is_remark
-from product_mil.data.loader import ImageFault, Products
+from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, csv_with_header, is_former
 from product_mil.files.whole import write_text
-from product_mil.sources.bson.document import Fault, kind_of
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault, kind_of
 
 COLUMNS = ImageFault._fields
 FAULTS = Kind("a list of faults", (".csv", ""), csv_with_header(COLUMNS))
@@ -45,7 +44,7 @@ class FaultList:
         """
         self.path = path
         self._bad_records, self._bad_images = bad_records, bad_images
-        self._faults: dict[tuple[str, str, str, str], tuple[str, ...]] = {}
+        self._faults: dict[tuple[str, ...], tuple[str, ...]] = {}
         self._unlisted = 0  # counted by the index, which lists the first 100,000
         if resumes and path is not None and path.exists():
             with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -57,10 +56,10 @@ class FaultList:
         return len(self._faults)
 
     def _keep(self, row: tuple[str, ...]) -> None:
-        file, offset_bytes, _, image_index, reason = row
+        file, offset_bytes, product_id, image_index, reason = row
         # An image has one reason; a record may have several.
-        key = file, offset_bytes, image_index, "" if image_index else kind_of(reason)
-        self._faults.setdefault(key, row)
+        own = (product_id, image_index) if image_index else (kind_of(reason),)
+        self._faults.setdefault((file, offset_bytes, *own), row)
 
     def add(self, faults: Iterable[ImageFault]) -> None:
         """Add faults of images, and remarks on images that are used all the same.
@@ -175,10 +174,10 @@ def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path
     unknown = products.labels < 0
     if not labelled:
         unknown &= category_id != NO_CATEGORY
-    files = catalogue.file_of_products(products.rows)
     for place in np.flatnonzero(surplus | unknown).tolist():
-        row, path = int(products.rows[place]), catalogue.paths[int(files[place])]
-        where = int(catalogue.offset_bytes[row]), int(catalogue.product_id[row])
+        row = int(products.rows[place])
+        file, offset_bytes = catalogue.place_of_product(row)
+        path, where = Path(file), (offset_bytes, int(catalogue.product_id[row]))
         if surplus[place]:
             count = num_images[place]
             reason = f"more than {most} images: {count}, of which the first {most} are used"

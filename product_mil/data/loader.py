@@ -8,118 +8,21 @@ import math
 import os
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64, UInt8
+from jaxtyping import Int64, UInt8
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, SizedBatch, Slots
 from product_mil.data.buffers import BufferPool
-from product_mil.data.decode import is_remark
+from product_mil.data.decode import decode_images, is_remark
 from product_mil.data.plan import Plan
-from product_mil.data.reader import Addresses, FileReader
+from product_mil.data.products import ImageFault, Products, image_fault
 from product_mil.data.workers import Elsewhere, process_workers
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import Catalogue
 
 # To start a process takes a core as long as decoding 4,000 images of 180 px.
 IMAGES_BEFORE_PROCESSES = 20_000
-
-
-@dataclass(frozen=True)
-class ProductImages:
-    """Images with the products that own them."""
-
-    owner: Int64[np.ndarray, " m"]  # which of the products asked for
-    row: Int64[np.ndarray, " m"]  # of the catalogue's image columns
-    index: Int64[np.ndarray, " m"]  # `image_index`, from 0 within the product
-
-
-@dataclass(frozen=True)
-class Products:
-    """A selection of a catalogue's products with their class indices."""
-
-    catalogue: Catalogue
-    rows: Int64[np.ndarray, " N"]  # of the catalogue
-    labels: Int32[np.ndarray, " N"]  # class index; -1 where unknown
-    max_images: int  # the first ones of a product are used
-    dropped: Bool[np.ndarray, " M"] | None = field(default=None, repr=False)  # placeholder images
-
-    def __len__(self) -> int:
-        return len(self.rows)
-
-    @property
-    def num_images(self) -> Int64[np.ndarray, " N"]:
-        """Images of each product that will be read."""
-        counts = np.asarray(self.catalogue.num_images)[self.rows].astype(np.int64)
-        if self.dropped is not None:
-            sums = np.concatenate([[0], np.cumsum(~self.dropped)])
-            first = np.asarray(self.catalogue.first_image)[self.rows]
-            counts = sums[first + counts] - sums[first]
-        return np.minimum(counts, self.max_images)
-
-    def images_of(self, positions: Int64[np.ndarray, " q"]) -> "ProductImages":
-        """The images of some of the products, product by product."""
-        first = np.asarray(self.catalogue.first_image[self.rows[positions]])
-        counts = np.asarray(self.catalogue.num_images[self.rows[positions]]).astype(np.int64)
-        starts = np.cumsum(counts) - counts
-        owner = np.repeat(np.arange(len(positions)), counts)
-        index = np.arange(counts.sum()) - starts[owner]
-        row = first[owner] + index
-        place = index
-        if self.dropped is not None:
-            kept = ~self.dropped[row]
-            before = np.cumsum(kept) - kept
-            place = before - before[starts[owner]]
-            owner, index, row, place = owner[kept], index[kept], row[kept], place[kept]
-        chosen = place < self.max_images
-        return ProductImages(owner[chosen], row[chosen], index[chosen])
-
-    def subset(self, keep: Bool[np.ndarray, " N"]) -> "Products":
-        """The products where `keep` is true."""
-        return Products(
-            self.catalogue, self.rows[keep], self.labels[keep], self.max_images, self.dropped
-        )
-
-
-class ImageFault(NamedTuple):
-    """A picture that could not be used and is left out, or a remark on one that is used."""
-
-    file: str
-    offset_bytes: int
-    product_id: int
-    image_index: int
-    reason: str
-
-    @property
-    def is_remark(self) -> bool:
-        """Whether the image is used all the same."""
-        return is_remark(self.reason)
-
-
-def image_fault(catalogue: Catalogue, row: int, reason: str) -> ImageFault:
-    """The fault of the image in this row of the catalogue's image columns."""
-    # Products without images share `first_image` with the product after them.
-    product = int(np.searchsorted(catalogue.first_image, row, side="right")) - 1
-    file = int(catalogue.file_of_images(np.array([row]))[0])
-    return ImageFault(
-        file=str(catalogue.paths[file]),
-        offset_bytes=int(catalogue.image_offset_bytes[row]),
-        product_id=int(catalogue.product_id[product]),
-        image_index=row - int(catalogue.first_image[product]),
-        reason=reason,
-    )
-
-
-def image_addresses(catalogue: Catalogue, rows: Int64[np.ndarray, " m"]) -> Addresses:
-    """Where the bytes of these rows of the catalogue's image columns lie."""
-    hashes = catalogue.image_hash
-    return Addresses(
-        catalogue.file_of_images(rows),
-        np.asarray(catalogue.image_offset_bytes[rows]),
-        np.asarray(catalogue.image_length_bytes[rows]),
-        None if hashes is None else np.asarray(hashes[rows]),
-    )
 
 
 class Loaded(NamedTuple):
@@ -177,7 +80,7 @@ class ImageDecoder:
         """`shape` is that of the images of a batch: any axes, then h, w, 3."""
         self._catalogue, self._shape = catalogue, shape
         self._left = images_before_processes
-        self._reader = FileReader(catalogue.paths)
+        self._reader = catalogue.reader()
         self._buffers = BufferPool(shape, np.uint8)
         self._here, self._starts = threading.Lock(), threading.Lock()
         self._elsewhere: Elsewhere | None = None
@@ -191,7 +94,7 @@ class ImageDecoder:
         the batch, whose memory is used again once nothing refers to it any more, and by place in
         `rows` the faults, whose pixels are black too, and the remarks.
         """
-        addresses = image_addresses(self._catalogue, rows)
+        addresses = self._catalogue.addresses(rows)
         here = self._here.acquire(blocking=False)
         try:
             images, reasons = self._decode(addresses, places, here)
@@ -210,18 +113,19 @@ class ImageDecoder:
         return images, faults
 
     def _decode(
-        self, addresses: Addresses, places: Int64[np.ndarray, " m"], here: bool
+        self, addresses: Any, places: Int64[np.ndarray, " m"], here: bool
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]]:
-        if not here and self._left <= 0:
+        if not here and self._left <= 0 and self._reader.travels:
             with self._starts:
                 if self._elsewhere is None and (workers := process_workers()):
-                    self._elsewhere = Elsewhere(workers, self._catalogue.paths, self._shape)
+                    self._elsewhere = Elsewhere(workers, self._reader, self._shape)
             found = self._elsewhere and self._elsewhere.decode(addresses, places)
             if found:
                 return found
         images = self._buffers.take()
         flat = images.reshape(-1, *self._shape[-3:])
-        return images, self._reader.decode(addresses, (flat[place] for place in places.tolist()))
+        targets = (flat[place] for place in places.tolist())
+        return images, decode_images(self._reader.read(addresses), targets)
 
     def __reduce__(self) -> Any:
         """Another process has memory and workers of its own."""

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from product_mil.data.decode import is_remark
+from product_mil.data.decode import decode_images, is_remark
 from product_mil.data.duplicates import (
     ImageGroups,
     group_images,
@@ -15,11 +15,9 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.data.loader import image_addresses
-from product_mil.data.reader import FileReader
 from product_mil.files.outputs import Kind
 from product_mil.files.whole import whole
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Place
 from product_mil.sources.categories import Categories
 
 THUMBNAIL_PX = 120
@@ -52,7 +50,6 @@ class Book:
         self, catalogue: Catalogue, categories: Categories | None, image_size_px: int
     ) -> None:
         self.catalogue, self._categories, self._size_px = catalogue, categories, image_size_px
-        self._reader = FileReader(catalogue.paths)
         whole = np.flatnonzero(with_bytes(catalogue))
         groups: ImageGroups = group_images(
             hashes_of(catalogue)[whole], product_of_images(catalogue)[whole]
@@ -64,10 +61,10 @@ class Book:
         self._group[self._images[np.repeat(sizes, sizes) == 1]] = -1
         self._sizes = sizes
         self._faults: dict[int, list[str]] = {}
-        self._lost: dict[int, str] = {}  # by the place of an image that the record lacks
-        for _, fault in catalogue.faults:
+        self._lost: dict[Place, str] = {}  # of an image that the record lacks
+        for path, fault in catalogue.faults:
             if fault.image_index is not None:
-                self._lost[fault.offset_bytes] = fault.reason
+                self._lost[Place(str(path), fault.offset_bytes)] = fault.reason
             elif fault.product_id is not None:
                 self._faults.setdefault(fault.product_id, []).append(fault.reason)
 
@@ -89,11 +86,10 @@ class Book:
     def pixels(self, image: int) -> np.ndarray | str:
         """As training reads it, or why it cannot."""
         if not self.catalogue.image_length_bytes[image]:
-            lost = self._lost.get(int(self.catalogue.image_offset_bytes[image]))
+            lost = self._lost.get(self.catalogue.place_of_image(image))
             return lost or "the picture has no bytes"
         pixels = np.zeros((self._size_px, self._size_px, 3), np.uint8)
-        addresses = image_addresses(self.catalogue, np.array([image]))
-        reason = self._reader.decode(addresses, [pixels]).get(0)
+        reason = decode_images(self.catalogue.read(np.array([image])), [pixels]).get(0)
         return pixels if reason is None or is_remark(reason) else reason
 
     def show(self, row: int) -> Shown:
@@ -102,7 +98,7 @@ class Book:
         images = self.rows_of_images(row)
         lines = [f"product {int(catalogue.product_id[row])}", self._category(row)]
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
-        lines.append(f"{count}, record at byte {int(catalogue.offset_bytes[row])}")
+        lines.append(f"{count}, record at byte {catalogue.place_of_product(row).offset_bytes}")
         if len(images) > MAX_IMAGES:
             lines.append(f"the first {MAX_IMAGES} are shown")
             images = images[:MAX_IMAGES]

@@ -16,7 +16,7 @@ from product_mil.data.duplicates import (
     shared_with,
     with_bytes,
 )
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import Catalogue
 
 __all__ = ["Split", "drop_images", "shared_with", "split_products"]
 

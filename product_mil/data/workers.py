@@ -14,20 +14,19 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection
-from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64, UInt8
 
 from product_mil.data.buffers import BufferPool, Region, SharedMemory
-from product_mil.data.reader import Addresses, FileReader
+from product_mil.data.decode import decode_images
 from product_mil.errors import UserError
+from product_mil.sources.catalogue import Reader
 
-_READERS = 8  # whose files a process holds open: those of the sources in use
+_READERS = 8  # that a process holds open: those of the sources in use
 _SERVE = """
 import sys
 sys.path[:] = sys.argv[3:]
@@ -39,9 +38,9 @@ serve(*map(int, sys.argv[1:3]))
 class Task(NamedTuple):
     """Pictures to decode into places of a batch of images."""
 
-    reader: int  # tells readers apart that have the same paths
-    paths: tuple[Path, ...]
-    addresses: Addresses
+    number: int  # of the reader, which a process keeps
+    reader: Reader
+    addresses: Any
     region: Region
     image_shape: tuple[int, int, int]
     places: Int64[np.ndarray, " m"]  # in the region, in images
@@ -58,7 +57,7 @@ class Workers:
         self._failed = threading.Event()
 
     def next_reader(self) -> int:
-        """A number for `Task.reader`."""
+        """A number for `Task.number`."""
         return next(self._numbers)
 
     @property
@@ -67,7 +66,7 @@ class Workers:
         return not self._failed.is_set()
 
     def decode(self, task: Task) -> dict[int, str] | None:
-        """What `FileReader.decode` returns; None where no process can do it."""
+        """What `decode_images` returns; None where no process can do it."""
         worker = None
         try:
             worker = self._idle_or_new()
@@ -101,16 +100,16 @@ class Workers:
 class Elsewhere:
     """The batches of one reader, in memory that the workers write to."""
 
-    def __init__(self, workers: Workers, paths: tuple[Path, ...], shape: tuple[int, ...]) -> None:
+    def __init__(self, workers: Workers, reader: Reader, shape: tuple[int, ...]) -> None:
         """`shape` is that of the images of a batch: any axes, then h, w, 3."""
-        self._workers, self._paths, self._shape = workers, paths, shape
+        self._workers, self._reader, self._shape = workers, reader, shape
         self._number = workers.next_reader()
         self._buffers = BufferPool(shape, np.uint8, workers.memory.empty)
 
     def decode(
-        self, addresses: Addresses, places: Int64[np.ndarray, " m"]
+        self, addresses: Any, places: Int64[np.ndarray, " m"]
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]] | None:
-        """A batch with the pictures in their places, and what `FileReader.decode` returns.
+        """A batch with the pictures in their places, and what `decode_images` returns.
 
         None where no process, or no memory to share, is to be had.
         """
@@ -124,7 +123,7 @@ class Elsewhere:
         height, width, channels = self._shape[-3:]
         shape = height, width, channels
         reasons = self._workers.decode(
-            Task(self._number, self._paths, addresses, region, shape, places)
+            Task(self._number, self._reader, addresses, region, shape, places)
         )
         return None if reasons is None else (images, reasons)
 
@@ -171,8 +170,8 @@ def serve(connection: int, memory: int) -> None:
     """Answer tasks until the other end closes; runs in a process of its own."""
 
     @functools.lru_cache(_READERS)
-    def reader(_: int, paths: Sequence[Path]) -> FileReader:
-        return FileReader(paths)
+    def reader(_: int) -> Reader:
+        return task.reader
 
     @functools.cache
     def mapped(region: Region) -> mmap.mmap:
@@ -185,7 +184,7 @@ def serve(connection: int, memory: int) -> None:
             images = images.reshape(-1, *task.image_shape)
             targets = (images[place] for place in task.places.tolist())
             try:
-                reasons = reader(task.reader, task.paths).decode(task.addresses, targets)
+                reasons = decode_images(reader(task.number).read(task.addresses), targets)
             except UserError:  # the thread tries, and tells it if it fails too
                 reasons = None
             tasks.send(reasons)

@@ -10,10 +10,11 @@ from jaxtyping import Float32, Float64, Int32
 
 from product_mil.ensemble.files import AlignedMembers
 from product_mil.ensemble.parquet import ProductFacts
-from product_mil.ensemble.rules import FLOOR, Rule, combine
+from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rules import FLOOR, combine
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import largest
-from product_mil.sources.bson.scan import NO_CATEGORY
+from product_mil.sources.catalogue import NO_CATEGORY
 
 
 def combine_files(

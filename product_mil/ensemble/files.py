@@ -14,18 +14,22 @@ from jaxtyping import Float32, Int64
 from product_mil.ensemble.parquet import ParquetMember, ProductFacts
 from product_mil.errors import UserError
 from product_mil.files.foreign import MATRIX, refuse_foreign
-from product_mil.files.outputs import Kind, csv_with_header
+from product_mil.files.outputs import Kind, beside, csv_with_header
 from product_mil.files.whole import write_text
 from product_mil.inference.files import matrix_files, read_description
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.sources.lookup import rows_of
 
-MISSING_SUFFIX = ".missing.csv"
 MISSING_COLUMNS = ("member", "missing", "id")
 MISSING = Kind("a list of missing ids", (".csv",), csv_with_header(MISSING_COLUMNS))
 BLOCK_BYTES = 32_000_000  # of all members' probabilities together
 _MAX_BLOCK_ROWS = 4096
 _NAMED = 5  # of the missing ids, in the error itself
+
+
+def missing_path(submission: Path) -> Path:
+    """Where the ids that members miss are listed, beside an ensemble's submission."""
+    return beside(submission, ".missing.csv")
 
 
 class MatrixMember:

@@ -12,7 +12,7 @@ from jaxtyping import Float32, Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.inference.files import read_predictions
-from product_mil.sources.bson.scan import NO_CATEGORY
+from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories
 
 _FACTS = ("product_id", "category_id", "num_images", "num_readable_images")

@@ -4,7 +4,7 @@ Numbers to numbers: members are the leading axis m of log-probabilities, whateve
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,8 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float64, Int
 from scipy.optimize import minimize
 
-Rule = Literal["average", "geometric_mean", "vote"]
-RULES: tuple[Rule, ...] = ("average", "geometric_mean", "vote")
+from product_mil.ensemble.rule_names import Rule
 
 # A probability that rounded to 0 vetoes nothing and leaves every likelihood finite.
 FLOOR = float(np.log(np.finfo(np.float32).tiny))

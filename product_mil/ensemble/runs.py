@@ -1,7 +1,5 @@
 """Trained runs as members of an ensemble: one pass over the images, whoever looks at them."""
 
-import argparse
-import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -12,18 +10,15 @@ import numpy as np
 from jaxtyping import Array, Float, Float64
 
 from product_mil.batch import Batch, PackedBatch, SizedBatch
-from product_mil.config import Config
-from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.data.loader import Loaded
+from product_mil.data.products import Products
 from product_mil.devices.mesh import put_batch
 from product_mil.ensemble.files import refuse_missing
-from product_mil.ensemble.rules import Rule, combine, combined_attention
+from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rules import combine, combined_attention
 from product_mil.errors import UserError
-from product_mil.inference.backoff import BackOff, LevelCounts, calibrate
-from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import (
-    ONE_VIEW,
     Predicted,
-    ViewMean,
     largest,
     log_mean_exp,
     product_log_probs,
@@ -31,9 +26,9 @@ from product_mil.inference.step import (
 )
 from product_mil.model.classifier import merge_model
 from product_mil.model.registry import backbone
+from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
 from product_mil.runs.trained import TrainedRun, open_run
-from product_mil.sources.categories import Categories
 
 
 def open_members(
@@ -67,91 +62,16 @@ def open_members(
     return runs
 
 
-def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Products:
-    """The labelled products with images of `spec`, or the runs' own validation products.
-
-    Raises:
-        UserError: the runs have no validation products in common, or they can't be had any more.
-    """
-    if spec:
-        products = runs[0].products(spec)
-    else:
-        if len({run.record["data_fingerprint"] for run in runs}) > 1 or any(
-            _split(run.config) != _split(runs[0].config) for run in runs
-        ):
-            raise UserError(
-                "the runs were validated on different products, and one may have been trained on "
-                "what another was validated on: give --fit_on labelled.bson that none has seen"
-            )
-        data, missing = runs[0].data()
-        if data is None:
-            raise UserError(
-                f"the validation products of {runs[0].workdir} are gone ({missing}): give --fit_on "
-                "labelled.bson"
-            )
-        products = data.valid
-    usable = (products.labels >= 0) & (products.num_images > 0)
-    if not usable.any():
-        raise UserError(f"{spec}: no product with an image and a category of the runs")
-    return products.subset(usable)
-
-
-def warn_of_known(runs: Sequence[TrainedRun], fitted: Products, predicted: Products) -> None:
-    """Print what the runs have seen of the products that are fitted on, and of those predicted."""
-    for run in runs:
-        known = run.known(fitted)
-        if known is not None and known.trained:
-            print(
-                f"note: {known.sentence(str(run.workdir))} that are fitted on, so it will seem "
-                "surer than it is: give --fit_on products that it has not seen",
-                flush=True,
-            )
-        known = run.known(predicted)
-        if known is not None and not known.is_test:
-            print(f"note: {known.sentence(str(run.workdir))} to be predicted", flush=True)
-
-
-def _split(config: Config) -> tuple[Any, ...]:
-    """What decides which products are validated on."""
-    data = config.data
-    drawn = (data.valid_fraction, data.max_products, config.seed)
-    fixed = (data.valid, data.drop_images_md5)
-    return fixed if data.valid and not data.max_products else fixed + drawn
-
-
-def calibrated_back_off(
-    predicted: Iterable[tuple[PredictionBlock, list[ImageFault]]],
-    categories: Categories,
-    args: argparse.Namespace,
-) -> BackOff:
-    """Predictions that back off, calibrated on these; prints what to expect of them."""
-    found = calibrate((block for block, _ in predicted), categories)
-    back_off = BackOff(
-        categories, min_confidence=args.min_confidence, temperature=found.temperature
-    )
-    counts, seen = LevelCounts(), np.ones(len(found.label), bool)
-    counts.add(back_off, back_off.answers(found.probabilities, seen), found.label)
-    print(
-        counts.table(
-            f"{len(found.label)} validation products, at least {args.min_confidence:g} sure at "
-            f"temperature {found.temperature:.3f}:"
-        ),
-        flush=True,
-    )
-    return back_off
-
-
 class MemberOutputs:
     """All members' outputs for a batch, inside a traced function.
 
     Members with equal backbones (the same arrays, image size and precision) share embeddings.
     """
 
-    def __init__(
-        self, runs: Sequence[TrainedRun], views: ViewMean = ONE_VIEW, tau: float = 0.0
-    ) -> None:
+    def __init__(self, runs: Sequence[TrainedRun], views: Views = "none", tau: float = 0.0) -> None:
         """`views` and `tau` are those of `make_predict_step`."""
-        self._views, self._tau = views, tau
+        self._views: Views = views
+        self._tau = tau
         self._structures = [run.model.structure for run in runs]
         self.sizes_px = sorted({run.config.data.image_size_px for run in runs})
         self._size = [self.sizes_px.index(run.config.data.image_size_px) for run in runs]
@@ -185,13 +105,8 @@ class MemberOutputs:
 
 def _backbone_of(run: TrainedRun) -> str:
     """A name that only equal backbones on equal pixels share."""
-    name = hashlib.sha256()
-    for arrays in (run.model.parameters, run.model.statistics):
-        for path in sorted(arrays):
-            if path.startswith("backbone/"):
-                name.update(path.encode() + np.asarray(arrays[path]).tobytes())
     model, size_px = run.config.model, run.config.data.image_size_px
-    return f"{model.backbone} {model.compute_dtype} {size_px} {name.hexdigest()}"
+    return f"{model.backbone} {model.compute_dtype} {size_px} {run.model.backbone_digest()}"
 
 
 def make_ensemble_step(
@@ -242,14 +157,14 @@ def member_batches(
     products: Products,
     images_per_batch: int,
     *,
-    views: ViewMean,
+    views: Views,
 ) -> Batches:
     """Every product once, in order, each image decoded once for each image size among the runs.
 
     Where all members share one backbone, the batches are those of any of them.
     """
     if len(set(members.backbones)) == 1:
-        return runs[0].batches(products, images_per_batch, pixels=views.views != "none")
+        return runs[0].batches(products, images_per_batch, pixels=views != "none")
     by_size = {run.config.data.image_size_px: run for run in runs}
     streams = [
         by_size[size_px].batches(products, images_per_batch, pixels=True)

@@ -43,7 +43,7 @@ class Kind:
 
 
 def user_path(text: str) -> Path:
-    """The path that a user typed; a `type` for argparse.
+    """The path that a user typed, as an argument of a command.
 
     `~` stands for the home directory, unless something has just that name.
     """

@@ -6,6 +6,7 @@ the tree, is right about as often as its calibrated probability says.
 
 import csv
 import io
+import logging
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
@@ -165,6 +166,22 @@ def calibrate(blocks: Iterable[PredictionBlock], categories: Categories) -> Cali
 def _labels(block: PredictionBlock, categories: Categories) -> Int32[np.ndarray, " b"]:
     label = categories.class_of(block.category_id)
     return np.where(block.has_category, label, -1).astype(np.int32)
+
+
+def calibrated_back_off(
+    blocks: Iterable[PredictionBlock], categories: Categories, min_confidence: float
+) -> BackOff:
+    """Predictions that back off, calibrated on these blocks; logs what to expect of them."""
+    found = calibrate(blocks, categories)
+    back_off = BackOff(categories, min_confidence=min_confidence, temperature=found.temperature)
+    counts, seen = LevelCounts(), np.ones(len(found.label), bool)
+    counts.add(back_off, back_off.answers(found.probabilities, seen), found.label)
+    title = (
+        f"{len(found.label)} validation products, at least {min_confidence:g} sure at "
+        f"temperature {found.temperature:.3f}:"
+    )
+    logging.getLogger(__name__).info("%s", counts.table(title))
+    return back_off
 
 
 class BackOffWriter:

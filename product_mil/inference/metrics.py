@@ -8,13 +8,14 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Bool, Float, Int
 
-from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.data.loader import Loaded
+from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch
+from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.inference.step import Scores
 from product_mil.sources.categories import Categories
 
 TREE_METRICS = ("top1_level_1", "top1_level_2", "top1_level_3", "error_tree_distance")
-CALIBRATION_BINS = 15  # of equal width, as in Guo et al. 2017
 
 
 class ProductScores(NamedTuple):
@@ -53,15 +54,6 @@ def score_products(
     if (times != 1).any():
         raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
     return ProductScores(**collected), faults
-
-
-def expected_calibration_error(
-    confidence: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"]
-) -> float:
-    """Mean distance between confidence and accuracy over equal bins (Guo et al. 2017)."""
-    bins = np.clip((confidence * CALIBRATION_BINS).astype(int), 0, CALIBRATION_BINS - 1)
-    gaps = np.bincount(bins, weights=confidence - correct, minlength=CALIBRATION_BINS)
-    return float(np.abs(gaps).sum() / max(len(confidence), 1))
 
 
 def tree_distance(

@@ -1,7 +1,7 @@
 """The steps that change nothing: evaluate, predict, embed. Pure functions, jitted once."""
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -14,19 +14,9 @@ from product_mil.model.packing import packing_of
 from product_mil.model.warp import Views, seen_through, view_maps
 
 
-class ViewMean(NamedTuple):
-    """Test-time augmentation: which views of every image, and what of them is averaged."""
-
-    views: Views = "none"
-    mean: Literal["probabilities", "embeddings"] = "probabilities"
-
-
-ONE_VIEW = ViewMean()
-
-
-def view_embeddings(model: Any, batch: Batch, views: ViewMean) -> Float[Array, "v S n d"]:
-    """Embeddings of each view, or their mean as the only one."""
-    if views.views == "none" or isinstance(batch, EmbeddedBatch):
+def view_embeddings(model: Any, batch: Batch, views: Views) -> Float[Array, "v S n d"]:
+    """Embeddings of each view."""
+    if views == "none" or isinstance(batch, EmbeddedBatch):
         return model.embed(batch, use_running_statistics=True)[None]
 
     def one_view(one: Float[Array, "2 3"]) -> Float[Array, "S n d"]:
@@ -34,8 +24,7 @@ def view_embeddings(model: Any, batch: Batch, views: ViewMean) -> Float[Array, "
         return model.embed(batch._replace(images=images), use_running_statistics=True)
 
     # One after another: the memory of one view, and the backbone is compiled once.
-    embeddings = jax.lax.map(one_view, jnp.asarray(view_maps(views.views)))
-    return embeddings.mean(0, keepdims=True) if views.mean == "embeddings" else embeddings
+    return jax.lax.map(one_view, jnp.asarray(view_maps(views)))
 
 
 def log_mean_exp(x: Float[Array, "v *e"]) -> Float[Array, "*e"]:
@@ -100,7 +89,7 @@ def largest(
 
 
 def make_eval_step(
-    structure: Any, views: ViewMean = ONE_VIEW, tau: float = 0.0
+    structure: Any, views: Views = "none", tau: float = 0.0
 ) -> Callable[..., Scores]:
     """Score labelled products with running statistics and without dropout; changes nothing.
 
@@ -143,7 +132,7 @@ class Predicted(NamedTuple):
 
 
 def make_predict_step(
-    structure: Any, *, topk: int, keep_all: bool, views: ViewMean = ONE_VIEW, tau: float = 0.0
+    structure: Any, *, topk: int, keep_all: bool, views: Views = "none", tau: float = 0.0
 ) -> Callable[..., Predicted]:
     """The most probable classes, and attention, own guess and contribution of each image.
 

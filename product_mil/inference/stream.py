@@ -8,11 +8,12 @@ import numpy as np
 from jax.sharding import Mesh
 from tqdm import tqdm
 
-from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.data.loader import Loaded
+from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import Predicted
-from product_mil.sources.bson.index import NO_CATEGORY
+from product_mil.sources.catalogue import NO_CATEGORY
 
 BATCHES_IN_FLIGHT = 2  # the host runs this far ahead of the devices
 

@@ -1,11 +1,13 @@
 """Backbone and head together, as a module and as the plain arrays that training moves."""
 
+import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
@@ -139,6 +141,16 @@ class Model:
     structure: Any
     parameters: Arrays
     statistics: Arrays
+
+    def backbone_digest(self, version: str = "") -> str:
+        """The sha256 of the backbone's arrays and a version, in hexadecimal digits."""
+        digest = hashlib.sha256()
+        for arrays in (self.parameters, self.statistics):
+            for path in sorted(arrays):
+                if path.startswith("backbone/"):
+                    digest.update(path.encode() + np.asarray(arrays[path]).tobytes())
+        digest.update(version.encode())
+        return digest.hexdigest()
 
     def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
         """A step of this structure as a function of the batch alone.

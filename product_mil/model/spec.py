@@ -31,7 +31,6 @@ class PublishedWeights:
 
     without_top: PublishedFile
     with_top: PublishedFile
-    provenance: str
 
 
 @dataclass(frozen=True)
@@ -42,7 +41,6 @@ class PackagedWeights:
     module: str
     file: str  # within the module's directory
     sha256: str
-    provenance: str
 
 
 @dataclass(frozen=True)
@@ -75,7 +73,6 @@ def keras_weights(
     return PublishedWeights(
         without_top=PublishedFile(root + notop, notop_hash),
         with_top=PublishedFile(f"{root}.h5", top_hash),
-        provenance="Keras Applications, trained on ImageNet (ILSVRC 2012)",
     )
 
 

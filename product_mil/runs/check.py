@@ -12,7 +12,7 @@ from product_mil.model.registry import BACKBONES, BackboneSpec, backbone, blocks
 from product_mil.model.weights.head_init import NAMED
 from product_mil.runs.embed import backbone_stays_frozen
 from product_mil.runs.limits import AUGMENT_LIMITS
-from product_mil.sources.bson.index import named_files
+from product_mil.sources.bson.names import named_files
 from product_mil.train.state import WHOLE_PARTS
 
 

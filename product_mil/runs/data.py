@@ -11,7 +11,7 @@ from jaxtyping import Int64
 from product_mil.config import Config, DataConfig
 from product_mil.data.duplicates import drop_images, shared_with
 from product_mil.data.faults import first_fault, product_faults
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.data.split import split_products
 from product_mil.errors import UserError
 from product_mil.runs.lacking import (
@@ -23,9 +23,10 @@ from product_mil.runs.lacking import (
     one_category,
     refuse_unlabelled,
 )
-from product_mil.sources.bson.document import OTHER_CATEGORY, Fault
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.sources.bson.document import OTHER_CATEGORY
+from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.bson.names import dump_files
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault
 from product_mil.sources.categories import Categories, categories_from_ids, read_categories
 from product_mil.sources.sample.draw import ensure_sample
 
@@ -83,8 +84,9 @@ def build_data(config: Config) -> RunData:
         notes.append(f"{split.num_linked} products share an image: kept on one side of the split")
     popular = zip(split.popular_images.tolist(), split.popular_num_products, strict=True)
     for image, count in list(popular)[:5]:
+        at = catalogue.place_of_image(image).offset_bytes
         notes.append(
-            f"the image at byte {catalogue.image_offset_bytes[image]} is in {count} products; if "
+            f"the image at byte {at} is in {count} products; if "
             "it is a placeholder, name its md5 in config.data.drop_images_md5"
         )
     first = catalogue.first_records()

@@ -1,7 +1,6 @@
 """What a frozen backbone says of images: computed over the devices, kept in the user's cache."""
 
 import dataclasses
-import hashlib
 import logging
 import math
 import os
@@ -23,7 +22,7 @@ from product_mil.data.embeddings import (
     store_dtype,
     used_images,
 )
-from product_mil.data.loader import ImageFault, Products
+from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.devices.runtime import embedding_batch_images
 from product_mil.errors import Interrupted, UserError
@@ -85,15 +84,9 @@ def cached_embeddings(
     spec = backbone(config.model.backbone)
     num_images = sum(len(used_images(products)) for products in selections)
     dtype = store_dtype(num_images, spec.embedding_dim)
-    key = hashlib.sha256()
-    for arrays in (model.parameters, model.statistics):
-        for path in sorted(arrays):
-            if path.startswith("backbone/"):
-                key.update(path.encode() + np.asarray(arrays[path]).tobytes())
-    if spec.on_host is not None:
-        key.update(f"version {HAND_MADE_VERSION}".encode())
+    digest = model.backbone_digest(f"version {HAND_MADE_VERSION}" if spec.on_host else "")
     name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
-    name = f"{name}-{key.hexdigest()[:16]}"
+    name = f"{name}-{digest[:16]}"
     compute = spec.on_host or embed_function(model, mesh)
 
     def embed(images: np.ndarray) -> np.ndarray:

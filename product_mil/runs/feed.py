@@ -9,15 +9,9 @@ from jax.sharding import Mesh
 
 from product_mil.config import Config, DataConfig, StageConfig
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
-from product_mil.data.loader import (
-    ImageFault,
-    Loaded,
-    PixelSource,
-    Products,
-    UnseenSource,
-    batches,
-)
+from product_mil.data.loader import Loaded, PixelSource, UnseenSource, batches
 from product_mil.data.plan import Plan
+from product_mil.data.products import ImageFault, Products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.runs.embed import backbone_stays_frozen, cached_embeddings, embeds_once

@@ -1,9 +1,10 @@
 """What a trained run's attention has learned: which images count, and which do not."""
 
+import math
 from collections import defaultdict
 from collections.abc import Iterable
 from itertools import product
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -11,8 +12,10 @@ from jaxtyping import Float
 from product_mil.errors import UserError
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products, watched
+from product_mil.inference.trust import TRUST
 from product_mil.model.heads.residual import RELEVANCE_SCALE
 from product_mil.runs.trained import TrainedRun
+from product_mil.sources.categories import path_of
 
 RELEVANCE = "head/relevance/kernel"  # its path among the parameters
 # The poolings whose attention can differ from one image of a product to the next.
@@ -91,3 +94,38 @@ def attention_table(blocks: Iterable[PredictionBlock]) -> list[AttentionRow]:
 
     rows = [(number, [number]) for number in numbers] + [(None, numbers)]
     return [AttentionRow(name, *mean(of, True), *mean(of, False)) for name, of in rows]
+
+
+def inspect_run(run: TrainedRun, spec: str | None, images_per_batch: int = 256) -> dict[str, Any]:
+    """What the attention of a run has learned, as plain values for JSON.
+
+    `relevance` lists all categories, the one that counts most first; `attention` has the rows of
+    `attention_table` on the BSON files `spec`. Both are None where there is none to show.
+
+    Raises:
+        UserError: data that cannot be read, or without products of several images.
+    """
+    pooling, relevance = run.config.model.pooling, relevance_of(run)
+    found: dict[str, Any] = {"pooling": pooling, "relevance": None, "attention": None}
+    if TRUST in run.model.statistics:
+        one, several = map(float, run.model.statistics[TRUST])
+        found["trust"] = {"one_image": one, "several_images": several}
+    if relevance is not None:
+        found["relevance"] = [
+            {
+                "category_id": int(run.categories.ids[k]),
+                "category": path_of(run.categories, int(run.categories.ids[k])),
+                "relevance": round(float(relevance[k]), 3),
+            }
+            for k in (-relevance).argsort(kind="stable")
+        ]
+    if pooling in WITH_ATTENTION and spec is not None:
+        rows = attention_table(predicted_blocks(run, spec, images_per_batch))
+        found["attention"] = [_plain(row) for row in rows]
+    return found
+
+
+def _plain(row: AttentionRow) -> dict[str, Any]:
+    """NaN, which JSON lacks, as None."""
+    values = row._asdict().items()
+    return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values}

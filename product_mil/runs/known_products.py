@@ -13,11 +13,11 @@ from jaxtyping import Bool, Int64
 
 from product_mil.config import Config
 from product_mil.data.duplicates import sharing_products
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.errors import UserError
 from product_mil.files.whole import whole
 from product_mil.runs.data import RunData, build_data, data_config
-from product_mil.sources.bson.index import Catalogue
+from product_mil.sources.catalogue import Catalogue
 
 PRODUCTS_FILE = "products.npz"
 

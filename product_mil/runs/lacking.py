@@ -4,10 +4,10 @@ import numpy as np
 from jaxtyping import Int64
 
 from product_mil.data.faults import first_fault
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.errors import UserError
 from product_mil.sources.bson.document import NO_PICTURE, OTHER_CATEGORY
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
 
 MAX_SHOWN_CATEGORIES = 5

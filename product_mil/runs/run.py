@@ -31,7 +31,7 @@ from product_mil.runs.directory import (
 )
 from product_mil.runs.known_products import keep_products
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.stage import build_stage, run_record
+from product_mil.runs.stage import RunParts, build_stage, run_record
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.cost import (
     expected_time,
@@ -84,11 +84,10 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
     # The prior has a stage of no steps.
     stages = trained_stages(config) or STAGES[:1]
     begun = _begun(workdir, stages)
+    parts = RunParts(config, data, model, mesh, record, log, faults, deadline)
     try:
         built = {
-            name: build_stage(
-                config, name, stages[:number], data, model, mesh, record, log, faults, deadline
-            )
+            name: build_stage(parts, name, number)
             for number, name in list(enumerate(stages))[begun:]
         }
         _tell_expectations(config, workdir, data, model, built, log)

@@ -1,31 +1,38 @@
-"""A stage of training: its plan, its step, its evaluation, and the state that it starts from."""
+"""A stage of training: its batches, its steps, and the state that it starts from."""
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import jax
 import numpy as np
+import optax
 from jax.sharding import Mesh
-from jaxtyping import Float, Int
 
 import product_mil
 from product_mil.config import Config, StageConfig
 from product_mil.data.faults import FaultList
-from product_mil.data.loader import Loaded, Products
+from product_mil.data.loader import Loaded
 from product_mil.data.plan import SequentialPlan, ShuffledPlan, balanced_draws
 from product_mil.devices.mesh import replicate
 from product_mil.devices.runtime import peak_flops_per_s
-from product_mil.inference.metrics import metrics_of, score_products
-from product_mil.inference.step import make_eval_step
-from product_mil.inference.trust import TRUST, collect_nll, fit_trust, make_trust_step
-from product_mil.model.classifier import Arrays, Model
+from product_mil.model.classifier import Model
 from product_mil.model.registry import backbone, blocks_of
 from product_mil.runs.data import RunData
 from product_mil.runs.feed import Feed, open_feed
 from product_mil.runs.model import log_prior_of
+from product_mil.runs.schedule import (
+    adjustments,
+    average_decay,
+    evaluation_plan,
+    evaluation_slots,
+    stage_num_steps,
+    step_parts,
+)
+from product_mil.runs.validation import Validation
 from product_mil.train.augment import Ranges
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
@@ -34,9 +41,6 @@ from product_mil.train.optim import make_optimizer, rate_factors
 from product_mil.train.record import FORMAT
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_train_step
-
-# In one pass through the net on a CPU: fewer are slower, more take memory (docs/fine-tuning.md).
-PART_IMAGES = 8
 
 
 def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
@@ -52,102 +56,70 @@ def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
     }
 
 
-def evaluation_plan(products: Products, shards: int, image_slots: int) -> SequentialPlan:
-    """Every product once, in order."""
-    return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
+@dataclass(frozen=True)
+class RunParts:
+    """What the stages of a run have in common."""
+
+    config: Config
+    data: RunData
+    model: Model  # as the first stage finds it
+    mesh: Mesh
+    record: dict[str, Any]  # of `run_record`
+    log: RunLog
+    faults: FaultList
+    deadline: float = math.inf  # of `time.monotonic`; there each stage stops
 
 
-def evaluation_slots(config: Config, stage: StageConfig) -> tuple[int, int]:
-    """Shards, and image slots of each, of the batches that a stage is evaluated in.
+@dataclass(frozen=True)
+class StageBatches:
+    """The batches of a stage, of training products and of validation products."""
 
-    On a CPU a net that learns sees `PART_IMAGES` at a time, as in training, for the sake of memory;
-    otherwise batches are those of training.
-    """
-    if stage.trainable != "head" and jax.default_backend() == "cpu":
-        return jax.device_count(), max(PART_IMAGES, config.data.max_images)
-    return config.data.shards, stage.images_per_batch // config.data.shards
+    run: RunParts
+    settings: StageConfig
+    plan: ShuffledPlan
+    valid_plan: SequentialPlan
+    num_steps: int
 
+    @cached_property
+    def feed(self) -> Feed:
+        """Opened at the first batch: a stage that is already complete needs none."""
+        run = self.run
+        selections = (run.data.train, run.data.valid)
+        opened = open_feed(
+            run.config, run.model, selections, run.mesh, stage=self.settings, deadline=run.deadline
+        )
+        if opened.note:
+            run.log.say(f"  {opened.note}")
+        run.faults.add(opened.faults)
+        return opened
 
-def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
-    """Whole epochs, as many as the stage asks for, or its `max_steps` where those are fewer.
+    def train(self, first_step: int) -> Iterator[Loaded]:
+        """Those that the stage learns from, from a step on."""
+        return self.feed.batches(
+            self.run.data.train, self.plan, num_steps=self.num_steps, first_step=first_step
+        )
 
-    By steps, small data is seen often enough to converge and large data at least `min_epochs`
-    times (docs/measured/heads.md).
-    """
-    epochs = stage.epochs
-    if epochs < 0:
-        epochs = max(-(-stage.steps // steps_per_epoch), stage.min_epochs)
-    num_steps = epochs * steps_per_epoch
-    return min(num_steps, stage.max_steps) if stage.max_steps else num_steps
-
-
-def average_decay(stage: StageConfig, num_steps: int) -> float:
-    """The decay of the average of parameters: as given, or by the share it reaches back over."""
-    if not stage.ema_memory:
-        return stage.ema_decay
-    return 1 - 1 / max(stage.ema_memory * num_steps, 1)
-
-
-def step_parts(stage: StageConfig, shards: int) -> int:
-    """In how many parts a batch goes through the net: on one CPU, of at least `PART_IMAGES` images.
-
-    Statistics of a batch need all of it at once, a frozen net keeps nothing for a gradient, and a
-    GPU is fastest with whole batches.
-    """
-    devices = jax.devices()
-    whole = stage.batch_statistics or stage.trainable == "head"
-    if whole or len(devices) > 1 or devices[0].platform != "cpu":
-        return 1
-    most = max(stage.images_per_batch // PART_IMAGES, 1)
-    return max(parts for parts in range(1, most + 1) if shards % parts == 0)
-
-
-def adjustments(
-    stage: StageConfig,
-    labels: Int[np.ndarray, " N"],
-    draws: Float[np.ndarray, " N"] | None,
-    log_prior: Float[np.ndarray, " k"],
-) -> tuple[Float[np.ndarray, " k"] | None, Float[np.ndarray, " k"] | None]:
-    """What is added to logits in the loss, and what on validation products as they come.
-
-    Both None where classes are drawn as they are and no adjustment is asked for. The loss goes by
-    the frequencies that training sees; the second one undoes the sampling besides.
-    """
-    if not stage.logit_adjustment and draws is None:
-        return None, None
-    seen = log_prior
-    if draws is not None:
-        k = len(log_prior)
-        seen = log_prior_of(np.bincount(labels, weights=draws, minlength=k))
-    adjustment = np.float32(stage.logit_adjustment) * seen
-    return adjustment if stage.logit_adjustment else None, adjustment + log_prior - seen
+    def valid(self) -> Iterator[Loaded]:
+        """Every validation product once."""
+        return self.feed.batches(self.run.data.valid, self.valid_plan)
 
 
 def build_stage(
-    config: Config,
-    name: str,
-    earlier: tuple[str, ...],
-    data: RunData,
-    model: Model,
-    mesh: Mesh,
-    record: dict[str, Any],
-    log: RunLog,
-    faults: FaultList,
-    deadline: float = math.inf,
+    run: RunParts, name: str, number: int
 ) -> tuple[Stage, Callable[[Model], TrainState]]:
-    """A stage, and the state in which it starts from a model like this one.
+    """A stage, and the state in which it starts from a model like the run's.
 
-    It stops at the deadline of `time.monotonic`.
+    `number` is its place among the stages that the run trains, from 0.
     """
+    config, data, model = run.config, run.data, run.model
     settings: StageConfig = getattr(config, name)
-    shards, image_slots = config.data.shards, settings.images_per_batch // config.data.shards
     draws = None
     if config.data.balance_power:
         draws = balanced_draws(data.train.labels, config.data.balance_power)
     plan = ShuffledPlan(
         data.train.num_images,
-        shards=shards,
-        image_slots=image_slots,
+        shards=config.data.shards,
+        image_slots=settings.images_per_batch // config.data.shards,
         seed=config.seed,
         draws=draws,
         labels=data.train.labels,
@@ -155,85 +127,20 @@ def build_stage(
     valid_plan = evaluation_plan(data.valid, *evaluation_slots(config, settings))
     num_steps = stage_num_steps(settings, plan.num_steps)
     epochs = -(-num_steps // plan.num_steps)
-    blocks = () if settings.trainable == "head" else blocks_of(backbone(config.model.backbone))
-    optimizer = make_optimizer(
-        settings.optimizer,
-        learning_rate=settings.learning_rate,
-        num_steps=max(num_steps, 1),
-        warmup_fraction=settings.warmup_fraction,
-        weight_decay=settings.weight_decay,
-        clip_norm=settings.clip_norm,
-        rate_factors=rate_factors(model.parameters, blocks, settings.learning_rate_decay),
-    )
     log_prior = log_prior_of(data.class_counts)
-    adjustment, restoring = adjustments(settings, data.train.labels, draws, log_prior)
-    decay = average_decay(settings, num_steps)
-    ranges = Ranges(**dataclasses.asdict(settings.augment))
-    train_step = make_train_step(
-        model.structure,
-        optimizer,
-        target=Target(
-            settings.label_smoothing,
-            adjustment,
-            (settings.level1_loss, settings.level2_loss),
-            (data.categories.level1, data.categories.level2),
-        ),
-        batch_statistics=settings.batch_statistics,
-        ema_decay=decay,
-        ranges=ranges,
-        attention_weighted_from_step=(
-            round(settings.attention_weighted_from * num_steps)
-            if settings.attention_weighted_from < 1
-            else None
-        ),
-        num_parts=step_parts(settings, config.data.shards),
+    in_loss, restoring = adjustments(settings, data.train.labels, draws, log_prior)
+    target = Target(
+        settings.label_smoothing,
+        in_loss,
+        (settings.level1_loss, settings.level2_loss),
+        (data.categories.level1, data.categories.level2),
     )
-    eval_step = make_eval_step(model.structure)
-    trust_step = make_trust_step(model.structure, restoring)
-
-    @functools.cache
-    def feed() -> Feed:
-        """Opened at the first batch: a stage that is already complete needs none."""
-        selections = (data.train, data.valid)
-        opened = open_feed(config, model, selections, mesh, stage=settings, deadline=deadline)
-        if opened.note:
-            log.say(f"  {opened.note}")
-        faults.add(opened.faults)
-        return opened
-
-    def train_batches(first_step: int) -> Iterator[Loaded]:
-        return feed().batches(data.train, plan, num_steps=num_steps, first_step=first_step)
-
-    def valid_batches() -> Iterator[Loaded]:
-        return feed().batches(data.valid, valid_plan)
-
-    def calibrate(parameters: Arrays, statistics: Arrays) -> Arrays:
-        if TRUST not in statistics:
-            return statistics
-        nll = collect_nll(
-            len(data.valid),
-            valid_batches(),
-            Model(model.structure, parameters, statistics).bound(trust_step),
-            mesh,
-        )
-        scored = (data.valid.labels >= 0) & (data.valid.num_images > 0)
-        trust = fit_trust(nll[scored], data.valid.num_images[scored] > 1)
-        return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
-
-    def evaluate(parameters: Arrays, statistics: Arrays) -> dict[str, float]:
-        scores, unreadable = score_products(
-            len(data.valid),
-            valid_batches(),
-            Model(model.structure, parameters, statistics).bound(eval_step, log_prior),
-            mesh,
-        )
-        faults.add(unreadable)
-        values = metrics_of(scores, data.valid, data.categories)
-        if TRUST in statistics:
-            one, several = np.asarray(statistics[TRUST]).tolist()
-            values |= {"trust_one_image": one, "trust_several_images": several}
-        return values
-
+    blocks = () if settings.trainable == "head" else blocks_of(backbone(config.model.backbone))
+    optimizer = _optimizer(settings, num_steps, model, blocks)
+    batches = StageBatches(run, settings, plan, valid_plan, num_steps)
+    validation = Validation(
+        model.structure, data, batches.valid, run.mesh, run.faults, log_prior, restoring
+    )
     stage = Stage(
         name=name,
         num_steps=num_steps,
@@ -241,15 +148,15 @@ def build_stage(
         evaluate_every_steps=plan.num_steps * -(-epochs // 40),
         patience_evaluations=settings.patience_evaluations,
         checkpoint_every_s=config.checkpoint_every_s,
-        train_step=train_step,
-        calibrate=calibrate,
-        evaluate=evaluate,
-        batches=train_batches,
-        key=replicate(jax.random.fold_in(jax.random.key(config.seed), len(earlier)), mesh),
-        mesh=mesh,
-        run_record={**record, "stage": name},
+        train_step=_train_step(config, settings, num_steps, model.structure, optimizer, target),
+        calibrate=validation.calibrate,
+        evaluate=validation.evaluate,
+        batches=batches.train,
+        key=replicate(jax.random.fold_in(jax.random.key(config.seed), number), run.mesh),
+        mesh=run.mesh,
+        run_record={**run.record, "stage": name},
         peak_flops_per_s=peak_flops_per_s(config.model.compute_dtype),
-        deadline=deadline,
+        deadline=run.deadline,
     )
 
     def start(model: Model) -> TrainState:
@@ -259,7 +166,46 @@ def build_stage(
             optimizer,
             trainable=settings.trainable,
             blocks=blocks,
-            with_ema=decay > 0,
+            with_ema=average_decay(settings, num_steps) > 0,
         )
 
     return stage, start
+
+
+def _optimizer(
+    settings: StageConfig, num_steps: int, model: Model, blocks: tuple[str, ...]
+) -> optax.GradientTransformation:
+    """The stage's optimiser; `blocks` are the parts of the net, where it trains those too."""
+    return make_optimizer(
+        settings.optimizer,
+        learning_rate=settings.learning_rate,
+        num_steps=max(num_steps, 1),
+        warmup_fraction=settings.warmup_fraction,
+        weight_decay=settings.weight_decay,
+        clip_norm=settings.clip_norm,
+        rate_factors=rate_factors(model.parameters, blocks, settings.learning_rate_decay),
+    )
+
+
+def _train_step(
+    config: Config,
+    settings: StageConfig,
+    num_steps: int,
+    structure: Any,
+    optimizer: optax.GradientTransformation,
+    target: Target,
+) -> Callable[..., Any]:
+    """The stage's step, which `make_train_step` describes."""
+    weighted_from_step = None
+    if settings.attention_weighted_from < 1:
+        weighted_from_step = round(settings.attention_weighted_from * num_steps)
+    return make_train_step(
+        structure,
+        optimizer,
+        target=target,
+        batch_statistics=settings.batch_statistics,
+        ema_decay=average_decay(settings, num_steps),
+        ranges=Ranges(**dataclasses.asdict(settings.augment)),
+        attention_weighted_from_step=weighted_from_step,
+        num_parts=step_parts(settings, config.data.shards),
+    )

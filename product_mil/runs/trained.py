@@ -18,25 +18,25 @@ from jaxtyping import Float, Int64
 from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.duplicates import drop_images
 from product_mil.data.faults import FaultList, Policy
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.inference.step import (
-    ONE_VIEW,
     Predicted,
     Scores,
-    ViewMean,
     make_eval_step,
     make_predict_step,
 )
 from product_mil.model.classifier import Model
+from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
 from product_mil.runs.feed import Batches, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.stage import evaluation_plan
+from product_mil.runs.schedule import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
 
@@ -93,7 +93,7 @@ class TrainedRun:
         return self.model.bound(step, self.log_prior, *more)
 
     def predict_step(
-        self, *, topk: int, keep_all: bool = False, views: ViewMean = ONE_VIEW, tau: float = 0.0
+        self, *, topk: int, keep_all: bool = False, views: Views = "none", tau: float = 0.0
     ) -> Callable[[Any], Predicted]:
         """What `make_predict_step` returns for this model; of fewer classes than `topk`, all."""
         topk = min(topk, len(self.categories.ids))
@@ -102,7 +102,7 @@ class TrainedRun:
             make_predict_step(structure, topk=topk, keep_all=keep_all, views=views, tau=tau)
         )
 
-    def eval_step(self, views: ViewMean = ONE_VIEW, tau: float = 0.0) -> Callable[[Any], Scores]:
+    def eval_step(self, views: Views = "none", tau: float = 0.0) -> Callable[[Any], Scores]:
         """What `make_eval_step` returns for this model."""
         return self.bound(make_eval_step(self.model.structure, views, tau))
 
@@ -114,7 +114,10 @@ class TrainedRun:
         Raises:
             UserError: files that are missing or hold no product.
         """
-        catalogue = open_catalogue(spec)
+        return self.select(open_catalogue(spec))
+
+    def select(self, catalogue: Catalogue) -> Products:
+        """The products of any catalogue, as `products` has those of BSON files."""
         rows = catalogue.first_records()
         md5 = self.config.data.drop_images_md5
         return Products(

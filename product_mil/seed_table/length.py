@@ -11,7 +11,7 @@ from product_mil.config import Config
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.runs.data import build_data
 from product_mil.runs.run import fault_list, trained_stages, untrained_model
-from product_mil.runs.stage import build_stage, run_record
+from product_mil.runs.stage import RunParts, build_stage, run_record
 from product_mil.train.cost import measure_steps
 from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
@@ -123,15 +123,14 @@ def measure_cost(config: Config, workdir: Path, deadline: float) -> RunCost:
     started = time.monotonic()
     data, mesh = build_data(config), data_mesh(config.data.shards)
     model, _ = untrained_model(config, data)
-    record, log = run_record(config, data, model), RunLog(workdir)
-    faults = fault_list(config, workdir)
+    record = run_record(config, data, model)
+    log, faults = RunLog(workdir), fault_list(config, workdir)
+    parts = RunParts(config, data, model, mesh, record, log, faults, deadline)
     start_s = time.monotonic() - started
     names = trained_stages(config)
     stages: dict[str, StageCost] = {}
     for number, name in enumerate(names):
-        stage, start = build_stage(
-            config, name, names[:number], data, model, mesh, record, log, faults, deadline
-        )
+        stage, start = build_stage(parts, name, number)
         batches_to_evaluate = data.valid.num_images.sum() / getattr(config, name).images_per_batch
         stages[name] = _measure_stage(
             stage, replicate(start(model), mesh), float(batches_to_evaluate), deadline

@@ -6,7 +6,7 @@ import jax
 import numpy as np
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.devices.mesh import put_batch
 from product_mil.errors import UserError
 from product_mil.inference.metrics import metrics_of, score_products

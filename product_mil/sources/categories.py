@@ -13,7 +13,7 @@ from jaxtyping import Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
-from product_mil.sources.bson.scan import NO_CATEGORY
+from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.lookup import rows_in_sorted
 
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
@@ -172,3 +172,11 @@ def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:
         level1=np.array([group1[name[:1]] for name in names], np.int32),
         level2=np.array([group2[name[:2]] for name in names], np.int32),
     )
+
+
+def path_of(categories: Categories, category_id: int) -> list[str]:
+    """The names of a category from level 1 down, repeated ones once; its id if unknown."""
+    place = int(categories.class_of(np.array([category_id], np.int64))[0])
+    if place < 0:
+        return [str(category_id)]
+    return list(dict.fromkeys(categories.names[place]))

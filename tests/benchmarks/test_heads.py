@@ -11,7 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 
 from benchmarks.studies import heads, linear
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.model.classifier import merge_model
 from product_mil.runs.data import build_data, data_config
 from product_mil.runs.run import run

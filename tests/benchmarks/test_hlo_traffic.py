@@ -47,4 +47,5 @@ def test_slices_loops_and_calls_are_counted_as_they_move() -> None:
 def test_a_program_that_xla_compiled_here() -> None:
     x = jnp.ones((256, 512), jnp.float32)
     text = jax.jit(lambda x: jnp.sin(x) + 1).lower(x).compile().as_text()
+    assert text is not None
     assert sum(kernel.bytes for kernel in kernels(text)) == pytest.approx(2 * x.nbytes)

@@ -239,6 +239,31 @@ def test_prediction_files(
     assert found["runs"]["a"]["accuracy"] == found["runs"]["b"]["accuracy"]
 
 
+def test_names_that_look_like_pairs(labelled: Path, tmp_path: Path) -> None:
+    """Three submissions: one right, one wrong, one half right."""
+    records = [r for r in bson.decode_all(labelled.read_bytes()) if r.get("category_id", 5) != 5]
+    true = {record["_id"]: record["category_id"] for record in records}
+    wrong = dict.fromkeys(true, 1)
+    half = {key: value if key % 2 else 1 for key, value in true.items()}
+    files = []
+    for name, guesses in (("a_minus_b", true), ("a", wrong), ("b_minus_a", half)):
+        path = tmp_path / f"{name}.csv"
+        lines = ["_id,category_id", *(f"{key},{guess}" for key, guess in guesses.items())]
+        path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+        files.append(f"{name}={path}")
+    output = tmp_path / "o"
+    call_tool("compare", "--predictions", *files, "--data", labelled, "--output", output)
+    found = compared(output)
+    assert found["headline"] == ["a_minus_b", "b_minus_a"]
+    accuracy = {name: run["accuracy"] for name, run in found["runs"].items()}
+    assert accuracy == {"a_minus_b": 1, "a": 0, "b_minus_a": pytest.approx(0.5, abs=0.1)}
+    differences = {(one["a"], one["b"]): one["value"] for one in found["difference"].values()}
+    assert differences == {
+        pair: pytest.approx(accuracy[pair[0]] - accuracy[pair[1]])
+        for pair in (("a_minus_b", "a"), ("a_minus_b", "b_minus_a"), ("a", "b_minus_a"))
+    }
+
+
 def test_refusals(
     trained: Path, labelled: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

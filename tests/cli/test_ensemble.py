@@ -15,7 +15,7 @@ import pytest
 
 from product_mil.compare.gather.files import read_answers
 from product_mil.config import config_from_dict, load_config
-from product_mil.data import reader as reading
+from product_mil.data import decode as decoding
 from product_mil.ensemble import files as member_files
 from product_mil.ensemble.parquet import ParquetMember
 from product_mil.ensemble.rules import fit_average
@@ -166,13 +166,13 @@ def test_each_image_is_decoded_once_a_size(
     sizes: int, trained: Path, rival: Path, few: Path, tmp_path: Path, monkeypatch: Any
 ) -> None:
     seen: list[tuple[bytes, int]] = []
-    decode = reading.decode_into
+    decode = decoding.decode_into
 
     def counting(data: bytes, into: np.ndarray) -> None:
         seen.append((data, into.shape[0]))
         decode(data, into)
 
-    monkeypatch.setattr(reading, "decode_into", counting)
+    monkeypatch.setattr(decoding, "decode_into", counting)
     runs = [trained, trained, rival][: 1 + sizes] if sizes == 2 else [trained, trained]
     call_tool("ensemble", "--runs", *runs, "--data", few, "--output", tmp_path / "s.csv")
     num_images = sum(len(record["imgs"]) for record in bson.decode_all(few.read_bytes()))

@@ -3,7 +3,6 @@
 import sys
 import warnings
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import bson
@@ -14,7 +13,6 @@ from flax import nnx
 
 from product_mil.cli import export_embeddings
 from product_mil.data.decode import decode_into
-from product_mil.errors import UserError
 from product_mil.model.registry import backbone
 from product_mil.model.weights.load import load_weights
 from tests.model import keras_files
@@ -63,17 +61,6 @@ def test_rows_are_readable_images_in_file_order(
     expected = np.asarray(embed(state, pixels))
     scale = np.abs(expected).max()
     np.testing.assert_allclose(columns["embedding"], expected, atol=2e-5 * scale)
-
-
-def test_a_full_disk_is_told_before_a_map_finds_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tool = export_embeddings
-    room = SimpleNamespace(free=2000)
-    monkeypatch.setattr(tool.shutil, "disk_usage", lambda _: room)
-    tool._refuse_full_disk(tmp_path, 1000)
-    with pytest.raises(UserError, match="make room"):
-        tool._refuse_full_disk(tmp_path, 1001)
 
 
 @pytest.mark.slow

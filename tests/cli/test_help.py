@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from product_mil.main import main
 from tests.scripts import ROOT
 
-SCRIPTS = [*sorted((ROOT / "tools").glob("*.py")), ROOT / "product_mil" / "main.py"]
+SCRIPTS = sorted((ROOT / "tools").glob("*.py"))
 
 
 def test_every_command_has_its_script() -> None:
@@ -16,17 +17,22 @@ def test_every_command_has_its_script() -> None:
         for path in (ROOT / "product_mil/cli").glob("*.py")
         if "def main(argv" in path.read_text()
     }
-    assert commands | {"main"} == {path.stem for path in SCRIPTS}
+    assert commands == {path.stem for path in SCRIPTS}
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda path: path.stem)
 def test_help(script: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    main = runpy.run_path(str(script))["main"]
+    command = runpy.run_path(str(script))["main"]
     with pytest.raises(SystemExit) as left:
-        main(["--help"])
+        command(["--help"])
     said = capsys.readouterr()
     assert left.value.code == 0
     assert said.out.startswith("usage: ")
     assert "  -h, --help " in said.out
     assert "  --" in said.out
     assert said.err == ""
+
+
+def test_help_of_main(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["--help"])
+    assert "  --workdir: the run's directory" in capsys.readouterr().out

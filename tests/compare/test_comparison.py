@@ -1,3 +1,6 @@
+import itertools
+import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -6,11 +9,12 @@ import pytest
 from statsmodels.stats import contingency_tables, multitest
 
 from product_mil.compare.answers import Answers, Contestant, Questions
-from product_mil.compare.page.report import to_json
+from product_mil.compare.json_file import comparison_values, pair_key
 from product_mil.compare.statistics.comparison import compare
 from product_mil.compare.statistics.confusion import confusion_matrix, confusions
 from product_mil.compare.statistics.differences import control
-from product_mil.inference.metrics import expected_calibration_error
+from product_mil.compare.statistics.results import Control
+from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.sources.categories import Categories
 
 N = 600
@@ -52,6 +56,13 @@ def answers(asked: Questions, share_right: float, seed: int) -> Answers:
     )
 
 
+def values_of(
+    asked: Questions, contestants: Sequence[Contestant], pairs: Sequence[tuple[str, str]]
+) -> dict[str, Any]:
+    """As `comparison.json` has them."""
+    return comparison_values(compare(asked, contestants, pairs, tree()))
+
+
 @pytest.fixture(scope="module")
 def asked() -> Questions:
     return questions()
@@ -61,7 +72,7 @@ def test_values(asked: Questions) -> None:
     """Every number again with plain NumPy and statsmodels."""
     a, b = answers(asked, 0.7, 1), answers(asked, 0.55, 2)
     contestants = [Contestant("joint", (a,), "mean"), Contestant("averaged", (b,), "probabilities")]
-    found = compare(asked, contestants, [("joint", "averaged")], tree())
+    found = values_of(asked, contestants, [("joint", "averaged")])
     assert found["n"] == N
     right = {"joint": a.guess == asked.category_id, "averaged": b.guess == asked.category_id}
     for name, one in (("joint", a), ("averaged", b)):
@@ -126,13 +137,13 @@ def test_values(asked: Questions) -> None:
     assert [g["mcnemar_p"] for g in by_level1.values()] == pytest.approx(p_values, rel=1e-9)
     corrected: Any = multitest.multipletests(p_values, method="holm")[1]
     assert [g["holm_p"] for g in by_level1.values()] == pytest.approx(corrected, rel=1e-9)
-    assert '"joint_minus_averaged"' in to_json(found)
+    assert '"joint_minus_averaged"' in json.dumps(found, allow_nan=False)
 
 
 def test_two_copies_differ_by_exactly_nothing(asked: Questions) -> None:
     one = answers(asked, 0.6, 1)
     pair = [Contestant("a", (one,), "mean"), Contestant("b", (one,), "mean")]
-    found = compare(asked, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    found = values_of(asked, pair, [("a", "b")])["difference"]["a_minus_b"]
     assert (found["value"], found["ci95"], found["mcnemar_p"]) == (0, [0, 0], 1)
     assert (found["nll"]["value"], found["nll"]["ci95"]) == (0, [0, 0])
     assert found["products_needed"] is None
@@ -146,7 +157,7 @@ def test_seeds(asked: Questions) -> None:
     a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))
     b = tuple(answers(asked, 0.6, seed) for seed in (4, 5, 6))
     pair = [Contestant("a", a, "mean"), Contestant("b", b, "probabilities")]
-    found = compare(asked, pair, [("a", "b")], tree())
+    found = values_of(asked, pair, [("a", "b")])
     of_a, of_b = ([(s.guess == asked.category_id).mean() for s in seeds] for seeds in (a, b))
     run = found["runs"]["a"]
     assert run["accuracy"] == pytest.approx(np.mean(of_a))
@@ -189,7 +200,7 @@ def test_a_handful_of_changes(changed: int, p: float) -> None:
     b = Answers(np.full(20, 20))
     a = Answers(np.where(np.arange(20) < changed, 10, 20))
     pair = [Contestant("a", (a,) * 3, "mean"), Contestant("b", (b,) * 3, "probabilities")]
-    found = compare(few, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    found = values_of(few, pair, [("a", "b")])["difference"]["a_minus_b"]
     assert found["p"] == pytest.approx(p)
     assert found["value"] == pytest.approx(changed / 20)
     assert (found["ci95"][0] > 0) == (p < 0.05)
@@ -201,7 +212,7 @@ def test_fewer_seeds_of_one(asked: Questions) -> None:
     b = (answers(asked, 0.6, 4),)
     pair = [Contestant("a", a, "mean"), Contestant("b", b, "probabilities")]
     everything = replace(asked, num_images=np.full(N, 2, np.int32))
-    found = compare(everything, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+    found = values_of(everything, pair, [("a", "b")])["difference"]["a_minus_b"]
     of_a, of_b = ([(s.guess == asked.category_id).mean() for s in seeds] for seeds in (a, b))
     assert found["value"] == pytest.approx(np.mean(of_a) - of_b[0])
     group = found["by_num_images"]["2"]
@@ -217,32 +228,52 @@ def test_control(asked: Questions) -> None:
     single = asked.num_images == 1
     same_there = replace(base, guess=np.where(single, base.guess, better.guess))
 
-    def judge(a: Answers, b: Answers) -> dict:
+    def looked_at(a: Answers, b: Answers) -> Control:
         pair = [Contestant("a", (a,), "mean"), Contestant("b", (b,), "probabilities")]
-        found = compare(asked, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
+        found = compare(asked, pair, [("a", "b")], tree()).difference("a", "b")
         said = control(asked, pair[0], pair[1], found)
         assert said is not None
-        assert said["n"] == single.sum()
+        assert said.change.n == single.sum()
         return said
 
-    said = judge(same_there, base)
-    assert (said["holds"], said["treats_alike"], said["same_guess"], said["value"]) == (
-        True, True, 1, 0,
-    )  # fmt: skip
-    said = judge(better, base)
-    assert (said["holds"], said["treats_alike"]) == (False, False)
-    assert said["same_guess"] == pytest.approx((better.guess == base.guess)[single].mean())
+    said = looked_at(same_there, base)
+    assert (said.holds, said.treats_alike, said.same_guess, said.change.value) == (True, True, 1, 0)
+    said = looked_at(better, base)
+    assert (said.holds, said.treats_alike) == (False, False)
+    assert said.same_guess == pytest.approx((better.guess == base.guess)[single].mean())
     # Alike on 96 %, yet every change is for the better.
     wrong = np.flatnonzero(single & (base.guess != asked.category_id))[: round(0.04 * single.sum())]
     guess = base.guess.copy()
     guess[wrong] = asked.category_id[wrong]
-    said = judge(replace(base, guess=guess), base)
-    assert (said["holds"], said["treats_alike"]) == (False, True)
+    said = looked_at(replace(base, guess=guess), base)
+    assert (said.holds, said.treats_alike) == (False, True)
     unknown = replace(asked, num_images=None)
     pair = [Contestant("a", (base,), "mean"), Contestant("b", (base,), "probabilities")]
-    found = compare(unknown, pair, [("a", "b")], tree())["difference"]["a_minus_b"]
-    assert "by_num_images" not in found
+    found = compare(unknown, pair, [("a", "b")], tree()).difference("a", "b")
+    assert "by_num_images" not in found.groups
     assert control(unknown, pair[0], pair[1], found) is None
+
+
+def test_a_run_may_have_any_name(asked: Questions) -> None:
+    """Also one that looks like a pair, or like a word of the file."""
+    names = ("a_minus_b", "a", "b_minus_a", "own", "total", "b", "x_minus", 'say "minus"')
+    contestants = [
+        Contestant(name, (answers(asked, 0.5 + 0.05 * place, place),), "mean")
+        for place, name in enumerate(names)
+    ]
+    pairs = [(x.name, y.name) for x, y in itertools.combinations(contestants, 2)]
+    comparison = compare(asked, contestants, pairs, tree())
+    found = comparison_values(comparison)
+    assert list(found["runs"]) == list(names)
+    assert [(one["a"], one["b"]) for one in found["difference"].values()] == pairs
+    accuracy = {name: run["accuracy"] for name, run in found["runs"].items()}
+    for one in found["difference"].values():
+        assert one["value"] == pytest.approx(accuracy[one["a"]] - accuracy[one["b"]], abs=1e-12)
+    assert comparison.difference("a_minus_b", "a").a == "a_minus_b"
+    # Keys of plain names are what they were; two pairs never share one.
+    assert pair_key("joint", "averaged/vote") == "joint_minus_averaged/vote"
+    assert pair_key("a_minus_b", "a") == '"a_minus_b"_minus_a'
+    assert pair_key("a", "b_minus_a") == 'a_minus_"b_minus_a"'
 
 
 def test_confusions() -> None:

@@ -18,6 +18,7 @@ from selenium.webdriver.support.select import Select
 
 from product_mil.compare.answers import Answers, Contestant, Questions
 from product_mil.compare.gather.headline import all_pairs
+from product_mil.compare.page.figures import Confusion
 from product_mil.compare.page.gallery import (
     BROKE,
     DETAIL_COLUMNS,
@@ -29,8 +30,8 @@ from product_mil.compare.page.gallery import (
     details_of,
     select,
 )
-from product_mil.compare.page.report import page
-from product_mil.compare.page.sentences import verdict
+from product_mil.compare.page.html import page
+from product_mil.compare.report import GalleryNote, Report
 from product_mil.compare.statistics.comparison import compare
 from product_mil.compare.statistics.differences import control
 from product_mil.inference.files import ParquetWriter, read_predictions
@@ -92,30 +93,29 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
     rule = Contestant("averaged/vote", (Answers(other),), "each image has one vote", "averaged")
     contestants = (*pair, rule)
     found = compare(asked, contestants, all_pairs(contestants, "averaged"), categories)
-    found |= {
-        "headline": [EVIL, "averaged"],
-        "control": control(asked, *pair, found["difference"][f"{EVIL}_minus_averaged"]),
-        "data": "<b>d.bson</b>",
-        "differing_fields": {},
-        "like_for_like": False,
-        "notes": [EVIL],
-        "warnings": [],
-        "temperature_hurts": False,
-        "version": "0",
-        "date": "2026-11-25",
-        "gallery": {
-            "shown": len(gallery["cards"]),
-            "total": 40,
-            "fixed": 20,
-            "broke": 20,
-            "alone_by": "averaged",
-            "attention_by": EVIL,
-            "remark": "",
-        },
-    }
-    found["verdict"] = verdict(found)
-    confused = [{"true": NAMES[0], "guess": NAMES[1], "a": 1, "b": 2}]
-    text = page(found, plots=[], confusions=confused, gallery=gallery)
+    report = Report(
+        comparison=found,
+        headline=(EVIL, "averaged"),
+        control=control(asked, *pair, found.difference(EVIL, "averaged")),
+        data="<b>d.bson</b>",
+        differing_fields={},
+        like_for_like=False,
+        notes=[EVIL],
+        warnings=[],
+        gallery=GalleryNote(
+            shown=len(gallery["cards"]),
+            total=40,
+            fixed=20,
+            broke=20,
+            alone_by="averaged",
+            attention_by=EVIL,
+            remark="",
+        ),
+        version="0",
+        date="2026-11-25",
+    )
+    confused = [Confusion(true=NAMES[0], guess=NAMES[1], a=1, b=2)]
+    text = page(report, plots=[], confusions=confused, gallery=gallery)
     path = directory / "index.html"
     path.write_text(text, encoding="utf-8")
     return path, gallery

@@ -10,11 +10,11 @@ from product_mil.batch import Slots
 from product_mil.compare.gather.rules import (
     NO_LIKELIHOOD,
     OWN,
-    RULES,
-    Judged,
+    RuleScores,
     answers_of,
     rule_logits,
 )
+from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import fit_temperature
 from product_mil.sources.categories import categories_from_ids
 
@@ -34,7 +34,7 @@ def test_rules_by_hand() -> None:
         label=np.zeros((2, 2), np.int32),
     )
     found = jax.jit(rule_logits)(jnp.log(p), slots)
-    assert set(found) == set(RULES)
+    assert set(found) == set(IMAGE_RULES)
     a, b, c = p[0, :2], p[0, 2:3], p[1, :3]
 
     def check(rule: str, expected: Any) -> None:
@@ -77,14 +77,14 @@ def test_temperature_finds_the_one_that_was_put_in() -> None:
 
 
 def test_answers_name_categories_and_votes_have_no_likelihood() -> None:
-    r = 1 + len(RULES)
+    r = 1 + len(IMAGE_RULES)
     rows = np.arange(2 * r).reshape(r, 2)
-    judged: dict[str, np.ndarray] = {name: rows.astype(np.float32) for name in Judged._fields}
-    judged["top1"] = rows % 3
-    judged["in_top5"] = rows % 2 == 0
+    scores: dict[str, np.ndarray] = {name: rows.astype(np.float32) for name in RuleScores._fields}
+    scores["top1"] = rows % 3
+    scores["in_top5"] = rows % 2 == 0
     categories = categories_from_ids(np.array([70, 50, 60]))
-    found = answers_of(judged, categories, [float(i + 1) for i in range(r)])
-    assert list(found) == [OWN, *RULES]
+    found = answers_of(scores, categories, [float(i + 1) for i in range(r)])
+    assert list(found) == [OWN, *IMAGE_RULES]
     for row, (name, answers) in enumerate(found.items()):
         np.testing.assert_array_equal(answers.guess, np.array([50, 60, 70])[rows[row] % 3])
         np.testing.assert_array_equal(answers.in_top5, rows[row] % 2 == 0)
@@ -94,6 +94,6 @@ def test_answers_name_categories_and_votes_have_no_likelihood() -> None:
         else:
             np.testing.assert_array_equal(answers.log_prob_true, rows[row])
             assert answers.temperature == row + 1
-    uncalibrated = answers_of(judged, categories, None)
+    uncalibrated = answers_of(scores, categories, None)
     assert uncalibrated[OWN].calibrated_log_prob_true is None
     assert uncalibrated[OWN].confidence is not None

@@ -1,5 +1,6 @@
 """The one line that says what to believe, and rows of tables, on comparisons made by hand."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -11,50 +12,81 @@ from product_mil.compare.page.tables import (
     table_by_num_images,
     terminal_table,
 )
+from product_mil.compare.report import GalleryNote, Report
+from product_mil.compare.statistics.results import (
+    Change,
+    Comparison,
+    Difference,
+    GroupAccuracy,
+    Scores,
+    Spread,
+)
+from product_mil.compare.statistics.tests import Estimate
 
 
-def difference(value: float, ci95: tuple[float, float], p: float, **more: Any) -> dict[str, Any]:
-    return {
-        "value": value,
-        "ci95": list(ci95),
-        "p": p,
-        "holm_p": p,
-        "mcnemar_p": p,
-        "fixed": 90.0,
-        "broke": 27.0,
-        "products_needed": 9012,
-        "by_num_images": {},
-        **more,
-    }
+def change(value: float, ci95: tuple[float, float], p: float, **more: Any) -> Change:
+    made = Change(1500, Estimate(value, *ci95), p, mcnemar_p=p, fixed=90.0, broke=27.0, holm_p=p)
+    return replace(made, **more)
 
 
-def run(accuracy: float, seeds: int = 3, **more: Any) -> dict[str, Any]:
-    bounds = [accuracy - 0.02, accuracy + 0.02]
-    return {"accuracy": accuracy, "accuracy_ci95": bounds, "seeds": seeds, "how": "mean", **more}
+def difference(
+    value: float, ci95: tuple[float, float], p: float, *, fixed: float = 90.0, broke: float = 27.0,
+    **more: Any,
+) -> Difference:  # fmt: skip
+    made = Difference(
+        "joint",
+        "averaged",
+        change(value, ci95, p, fixed=fixed, broke=broke),
+        metrics={},
+        products_needed=9012,
+        between_seeds=None,
+        mcnemar_p_of_seeds=(p,),
+        groups={},
+    )
+    return replace(made, **more)
 
 
-def comparison(headline: dict[str, Any], seeds: int = 3, **more: Any) -> dict[str, Any]:
-    return {
-        "n": 1500,
-        "headline": ["joint", "averaged"],
-        "runs": {"joint": run(0.5 + headline["value"], seeds), "averaged": run(0.5, seeds)},
-        "rules": {},
-        "difference": {"joint_minus_averaged": headline},
-        "control": None,
-        "differing_fields": {},
-        "like_for_like": False,
-        "warnings": [],
-        **more,
-    }
+def run(name: str, accuracy: float, seeds: int = 3, **more: Any) -> Scores:
+    estimate = Estimate(accuracy, accuracy - 0.02, accuracy + 0.02)
+    made = Scores(
+        name,
+        how="mean",
+        rule_of=None,
+        seeds=seeds,
+        metrics={"accuracy": estimate},
+        temperature=None,
+        groups={},
+        between_seeds={},
+        reliability={},
+    )
+    return replace(made, **more)
 
 
-def by_images(one: dict[str, Any]) -> dict[str, Any]:
-    several = difference(0.06, (0.04, 0.08), 0.001)
-    return {"by_several_images": {"one": {"n": 400, **one}, "several": {"n": 1100, **several}}}
+def report(headline: Difference, seeds: int = 3, **more: Any) -> Report:
+    pair = (run("joint", 0.5 + headline.change.value, seeds), run("averaged", 0.5, seeds))
+    made = Report(
+        comparison=Comparison(1500, pair, (headline,)),
+        headline=("joint", "averaged"),
+        control=None,
+        data=None,
+        differing_fields={},
+        like_for_like=False,
+        notes=[],
+        warnings=[],
+        gallery=GalleryNote(0, 0, 0, 0, None, None, ""),
+        version="0",
+        date="2026-11-28",
+    )
+    return replace(made, **more)
+
+
+def by_images(one: Change) -> dict[str, Any]:
+    several = change(0.06, (0.04, 0.08), 0.001, n=1100)
+    return {"groups": {"by_several_images": {"one": replace(one, n=400), "several": several}}}
 
 
 CLEAR = (0.042, (0.029, 0.055), 0.0004)
-NOTHING = difference(0.002, (-0.01, 0.014), 0.7)
+NOTHING = change(0.002, (-0.01, 0.014), 0.7)
 
 
 @pytest.mark.parametrize(
@@ -76,7 +108,7 @@ NOTHING = difference(0.002, (-0.01, 0.014), 0.7)
             "difference is seen.",
         ),
         (
-            difference(-0.042, (-0.055, -0.029), 0.02, **by_images(difference(*CLEAR))),
+            difference(-0.042, (-0.055, -0.029), 0.02, **by_images(change(*CLEAR))),
             1,
             {"warnings": ["no test: joint was trained on 3 of these 1500 products"]},
             "averaged is right more often than joint by 4.2 points (95 %: 2.9 to 5.5, "
@@ -114,7 +146,7 @@ NOTHING = difference(0.002, (-0.01, 0.014), 0.7)
             "(95 %: \u22121.0 to 1.0, p = 1; 1 seed, 1,500 products).",
         ),
         (
-            difference(*CLEAR, **by_images(difference(*CLEAR))),
+            difference(*CLEAR, **by_images(change(*CLEAR))),
             3,
             {},
             "joint is right more often than averaged by 4.2 points (95 %: 2.9 to 5.5, "
@@ -132,83 +164,90 @@ NOTHING = difference(0.002, (-0.01, 0.014), 0.7)
         ),
     ],
 )
-def test_verdict(headline: dict, seeds: int, more: dict, expected: str) -> None:
-    assert verdict(comparison(headline, seeds, **more)) == expected
+def test_verdict(headline: Difference, seeds: int, more: dict, expected: str) -> None:
+    assert verdict(report(headline, seeds, **more)) == expected
 
 
 def test_the_summary_says_which_test() -> None:
-    spread = {"values": [0.04, 0.044], "standard_deviation": 0.003, "mcnemar_p": [0.2, 0.0001]}
-    said = summary(comparison(difference(*CLEAR, between_seeds=spread), 2))
+    of_seeds = {"between_seeds": Spread((0.04, 0.044), 0.003), "mcnemar_p_of_seeds": (0.2, 0.0001)}
+    said = summary(report(difference(*CLEAR, **of_seeds), 2))
     assert "(pooled test over products and seeds, p <\u00a00.001)" in said[1]
     assert "exact McNemar tests of each: p = 0.200, <\u00a00.001" in said[-1]
-    said = summary(comparison(difference(*CLEAR), 1))
+    said = summary(report(difference(*CLEAR), 1))
     assert "(exact McNemar test, p <\u00a00.001)" in said[1]
 
 
-def with_rule(reference: str) -> dict[str, Any]:
+def with_rule(reference: str) -> Report:
     of = {"joint": 0.6, "averaged": 0.5, "averaged/vote": 0.55}
     pairs = {
         "averaged": [("averaged/vote", "averaged"), ("joint", "averaged/vote")],
         "averaged/vote": [("averaged", "averaged/vote"), ("joint", "averaged/vote")],
     }[reference]
-    found = comparison(difference(*CLEAR))
-    groups = {
-        name: {"by_num_images": {count: {"n": 10, **run(value)} for count in "123456"}}
+    own = {
+        name: {
+            count: GroupAccuracy(10, Estimate(value, value - 0.02, value + 0.02))
+            for count in "123456"
+        }
         for name, value in of.items()
     }
-    differences = {
-        f"{a}_minus_{b}": difference(
+    differences = tuple(
+        difference(
             of[a] - of[b],
             (of[a] - of[b] - 0.01, of[a] - of[b] + 0.02),
             0.01,
             fixed=70.0,
             broke=20.5,
-            by_num_images={count: {"n": 10, **difference(*CLEAR)} for count in "123456"},
+            a=a,
+            b=b,
+            groups={"by_num_images": {count: change(*CLEAR, n=10) for count in "123456"}},
         )
         for a, b in [("joint", "averaged"), *pairs]
-    }
-    return found | {
-        "headline": ["joint", reference],
-        "runs": {name: run(of[name]) | groups[name] for name in ("joint", "averaged")},
-        "rules": {
-            "averaged/vote": run(0.55, rule_of="averaged") | groups["averaged/vote"],
-        },
-        "difference": differences,
-    }
+    )
+    scores = tuple(
+        run(name, value, rule_of="averaged" if "/" in name else None,
+            groups={"by_num_images": own[name]})
+        for name, value in of.items()
+    )  # fmt: skip
+    made = report(differences[0])
+    return replace(
+        made, headline=("joint", reference), comparison=Comparison(1500, scores, differences)
+    )
 
 
 def test_pairs_with_the_better_first() -> None:
-    found = pair_rows(with_rule("averaged/vote"))
-    keys = ("better", "worse", "fixed", "broke")
-    assert [tuple(row[key] for key in keys) for row in found] == [
+    found = pair_rows(with_rule("averaged/vote").comparison)
+    assert [(row.better, row.worse, row.change.fixed, row.change.broke) for row in found] == [
         ("joint", "averaged/vote", 70, 20.5),
         ("joint", "averaged", 70, 20.5),
         ("averaged/vote", "averaged", 20.5, 70),  # told as averaged minus the rule
     ]
-    assert [row["value"] for row in found] == pytest.approx([0.05, 0.1, 0.05])
-    assert found[2]["ci95"] == pytest.approx([0.03, 0.06])
+    assert [row.change.value for row in found] == pytest.approx([0.05, 0.1, 0.05])
+    assert found[2].change.ci95 == pytest.approx((0.03, 0.06))
 
 
 def test_a_rule_as_reference() -> None:
     """It stands first with its whole name, and its run after it."""
     rows = contestant_rows(with_rule("averaged/vote"))
-    assert [row["name"] for row in rows] == ["averaged/vote", "averaged", "joint"]
-    assert [row["difference"] and row["difference"]["value"] for row in rows] == [
+    assert [row.name for row in rows] == ["averaged/vote", "averaged", "joint"]
+    assert [row.change and row.change.value for row in rows] == [
         None, pytest.approx(-0.05), pytest.approx(0.05),
     ]  # fmt: skip
     rows = contestant_rows(with_rule("averaged"))
-    assert [(row["name"], row["rule"]) for row in rows] == [
-        ("averaged", None), ("vote", "averaged"), ("joint", None),
+    assert [(row.name, row.is_indented) for row in rows] == [
+        ("averaged", False), ("vote", True), ("joint", False),
     ]  # fmt: skip
 
 
 def test_tables_of_the_terminal() -> None:
     found = with_rule("averaged")
-    for row in found["runs"].values():
-        row["top5"] = 0.9
+    joint = found.comparison.of("joint")
+    with_top5 = replace(joint, metrics={**joint.metrics, "top5": Estimate(0.9, 0.88, 0.92)})
+    scores = (with_top5, *found.comparison.scores[1:])
+    found = replace(found, comparison=replace(found.comparison, scores=scores))
     lines = terminal_table(found).splitlines()
     assert len(lines) == 4
     assert "reference" in lines[1]
+    assert [line.split()[4] for line in lines[1:]] == ["-", "-", "0.9000"]
     assert "+5.00  [+4.00, +7.00]   0.010   70.0   20.5" in lines[2]
     assert lines[2].startswith("  vote")
     lines = table_by_num_images(found).splitlines()
@@ -222,5 +261,6 @@ def test_tables_of_the_terminal() -> None:
     ] * 2
     assert lines[3].count("0.6000 [0.5800, 0.6200]") == 4
     assert lines[-1].count("+4.2 [+2.9, +5.5]") == 2
-    found["difference"]["joint_minus_averaged"]["by_num_images"] = {}
-    assert table_by_num_images(found) == ""
+    unknown = replace(found.difference, groups={})
+    comparison = replace(found.comparison, differences=(unknown,))
+    assert table_by_num_images(replace(found, comparison=comparison)) == ""

@@ -15,8 +15,9 @@ from product_mil.data.embeddings import (
     store_dtype,
     used_images,
 )
-from product_mil.data.loader import PixelSource, Products
+from product_mil.data.loader import PixelSource
 from product_mil.data.plan import SequentialPlan
+from product_mil.data.products import Products
 from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles

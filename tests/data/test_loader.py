@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from product_mil.data import reader as reading
 from product_mil.data.faults import FaultList, product_faults
-from product_mil.data.loader import ImageFault, PixelSource, Products, batches
+from product_mil.data.loader import PixelSource, batches
 from product_mil.data.plan import SequentialPlan, ShuffledPlan
+from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
+from product_mil.sources.bson import reader
 from product_mil.sources.bson.index import open_catalogue
 
 SIZE_PX = 32
@@ -223,14 +224,14 @@ def test_subset_keeps_products_whole(tmp_path: Path) -> None:
 def test_shrinking_file_is_a_fault_of_each_lost_image(tmp_path: Path) -> None:
     path = write(tmp_path / "train.bson")
     products = products_of(path)
-    cut = int(
-        products.catalogue.image_offset_bytes[len(products.catalogue.image_offset_bytes) // 2]
-    )
+    images = range(products.catalogue.num_images_total)
+    offsets = [products.catalogue.place_of_image(row).offset_bytes for row in images]
+    cut = offsets[len(offsets) // 2]
     os.truncate(path, cut)
     plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
     loads = list(batches(PixelSource(products, plan, image_size_px=SIZE_PX), threads=2))
     faults = [fault for loaded in loads for fault in loaded.faults]
-    assert len(faults) == (np.asarray(products.catalogue.image_offset_bytes) >= cut).sum()
+    assert len(faults) == sum(offset >= cut for offset in offsets)
     assert all("changed since it was indexed" in fault.reason for fault in faults)
     seen: set[tuple[int, int]] = set()
     for loaded in loads:
@@ -257,7 +258,7 @@ def test_too_many_open_files_stop_the_run_and_cost_no_photo(
     def full(*_: Any) -> int:
         raise OSError(errno.EMFILE, "Too many open files")
 
-    monkeypatch.setattr(reading.os, "open", full)
+    monkeypatch.setattr(reader.os, "open", full)
     with pytest.raises(UserError, match=r"too many open files at .*train\.bson: .*ulimit -n"):
         source[0]
 
@@ -267,7 +268,7 @@ def test_changed_bytes_are_a_fault(tmp_path: Path) -> None:
     path = write(tmp_path / "train.bson")
     products = products_of(path)
     catalogue = products.catalogue
-    at, length = (int(c[5]) for c in (catalogue.image_offset_bytes, catalogue.image_length_bytes))
+    at, length = catalogue.place_of_image(5).offset_bytes, int(catalogue.image_length_bytes[5])
     other = picture(20, 2)[:length].ljust(length, b"\0")
     with path.open("r+b") as file:
         file.seek(at)

@@ -8,12 +8,12 @@ import pytest
 from product_mil.data.duplicates import group_images, product_of_images
 from product_mil.data.split import drop_images, shared_with, split_products
 from product_mil.errors import UserError
-from product_mil.sources.bson.index import Catalogue, open_catalogue
+from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
 
 
 def catalogue_of(
     path: Path, images: list[list[int]], categories: list[int] | None = None, first_id: int = 0
-) -> Catalogue:
+) -> BsonCatalogue:
     """Products whose images are named by numbers: equal numbers are identical images."""
     records = [
         {

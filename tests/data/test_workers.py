@@ -111,9 +111,9 @@ def test_a_changed_and_a_cut_file_are_told(tmp_path: Path, own: workers.Workers)
     source = elsewhere_source(path)
     catalogue = products_of(path).catalogue
     with path.open("r+b") as file:
-        file.seek(int(catalogue.image_offset_bytes[0]))
+        file.seek(catalogue.place_of_image(0).offset_bytes)
         file.write(b"other")
-    os.truncate(path, int(catalogue.image_offset_bytes[len(COUNTS)]))
+    os.truncate(path, catalogue.place_of_image(len(COUNTS)).offset_bytes)
     faults = [fault for step in range(source._plan.num_steps) for fault in source[step].faults]
     reasons = "\n".join(fault.reason for fault in faults)
     assert "other bytes than were indexed" in reasons

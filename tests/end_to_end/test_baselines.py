@@ -11,8 +11,9 @@ import pytest
 
 from product_mil.config import Config, DataConfig, StageConfig, load_config
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
-from product_mil.data.loader import Products, batches
+from product_mil.data.loader import batches
 from product_mil.data.plan import ShuffledPlan
+from product_mil.data.products import Products
 from product_mil.inference.stream import predict_products
 from product_mil.runs.data import build_data
 from product_mil.runs.run import run
@@ -51,7 +52,7 @@ def test_the_prior_is_the_frequencies_and_reads_no_photo(
     def never(*_: object) -> None:
         raise AssertionError("a photo was decoded")
 
-    monkeypatch.setattr("product_mil.data.reader.decode_into", never)
+    monkeypatch.setattr("product_mil.data.decode.decode_into", never)
     workdir = tmp_path / "run"
     run(on_sample("prior", sample), workdir)
     counts = np.array(json.loads((workdir / "run.json").read_text())["class_counts"])

@@ -10,9 +10,9 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.ensemble import VotingClassifier
 from sklearn.preprocessing import LabelEncoder
 
+from product_mil.ensemble.rule_names import RULES
 from product_mil.ensemble.rules import (
     FLOOR,
-    RULES,
     combine,
     equal_weights,
     fit_average,

@@ -10,11 +10,11 @@ from sklearn.metrics import (
     top_k_accuracy_score,
 )
 
-from product_mil.data.loader import Loaded, PixelSource, Products, batches
+from product_mil.data.loader import Loaded, PixelSource, batches
 from product_mil.data.plan import SequentialPlan
+from product_mil.data.products import Products
 from product_mil.inference.metrics import (
     ProductScores,
-    expected_calibration_error,
     metrics_of,
     score_products,
     tree_distance,
@@ -124,16 +124,6 @@ def test_tree_distance_by_hand() -> None:
     categories = Categories.from_json(json.dumps(text))
     label, top1 = np.asarray([0, 0, 0, 0, 3]), np.asarray([0, 1, 2, 3, 1])
     np.testing.assert_array_equal(tree_distance(top1, label, categories), [0, 1, 2, 3, 3])
-
-
-def test_calibration_error_by_hand() -> None:
-    """Bins of 1/15: [0.0667, 0.1333) holds two, the last one three."""
-    confidence = np.asarray([0.10, 0.12, 0.95, 0.99, 1.0])
-    correct = np.asarray([True, False, True, True, False])
-    low = abs((0.10 + 0.12) / 2 - 1 / 2) * 2 / 5
-    high = abs((0.95 + 0.99 + 1.0) / 3 - 2 / 3) * 3 / 5
-    np.testing.assert_allclose(expected_calibration_error(confidence, correct), low + high)
-    assert expected_calibration_error(np.asarray([1.0, 1.0]), np.asarray([True, True])) == 0
 
 
 def test_products_without_images_get_the_prior() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 from jax.sharding import Mesh
 
-from product_mil.data.loader import ImageFault, Loaded, Products
+from product_mil.data.loader import Loaded
+from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import make_predict_step

@@ -9,11 +9,11 @@ import pytest
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh
 from product_mil.runs.feed import open_feed
 from product_mil.runs.model import build_model
-from product_mil.runs.stage import evaluation_plan
+from product_mil.runs.schedule import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
 

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 from product_mil.data.faults import FaultList
-from product_mil.data.loader import ImageFault, Loaded
+from product_mil.data.loader import Loaded
+from product_mil.data.products import ImageFault
 from product_mil.devices.mesh import data_mesh, put_batch, replicate
 from product_mil.devices.runtime import step_flops
 from product_mil.errors import Interrupted, UserError
@@ -331,7 +332,7 @@ def test_rates_are_those_of_the_clock(tmp_path: Path, monkeypatch: pytest.Monkey
         return prepared()[3](state, batch, key)
 
     flops = 6e9
-    monkeypatch.setattr("product_mil.train.loop.step_flops", lambda *_: flops)
+    monkeypatch.setattr("product_mil.train.pace.step_flops", lambda *_: flops)
     train(tmp_path, stage_of(wait, train_step=train_step, peak_flops_per_s=4e9))
     lines = RunLog(tmp_path).metrics()
     # The first step compiles: it counts for nothing, and neither does the wait for it.

@@ -15,14 +15,13 @@ from jaxtyping import Array
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.inference.step import (
-    ONE_VIEW,
-    ViewMean,
     largest,
     make_eval_step,
     make_predict_step,
 )
 from product_mil.model.classifier import Classifier, merge_model, split_model
 from product_mil.model.heads import HeadOutput, build_head
+from product_mil.model.warp import Views
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer
@@ -329,12 +328,12 @@ def test_contributions_of_several_views_are_their_mean() -> None:
     structure, arrays, *_ = prepared()
     batch = batch_of(0)
 
-    def predicted(views: ViewMean, images: np.ndarray) -> Any:
+    def predicted(views: Views, images: np.ndarray) -> Any:
         step = make_predict_step(structure, topk=1, keep_all=False, views=views)
         return step(*arrays, batch._replace(images=images), LOG_PRIOR)
 
-    both = predicted(ViewMean("flip"), batch.images)
-    plain, mirrored = (predicted(ONE_VIEW, x) for x in (batch.images, batch.images[..., ::-1, :]))
+    both = predicted("flip", batch.images)
+    plain, mirrored = (predicted("none", x) for x in (batch.images, batch.images[..., ::-1, :]))
     same = (plain.top_class == mirrored.top_class)[..., 0]  # S p: nothing else to compare
     assert same[0, 0]
     own = batch.slots.segment[0] == 0
@@ -445,25 +444,17 @@ def test_augmentation_is_keyed_by_seed_and_step_and_reaches_the_net() -> None:
     assert loss_at(3, KEY) == pytest.approx(float(plain(state, changed, KEY)[1]), rel=1e-5)
 
 
-@pytest.mark.parametrize("mean", ["probabilities", "embeddings"])
-def test_views_are_averaged(mean: Any) -> None:
+def test_views_are_averaged() -> None:
     """Two views by hand: the photos as they are, and mirrored."""
     structure, arrays, *_ = prepared()
     batch = batch_of(0)
     mirrored = batch._replace(images=batch.images[:, :, :, ::-1].copy())
-    log_probs = []
-    if mean == "probabilities":
-        for seen in (batch, mirrored):
-            log_probs.append(
-                np.asarray(jax.nn.log_softmax(forward(structure, arrays, seen).logits))
-            )
-        wanted = np.log(np.exp(log_probs).mean(0))
-    else:
-        model = merge_model(structure, *arrays)
-        views = [model.embed(b, use_running_statistics=True) for b in (batch, mirrored)]
-        logits = model.fuse((views[0] + views[1]) / 2, batch.slots, None).logits
-        wanted = np.asarray(jax.nn.log_softmax(logits))
-    views = ViewMean("flip", mean)
+    log_probs = [
+        np.asarray(jax.nn.log_softmax(forward(structure, arrays, seen).logits))
+        for seen in (batch, mirrored)
+    ]
+    wanted = np.log(np.exp(log_probs).mean(0))
+    views = "flip"
     predict = make_predict_step(structure, topk=3, keep_all=True, views=views)
     predicted: Any = predict(*arrays, batch, LOG_PRIOR)
     scores = make_eval_step(structure, views)(*arrays, batch, LOG_PRIOR)
@@ -546,7 +537,7 @@ def collectives(kind: str, trainable: str = "all") -> set[str]:
         state = replicate(start(arrays, optimizer, trainable), mesh)
         lowered = step.lower(state, batch, replicate(KEY, mesh))
     else:
-        views = ViewMean("flip_crops")
+        views = "flip_crops"
         step = {
             "eval": make_eval_step(structure),
             "predict": make_predict_step(structure, topk=3, keep_all=True),

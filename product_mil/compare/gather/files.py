@@ -17,7 +17,7 @@ from product_mil.compare.answers import Answers, Questions
 from product_mil.errors import UserError
 from product_mil.files.foreign import MATRIX, SUBMISSION, refuse_foreign
 from product_mil.inference.files import matrix_files, read_description, read_predictions
-from product_mil.sources.bson.scan import NO_CATEGORY
+from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories
 from product_mil.sources.lookup import rows_of
 

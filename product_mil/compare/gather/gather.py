@@ -12,13 +12,15 @@ from jaxtyping import Int64
 from product_mil.compare.answers import Contestant, Questions, take
 from product_mil.compare.gather.files import read_answers
 from product_mil.compare.gather.headline import all_pairs, headline_of
-from product_mil.compare.gather.rules import OWN, RULES
-from product_mil.compare.gather.sources import SharedImages, Source, judge_run, read_file
+from product_mil.compare.gather.rules import OWN
+from product_mil.compare.gather.sources import SharedImages, Source, answers_of_run, read_file
 from product_mil.compare.training.fairness import differing_fields, remarks
+from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
 from product_mil.runs.lacking import refuse_other_categories
 from product_mil.runs.trained import open_run
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.sources.lookup import rows_of
 
@@ -48,7 +50,7 @@ def gather(
     images_per_batch: int = 256,
     reference: str | None = None,
 ) -> Contest:
-    """Judge every run and read every file on the labelled products of `spec`.
+    """The answers of every run and of every file to the labelled products of `spec`.
 
     `reference` names the variant or rule that the headline compares with (`headline_of`).
 
@@ -68,7 +70,7 @@ def gather(
     for name, workdirs in runs.items():
         assert spec is not None
         sources[name] = [
-            judge_run(open_run(workdir, checkpoint), spec, images_per_batch, shared, notes)
+            answers_of_run(open_run(workdir, checkpoint), spec, images_per_batch, shared, notes)
             for workdir in workdirs
         ]
     for name, paths in files.items():
@@ -179,7 +181,7 @@ def _contestants(
                 Contestant(
                     name=name if own else f"{name}/{rule}",
                     seeds=seeds,
-                    how=parts[0].pooling if own else RULES[rule],
+                    how=parts[0].pooling if own else IMAGE_RULES[rule],
                     rule_of=None if own else name,
                 )
             )

@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from product_mil.compare.answers import Contestant
-from product_mil.compare.gather.rules import RULES
+from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
 from product_mil.runs.directory import stored_config
 
@@ -15,7 +15,7 @@ def contestant_names(poolings: Mapping[str, str]) -> list[str]:
     """Every variant, and after an averaging one each of its rules as `variant/rule`."""
     found = []
     for name, pooling in poolings.items():
-        rules = RULES if pooling == AVERAGING else ()
+        rules = IMAGE_RULES if pooling == AVERAGING else ()
         found += [name, *(f"{name}/{rule}" for rule in rules)]
     return found
 

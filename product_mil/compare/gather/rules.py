@@ -17,6 +17,7 @@ from product_mil.batch import Batch, Slots
 from product_mil.compare.answers import Answers
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import put_batch
+from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import fit_temperature
 from product_mil.inference.step import largest
 from product_mil.model.classifier import Arrays, merge_model
@@ -24,19 +25,13 @@ from product_mil.model.packing import packing_of
 from product_mil.sources.categories import Categories
 
 OWN = "own"  # what the run itself answers
-RULES = {
-    "geometric_mean": "mean of the images' log-probabilities",
-    "maximum": "largest probability on any image",
-    "vote": "each image has one vote",
-    "first_image": "the first image alone",
-}
 NO_LIKELIHOOD = ("vote",)  # votes are no probabilities
 
 
 def rule_logits(
     image_logits: Float[Array, "S n k"], slots: Slots
 ) -> dict[str, Float[Array, "S p k"]]:
-    """Unnormalised logits of each product under each of `RULES`."""
+    """Unnormalised logits of each product under each of `IMAGE_RULES`."""
     packing = packing_of(slots)
     log_probs = jax.nn.log_softmax(image_logits)
     mean = packing.mean(jnp.exp(log_probs))
@@ -53,7 +48,7 @@ def rule_logits(
     }
 
 
-class Judged(NamedTuple):
+class RuleScores(NamedTuple):
     """What is fetched of each of r rules and product slots."""
 
     top1: Int32[Array, "r S p"]  # class index
@@ -72,24 +67,24 @@ def _all_logits(
     logits = [output.logits]
     if with_rules:
         rules = rule_logits(output.image_logits, batch.slots)
-        logits += [rules[name] for name in RULES]
+        logits += [rules[name] for name in IMAGE_RULES]
     return jnp.stack(logits)
 
 
-def make_judge_step(structure: Any, *, with_rules: bool) -> Callable[..., Judged]:
+def make_score_step(structure: Any, *, with_rules: bool) -> Callable[..., RuleScores]:
     """The answers to a batch, of the model itself and, for an averaging model, of each rule.
 
     The step takes parameters, statistics, a batch, the logarithm of the prior `[k]` and the
     temperature of each rule `[r]`.
     """
 
-    def judge_step(
+    def score_step(
         parameters: Arrays,
         statistics: Arrays,
         batch: Batch,
         log_prior: Float[Array, " k"],
         temperatures: Float[Array, " r"],
-    ) -> Judged:
+    ) -> RuleScores:
         logits = _all_logits(structure, with_rules, parameters, statistics, batch)
         has_image = packing_of(batch.slots).image_counts() > 0
         scaled = logits / temperatures[:, None, None, None]
@@ -103,7 +98,7 @@ def make_judge_step(structure: Any, *, with_rules: bool) -> Callable[..., Judged
         def of_label(log_probs: Float[Array, "r S p k"]) -> Float[Array, "r S p"]:
             return jnp.take_along_axis(log_probs, label, -1)[..., 0]
 
-        return Judged(
+        return RuleScores(
             top1=top[..., 0],
             in_top5=(top == label).any(-1),
             confidence=jnp.exp(raw.max(-1)),
@@ -112,48 +107,48 @@ def make_judge_step(structure: Any, *, with_rules: bool) -> Callable[..., Judged
             calibrated_log_prob_true=of_label(calibrated),
         )
 
-    return jax.jit(judge_step)
+    return jax.jit(score_step)
 
 
-def judge_products(
-    num_products: int, batches: Iterable[Loaded], step: Callable[..., Judged], mesh: Mesh
+def score_rules(
+    num_products: int, batches: Iterable[Loaded], step: Callable[..., RuleScores], mesh: Mesh
 ) -> dict[str, np.ndarray]:
-    """`Judged` of all products, `[r, N]` in their own order, from `step(batch)`.
+    """`RuleScores` of all products, `[r, N]` in their own order, from `step(batch)`.
 
     Raises:
-        RuntimeError: a product was judged twice or not at all, which would be a fault of ours.
+        RuntimeError: a product was scored twice or not at all, which would be a fault of ours.
     """
     collected: dict[str, np.ndarray] = {}
     times = np.zeros(num_products, np.int64)
     for loaded in batches:
-        judged = jax.device_get(step(put_batch(loaded.batch, mesh)))
+        scores = jax.device_get(step(put_batch(loaded.batch, mesh)))
         real = loaded.positions >= 0
         at = loaded.positions[real]
         times[at] += 1
-        for name, values in zip(Judged._fields, judged, strict=True):
+        for name, values in zip(RuleScores._fields, scores, strict=True):
             if name not in collected:
                 collected[name] = np.zeros((len(values), num_products), values.dtype)
             collected[name][:, at] = values[:, real]
     if (times != 1).any():
-        raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not judged just once")
+        raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
     return collected
 
 
 def answers_of(
-    judged: dict[str, np.ndarray], categories: Categories, temperatures: list[float] | None
+    scores: dict[str, np.ndarray], categories: Categories, temperatures: list[float] | None
 ) -> dict[str, Answers]:
-    """The answers of the run, as `OWN`, and of each rule that was judged."""
+    """The answers of the run, as `OWN`, and of each rule that was scored."""
     found: dict[str, Answers] = {}
-    for row, name in enumerate((OWN, *RULES)[: len(judged["top1"])]):
+    for row, name in enumerate((OWN, *IMAGE_RULES)[: len(scores["top1"])]):
         likely = name not in NO_LIKELIHOOD
         calibrated = likely and temperatures is not None
 
         def column(field: str, known: bool, row: int = row) -> np.ndarray | None:
-            return judged[field][row].astype(np.float32) if known else None
+            return scores[field][row].astype(np.float32) if known else None
 
         found[name] = Answers(
-            guess=categories.ids[judged["top1"][row]],
-            in_top5=judged["in_top5"][row],
+            guess=categories.ids[scores["top1"][row]],
+            in_top5=scores["in_top5"][row],
             confidence=column("confidence", likely),
             log_prob_true=column("log_prob_true", likely),
             temperature=temperatures[row] if temperatures is not None and likely else None,

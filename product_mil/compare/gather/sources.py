@@ -13,23 +13,23 @@ from product_mil.compare.gather.files import AnswerFile, is_parquet, read_answer
 from product_mil.compare.gather.headline import AVERAGING
 from product_mil.compare.gather.rules import (
     OWN,
-    RULES,
     answers_of,
     fit_temperatures,
-    judge_products,
-    make_judge_step,
     make_log_probs_step,
+    make_score_step,
+    score_rules,
 )
 from product_mil.compare.page.gallery import DETAIL_COLUMNS, Detail, details_in, details_of
 from product_mil.config import Config
-from product_mil.data.loader import Products
+from product_mil.data.products import Products
+from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
 from product_mil.inference.stream import predict_products, watched
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.runs.trained import TrainedRun, open_run
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
@@ -73,7 +73,7 @@ class SharedImages:
         return np.logical_or.reduce(trained) if trained else None
 
 
-def judge_run(
+def answers_of_run(
     run: TrainedRun, spec: str, images_per_batch: int, shared: SharedImages, notes: list[str]
 ) -> Source:
     """The run's own answers and, if it averages probabilities, those of every other rule."""
@@ -91,9 +91,9 @@ def judge_run(
             f"{run.workdir}: without the data that it was trained on ({missing}) no temperature is "
             "fitted and no product known to share an image with training"
         )
-    step = make_judge_step(run.model.structure, with_rules=with_rules)
-    scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(RULES)), np.float32)
-    judged = judge_products(
+    step = make_score_step(run.model.structure, with_rules=with_rules)
+    scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(IMAGE_RULES)), np.float32)
+    scores = score_rules(
         len(products),
         watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
         run.bound(step, scales),
@@ -101,7 +101,7 @@ def judge_run(
     )
     return Source(
         product_id=np.asarray(products.catalogue.product_id)[products.rows],
-        answers=answers_of(judged, run.categories, temperatures),
+        answers=answers_of(scores, run.categories, temperatures),
         knows=products.labels >= 0,
         categories=run.categories,
         pooling=run.config.model.pooling,
@@ -115,7 +115,7 @@ def _temperatures(
 ) -> list[float]:
     """Fitted on validation products of the run, or a random part of them."""
     usable = np.flatnonzero((valid.labels >= 0) & (valid.num_images > 0))
-    bytes_a_product = 4 * len(run.categories.ids) * (1 + with_rules * len(RULES))
+    bytes_a_product = 4 * len(run.categories.ids) * (1 + with_rules * len(IMAGE_RULES))
     count = min(len(usable), TEMPERATURE_PRODUCTS, _MAX_LOG_PROBS_BYTES // bytes_a_product)
     keep = np.zeros(len(valid), bool)
     keep[np.random.default_rng(0).choice(usable, count, replace=False)] = True

@@ -1,69 +1,86 @@
 """Every plot of the comparison, as PNG files and for the page."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from matplotlib.figure import Figure
 
 from product_mil.compare.answers import Answers, Questions
 from product_mil.compare.page import plots
-from product_mil.compare.page.gallery import path_of
 from product_mil.compare.statistics.confusion import confusion_matrix, confusions
-from product_mil.sources.categories import Categories
+from product_mil.compare.statistics.results import Scores
+from product_mil.sources.categories import Categories, path_of
 
 CONFUSED_CATEGORIES = 8
 LISTED_CONFUSIONS = 15
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A plot for the page."""
+
+    section: str
+    title: str
+    alt: str
+    light: str  # data URI, for a light page
+    dark: str
+    width: int  # in pixels
+    height: int
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """A mistake, and how many products each of the headline's two gets wrong in this way."""
+
+    true: list[str]  # from level 1 down
+    guess: list[str]
+    a: int
+    b: int
 
 
 def draw_all(
     questions: Questions,
     answers: Mapping[str, Answers],
     categories: Categories,
-    runs: Mapping[str, Any],
+    contestants: Sequence[Scores],
     directory: Path,
-) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+) -> tuple[list[Plot], list[Confusion]]:
     """Write the PNG files; what the page needs of them, and the most frequent mistakes.
 
-    `answers` holds those of the headline's two, in its order; `runs` is the part of that name of
-    what `compare` returns.
+    `answers` holds those of the headline's two, in its order; `contestants` are drawn.
     """
     a, b = answers
-    found: list[dict[str, Any]] = []
+    found: list[Plot] = []
 
-    def add(section: str, file: str, title: str, alt: str, draw: Any) -> None:
+    def add(
+        section: str, file: str, title: str, alt: str, draw: Callable[[plots.Theme], Figure]
+    ) -> None:
         light, dark = draw(plots.LIGHT), draw(plots.DARK)
         plots.save_png(light, directory / file)
         width, height = (round(96 * side) for side in light.get_size_inches())
-        found.append(
-            {
-                "section": section,
-                "title": title,
-                "alt": alt,
-                "light": plots.svg_uri(light),
-                "dark": plots.svg_uri(dark),
-                "width": width,
-                "height": height,
-            }
-        )
+        uris = plots.svg_uri(light), plots.svg_uri(dark)
+        found.append(Plot(section, title, alt, *uris, width, height))
 
-    if all(run.get("by_num_images") for run in runs.values()):
+    if all(scores.groups.get("by_num_images") for scores in contestants):
         add(
             "images",
             "accuracy_by_num_images.png",
             "right at the first guess, with 95 % intervals",
             "Accuracy by number of images; the figures are in the table beside it.",
-            lambda theme: plots.accuracy_by_num_images(runs, theme),
+            lambda theme: plots.accuracy_by_num_images(contestants, theme),
         )
     for field, title in (
         ("confidence", "as the runs say"),
         ("calibrated_confidence", "after a temperature fitted on validation products"),
     ):
-        if any(run["reliability"].get(field) for run in runs.values()):
+        if any(scores.reliability.get(field) for scores in contestants):
             add(
                 "reliability",
                 f"reliability_{field}.png",
                 title,
                 f"Share of right guesses by confidence, {title}.",
-                lambda theme, field=field: plots.reliability(runs, field, theme),
+                lambda theme, field=field: plots.reliability(contestants, field, theme),
             )
     pairs = confusions(questions, (answers[a], answers[b]))
     confused = list(dict.fromkeys(c for pair in pairs for c in pair[:2]))[:CONFUSED_CATEGORIES]
@@ -79,12 +96,7 @@ def draw_all(
                 lambda theme, matrix=matrix: plots.confusion(matrix, names, theme),
             )
     listed = [
-        {
-            "true": path_of(categories, true),
-            "guess": path_of(categories, guess),
-            "a": of_a,
-            "b": of_b,
-        }
+        Confusion(path_of(categories, true), path_of(categories, guess), of_a, of_b)
         for true, guess, of_a, of_b in pairs[:LISTED_CONFUSIONS]
     ]
     return found, listed

@@ -1,4 +1,4 @@
-"""The products that the compared runs judge differently, with small pictures of their images."""
+"""The products that the compared runs answer differently, with small pictures of their images."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,12 +11,11 @@ import simplejpeg
 from jaxtyping import Int64
 
 from product_mil.compare.answers import Answers, Questions
-from product_mil.data.decode import ImageError, decode_into
-from product_mil.data.reader import FileReader
+from product_mil.data.decode import decode_images, is_remark
 from product_mil.inference.files import CONTRIBUTION, PredictionFile
 from product_mil.inference.predictions import PredictionBlock
-from product_mil.sources.bson.index import Catalogue
-from product_mil.sources.categories import Categories
+from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.categories import Categories, path_of
 from product_mil.sources.lookup import rows_of
 
 MAX_PRODUCTS = 1000
@@ -133,7 +132,6 @@ class Pictures:
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
-        self._reader = FileReader(catalogue.paths)
         self._number: dict[bytes, int] = {}
         self.uris: list[str] = []
         self.num_bytes = 0
@@ -145,13 +143,9 @@ class Pictures:
         return [self._of_image(first + i) for i in range(int(catalogue.num_images[row]))]
 
     def _of_image(self, image: int) -> int | None:
-        catalogue = self._catalogue
-        file = int(catalogue.file_of_images(np.array([image]))[0])
-        address = int(catalogue.image_offset_bytes[image]), int(catalogue.image_length_bytes[image])
         pixels = np.empty((THUMBNAIL_PX, THUMBNAIL_PX, 3), np.uint8)
-        try:
-            decode_into(self._reader.read(file, *address), pixels)
-        except ImageError:
+        reason = decode_images(self._catalogue.read(np.array([image])), [pixels]).get(0)
+        if reason is not None and not is_remark(reason):
             return None
         # Encoded anew: nothing of the file itself, such as its metadata, gets into the page.
         jpeg = simplejpeg.encode_jpeg(pixels, quality=72, colorsubsampling="420")
@@ -225,11 +219,3 @@ def _guess(answers: Answers, row: int) -> tuple[int, float | None]:
     """The first guess and its probability, where that is known."""
     confidence = answers.confidence
     return int(answers.guess[row]), None if confidence is None else float(confidence[row])
-
-
-def path_of(categories: Categories, category_id: int) -> list[str]:
-    """The names of a category from level 1 down, repeated ones once; its id if unknown."""
-    place = int(categories.class_of(np.array([category_id], np.int64))[0])
-    if place < 0:
-        return [str(category_id)]
-    return list(dict.fromkeys(categories.names[place]))

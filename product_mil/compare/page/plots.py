@@ -3,7 +3,7 @@
 import base64
 import io
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +16,9 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import PercentFormatter
+
+from product_mil.compare.statistics.results import Scores
+from product_mil.compare.statistics.tests import Estimate
 
 # Okabe and Ito 2008: told apart by colour-blind readers; the markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
@@ -61,26 +64,26 @@ def _legend(axes: Any, theme: Theme) -> None:
     axes.legend(frameon=False, labelcolor=theme.text, fontsize=10)
 
 
-def _error(estimates: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def _error(estimates: Sequence[Estimate]) -> np.ndarray:
     """Lengths of the error bars, `[2, q]`."""
-    value = np.array([e["accuracy"] for e in estimates])
-    low, high = np.array([e["accuracy_ci95"] for e in estimates]).T
+    value, low, high = np.array(estimates).T
     return np.maximum([value - low, high - value], 0)
 
 
-def accuracy_by_num_images(runs: Mapping[str, Any], theme: Theme) -> Figure:
-    """Accuracy of each run against the number of images, with its interval."""
+def accuracy_by_num_images(contestants: Sequence[Scores], theme: Theme) -> Figure:
+    """Accuracy of each contestant against the number of images, with its interval."""
     figure, axes = _figure(theme)
-    groups = list(dict.fromkeys(g for run in runs.values() for g in run["by_num_images"]))
-    for number, (name, run) in enumerate(runs.items()):
-        there = [group for group in groups if group in run["by_num_images"]]
-        estimates = [run["by_num_images"][group] for group in there]
+    found = [scores.groups["by_num_images"] for scores in contestants]
+    groups = list(dict.fromkeys(group for own in found for group in own))
+    for number, (scores, own) in enumerate(zip(contestants, found, strict=True)):
+        there = [group for group in groups if group in own]
+        estimates = [own[group].accuracy for group in there]
         at = np.array([groups.index(group) for group in there])
         axes.errorbar(
-            at + 0.09 * (number - (len(runs) - 1) / 2),
-            [e["accuracy"] for e in estimates],
+            at + 0.09 * (number - (len(found) - 1) / 2),
+            [e.value for e in estimates],
             _error(estimates),
-            label=_plain(name),
+            label=_plain(scores.name),
             color=theme.colours[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             markersize=7,
@@ -99,19 +102,19 @@ def accuracy_by_num_images(runs: Mapping[str, Any], theme: Theme) -> Figure:
     return figure
 
 
-def reliability(runs: Mapping[str, Any], field: str, theme: Theme) -> Figure:
+def reliability(contestants: Sequence[Scores], field: str, theme: Theme) -> Figure:
     """Accuracy against confidence; on the diagonal, a run is right as often as it says."""
     figure, axes = _figure(theme)
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1.2, linestyle="--")
-    for number, (name, run) in enumerate(runs.items()):
-        bins = run["reliability"].get(field, [])
+    for number, scores in enumerate(contestants):
+        bins = scores.reliability.get(field, ())
         if not bins:
             continue
         axes.errorbar(
-            [b["confidence"] for b in bins],
-            [b["accuracy"] for b in bins],
-            _error(bins),
-            label=_plain(name),
+            [one.confidence for one in bins],
+            [one.accuracy.value for one in bins],
+            _error([one.accuracy for one in bins]),
+            label=_plain(scores.name),
             color=theme.colours[number % len(COLOURS)],
             marker=MARKERS[number % len(MARKERS)],
             markersize=5,

@@ -1,15 +1,21 @@
 """Rows of the tables, on the page and in the terminal."""
 
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
-from product_mil.compare.page.sentences import everyone
 from product_mil.compare.page.words import p_text
+from product_mil.compare.report import Report
+from product_mil.compare.statistics.results import (
+    Change,
+    Comparison,
+    Difference,
+    GroupAccuracy,
+    Scores,
+)
 from product_mil.text import table
 
 MAX_LISTED_CATEGORIES = 40
-_METRICS = ("top5", "nll", "calibrated_nll", "calibration_error", "calibrated_calibration_error")
 _DIGITS = {"top5": 4, "nll": 3, "calibrated_nll": 3, "calibration_error": 3}  # in the terminal
 _HEADS = (
     "", "top-1", "95 % interval", "top-5", "NLL", "NLL cal.", "ECE",
@@ -26,120 +32,129 @@ _POOLINGS = {
 }
 
 
-def contestant_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ContestantRow:
+    """A contestant beside the reference."""
+
+    scores: Scores
+    name: str  # of a rule under its run, its own name alone
+    is_indented: bool
+    how: str
+    change: Change | None  # from the reference; None for itself
+
+    @property
+    def cell(self) -> str:
+        """The name as it stands in the terminal."""
+        return "  " * self.is_indented + self.name
+
+
+@dataclass(frozen=True)
+class PairRow:
+    """A pair, the better of the two first."""
+
+    better: str
+    worse: str
+    change: Change
+
+
+@dataclass(frozen=True)
+class GroupRow:
+    """The headline's two on a group of products."""
+
+    name: str
+    a: GroupAccuracy
+    b: GroupAccuracy
+    change: Change
+
+
+def contestant_rows(report: Report) -> list[ContestantRow]:
     """A row a contestant, the reference and its run first, each with its difference from it."""
-    _, b = comparison["headline"]
-    of = everyone(comparison)
-    own = of[b].get("rule_of", b)
-    order = sorted(of, key=lambda name: (name != b, own not in (name, of[name].get("rule_of"))))
-    return [_row(name, of[name], comparison["difference"], b) for name in order]
+    _, b = report.headline
+    own = report.comparison.of(b).rule_of or b
+    order = sorted(
+        report.comparison.scores,
+        key=lambda scores: (scores.name != b, own not in (scores.name, scores.rule_of)),
+    )
+    changes = {found.a: found.change for found in report.comparison.differences if found.b == b}
+    return [_row(scores, b, changes.get(scores.name)) for scores in order]
 
 
-def _row(
-    name: str, value: Mapping[str, Any], differences: Mapping[str, Any], reference: str
-) -> dict[str, Any]:
-    rule = value.get("rule_of")
-    indented = rule is not None and name != reference
+def _row(scores: Scores, reference: str, change: Change | None) -> ContestantRow:
+    is_indented = scores.rule_of is not None and scores.name != reference
+    return ContestantRow(
+        scores,
+        name=scores.name.rpartition("/")[2].replace("_", " ") if is_indented else scores.name,
+        is_indented=is_indented,
+        how=_POOLINGS.get(scores.how, scores.how),
+        change=change,
+    )
+
+
+def pair_rows(comparison: Comparison) -> list[PairRow]:
+    """Every pair, the better of the two first; the best contestants come first."""
+    best_first = sorted(comparison.scores, key=lambda scores: -scores.accuracy.value)
+    rank = {scores.name: place for place, scores in enumerate(best_first)}
+    rows = [
+        PairRow(one.a, one.b, one.change)
+        if rank[one.a] < rank[one.b]
+        else PairRow(one.b, one.a, one.change.turned())
+        for one in comparison.differences
+    ]
+    return sorted(rows, key=lambda row: (rank[row.better], rank[row.worse]))
+
+
+def category_rows(difference: Difference) -> list[tuple[str, Change]]:
+    """Level-1 categories by size, as many as can be read."""
+    rows = difference.groups["by_level1"].items()
+    return sorted(rows, key=lambda row: -row[1].n)[:MAX_LISTED_CATEGORIES]
+
+
+def group_tables(report: Report) -> dict[str, list[GroupRow]]:
+    """By number of images and by shared image: both accuracies, the difference."""
+    a, b = (report.comparison.of(name) for name in report.headline)
     return {
-        **{metric: value.get(metric) for metric in _METRICS},
-        "name": name.rpartition("/")[2].replace("_", " ") if indented else name,
-        "rule": rule if indented else None,
-        "how": _POOLINGS.get(value["how"], value["how"]),
-        "accuracy": value["accuracy"],
-        "ci95": value["accuracy_ci95"],
-        "ci95_of": {metric: value.get(f"{metric}_ci95") for metric in _METRICS},
-        "temperature": value.get("temperature"),
-        "by_num_images": value.get("by_num_images", {}),
-        "between_seeds": value.get("between_seeds", {})
-        .get("accuracy", {})
-        .get("standard_deviation"),
-        "difference": differences.get(f"{name}_minus_{reference}"),
-        "is_reference": name == reference,
+        name: [
+            GroupRow(group.replace("_", " "), a.groups[name][group], b.groups[name][group], change)
+            for group, change in report.difference.groups.get(name, {}).items()
+        ]
+        for name in ("by_num_images", "by_shared_image")
     }
 
 
-def pair_rows(comparison: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every pair, the better of the two first; the best contestants come first."""
-    of = everyone(comparison)
-    place = {name: number for number, name in enumerate(of)}
-    rank = sorted(of, key=lambda name: (-of[name]["accuracy"], place[name]))
-    rows = []
-    for pair, difference in comparison["difference"].items():
-        a, b = pair.split("_minus_")
-        low, high = difference["ci95"]
-        row = {**difference, "better": a, "worse": b}
-        if rank.index(a) > rank.index(b):
-            turned = {"value": 0 - difference["value"], "ci95": [0 - high, 0 - low]}
-            counts = {"fixed": difference["broke"], "broke": difference["fixed"]}
-            row |= {**turned, **counts, "better": b, "worse": a}
-        rows.append(row)
-    return sorted(rows, key=lambda row: (rank.index(row["better"]), rank.index(row["worse"])))
-
-
-def category_rows(difference: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Level-1 categories by size, as many as can be read."""
-    rows = [{"name": name, **group} for name, group in difference["by_level1"].items()]
-    return sorted(rows, key=lambda row: -row["n"])[:MAX_LISTED_CATEGORIES]
-
-
-def group_tables(comparison: Mapping[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """By number of images and by shared image: n, both accuracies, the difference."""
-    a, b = comparison["headline"]
-    difference = comparison["difference"][f"{a}_minus_{b}"]
-    of = everyone(comparison)
-    found = {}
-    for name in ("by_num_images", "by_shared_image"):
-        found[name] = [
-            {
-                "name": group.replace("_", " "),
-                "a": of[a][name][group],
-                "b": of[b][name][group],
-                **values,
-            }
-            for group, values in difference.get(name, {}).items()
-        ]
-    return found
-
-
-def terminal_table(comparison: Mapping[str, Any]) -> str:
+def terminal_table(report: Report) -> str:
     """The contestants against the reference, for the terminal."""
     lines: list[tuple[str, ...]] = [_HEADS]
-    for row in contestant_rows(comparison):
+    for row in contestant_rows(report):
+        metrics, accuracy = row.scores.metrics, row.scores.accuracy
         figures = [
-            "-" if row[metric] is None else f"{row[metric]:.{digits}f}"
+            f"{metrics[metric].value:.{digits}f}" if metric in metrics else "-"
             for metric, digits in _DIGITS.items()
         ]
-        accuracy = f"{row['accuracy']:.4f}", _interval(row["ci95"])
-        lines.append((_name(row), *accuracy, *figures, *_difference_cells(row["difference"])))
+        own = f"{accuracy.value:.4f}", _interval(accuracy.ci95)
+        lines.append((row.cell, *own, *figures, *_change_cells(row.change)))
     return "\n".join(table(lines, "<><>>>>><<>>"))
 
 
-def table_by_num_images(comparison: Mapping[str, Any], *, groups_a_row: int = 4) -> str:
+def table_by_num_images(report: Report, *, groups_a_row: int = 4) -> str:
     """Accuracy of every contestant, and the headline's difference, by the number of images.
 
     For the terminal; empty where the numbers of images are not known.
     """
-    a, b = comparison["headline"]
-    rows = contestant_rows(comparison)
-    difference = comparison["difference"][f"{a}_minus_{b}"]
-    groups = difference.get("by_num_images", {})
+    a, b = report.headline
+    rows = contestant_rows(report)
+    groups = report.difference.groups.get("by_num_images", {})
     tables = []
     for first in range(0, len(groups), groups_a_row):
         some = dict(itertools.islice(groups.items(), first, first + groups_a_row))
-        heads = [f"{group} ({found['n']} products)" for group, found in some.items()]
+        heads = [f"{group} ({change.n} products)" for group, change in some.items()]
         lines = [("top-1 by images", *heads, "")]
         for row in rows:
-            found = [row["by_num_images"][group] for group in some]
-            cells = [f"{one['accuracy']:.4f} {_interval(one['accuracy_ci95'])}" for one in found]
-            lines.append((_name(row), *cells, ""))
-        gaps = [f"{100 * one['value']:+.1f} {_points(one['ci95'], 1)}" for one in some.values()]
+            found = [row.scores.groups["by_num_images"][group].accuracy for group in some]
+            lines.append((row.cell, *(f"{x.value:.4f} {_interval(x.ci95)}" for x in found), ""))
+        gaps = [f"{100 * one.value:+.1f} {_points(one.ci95, 1)}" for one in some.values()]
         lines.append((f"{a} - {b}", *gaps, "points"))
         tables += table(lines, "<" * (len(some) + 2))
     return "\n".join(tables)
-
-
-def _name(row: Mapping[str, Any]) -> str:
-    return ("  " if row["rule"] else "") + row["name"]
 
 
 def _interval(ci95: Sequence[float]) -> str:
@@ -151,13 +166,13 @@ def _points(ci95: Sequence[float], digits: int) -> str:
     return f"[{low}, {high}]"
 
 
-def _difference_cells(difference: Mapping[str, Any] | None) -> tuple[str, ...]:
-    if difference is None:
+def _change_cells(change: Change | None) -> tuple[str, ...]:
+    if change is None:
         return ("reference", "", "", "", "")
     return (
-        f"{100 * difference['value']:+.2f}",
-        _points(difference["ci95"], 2),
-        p_text(difference["p"]).replace("\u00a0", ""),
-        f"{difference['fixed']:.1f}",
-        f"{difference['broke']:.1f}",
+        f"{100 * change.value:+.2f}",
+        _points(change.ci95, 2),
+        p_text(change.p).replace("\u00a0", ""),
+        f"{change.fixed:.1f}",
+        f"{change.broke:.1f}",
     )

@@ -1,16 +1,15 @@
-"""From questions and answers to every number of `comparison.json`."""
+"""From questions and answers to every number of the comparison."""
 
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import replace
 
 from product_mil.compare.answers import Contestant, Questions
 from product_mil.compare.statistics.differences import correct_for_number, difference
 from product_mil.compare.statistics.groups import groups_of
-from product_mil.compare.statistics.measured import described, measure
+from product_mil.compare.statistics.measured import measure, scores_of
+from product_mil.compare.statistics.results import Comparison
 from product_mil.compare.statistics.tests import Resampler
 from product_mil.sources.categories import Categories
-
-FORMAT = 2  # 1: intervals of several seeds were over products alone, and `p` was `mcnemar_p`
 
 
 def compare(
@@ -18,7 +17,7 @@ def compare(
     contestants: Sequence[Contestant],
     pairs: Sequence[tuple[str, str]],
     categories: Categories,
-) -> dict[str, Any]:
+) -> Comparison:
     """Metrics of every contestant, and of each pair (a, b) the difference a minus b.
 
     Every answer is of the same products in the same order: all tests are paired.
@@ -26,14 +25,13 @@ def compare(
     resampler = Resampler(len(questions))
     measured = {c.name: measure(questions, c, resampler) for c in contestants}
     groups = groups_of(questions, categories)
-    found = {name: described(m, groups) for name, m in measured.items()}
-    rules = {c.name for c in contestants if c.rule_of is not None}
-    differences = {f"{a}_minus_{b}": difference(measured[a], measured[b], groups) for a, b in pairs}
-    correct_for_number(list(differences.values()))
-    return {
-        "format": FORMAT,
-        "n": len(questions),
-        "runs": {name: value for name, value in found.items() if name not in rules},
-        "rules": {name: value for name, value in found.items() if name in rules},
-        "difference": differences,
-    }
+    differences = [difference(measured[a], measured[b], groups) for a, b in pairs]
+    changes = correct_for_number([found.change for found in differences])
+    return Comparison(
+        n=len(questions),
+        scores=tuple(scores_of(one, groups) for one in measured.values()),
+        differences=tuple(
+            replace(found, change=change)
+            for found, change in zip(differences, changes, strict=True)
+        ),
+    )

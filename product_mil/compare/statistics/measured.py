@@ -2,13 +2,18 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 
 from product_mil.compare.answers import Answers, Contestant, Questions
 from product_mil.compare.statistics.groups import Groups
+from product_mil.compare.statistics.results import (
+    ConfidenceBin,
+    GroupAccuracy,
+    Scores,
+    Spread,
+)
 from product_mil.compare.statistics.tests import (
     Draws,
     Estimate,
@@ -19,8 +24,8 @@ from product_mil.compare.statistics.tests import (
     share_estimate,
     unbiased_estimate,
 )
+from product_mil.inference.calibration_error import CALIBRATION_BINS, bins_of, total_gap
 
-CALIBRATION_BINS = 15  # as `train.evaluate` has them
 _RATES = ("accuracy", "top5", "nll", "calibrated_nll")  # means over products
 _CALIBRATION = {
     "calibration_error": "confidence",
@@ -38,13 +43,8 @@ class Measured:
     draws: dict[str, Draws]  # by metric, where known; one column a seed
 
 
-def bins_of(confidence: Float[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """Which of the equal calibration bins each confidence falls into."""
-    return np.clip((confidence * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
-
-
 def measure(questions: Questions, contestant: Contestant, resampler: Resampler) -> Measured:
-    """Judge the answers of each seed."""
+    """Look at the answers of each seed."""
     correct = np.stack([seed.guess == questions.category_id for seed in contestant.seeds])
     by_seed = [
         _metrics(seed, right, resampler)
@@ -84,19 +84,10 @@ def _metrics(
     for name, sums in columns.items():
         part = slice(at, at := at + sums.shape[1])
         value, resampled = means.value[part], means.resampled[:, part]
-        if name in _CALIBRATION:  # Guo et al. 2017: the sum over bins of |confidence - accuracy|
-            value = np.abs(value).sum(keepdims=True)
-            resampled = np.abs(resampled).sum(1, keepdims=True)
+        if name in _CALIBRATION:
+            value, resampled = total_gap(value), total_gap(resampled)
         found[name] = Draws(value, resampled)
     return found
-
-
-def interval(estimate: Estimate, name: str = "") -> dict[str, Any]:
-    """`name` and `name_ci95`, or `value` and `ci95`."""
-    ci95 = [estimate.low, estimate.high]
-    return {name: estimate.value, f"{name}_ci95": ci95} if name else {
-        "value": estimate.value, "ci95": ci95
-    }  # fmt: skip
 
 
 def _of_metric(name: str, draws: Draws) -> Estimate:
@@ -112,54 +103,58 @@ def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
     return percentile_estimate(draws.value[0], draws.resampled[:, 0])
 
 
-def described(measured: Measured, groups: Groups) -> dict[str, Any]:
-    """What `comparison.json` says of a contestant."""
+def scores_of(measured: Measured, groups: Groups) -> Scores:
+    """All figures of a contestant, with their intervals."""
     contestant, correct = measured.contestant, measured.correct
-    found: dict[str, Any] = {"how": contestant.how, "seeds": len(contestant.seeds)}
-    if contestant.rule_of is not None:
-        found["rule_of"] = contestant.rule_of
-    for name, draws in measured.draws.items():
-        estimate = _accuracy(correct) if name == "accuracy" else _of_metric(name, over_seeds(draws))
-        found |= interval(estimate, name)
     temperatures = [seed.temperature for seed in contestant.seeds]
-    if None not in temperatures:
-        found["temperature"] = float(np.mean(temperatures))  # type: ignore[arg-type]
-    for name, members in groups.items():
-        found[name] = {
-            group: {"n": len(rows)} | interval(_accuracy(correct[:, rows]), "accuracy")
-            for group, rows in members.items()
-        }
-    if len(contestant.seeds) > 1:
-        found["between_seeds"] = {
-            name: spread(draws.value) for name, draws in measured.draws.items()
-        }
-    found["reliability"] = {
-        field: _reliability(contestant.seeds, correct, field)
-        for field in _CALIBRATION.values()
-        if all(getattr(seed, field) is not None for seed in contestant.seeds)
-    }
-    return found
+    several = len(contestant.seeds) > 1
+    return Scores(
+        name=contestant.name,
+        how=contestant.how,
+        rule_of=contestant.rule_of,
+        seeds=len(contestant.seeds),
+        metrics={
+            name: _accuracy(correct) if name == "accuracy" else _of_metric(name, over_seeds(draws))
+            for name, draws in measured.draws.items()
+        },
+        temperature=None if None in temperatures else float(np.mean(temperatures)),  # type: ignore[arg-type]
+        groups={
+            name: {
+                group: GroupAccuracy(len(rows), _accuracy(correct[:, rows]))
+                for group, rows in members.items()
+            }
+            for name, members in groups.items()
+        },
+        between_seeds={name: spread(draws.value) for name, draws in measured.draws.items()}
+        if several
+        else {},
+        reliability={
+            field: _reliability(contestant.seeds, correct, field)
+            for field in _CALIBRATION.values()
+            if all(getattr(seed, field) is not None for seed in contestant.seeds)
+        },
+    )
 
 
-def spread(values: Float[np.ndarray, " seeds"]) -> dict[str, Any]:
+def spread(values: Float[np.ndarray, " seeds"]) -> Spread:
     """The values of each seed and their standard deviation."""
-    return {"values": values.tolist(), "standard_deviation": float(values.std(ddof=1))}
+    return Spread(tuple(values.tolist()), float(values.std(ddof=1)))
 
 
 def _reliability(
     seeds: Sequence[Answers], correct: Bool[np.ndarray, "seeds N"], field: str
-) -> list[dict[str, Any]]:
+) -> tuple[ConfidenceBin, ...]:
     """Mean confidence and accuracy of each bin that holds a product, over all seeds."""
     confidence = np.concatenate([getattr(seed, field) for seed in seeds]).astype(np.float64)
     bins, right = bins_of(confidence), correct.reshape(-1)
     counts = np.bincount(bins, minlength=CALIBRATION_BINS)
     sums = np.bincount(bins, confidence, CALIBRATION_BINS)
     hits = np.bincount(bins, right, CALIBRATION_BINS)
-    return [
-        {
-            "n": int(counts[b]),
-            "confidence": float(sums[b] / counts[b]),
-        }
-        | interval(share_estimate(int(hits[b]), int(counts[b])), "accuracy")
+    return tuple(
+        ConfidenceBin(
+            int(counts[b]),
+            float(sums[b] / counts[b]),
+            share_estimate(int(hits[b]), int(counts[b])),
+        )
         for b in np.flatnonzero(counts)
-    ]
+    )

@@ -24,6 +24,11 @@ class Estimate(NamedTuple):
     low: float
     high: float
 
+    @property
+    def ci95(self) -> tuple[float, float]:
+        """The two ends of the interval."""
+        return self.low, self.high
+
 
 class Draws(NamedTuple):
     """A statistic of the data, and of each resample of them."""

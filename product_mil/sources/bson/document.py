@@ -9,6 +9,8 @@ import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from product_mil.sources.catalogue import Fault
+
 DOUBLE, STRING, DOCUMENT, ARRAY, BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
 OBJECT_ID, NULL, REGEX = 0x07, 0x0A, 0x0B
 INT32, INT64 = 0x10, 0x12
@@ -55,20 +57,6 @@ _TYPE_NAMES = {
     0x13: "a Decimal128",
 }
 _SHOWN_CHARACTERS = 40
-
-
-class Fault(NamedTuple):
-    """Something in a file that could not be used, and where."""
-
-    offset_bytes: int
-    product_id: int | None
-    reason: str  # what stands before a colon names the kind
-    image_index: int | None = None  # where it is one image's
-
-
-def kind_of(reason: str) -> str:
-    """The kind of a fault: its reason without what tells one such fault from another."""
-    return reason.split(":", maxsplit=1)[0]
 
 
 class RecordError(Exception):

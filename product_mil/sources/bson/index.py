@@ -28,29 +28,19 @@ from jaxtyping import Int64
 from product_mil.errors import UserError, refuse_too_many_open_files
 from product_mil.files.cache import cache_root
 from product_mil.files.foreign import DUMP, refuse_foreign
-from product_mil.sources.bson.document import Fault, kind_of
 from product_mil.sources.bson.index_store import (
     DUPLICATE,
     FORMAT,
     MAX_LISTED_FAULTS,
-    Columns,
+    FileColumns,
     Index,
     build_index,
     hash_of,
-    later_duplicates,
     load_index,
 )
-from product_mil.sources.bson.names import dump_files, named_files
-from product_mil.sources.bson.scan import NO_CATEGORY
-
-__all__ = [
-    "NO_CATEGORY",
-    "Catalogue",
-    "Index",
-    "build_or_load_index",
-    "named_files",
-    "open_catalogue",
-]
+from product_mil.sources.bson.names import dump_files
+from product_mil.sources.bson.reader import Addresses, FileReader
+from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of, later_duplicates
 
 _EDGE_BYTES = 1 << 20
 # A column is open while it is mapped, and so is the file; training and validation may share files.
@@ -61,34 +51,39 @@ _temporary: dict[str | None, Path] = {}  # directories made so far, by the place
 
 
 @dataclass(frozen=True, eq=False)
-class Catalogue(Columns):
+class BsonCatalogue(FileColumns, Catalogue):
     """The columns of one or several files, joined in memory (no copy for one file)."""
 
-    indexes: tuple[Index, ...]
-    fingerprint: str
-    faults: list[tuple[Path, Fault]]
-    fault_counts: dict[str, int]
-    num_bad_records: int
-    unread_bytes: int
+    indexes: tuple[Index, ...]  # of `paths`, in the order of the rows
 
-    @property
-    def paths(self) -> tuple[Path, ...]:
-        """The files, in the order of the rows."""
-        return tuple(index.path for index in self.indexes)
+    def reader(self) -> FileReader:
+        """A new reader of the files."""
+        return FileReader(self.paths)
 
-    def file_of_products(self, rows: Int64[np.ndarray, " r"]) -> Int64[np.ndarray, " r"]:
-        """Which of `paths` holds each product."""
+    def addresses(self, image_rows: Int64[np.ndarray, " m"]) -> Addresses:
+        """Where the bytes of these images lie."""
+        hashes = self.image_hash
+        return Addresses(
+            self._file_of_images(image_rows),
+            np.asarray(self.image_offset_bytes[image_rows]),
+            np.asarray(self.image_length_bytes[image_rows]),
+            None if hashes is None else np.asarray(hashes[image_rows]),
+        )
+
+    def place_of_product(self, product_row: int) -> Place:
+        """Where its record begins."""
         ends = np.cumsum([index.num_products for index in self.indexes])
-        return np.searchsorted(ends, rows, side="right")
+        file = int(np.searchsorted(ends, product_row, side="right"))
+        return Place(str(self.paths[file]), int(self.offset_bytes[product_row]))
 
-    def file_of_images(self, images: Int64[np.ndarray, " r"]) -> Int64[np.ndarray, " r"]:
-        """Which of `paths` holds each image."""
+    def place_of_image(self, image_row: int) -> Place:
+        """Where its bytes begin."""
+        file = int(self._file_of_images(np.array([image_row]))[0])
+        return Place(str(self.paths[file]), int(self.image_offset_bytes[image_row]))
+
+    def _file_of_images(self, image_rows: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
         ends = np.cumsum([index.num_images_total for index in self.indexes])
-        return np.searchsorted(ends, images, side="right")
-
-    def first_records(self) -> Int64[np.ndarray, " r"]:
-        """Rows without those whose product id an earlier row has."""
-        return np.setdiff1d(np.arange(self.num_products), later_duplicates(self.product_id))
+        return np.searchsorted(ends, image_rows, side="right")
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Travel to other processes as paths, not as gigabytes of columns."""
@@ -101,7 +96,7 @@ def open_catalogue(
     hash_images: bool = True,
     progress: bool = True,
     cache_dir: Path | None = None,
-) -> Catalogue:
+) -> BsonCatalogue:
     """Open one or several BSON files as one catalogue, building what indexes are missing.
 
     `spec` is a path, a glob (its matches are sorted), several of either joined by commas, or a
@@ -216,7 +211,7 @@ def _state_of(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def _join(indexes: list[Index]) -> Catalogue:
+def _join(indexes: list[Index]) -> BsonCatalogue:
     columns = _concatenate(indexes)
     faults = [(index.path, fault) for index in indexes for fault in index.faults]
     counts = Counter[str]()
@@ -231,8 +226,9 @@ def _join(indexes: list[Index]) -> Catalogue:
             path = indexes[np.searchsorted(ends, row, side="right")].path
             offset_bytes, product_id = (columns[k][row] for k in ("offset_bytes", "product_id"))
             faults.append((path, Fault(int(offset_bytes), int(product_id), DUPLICATE)))
-    return Catalogue(
+    return BsonCatalogue(
         **columns,
+        paths=tuple(index.path for index in indexes),
         indexes=tuple(indexes),
         fingerprint=hash_of(index.fingerprint for index in indexes),
         faults=faults,
@@ -244,7 +240,7 @@ def _join(indexes: list[Index]) -> Catalogue:
 
 def _concatenate(indexes: list[Index]) -> dict[str, Any]:
     columns: dict[str, Any] = {}
-    for name in (field.name for field in fields(Columns)):
+    for name in (field.name for field in fields(FileColumns)):
         parts = [getattr(index, name) for index in indexes]
         if name == "first_image":
             before = np.cumsum([0] + [index.num_images_total for index in indexes])
@@ -258,7 +254,7 @@ def _concatenate(indexes: list[Index]) -> dict[str, Any]:
     return columns
 
 
-def _reopen(places: list[tuple[Path, Path]]) -> Catalogue:
+def _reopen(places: list[tuple[Path, Path]]) -> BsonCatalogue:
     indexes = []
     for path, directory in places:
         index = load_index(path, directory)

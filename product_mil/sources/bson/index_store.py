@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import xxhash
-from jaxtyping import Int32, Int64, UInt64
+from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import BSON, kind_of_file
 from product_mil.files.whole import whole_directory
-from product_mil.sources.bson.document import NO_ID, Fault, kind_of
+from product_mil.sources.bson.document import NO_ID
 from product_mil.sources.bson.scan import Rows, scan
+from product_mil.sources.catalogue import Columns, Fault, kind_of, later_duplicates
 
 FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"
@@ -41,32 +42,16 @@ _DTYPES = {
 
 
 @dataclass(frozen=True, eq=False)
-class Columns:
-    """N products in file order and their M images, each product's images in a row."""
+class FileColumns(Columns):
+    """The columns of a catalogue, and where in their files products and images lie."""
 
     offset_bytes: Int64[np.ndarray, " N"]  # of the product's record in its file
     length_bytes: Int32[np.ndarray, " N"]
-    product_id: Int64[np.ndarray, " N"]
-    category_id: Int64[np.ndarray, " N"]  # NO_CATEGORY where there is none
-    num_images: Int32[np.ndarray, " N"]
-    first_image: Int64[np.ndarray, " N"]  # row of the product's first image
     image_offset_bytes: Int64[np.ndarray, " M"]  # of the image's first byte in its file
-    image_length_bytes: Int32[np.ndarray, " M"]
-    image_hash: UInt64[np.ndarray, "M 2"] | None  # xxh3_128, high half first
-
-    @property
-    def num_products(self) -> int:
-        """Products, those without images included."""
-        return len(self.product_id)
-
-    @property
-    def num_images_total(self) -> int:
-        """Images of all products."""
-        return len(self.image_offset_bytes)
 
 
 @dataclass(frozen=True, eq=False)
-class Index(Columns):
+class Index(FileColumns):
     """The columns of one file and what could not be read in it."""
 
     path: Path
@@ -163,15 +148,6 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
 def hash_of(hashes: Iterable[str]) -> str:
     """One hash over several, in their order."""
     return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
-
-
-def later_duplicates(product_id: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " r"]:
-    """Rows, ascending, whose product id an earlier row has."""
-    if np.all(product_id[1:] > product_id[:-1]):
-        return np.zeros(0, np.int64)
-    order = np.argsort(product_id, kind="stable")
-    ordered = product_id[order]
-    return np.sort(order[1:][ordered[1:] == ordered[:-1]])
 
 
 def _remove_older(directory: Path) -> None:

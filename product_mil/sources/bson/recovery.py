@@ -14,13 +14,13 @@ from typing import NamedTuple
 
 from product_mil.sources.bson.document import (
     INT32,
-    Fault,
     Record,
     RecordError,
     document_bytes,
     integer_value,
     parse_record,
 )
+from product_mil.sources.catalogue import Fault
 
 MIN_RECORD_BYTES = 5
 MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond

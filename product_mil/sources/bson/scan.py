@@ -9,6 +9,7 @@ import os
 import struct
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
 from io import FileIO
 from typing import NamedTuple
 
@@ -16,17 +17,8 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
-from product_mil.sources.bson.document import (
-    ARRAY,
-    BINARY,
-    DOCUMENT,
-    INT32,
-    INT64,
-    OLD_BINARY,
-    Fault,
-    RecordError,
-    parse_record,
-)
+from product_mil.sources.bson.document import RecordError, parse_record
+from product_mil.sources.bson.lanes import parse_lanes
 from product_mil.sources.bson.recovery import (
     MAX_RECORD_BYTES,
     MIN_RECORD_BYTES,
@@ -35,24 +27,13 @@ from product_mil.sources.bson.recovery import (
     mend,
     swallows_a_record,
 )
-
-NO_CATEGORY = int(np.iinfo(np.int64).min)
+from product_mil.sources.catalogue import NO_CATEGORY, Fault
 
 _CHUNK_BYTES = 6 << 20  # parsed together
 _PIECE_BYTES = 512 << 10  # read together: record lengths are followed while they are in cache
 _PADDING_BYTES = 128  # lanes gather a little past the record before they know that it is short
 
 _read_int32 = struct.Struct("<i").unpack_from
-
-
-def _little(text: bytes) -> int:
-    return int.from_bytes(text, "little")
-
-
-_ID, _CATEGORY, _PICTURE = _little(b"_id\0"), _little(b"category"), _little(b"picture\0")
-# A JPEG without its end may have lost bytes, and swallowed the next record instead.
-_JPEG_BEGIN, _JPEG_END = _little(b"\xff\xd8"), _little(b"\xff\xd9")
-_IMGS = _little(bytes([ARRAY]) + b"imgs\0")
 
 
 class Rows(NamedTuple):
@@ -91,41 +72,70 @@ def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
         position = mended.stop_bytes
 
 
+@dataclass
+class _Window:
+    """A part of the file in memory, and the records that lie in it as a whole."""
+
+    base: int  # where in the file it begins
+    buffer: UInt8[np.ndarray, " bytes"]
+    filled: int = 0  # how much of the buffer is filled
+    bounds: list[int] = field(default_factory=lambda: [0])  # of the records
+
+    @property
+    def room(self) -> memoryview:
+        """What may be filled yet."""
+        return self.buffer.data[self.filled : -_PADDING_BYTES]
+
+    def fill(self, file: FileIO, goal: int, size_bytes: int, ahead: Future[int] | None) -> int:
+        """Read piece by piece until `goal` is filled, no room is left or no record follows.
+
+        `ahead` is filling the room already, if it is there. Returns the bytes that the next record
+        takes, of which not all are in the buffer; 0 where there is none, or nothing more to read.
+        """
+        while True:
+            room = self.room
+            got = file.readinto(room[:_PIECE_BYTES]) if ahead is None else ahead.result()
+            ahead = None
+            self.filled += got
+            wanted = _chain(self.buffer, self.bounds, self.filled, size_bytes - self.base)
+            if not (wanted and got and got < len(room) and self.filled < goal):
+                break
+        doubted = _doubt_last(self.buffer, self.bounds)
+        return wanted + doubted if wanted and got else 0
+
+    def following(self, buffer: UInt8[np.ndarray, " bytes"], wanted: int) -> "_Window":
+        """A window that begins with what is in no record here; it has room for `wanted` bytes.
+
+        It lies in the given buffer, or in a larger one where that is too small.
+        """
+        rest = self.buffer[self.bounds[-1] : self.filled]
+        if wanted + _PADDING_BYTES > len(buffer):
+            buffer = np.empty(wanted + _PADDING_BYTES, np.uint8)
+        buffer[: len(rest)] = rest
+        return _Window(self.base + self.bounds[-1], buffer, len(rest))
+
+
 def _intact(file: FileIO, position: int, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
     """Rows from `position` on, up to the first record whose length or structure is broken."""
     file.seek(position)
-    buffer, other = (np.empty(_CHUNK_BYTES + _PADDING_BYTES, np.uint8) for _ in range(2))
-    base, filled = position, 0  # where in the file the buffer begins, how much of it is filled
-    bounds = [0]  # of the records that lie in the buffer as a whole
+    buffer, spare = (np.empty(_CHUNK_BYTES + _PADDING_BYTES, np.uint8) for _ in range(2))
+    window = _Window(position, buffer)
     goal = _PIECE_BYTES  # parse when so much is filled: little is lost where a broken one follows
+    ahead: Future[int] | None = None
     with ThreadPoolExecutor(1) as reader:
-        ahead: Future[int] | None = None  # fills the buffer
         while True:
-            room = buffer.data[filled:-_PADDING_BYTES]
-            got = file.readinto(room[:_PIECE_BYTES]) if ahead is None else ahead.result()
-            ahead = None
-            filled += got
-            wanted = _chain(buffer, bounds, filled, size_bytes - base)
-            if wanted and got and got < len(room) and filled < goal:
-                continue
-            doubted = _doubt_last(buffer, bounds)
-            wanted += doubted if wanted else 0
-            goes_on = wanted and got
-            if goes_on:
-                rest = buffer[bounds[-1] : filled]
-                if wanted + _PADDING_BYTES > len(other):
-                    other = np.empty(wanted + _PADDING_BYTES, np.uint8)
-                other[: len(rest)] = rest
-                goal = max(2 * goal, wanted)
-                if goal >= _CHUNK_BYTES:  # no broken record so far: read while these are parsed
-                    free = other.data[len(rest) : -_PADDING_BYTES]
-                    ahead = reader.submit(file.readinto, free)
-            rows, intact = _parse(buffer, bounds, base, hash_images=hash_images)
+            wanted = window.fill(file, goal, size_bytes, ahead)
+            following, ahead = window.following(spare, wanted) if wanted else None, None
+            goal = max(2 * goal, wanted)
+            if following and goal >= _CHUNK_BYTES:  # no broken record so far: read while parsing
+                ahead = reader.submit(file.readinto, following.room)
+            rows, intact = _parse(
+                window.buffer, window.bounds, window.base, hash_images=hash_images
+            )
             yield rows
-            if not (goes_on and intact):
+            if following is None or not intact:
                 return
-            base, filled, bounds = base + bounds[-1], filled - bounds[-1], [0]
-            buffer, other = other, buffer
+            window, spare = following, window.buffer
 
 
 def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, left: int) -> int:
@@ -195,7 +205,7 @@ def _parse(
     """
     edges = np.array(bounds, np.int64)
     start, stop = edges[:-1], edges[1:]
-    product_id, category_id, num_images, lanes = _parse_lanes(buffer, start, stop)
+    product_id, category_id, num_images, lanes = parse_lanes(buffer, start, stop)
     usable = np.ones(len(start), bool)
     walked: list[tuple[int, int]] = []  # position and length of images found by walking
     faults: list[Fault] = []
@@ -245,64 +255,6 @@ def _parse(
         faults=[fault._replace(offset_bytes=fault.offset_bytes + base) for fault in faults],
     )
     return rows, True
-
-
-def _parse_lanes(
-    buffer: UInt8[np.ndarray, " bytes"],
-    start: Int64[np.ndarray, " N"],
-    stop: Int64[np.ndarray, " N"],
-) -> tuple[
-    Int64[np.ndarray, " N"],
-    Int64[np.ndarray, " N"],
-    Int64[np.ndarray, " N"],
-    list[tuple[np.ndarray, np.ndarray, np.ndarray]],
-]:
-    """Ids, categories and numbers of images of the records in mongodump's usual layout.
-
-    A record in any other layout gets 0 images, and its other values mean nothing. The list has
-    (row, position, length) of image k of every row that looked right as far as that.
-    """
-    u1, u2, i4, u4, i8, u8 = (
-        np.ndarray(len(buffer) - 7, dtype, buffer, strides=(1,))  # element j begins at byte j
-        for dtype in ("u1", "<u2", "<i4", "<u4", "<i8", "<u8")
-    )
-    kind = u1[start + 4]
-    wide = kind == INT64
-    ok = (wide | (kind == INT32)) & (u4[start + 5] == _ID) & (u1[stop - 1] == 0)
-    product_id = np.where(wide, i8[start + 9], i4[start + 9])
-    at = start + 13 + 4 * wide
-    given = (u8[at + 1] == _CATEGORY) & (u4[at + 9] == _ID)
-    kind = u1[at]
-    wide = given & (kind == INT64)
-    ok &= ~given | wide | (kind == INT32)
-    category_id = np.where(given, np.where(wide, i8[at + 13], i4[at + 13]), NO_CATEGORY)
-    at += np.where(given, 17 + 4 * wide, 0)
-    ok &= (u8[at] & 0xFFFFFFFFFFFF) == _IMGS
-    array_bytes = i4[at + 6]
-    ok &= (array_bytes >= 5) & (at + 6 + array_bytes == stop - 1) & (u1[stop - 2] == 0)
-
-    num_images = np.zeros(len(start), np.int64)
-    row = np.flatnonzero(ok)
-    at, last = at[row] + 10, stop[row] - 2  # `last` is the array's closing zero
-    images = []
-    for k in range(10):  # one-digit names, "0" to "9"
-        name = _little(bytes([DOCUMENT]) + b"%d\0" % k)
-        length = i4[at + 16].astype(np.int64)
-        end = at + 21 + length  # the image document's closing zero
-        right = (u4[at] & 0xFFFFFF) == name
-        right &= (u1[at + 7] == BINARY) & (u8[at + 8] == _PICTURE) & (u1[at + 20] != OLD_BINARY)
-        right &= (length >= 0) & (i4[at + 3] == length + 19) & (end < last)
-        right &= (u2[at + 21] != _JPEG_BEGIN) | (u2[np.where(right, end - 2, 0)] == _JPEG_END)
-        row, at, last, length, end = (x[right] for x in (row, at, last, length, end))
-        images.append((row, at + 21, length))
-        right = u1[end] == 0
-        at = end + 1
-        num_images[row[right & (at == last)]] = k + 1
-        right &= at < last
-        row, at, last = row[right], at[right], last[right]
-        if not len(row):
-            break
-    return product_id, category_id, num_images, images
 
 
 def _hash(

@@ -17,7 +17,7 @@ import simplejpeg
 
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, temporary_cache, writable_cache
-from product_mil.files.whole import whole_directory
+from product_mil.files.whole import draft_directory, whole_directory
 from product_mil.sources.sample.accessories import (
     batteries,
     cable,
@@ -219,3 +219,19 @@ def take_pictures(
         )
         for k in rng.permutation(num_images)
     ]
+
+
+def draw_catalogue(directory: Path, *, seed: int, num_products: int) -> None:
+    """Write `products.bson` and `category_names.csv` into a new directory, whole or not at all.
+
+    No product id is one of another seed's.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    try:
+        with draft_directory(directory) as draft:
+            files = write_sample(draft, seed=seed, num_products=num_products, first_id=seed * 10**8)
+            files.train.rename(draft / "products.bson")
+    except OSError as error:
+        raise UserError(f"cannot write to {directory}: {error}; choose another place") from error

@@ -62,3 +62,9 @@ def test_it_is_no_net(images: np.ndarray):
     spec = backbone("hand_made")
     with pytest.raises(UserError, match="embedding_cache"):
         spec.build(rngs=nnx.Rngs(0))(images, use_running_statistics=True)
+
+
+def test_without_scikit_image_one_line_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    with pytest.raises(UserError, match=r"pip install 'product_mil\[baselines\]'"):
+        describe(np.zeros((1, 8, 8, 3), np.uint8))

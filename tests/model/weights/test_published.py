@@ -60,7 +60,7 @@ def server(tmp_path, monkeypatch) -> Iterator[str]:
 def spec_of(url: str, known: str | None = HASH) -> BackboneSpec:
     one = PublishedFile(url, known)
     other = PublishedFile(url.replace(".h5", "_notop.h5"), known)
-    return replace(backbone("mobilenet_v2"), weights=PublishedWeights(other, one, "test"))
+    return replace(backbone("mobilenet_v2"), weights=PublishedWeights(other, one))
 
 
 def fetch(spec: BackboneSpec) -> Path:

@@ -7,7 +7,8 @@ import bson
 import pytest
 from bson import Binary, Code, Decimal128, Int64, MaxKey, MinKey, ObjectId, Regex, Timestamp
 
-from product_mil.sources.bson.document import RecordError, kind_of, parse_record
+from product_mil.sources.bson.document import RecordError, parse_record
+from product_mil.sources.catalogue import kind_of
 
 
 def encode(**fields: object) -> bytes:

@@ -16,13 +16,8 @@ from bson import Int64
 from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson import index_store, scan
-from product_mil.sources.bson.document import Fault
-from product_mil.sources.bson.index import (
-    NO_CATEGORY,
-    Catalogue,
-    build_or_load_index,
-    open_catalogue,
-)
+from product_mil.sources.bson.index import BsonCatalogue, build_or_load_index, open_catalogue
+from product_mil.sources.catalogue import NO_CATEGORY, Fault
 
 Product = dict[str, object]
 
@@ -68,15 +63,15 @@ def read(path: Path) -> list[scan.Rows]:
         return list(scan.scan(file, path.stat().st_size, hash_images=True))
 
 
-def pictures_of(catalogue: Catalogue, row: int) -> list[bytes]:
-    data = catalogue.paths[int(catalogue.file_of_products(np.array([row]))[0])].read_bytes()
+def pictures_of(catalogue: BsonCatalogue, row: int) -> list[bytes]:
+    data = Path(catalogue.place_of_product(row).file).read_bytes()
     first = int(catalogue.first_image[row])
     images = range(first, first + int(catalogue.num_images[row]))
     at, length = catalogue.image_offset_bytes, catalogue.image_length_bytes
     return [data[at[image] : at[image] + length[image]] for image in images]
 
 
-def assert_holds(catalogue: Catalogue, products: list[Product]) -> None:
+def assert_holds(catalogue: BsonCatalogue, products: list[Product]) -> None:
     assert catalogue.product_id.tolist() == [int(p["_id"]) for p in products]  # pyright: ignore[reportArgumentType]
     assert catalogue.category_id.tolist() == [p.get("category_id", NO_CATEGORY) for p in products]
     everything = []
@@ -126,7 +121,7 @@ def test_lanes_equal_the_walker_whatever_the_bytes(
     fast = read(path)
     monkeypatch.setattr(
         scan,
-        "_parse_lanes",
+        "parse_lanes",
         lambda buffer, start, stop: (*(np.zeros(len(start), np.int64) for _ in range(3)), []),
     )
     slow = read(path)
@@ -263,11 +258,9 @@ def test_files_are_joined_in_the_order_given_and_globs_sorted(tmp_path: Path) ->
         catalogue = open_catalogue(spec)
         assert catalogue.paths == tuple(paths[i] for i in order)
         assert_holds(catalogue, [p for i in order for p in parts[i]])
-        images = catalogue.first_image[catalogue.num_images > 0]
-        np.testing.assert_array_equal(
-            catalogue.file_of_images(images),
-            catalogue.file_of_products(np.flatnonzero(catalogue.num_images > 0)),
-        )
+        for row in np.flatnonzero(catalogue.num_images > 0).tolist():
+            image = catalogue.place_of_image(int(catalogue.first_image[row]))
+            assert image.file == catalogue.place_of_product(row).file
 
 
 def test_a_path_with_a_comma_or_brackets_is_a_path(tmp_path: Path) -> None:
@@ -599,6 +592,7 @@ MANY = """
 import resource, sys
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.cli.console import command
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
 with command():
     print(open_catalogue(sys.argv[2]).num_products)

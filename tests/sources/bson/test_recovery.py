@@ -10,7 +10,8 @@ import pytest
 from bson import Int64
 
 from product_mil.sources.bson import recovery as mend
-from product_mil.sources.bson.index import NO_CATEGORY, Catalogue, open_catalogue
+from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
+from product_mil.sources.catalogue import NO_CATEGORY
 
 NUM = 9
 Encoded = list[bytearray]
@@ -36,13 +37,13 @@ def records() -> Encoded:
     ]
 
 
-def catalogue_of(tmp_path: Path, encoded: Encoded) -> Catalogue:
+def catalogue_of(tmp_path: Path, encoded: Encoded) -> BsonCatalogue:
     path = tmp_path / "a.bson"
     path.write_bytes(b"".join(encoded))
     return open_catalogue(path, progress=False)
 
 
-def found(catalogue: Catalogue) -> dict[int, list[bytes]]:
+def found(catalogue: BsonCatalogue) -> dict[int, list[bytes]]:
     data = catalogue.paths[0].read_bytes()
     result = {}
     for row, product_id in enumerate(catalogue.product_id.tolist()):

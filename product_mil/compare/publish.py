@@ -1,0 +1,142 @@
+"""From answers to the published comparison: every figure, the page, the plots and the JSON file."""
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+import product_mil
+from product_mil.compare.gather.gather import Contest
+from product_mil.compare.gather.sources import file_details, run_details
+from product_mil.compare.json_file import JSON_FILE, report_json
+from product_mil.compare.page.figures import draw_all
+from product_mil.compare.page.gallery import BROKE, FIXED, Detail, Selection, cards, select
+from product_mil.compare.page.html import page
+from product_mil.compare.report import GalleryNote, Report
+from product_mil.compare.statistics.comparison import compare
+from product_mil.compare.statistics.differences import control
+from product_mil.compare.training.fairness import unfair_fields
+from product_mil.errors import UserError
+from product_mil.files.whole import draft_directory, write_text
+
+PAGE_FILE = "index.html"
+
+
+def publish(
+    contest: Contest,
+    runs: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[Path]],
+    data: str | None,
+    output: Path,
+    *,
+    checkpoint: Literal["last", "best"] = "last",
+) -> Report:
+    """Compute everything and write it to the directory `output`, whole or not at all.
+
+    The other arguments are those that `gather` took.
+
+    Raises:
+        UserError: the directory cannot be written.
+    """
+    a, b = contest.headline
+    by_name = {contestant.name: contestant for contestant in contest.contestants}
+    comparison = compare(contest.questions, contest.contestants, contest.pairs, contest.categories)
+    answers = {name: by_name[name].seeds[0] for name in (a, b)}
+    selection = select(contest.questions, answers[a], answers[b], contest.categories)
+    details = {
+        name: _details(name, contest, selection, runs, files, data, checkpoint) for name in (a, b)
+    }
+    gallery = cards(
+        contest.questions,
+        selection,
+        details,
+        answers,
+        contest.categories,
+        contest.catalogue,
+        contest.data_rows,
+    )
+    report = Report(
+        comparison=comparison,
+        headline=(a, b),
+        control=control(contest.questions, by_name[a], by_name[b], comparison.difference(a, b)),
+        data=data,
+        differing_fields=contest.differing_fields,
+        like_for_like=bool(contest.differing_fields)
+        and not unfair_fields(contest.differing_fields),
+        notes=contest.notes,
+        warnings=contest.warnings,
+        gallery=_note(contest, selection, details, len(gallery["cards"])),
+        version=product_mil.__version__,
+        date=datetime.now(UTC).date().isoformat(),
+    )
+    drawn = list(comparison.runs)
+    if comparison.of(b).rule_of is not None:
+        drawn.append(comparison.of(b))
+    try:
+        with draft_directory(output) as draft:
+            plots, confused = draw_all(contest.questions, answers, contest.categories, drawn, draft)
+            text = page(report, plots=plots, confusions=confused, gallery=gallery)
+            write_text(draft / PAGE_FILE, text)
+            write_text(draft / JSON_FILE, report_json(report))
+    except OSError as error:
+        raise UserError(f"cannot write to {output}: {error}; choose another place") from error
+    return report
+
+
+def _details(
+    name: str,
+    contest: Contest,
+    selection: Selection,
+    runs: Mapping[str, Sequence[Path]],
+    files: Mapping[str, Sequence[Path]],
+    data: str | None,
+    checkpoint: Literal["last", "best"],
+) -> list[Detail] | None:
+    """What the first seed of a contestant says of the products to be shown."""
+    if name in files:
+        return file_details(files[name][0], contest.questions.product_id[selection.rows])
+    assert data is not None
+    assert contest.data_rows is not None
+    if not len(selection.rows):
+        return []
+    rows = contest.data_rows[selection.rows]
+    variant, _, rule = name.partition("/")
+    found = run_details(runs[variant][0], checkpoint, data, rows)
+    # A rule has the images' guesses of its run, and an answer of its own.
+    return [dataclasses.replace(detail, top=[]) for detail in found] if rule else found
+
+
+def _note(
+    contest: Contest,
+    selection: Selection,
+    details: Mapping[str, Sequence[Detail] | None],
+    shown: int,
+) -> GalleryNote:
+    """Whose guesses and attention stand under the images, and a remark on them."""
+    a, b = contest.headline
+    has_images = contest.catalogue is not None
+    listed = details[a] or []
+    even = all(
+        np.allclose(list(d.attention.values()), 1 / len(d.attention)) for d in listed if d.attention
+    )
+    remark = "" if has_images else "Without --data there are no images to show."
+    if listed and even:
+        remark += f" The head of {a} attends to all images of a product alike."
+    if has_images and any(d.contribution for d in listed):
+        remark += (
+            f" “+3.1 for shoe” is what an image adds to the logit of the category that {a} "
+            "chooses: together a product's images give how far it lies above the mean of all "
+            "categories."
+        )
+    return GalleryNote(
+        shown=shown,
+        total=sum(selection.totals.values()),
+        fixed=selection.totals[FIXED],
+        broke=selection.totals[BROKE],
+        alone_by=next((name for name in (b, a) if details[name]), None) if has_images else None,
+        attention_by=a if listed and has_images else None,
+        remark=remark.strip(),
+    )

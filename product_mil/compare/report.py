@@ -1,0 +1,52 @@
+"""A comparison and all that is said besides its figures."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from product_mil.compare.statistics.results import Comparison, Control, Difference
+
+
+@dataclass(frozen=True)
+class GalleryNote:
+    """What the page says of its gallery."""
+
+    shown: int  # products
+    total: int  # that only one of the headline's two gets right
+    fixed: int
+    broke: int
+    alone_by: str | None  # whose guesses stand under the images
+    attention_by: str | None  # and whose attention
+    remark: str
+
+
+@dataclass(frozen=True)
+class Report:
+    """What the page and `comparison.json` say."""
+
+    comparison: Comparison
+    headline: tuple[str, str]  # the two that matter most, a and b
+    control: Control | None
+    data: str | None
+    differing_fields: Mapping[str, Mapping[str, Any]]  # of the runs' configurations
+    like_for_like: bool
+    notes: Sequence[str]
+    warnings: Sequence[str]
+    gallery: GalleryNote
+    version: str
+    date: str
+
+    @property
+    def difference(self) -> Difference:
+        """That of the headline."""
+        return self.comparison.difference(*self.headline)
+
+    @property
+    def temperature_hurts(self) -> bool:
+        """Whether fitting it makes the likelihood of every run worse."""
+        found = [(run.metrics.get("calibrated_nll"), run.metrics.get("nll"))
+                 for run in self.comparison.runs]  # fmt: skip
+        return all(
+            calibrated is not None and plain is not None and calibrated.value > plain.value
+            for calibrated, plain in found
+        )

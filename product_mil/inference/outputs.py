@@ -1,0 +1,128 @@
+"""The files that predictions are written to, whichever model they come from."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from product_mil.errors import UserError
+from product_mil.files.outputs import Kind, beside
+from product_mil.inference.files import (
+    SUBMISSION,
+    TOP_CLASSES,
+    MatrixWriter,
+    ParquetWriter,
+    SubmissionWriter,
+    matrix_files,
+    matrix_kind,
+)
+from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
+from product_mil.sources.categories import Categories
+
+if TYPE_CHECKING:
+    from product_mil.inference.backoff import BackOff, LevelCounts
+
+LEVELS_SUFFIX = ".levels.csv"
+
+
+@dataclass(frozen=True)
+class Outputs:
+    """Which files are asked for; None: not that one."""
+
+    submission: Path
+    top_classes: Path | None = None  # Parquet
+    topk: int = 10  # classes of a product that it holds
+    matrix: Path | None = None  # every probability: a directory, or a .npy file
+    min_confidence: float | None = None  # of a list by level, which lies beside the submission
+
+    @property
+    def levels(self) -> Path:
+        """Where predictions that back off are written."""
+        return beside(self.submission, LEVELS_SUFFIX)
+
+    @property
+    def need_all(self) -> bool:
+        """Whether any file needs the probability of every class."""
+        return self.matrix is not None or self.min_confidence is not None
+
+    def files(self) -> dict[Path, Kind]:
+        """Every file that is asked for, with its kind.
+
+        Raises:
+            UserError: two of them have one name.
+        """
+        from product_mil.inference.backoff import LEVELS
+
+        found = [(self.submission, SUBMISSION)]
+        if self.top_classes:
+            found.append((self.top_classes, TOP_CLASSES))
+        if self.matrix:
+            kind = matrix_kind(self.matrix)
+            found += [(path, kind) for path in matrix_files(self.matrix)]
+        if self.min_confidence is not None:
+            found.append((self.levels, LEVELS))
+        places = [path.resolve() for path, _ in found]
+        for (path, _), place in zip(found, places, strict=True):
+            if places.count(place) > 1:
+                raise UserError(f"{path} is named for two outputs; give each its own name")
+        return dict(found)
+
+
+class Written(NamedTuple):
+    """What was predicted and written."""
+
+    num_products: int
+    num_images: int  # 0 where images are not known
+    spent_s: float
+    levels: "LevelCounts | None"  # of predictions that back off
+    remarks: list[str]  # lines for people
+
+
+def write_predictions(
+    blocks: Iterable[PredictionBlock],
+    outputs: Outputs,
+    categories: Categories,
+    num_products: int,
+    about: Mapping[str, Any],
+    back_off: "BackOff | None" = None,
+) -> "LevelCounts | None":
+    """Write predictions to all files, whole or not at all; what backed off, if that is asked for.
+
+    `about` says in the files where they come from, as plain JSON.
+
+    Raises:
+        UserError: a file cannot be written.
+    """
+    writers: list[Writer] = []
+    with written_whole(writers):
+        found = _open(writers, outputs, categories, num_products, about, back_off)
+        for block in blocks:
+            for writer in writers:
+                writer.write(block)
+    return found
+
+
+def _open(
+    writers: list[Writer],
+    outputs: Outputs,
+    categories: Categories,
+    num_products: int,
+    run: Mapping[str, Any],
+    back_off: "BackOff | None",
+) -> "LevelCounts | None":
+    """Add a writer for each file; the submission, named last, is the sign of success."""
+    about: dict[str, Any] = {"categories_json": categories.to_json(), "run": run}
+    counts = None
+    if outputs.matrix:
+        writers.append(MatrixWriter(outputs.matrix, categories.ids, num_products, **about))
+    if outputs.top_classes:
+        topk = min(outputs.topk, len(categories.ids))
+        writers.append(ParquetWriter(outputs.top_classes, categories.ids, topk=topk, **about))
+    if back_off is not None:
+        from product_mil.inference.backoff import BackOffWriter
+
+        levels = BackOffWriter(outputs.levels, back_off)
+        writers.append(levels)
+        counts = levels.counts
+    writers.append(SubmissionWriter(outputs.submission, categories.ids))
+    return counts

@@ -1,0 +1,63 @@
+"""Products that something is fitted on after training, and what runs have seen of them."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+from product_mil.config import Config
+from product_mil.data.products import Products
+from product_mil.errors import UserError
+from product_mil.runs.trained import TrainedRun
+
+
+def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Products:
+    """The labelled products with images of `spec`, or the runs' own validation products.
+
+    Raises:
+        UserError: the runs have no validation products in common, or they can't be had any more.
+    """
+    if spec:
+        products = runs[0].products(spec)
+    else:
+        if len({run.record["data_fingerprint"] for run in runs}) > 1 or any(
+            _split(run.config) != _split(runs[0].config) for run in runs
+        ):
+            raise UserError(
+                "the runs were validated on different products, and one may have been trained on "
+                "what another was validated on: give --fit_on labelled.bson that none has seen"
+            )
+        data, missing = runs[0].data()
+        if data is None:
+            raise UserError(
+                f"the validation products of {runs[0].workdir} are gone ({missing}): give --fit_on "
+                "labelled.bson"
+            )
+        products = data.valid
+    usable = (products.labels >= 0) & (products.num_images > 0)
+    if not usable.any():
+        raise UserError(f"{spec}: no product with an image and a category of the runs")
+    return products.subset(usable)
+
+
+def log_known(runs: Sequence[TrainedRun], fitted: Products, predicted: Products) -> None:
+    """Log what the runs have seen of the products that are fitted on, and of those predicted."""
+    logger = logging.getLogger(__name__)
+    for run in runs:
+        known = run.known(fitted)
+        if known is not None and known.trained:
+            logger.info(
+                "note: %s that are fitted on, so it will seem surer than it is: give --fit_on "
+                "products that it has not seen",
+                known.sentence(str(run.workdir)),
+            )
+        known = run.known(predicted)
+        if known is not None and not known.is_test:
+            logger.info("note: %s to be predicted", known.sentence(str(run.workdir)))
+
+
+def _split(config: Config) -> tuple[Any, ...]:
+    """What decides which products are validated on."""
+    data = config.data
+    drawn = (data.valid_fraction, data.max_products, config.seed)
+    fixed = (data.valid, data.drop_images_md5)
+    return fixed if data.valid and not data.max_products else fixed + drawn

@@ -1,0 +1,107 @@
+"""A trained run's predictions of all products of BSON files, written to files."""
+
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from tqdm import tqdm
+
+from product_mil.data.faults import Policy, faults_path, lost, product_faults
+from product_mil.data.products import Products
+from product_mil.inference.outputs import Outputs, Written, write_predictions
+from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.stream import predict_products
+from product_mil.model.warp import Views
+from product_mil.runs.feed import Batches
+from product_mil.runs.fitting import log_known, validation_products
+from product_mil.runs.trained import TrainedRun
+from product_mil.sources.catalogue import NO_CATEGORY
+
+
+def predict(
+    run: TrainedRun,
+    spec: str,
+    outputs: Outputs,
+    *,
+    images_per_batch: int = 256,
+    views: Views = "none",
+    tau: float = 0.0,
+    fit_on: str | None = None,
+    bad_records: Policy | None = None,
+    bad_images: Policy | None = None,
+) -> Written:
+    """Predict every product of the BSON files `spec` and write all outputs, whole or not at all.
+
+    `views` and `tau` are those of `make_predict_step`. `fit_on` are labelled products for the
+    calibration of predictions that back off, by default the run's own validation products. What
+    cannot be read is listed beside the submission, or ends the work: None is as in training.
+
+    Raises:
+        UserError: data that cannot be read, or outputs that cannot be written.
+    """
+    products = run.products(spec)
+    step = run.predict_step(topk=outputs.topk, keep_all=outputs.need_all, views=views, tau=tau)
+
+    def batches_of(chosen: Products) -> Batches:
+        return run.batches(chosen, images_per_batch, pixels=views != "none")
+
+    back_off = None
+    if outputs.min_confidence is not None:
+        from product_mil.inference.backoff import calibrated_back_off
+
+        valid = validation_products([run], fit_on)
+        log_known([run], valid, products)
+        predicted = predict_products(valid, batches_of(valid), step, run.mesh)
+        back_off = calibrated_back_off(
+            (block for block, _ in predicted), run.categories, outputs.min_confidence
+        )
+    about = run.identity | predicted_as(products, views, tau)
+    listed = run.fault_list(faults_path(outputs.submission), bad_records, bad_images)
+    listed.add_records(products.catalogue)
+    listed.add_products(product_faults(products, labelled=False))
+    started, count, num_images = time.monotonic(), len(products), int(products.num_images.sum())
+    imageless = 0
+
+    def blocks() -> Iterator[PredictionBlock]:
+        nonlocal imageless
+        batches = batches_of(products)
+        with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
+            listed.add(batches.faults)
+            bar.update(len(batches.faults))
+            for block, faults in predict_products(products, batches, step, run.mesh):
+                yield block
+                listed.add(faults)
+                imageless += int((block.num_readable_images == 0).sum())
+                bar.update(len(block.image_index) + len(faults))
+
+    levels = write_predictions(blocks(), outputs, run.categories, count, about, back_off)
+    spent_s = time.monotonic() - started
+    remarks = [*_remarks(run, products, imageless), *filter(None, [listed.write()])]
+    return Written(count, num_images, spent_s, levels, remarks)
+
+
+def predicted_as(products: Products, views: Views, tau: float) -> dict[str, Any]:
+    """What prediction files say of the data and the way of predicting; plain JSON."""
+    return {
+        "predicted_files": [str(path) for path in products.catalogue.paths],
+        "predicted_fingerprint": products.catalogue.fingerprint,
+        "test_time_augmentation": {"views": views},
+        "logit_adjustment": tau,
+    }
+
+
+def _remarks(run: TrainedRun, products: Products, imageless: int) -> list[str]:
+    catalogue, lines = products.catalogue, []
+    if imageless:
+        guess = run.categories.ids[run.log_prior.argmax()]
+        lines.append(f"{imageless} products have no readable image: predicted as {guess}")
+    labelled = int((catalogue.category_id[products.rows] != NO_CATEGORY).sum())
+    unknown = labelled - int((products.labels >= 0).sum())
+    if unknown:
+        lines.append(f"{unknown} of {labelled} labelled products are of no category of this run")
+    repeated = catalogue.num_products - len(products)
+    if repeated:
+        lines.append(f"{repeated} records repeat a product id: the first one of each is predicted")
+    if unread := lost(catalogue):
+        lines.append(f"{unread} have no row")
+    return lines

@@ -1,0 +1,90 @@
+"""A catalogue of images that are in memory already, for products that no file holds."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import xxhash
+from jaxtyping import Int64
+
+from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Place, Unread
+
+
+class MemoryReader:
+    """Reads by image row; it stays in its process, for the images would have to be copied."""
+
+    travels = False
+
+    def __init__(self, images: Sequence[bytes]) -> None:
+        self._images = images
+
+    def read(self, addresses: Int64[np.ndarray, " m"]) -> Iterator[bytes | Unread]:
+        """The images in these rows."""
+        return (self._images[row] for row in addresses.tolist())
+
+
+@dataclass(frozen=True, eq=False)
+class MemoryCatalogue(Catalogue):
+    """Products whose images are bytes in memory."""
+
+    images: tuple[bytes, ...]  # of all products, product by product
+
+    def reader(self) -> MemoryReader:
+        """A new reader of the images."""
+        return MemoryReader(self.images)
+
+    def addresses(self, image_rows: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
+        """The rows themselves."""
+        return image_rows
+
+    def place_of_product(self, product_row: int) -> Place:
+        """No file; the product's id tells which one it is."""
+        return Place("memory", 0)
+
+    def place_of_image(self, image_row: int) -> Place:
+        """No file; the product's id and the image's index tell which one it is."""
+        return Place("memory", 0)
+
+
+def catalogue_of(
+    products: Sequence[Sequence[bytes]],
+    *,
+    product_id: Sequence[int] | None = None,
+    category_id: Sequence[int | None] | None = None,
+) -> MemoryCatalogue:
+    """A catalogue of products, each of which is given as the bytes of its image files.
+
+    Without ids products are numbered from 0; without a category a product has none.
+
+    Raises:
+        ValueError: as many ids or categories as products are needed.
+    """
+    count = len(products)
+    ids = range(count) if product_id is None else product_id
+    categories = [None] * count if category_id is None else category_id
+    if not count == len(ids) == len(categories):
+        raise ValueError(f"{count} products, {len(ids)} ids and {len(categories)} categories")
+    images = tuple(image for of_product in products for image in of_product)
+    num_images = np.array([len(of_product) for of_product in products], np.int32)
+    digests = b"".join(map(xxhash.xxh3_128_digest, images))
+    columns = {
+        "product_id": np.array(ids, np.int64),
+        "category_id": np.array([NO_CATEGORY if c is None else c for c in categories], np.int64),
+        "num_images": num_images,
+        "first_image": np.cumsum(num_images, dtype=np.int64) - num_images,
+        "image_length_bytes": np.array(list(map(len, images)), np.int32),
+        "image_hash": np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2),
+    }
+    fingerprint = xxhash.xxh3_128()
+    for column in columns.values():
+        fingerprint.update(column)
+    return MemoryCatalogue(
+        **columns,
+        images=images,
+        paths=(),
+        fingerprint=fingerprint.hexdigest(),
+        faults=[],
+        fault_counts={},
+        num_bad_records=0,
+        unread_bytes=0,
+    )

@@ -1,0 +1,41 @@
+"""Ensembles as functions: runs and their files give the same, and nothing is printed."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from product_mil.ensemble.export import combine_predictions, combine_runs
+from product_mil.inference.outputs import Outputs
+from product_mil.runs.predict import predict
+from product_mil.runs.trained import open_run
+from product_mil.sources.sample.draw import SampleFiles
+
+
+def test_runs_and_their_files(
+    trained: Path, sample: SampleFiles, tmp_path: Path, capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+) -> None:  # fmt: skip
+    caplog.set_level(logging.INFO, "product_mil")
+    spec = str(sample.train)
+    runs, files = Outputs(tmp_path / "runs.csv"), Outputs(tmp_path / "files.csv")
+    weights = np.array([0.25, 0.75])
+    of_runs = combine_runs([trained, trained], spec, runs, rule="vote", weights=weights)
+    matrix = tmp_path / "matrix"
+    predict(open_run(trained), spec, Outputs(tmp_path / "s.csv", matrix=matrix))
+    of_files = combine_predictions(
+        [matrix, matrix], files, rule="vote", fit_paths=[matrix, matrix], fit_on=spec
+    )
+    np.testing.assert_array_equal(of_runs.weights, weights)
+    assert of_files.weights.sum() == pytest.approx(1)
+    for found in (of_runs, of_files):
+        assert found.written.num_products == 120
+        assert found.written.levels is None
+    # A model agrees with itself, whatever its weights.
+    answers = [path.read_text() for path in (runs.submission, files.submission)]
+    assert answers[0] == answers[1] == (tmp_path / "s.csv").read_text()
+    told = caplog.messages
+    assert told[0] == told[1] == open_run(trained).summary
+    assert told[2].startswith("weights fitted on 120 validation products:\n")
+    assert capfd.readouterr() == ("", "")
