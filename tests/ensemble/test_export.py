@@ -51,7 +51,8 @@ def test_a_run_that_looks_at_no_image(
 ) -> None:
     """It takes part beside a net of another image size; without weight it changes nothing."""
     data = DataConfig(train=str(sample.train), categories=str(sample.categories))
-    run(
+    config = dataclasses.replace(load_config(str(ROOT / "configs/prior.py")), data=data)
+    run(config, tmp_path / "prior")
         dataclasses.replace(load_config(str(ROOT / "configs/prior.py")), data=data),
         tmp_path / "prior",
     )
