@@ -53,9 +53,6 @@ def test_a_run_that_looks_at_no_image(
     data = DataConfig(train=str(sample.train), categories=str(sample.categories))
     config = dataclasses.replace(load_config(str(ROOT / "configs/prior.py")), data=data)
     run(config, tmp_path / "prior")
-        dataclasses.replace(load_config(str(ROOT / "configs/prior.py")), data=data),
-        tmp_path / "prior",
-    )
     runs, weights = [tmp_path / "prior", trained], [0.0, 1.0]
     if not prior_first:
         runs, weights = runs[::-1], weights[::-1]
