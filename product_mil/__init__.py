@@ -1,3 +1,33 @@
-"""Product categories from all the photos of a product, jointly."""
+"""Product categories from all the images of a product, jointly.
+
+classifier = product_mil.load("runs/joint")
+classifier.predict([["front.jpg", "back.jpg"]])
+"""
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from product_mil.api import Classifier, Prediction, load
+    from product_mil.errors import UserError
 
 __version__ = "0.1.0"
+__all__ = ["Classifier", "Prediction", "UserError", "__version__", "load"]
+
+# Each is imported when it is first asked for: JAX takes a second to start.
+_HOMES = {
+    "Classifier": "product_mil.api",
+    "Prediction": "product_mil.api",
+    "UserError": "product_mil.errors",
+    "load": "product_mil.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
