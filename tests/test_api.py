@@ -58,7 +58,10 @@ def products(records: list[dict[str, Any]]) -> list[list[bytes]]:
     return [[image["picture"] for image in record["imgs"]] for record in records]
 
 
-@pytest.fixture(scope="module", params=["trained", *KINDS])
+SLOW = pytest.param("on the host", marks=pytest.mark.slow)  # many features of many images
+
+
+@pytest.fixture(scope="module", params=["trained", "frozen", "prior", SLOW])
 def workdir(
     request: pytest.FixtureRequest, trained: Path, sample: SampleFiles,
     tmp_path_factory: pytest.TempPathFactory,
@@ -110,7 +113,8 @@ def test_equal_to_the_export(
         if added is None:
             assert all(image.contribution is None for image in images)
         else:
-            np.testing.assert_allclose([i.contribution for i in images], added, atol=1e-5)
+            found = np.array([image.contribution for image in images], np.float32)
+            np.testing.assert_allclose(found, added, atol=1e-5)
 
 
 def test_a_prediction(classifier: Classifier, products: list[list[bytes]], trained: Path) -> None:
