@@ -25,6 +25,7 @@ from product_mil.inference.step import (
     view_embeddings,
 )
 from product_mil.model.classifier import merge_model
+from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import backbone
 from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
@@ -73,8 +74,13 @@ class MemberOutputs:
         self._views: Views = views
         self._tau = tau
         self._structures = [run.model.structure for run in runs]
-        self.sizes_px = sorted({run.config.data.image_size_px for run in runs})
-        self._size = [self.sizes_px.index(run.config.data.image_size_px) for run in runs]
+        # A run that looks at no image takes images of any size.
+        self.run_of_size = {run.config.data.image_size_px: run for run in _seeing(runs)}
+        sizes_px = list(self.run_of_size)
+        self._size = [
+            sizes_px.index(size_px) if size_px in sizes_px else 0
+            for size_px in (run.config.data.image_size_px for run in runs)
+        ]
         self.backbones = [_backbone_of(run) for run in runs]
         self.arrays = [(run.model.parameters, run.model.statistics, run.log_prior) for run in runs]
 
@@ -103,8 +109,15 @@ class MemberOutputs:
         return jnp.stack(log_probs), jnp.stack(attention), jnp.stack(alone)
 
 
+def _seeing(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
+    """Those that look at images; where none does, the first one."""
+    return [run for run in runs if run.config.model.backbone != NO_BACKBONE] or [*runs[:1]]
+
+
 def _backbone_of(run: TrainedRun) -> str:
     """A name that only equal backbones on equal pixels share."""
+    if run.config.model.backbone == NO_BACKBONE:
+        return NO_BACKBONE
     model, size_px = run.config.model, run.config.data.image_size_px
     return f"{model.backbone} {model.compute_dtype} {size_px} {run.model.backbone_digest()}"
 
@@ -165,10 +178,8 @@ def member_batches(
     """
     if len(set(members.backbones)) == 1:
         return runs[0].batches(products, images_per_batch, pixels=views != "none")
-    by_size = {run.config.data.image_size_px: run for run in runs}
     streams = [
-        by_size[size_px].batches(products, images_per_batch, pixels=True)
-        for size_px in members.sizes_px
+        run.batches(products, images_per_batch, pixels=True) for run in members.run_of_size.values()
     ]
     return Batches(_of_all_sizes(streams))
 

@@ -1,16 +1,20 @@
 """Ensembles as functions: runs and their files give the same, and nothing is printed."""
 
+import dataclasses
 import logging
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from product_mil.config import DataConfig, load_config
 from product_mil.ensemble.export import combine_predictions, combine_runs
 from product_mil.inference.outputs import Outputs
 from product_mil.runs.predict import predict
+from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
+from tests.scripts import ROOT
 
 
 def test_runs_and_their_files(
@@ -39,3 +43,20 @@ def test_runs_and_their_files(
     assert told[0] == told[1] == open_run(trained).summary
     assert told[2].startswith("weights fitted on 120 validation products:\n")
     assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("prior_first", [True, False])
+def test_a_run_that_looks_at_no_image(
+    trained: Path, sample: SampleFiles, tmp_path: Path, prior_first: bool
+) -> None:
+    """It takes part beside a net of another image size; without weight it changes nothing."""
+    data = DataConfig(train=str(sample.train), categories=str(sample.categories))
+    config = dataclasses.replace(load_config(str(ROOT / "configs/prior.py")), data=data)
+    run(config, tmp_path / "prior")
+    runs, weights = [tmp_path / "prior", trained], [0.0, 1.0]
+    if not prior_first:
+        runs, weights = runs[::-1], weights[::-1]
+    outputs = Outputs(tmp_path / "both.csv")
+    combine_runs(runs, str(sample.train), outputs, weights=np.array(weights))
+    predict(open_run(trained), str(sample.train), Outputs(tmp_path / "one.csv"))
+    assert outputs.submission.read_text() == (tmp_path / "one.csv").read_text()
