@@ -5,6 +5,7 @@ classifier.predict([["front.jpg", "back.jpg"]])
 """
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,6 +14,9 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = ["Classifier", "Prediction", "UserError", "__version__", "load"]
+
+# Nothing is shown unless the program that uses this asks for it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Each is imported when it is first asked for: JAX takes a second to start.
 _HOMES = {

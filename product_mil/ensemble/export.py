@@ -12,12 +12,12 @@ from jaxtyping import Float64
 from tqdm import tqdm
 
 import product_mil
-from product_mil.data.faults import Policy, faults_path, product_faults
+from product_mil.data.faults import FAULTS, Policy, faults_path, product_faults
 from product_mil.data.products import Products
 from product_mil.ensemble.combine import combine_files, file_log_probs
-from product_mil.ensemble.files import AlignedMembers, align, missing_path, open_member
+from product_mil.ensemble.files import MISSING, AlignedMembers, align, missing_path, open_member
 from product_mil.ensemble.parquet import ProductFacts
-from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rule_names import Rule, normalised
 from product_mil.ensemble.rules import Fitted, fit_weights
 from product_mil.ensemble.runs import (
     MemberOutputs,
@@ -73,7 +73,10 @@ def combine_runs(
     Raises:
         UserError: runs or data that cannot be used together, or outputs that cannot be written.
     """
-    runs = open_members(workdirs, checkpoint, missing_path(outputs.submission))
+    weights = normalised(weights, len(workdirs))
+    listing = missing_path(outputs.submission)
+    outputs.check(spec, {faults_path(outputs.submission): FAULTS, listing: MISSING})
+    runs = open_members(workdirs, checkpoint, listing)
     for run in runs:
         _LOGGER.info("%s", run.summary)
     products, categories, mesh = runs[0].products(spec), runs[0].categories, runs[0].mesh
@@ -145,7 +148,19 @@ def combine_predictions(
     Raises:
         UserError: files that cannot be used together, or outputs that cannot be written.
     """
+    weights = normalised(weights, len(paths))
     listing = missing_path(outputs.submission)
+    outputs.check(spec, {faults_path(outputs.submission): FAULTS, listing: MISSING})
+    if (weights is None or outputs.min_confidence is not None) and not fit_paths:
+        raise UserError(
+            "weights and --min_confidence are fitted on validation predictions of the members: "
+            "name --fit_predictions"
+        )
+    if fit_paths and len(fit_paths) != len(paths):
+        raise UserError(
+            f"--fit_predictions names {len(fit_paths)} files, --predictions {len(paths)}: one for "
+            "each member, in their order"
+        )
     aligned = align([open_member(path) for path in paths], listing)
     facts = _facts(aligned, spec, "--data", needed=outputs.top_classes is not None)
     categories, valid, valid_facts = aligned.categories, None, None

@@ -160,6 +160,8 @@ class TrainedRun:
         before this returns; the faults of all images are then known. `pixels` asks for images all
         the same.
         """
+        if images_per_batch < 1:
+            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
         image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
         plan = evaluation_plan(products, self.mesh.size, image_slots)
         feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
