@@ -8,11 +8,12 @@ import importlib
 import logging
 from typing import TYPE_CHECKING, Any
 
+from product_mil.version import __version__
+
 if TYPE_CHECKING:
     from product_mil.api import Classifier, Prediction, load
     from product_mil.errors import UserError
 
-__version__ = "0.1.0"
 __all__ = ["Classifier", "Prediction", "UserError", "__version__", "load"]
 
 # Nothing is shown unless the program that uses this asks for it.

@@ -11,7 +11,6 @@ import numpy as np
 from jaxtyping import Float64
 from tqdm import tqdm
 
-import product_mil
 from product_mil.data.faults import FAULTS, Policy, faults_path, product_faults
 from product_mil.data.products import Products
 from product_mil.ensemble.combine import combine_files, file_log_probs
@@ -38,6 +37,7 @@ from product_mil.runs.predict import predicted_as
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.lookup import rows_of
+from product_mil.version import __version__
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -232,7 +232,7 @@ def _facts(aligned: AlignedMembers, spec: str | None, flag: str, *, needed: bool
 
 
 def _about(rule: Rule, weights: Float64[np.ndarray, " m"]) -> dict[str, Any]:
-    return {"ensemble": rule, "weights": weights.tolist(), "version": product_mil.__version__}
+    return {"ensemble": rule, "weights": weights.tolist(), "version": __version__}
 
 
 def _logged(fitted: Fitted, names: Sequence[Path], num_products: int) -> Float64[np.ndarray, " m"]:

@@ -195,7 +195,7 @@ def test_the_public_names() -> None:
         _ = product_mil.predict  # type: ignore[attr-defined]
     declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
     setuptools = declared["tool"]["setuptools"]
-    assert setuptools["dynamic"]["version"] == {"attr": "product_mil.__version__"}
+    assert setuptools["dynamic"]["version"] == {"attr": "product_mil.version.__version__"}
     for name in setuptools["package-data"]["product_mil"]:
         assert (ROOT / "product_mil" / name).is_file()
     assert "py.typed" in setuptools["package-data"]["product_mil"]
