@@ -69,7 +69,8 @@ FROZEN = Config(
 )
 
 # Then the net itself, on images that are changed a little at each use. The lower a block the less
-# of it has to change; a high rate pays with an average of the parameters (docs/fine-tuning.md).
+# of it has to change; a high rate pays with an average of the parameters
+# (docs/guide/fine-tuning.md).
 LAPTOP = dataclasses.replace(
     FROZEN,
     name="joint-laptop",

@@ -1,3 +1,38 @@
-"""Product categories from all the photos of a product, jointly."""
+"""Product categories from all the images of a product, jointly.
 
-__version__ = "0.1.0"
+classifier = product_mil.load("runs/joint")
+classifier.predict([["front.jpg", "back.jpg"]])
+"""
+
+import importlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from product_mil.version import __version__
+
+if TYPE_CHECKING:
+    from product_mil.api import Classifier, Prediction, load
+    from product_mil.errors import UserError
+
+__all__ = ["Classifier", "Prediction", "UserError", "__version__", "load"]
+
+# Nothing is shown unless the program that uses this asks for it.
+logging.getLogger(__name__).addHandler(logging.NullHandler())
+
+# Each is imported when it is first asked for: JAX takes a second to start.
+_HOMES = {
+    "Classifier": "product_mil.api",
+    "Prediction": "product_mil.api",
+    "UserError": "product_mil.errors",
+    "load": "product_mil.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -52,7 +52,8 @@ class DataConfig:
     shards: int = 4  # S; a multiple of the devices, the same numbers on any of its divisors
     threads: int = 0  # of the loader; 0: one a core
     embedding_cache: bool = True  # embed each distinct image once where the backbone is frozen
-    # skip: leave out, count, list in bad_records.csv; fail: stop at the first (docs/bad_input.md)
+    # skip: leave out, count, list in bad_records.csv; fail: stop at the first
+    # (docs/guide/bad_input.md)
     bad_records: Literal["skip", "fail"] = "skip"
     bad_images: Literal["skip", "fail"] = "skip"
     bad_categories: Literal["skip", "fail"] = "fail"  # rows of the category file

@@ -14,8 +14,11 @@ class Interrupted(Exception):
 
     def __init__(self, where: str, number: int = signal.SIGTERM) -> None:
         """`where` says where it stopped, `number` which signal asked; a deadline is SIGTERM."""
-        super().__init__(f"{where}; the same command goes on from there")
-        self.signal = number
+        super().__init__(where, number)
+        self.where, self.signal = where, number
+
+    def __str__(self) -> str:
+        return f"{self.where}; the same command goes on from there"
 
 
 def refuse_too_many_open_files(error: OSError, path: Path) -> None:

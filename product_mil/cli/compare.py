@@ -138,3 +138,7 @@ def _named(items: Sequence[str], flag: str) -> Variants:
                 raise UserError(f"{flag} {item}: {path}: no such file or directory")
         found.setdefault(name, []).extend(paths)
     return found
+
+
+if __name__ == "__main__":
+    main()

@@ -36,3 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     check_output(args.output, DRAWN)
     draw_catalogue(args.output, seed=args.seed, num_products=args.products)
     print(f"{args.output / 'products.bson'}: {args.products} products of seed {args.seed}")
+
+
+if __name__ == "__main__":
+    main()

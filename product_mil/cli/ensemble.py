@@ -23,7 +23,7 @@ from product_mil.cli.flags import add_policy_flags, add_test_time_flags
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.ensemble.files import MISSING, missing_path
-from product_mil.ensemble.rule_names import RULES
+from product_mil.ensemble.rule_names import RULES, normalised
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.inference.outputs import Outputs
@@ -112,23 +112,11 @@ def _checked(args: argparse.Namespace) -> tuple[Outputs, Float64[np.ndarray, " m
         raise UserError("name the members with --runs or with --predictions, one of the two")
     if args.runs and not args.data:
         raise UserError("runs predict products: give --data")
-    if args.images_per_batch < 1:
-        raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
     weights = given_weights(args)
     if args.runs and args.fit_predictions:
         raise UserError("--fit_predictions goes with --predictions; runs take --fit_on")
-    if args.predictions:
-        if args.tta != "none" or args.logit_adjustment:
-            raise UserError("--tta and --logit_adjustment go with --runs")
-        if args.weights == "fitted" and not args.fit_predictions:
-            raise UserError("--weights fitted: name the members' --fit_predictions")
-        if args.min_confidence is not None and not args.fit_predictions:
-            raise UserError("--min_confidence is calibrated: name the members' --fit_predictions")
-        if args.fit_predictions and len(args.fit_predictions) != len(args.predictions):
-            raise UserError(
-                f"--fit_predictions names {len(args.fit_predictions)} files, --predictions "
-                f"{len(args.predictions)}: one for each member, in their order"
-            )
+    if args.predictions and (args.tta != "none" or args.logit_adjustment):
+        raise UserError("--tta and --logit_adjustment go with --runs")
     more = {faults_path(args.output): FAULTS, missing_path(args.output): MISSING}
     outputs = checked_outputs(args, more)
     inputs = {path.resolve() for path in [*args.runs, *args.predictions, *args.fit_predictions]}
@@ -155,8 +143,8 @@ def given_weights(args: argparse.Namespace) -> Float64[np.ndarray, " m"] | None:
         raise UserError(
             f"--weights {args.weights}: say equal, fitted, or numbers such as 0.5,0.3,0.2"
         ) from None
-    if len(weights) != count:
-        raise UserError(f"--weights {args.weights}: {len(weights)} for {count} members")
-    if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
-        raise UserError(f"--weights {args.weights}: must not be negative, nor all 0")
-    return weights / weights.sum()
+    return normalised(weights, count)
+
+
+if __name__ == "__main__":
+    main()

@@ -12,10 +12,10 @@ import json
 
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_policy_flags, add_test_time_flags
-from product_mil.cli.outputs import refuse_data
 from product_mil.data.faults import FAULTS
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
+from product_mil.inference.outputs import refuse_data
 
 
 @command(prints_result=True)
@@ -77,3 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps({**metrics, "remarks": [*remarks, said]}, indent=1))
     else:
         print("\n".join([said, metrics_table(metrics, f"{args.data}:"), *remarks]))
+
+
+if __name__ == "__main__":
+    main()

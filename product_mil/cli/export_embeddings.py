@@ -49,3 +49,7 @@ def main(argv: list[str] | None = None) -> None:
         f"embedded: {output}"
     )
     print("\n".join([line, *found.remarks]))
+
+
+if __name__ == "__main__":
+    main()

@@ -15,7 +15,6 @@ from product_mil.cli.console import command
 from product_mil.cli.flags import add_policy_flags, add_test_time_flags
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.data.faults import FAULTS, faults_path
-from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 
 
@@ -42,8 +41,6 @@ def main(argv: list[str] | None = None) -> None:
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)
-    if args.images_per_batch < 1:
-        raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
     outputs = checked_outputs(args, {faults_path(args.output): FAULTS})
     # JAX starts here, not for a wrong path.
     from product_mil.devices.runtime import configure_jax
@@ -70,3 +67,7 @@ def main(argv: list[str] | None = None) -> None:
         f"{written.spent_s:.1f} s, {written.num_images / max(written.spent_s, 1e-9):.0f} images/s"
     )
     print("\n".join([line, *last_lines(written, outputs)]))
+
+
+if __name__ == "__main__":
+    main()

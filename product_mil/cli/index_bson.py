@@ -51,3 +51,7 @@ def as_table(summary: dict[str, Any]) -> str:
         where = f"{fault['file']}, byte {fault['offset_bytes']}{product}"
         lines.append(f"! {where}: {fault['reason']}")
     return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

@@ -94,3 +94,7 @@ def _relevance_lines(relevance: list[dict[str, Any]], rows: int) -> list[str]:
         listed = [*listed[:rows], f"     ...  {len(listed) - 2 * rows} more", *listed[-rows:]]
     head = "relevance of an image that looks like a category; 0.7 more is twice the attention"
     return [head, *listed]
+
+
+if __name__ == "__main__":
+    main()

@@ -64,3 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     for line in layers_table(path) + verdicts(path, arguments.backbone):
         print(line)
     print(f"xxh3_128 {weights_fingerprint(path)}")
+
+
+if __name__ == "__main__":
+    main()

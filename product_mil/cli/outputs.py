@@ -1,16 +1,11 @@
 """The outputs that the predicting commands share: their flags, checks and tables."""
 
 import argparse
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
-from product_mil.errors import UserError
-from product_mil.files.outputs import Kind, check_output, user_path
-from product_mil.inference.files import matrix_files, matrix_kind
+from product_mil.files.outputs import Kind, user_path
 from product_mil.inference.outputs import Outputs, Written
-from product_mil.sources.bson.names import named_files
-
-_FILE_ENDINGS = (".csv", ".gz", ".h5", ".npz", ".parquet", ".zip")
 
 
 def add_output_flags(parser: argparse.ArgumentParser) -> None:
@@ -45,35 +40,11 @@ def checked_outputs(args: argparse.Namespace, more: Mapping[Path, Kind]) -> Outp
     Raises:
         UserError: with the flag and what to change.
     """
-    if args.topk < 1:
-        raise UserError(f"--topk={args.topk}: must be at least 1")
-    if args.min_confidence is not None and not 0 <= args.min_confidence <= 1:
-        raise UserError(f"--min_confidence={args.min_confidence}: must be from 0 to 1")
-    matrix = args.all_probabilities
-    outputs = Outputs(args.output, args.probabilities, args.topk, matrix, args.min_confidence)
-    files = {**outputs.files(), **more}
-    refuse_data(files, args.data)
-    inside = set(matrix_files(matrix)) if matrix and matrix.suffix.lower() != ".npy" else set()
-    for path, kind in files.items():
-        if path not in inside:
-            check_output(path, kind)
-    if inside:
-        if matrix.suffix.lower() in _FILE_ENDINGS:
-            raise UserError(f"--all_probabilities {matrix}: name a directory or a .npy file")
-        check_output(matrix, matrix_kind(matrix, directory=True))
+    outputs = Outputs(
+        args.output, args.probabilities, args.topk, args.all_probabilities, args.min_confidence
+    )
+    outputs.check(args.data, more)
     return outputs
-
-
-def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
-    """Never write over what is read.
-
-    Raises:
-        UserError: an output is one of the files of the data, or those are not there.
-    """
-    read = set() if spec is None else {path.resolve() for path in named_files(spec)}
-    for path in outputs:
-        if path.resolve() in read:
-            raise UserError(f"{path} is the data itself; choose another output")
 
 
 def last_lines(written: Written, outputs: Outputs) -> list[str]:

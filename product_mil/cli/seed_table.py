@@ -69,3 +69,7 @@ def main(argv: list[str] | None = None) -> None:
     planned, left_out = plan(ladder, CONFIGS, [(name, value) for name, _, value in fields])
     climb(planned, left_out, ladder)
     print((args.output / TEXT_FILE).read_text(encoding="utf-8"))
+
+
+if __name__ == "__main__":
+    main()

@@ -123,3 +123,7 @@ def _ranges(args: argparse.Namespace) -> AugmentConfig:
     config, errors = override(config, assignments)
     refuse(errors + [line for line in problems(config) if "config.finetune.augment" in line])
     return config.finetune.augment
+
+
+if __name__ == "__main__":
+    main()

@@ -8,7 +8,6 @@ from typing import Literal
 
 import numpy as np
 
-import product_mil
 from product_mil.compare.gather.gather import Contest
 from product_mil.compare.gather.sources import file_details, run_details
 from product_mil.compare.json_file import JSON_FILE, report_json
@@ -21,6 +20,7 @@ from product_mil.compare.statistics.differences import control
 from product_mil.compare.training.fairness import unfair_fields
 from product_mil.errors import UserError
 from product_mil.files.whole import draft_directory, write_text
+from product_mil.version import __version__
 
 PAGE_FILE = "index.html"
 
@@ -69,7 +69,7 @@ def publish(
         notes=contest.notes,
         warnings=contest.warnings,
         gallery=_note(contest, selection, details, len(gallery["cards"])),
-        version=product_mil.__version__,
+        version=__version__,
         date=datetime.now(UTC).date().isoformat(),
     )
     drawn = list(comparison.runs)

@@ -94,12 +94,20 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
                     return NO_END
             raise
     with _faults_told(data):
-        image = Image.open(io.BytesIO(data), formats=_formats())
+        decode_opened(Image.open(io.BytesIO(data), formats=_formats()), pixels)
+    return None
+
+
+def decode_opened(image: Image.Image, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
+    """Put an image that Pillow has opened into `pixels`, as `decode_into` does with its file.
+
+    Raises:
+        ImageError: it is damaged, of more than `MAX_PIXELS`, or has pixels of 32 bits.
+    """
+    with _faults_told(b""):
         _check_pixels(*image.size)
         image.load()
-        orientation = _orientation(lambda: image)
-        _place(_eight_bit(image), orientation, pixels)
-    return None
+        _place(_eight_bit(image), _orientation(lambda: image), pixels)
 
 
 def decode_images(

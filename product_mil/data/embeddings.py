@@ -135,6 +135,7 @@ def embed_images(
     image_size_px: int,
     batch_images: int,
     threads: int,
+    shows_progress: bool = True,
 ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float[np.ndarray, "b d"], list[ImageFault]]]:
     """Image rows and embeddings of those that can be read, batch by batch, in order.
 
@@ -143,7 +144,8 @@ def embed_images(
     source = ImageSource(
         catalogue, image_rows, image_size_px=image_size_px, batch_images=batch_images
     )
-    with tqdm(total=len(image_rows), desc="embedding", unit="image", disable=None) as bar:
+    hidden = None if shows_progress else True  # None: shown on a terminal
+    with tqdm(total=len(image_rows), desc="embedding", unit="image", disable=hidden) as bar:
         for number, batch in enumerate(batches(source, threads=threads)):
             rows = image_rows[number * batch_images : (number + 1) * batch_images]
             values = embed(batch.images)[: len(rows)]

@@ -171,8 +171,18 @@ class SequentialPlan:
     Products without images take a product slot and no image slot, so that none is lost.
     """
 
-    def __init__(self, num_images: Int[np.ndarray, " N"], *, shards: int, image_slots: int) -> None:
+    def __init__(
+        self,
+        num_images: Int[np.ndarray, " N"],
+        *,
+        shards: int,
+        image_slots: int,
+        product_slots: int | None = None,
+    ) -> None:
         """`num_images` is from 0 to `image_slots` for each product.
+
+        By default a shard has as many product slots as the fullest one needs. Given a number of
+        them, batches have the same shape whatever the products are.
 
         Raises:
             ValueError: a number of images outside that range.
@@ -186,11 +196,11 @@ class SequentialPlan:
             start = bounds[-1]
             used = ends[start - 1] if start else 0
             stop = int(np.searchsorted(ends, used + image_slots, side="right"))
-            bounds.append(min(stop, start + image_slots))
+            bounds.append(min(stop, start + (product_slots or image_slots)))
         self._bounds = np.asarray(bounds, np.int64)
         self.num_steps = -(-(len(bounds) - 1) // shards)
         largest = int(np.diff(self._bounds).max()) if len(bounds) > 1 else 1
-        self.product_slots = min(-(-largest // 8) * 8, image_slots)
+        self.product_slots = product_slots or min(-(-largest // 8) * 8, image_slots)
 
     def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
         """For each shard of step `step`, its products; the last step may have empty shards."""

@@ -11,13 +11,12 @@ import numpy as np
 from jaxtyping import Float64
 from tqdm import tqdm
 
-import product_mil
-from product_mil.data.faults import Policy, faults_path, product_faults
+from product_mil.data.faults import FAULTS, Policy, faults_path, product_faults
 from product_mil.data.products import Products
 from product_mil.ensemble.combine import combine_files, file_log_probs
-from product_mil.ensemble.files import AlignedMembers, align, missing_path, open_member
+from product_mil.ensemble.files import MISSING, AlignedMembers, align, missing_path, open_member
 from product_mil.ensemble.parquet import ProductFacts
-from product_mil.ensemble.rule_names import Rule
+from product_mil.ensemble.rule_names import Rule, normalised
 from product_mil.ensemble.rules import Fitted, fit_weights
 from product_mil.ensemble.runs import (
     MemberOutputs,
@@ -38,6 +37,7 @@ from product_mil.runs.predict import predicted_as
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.lookup import rows_of
+from product_mil.version import __version__
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -73,7 +73,10 @@ def combine_runs(
     Raises:
         UserError: runs or data that cannot be used together, or outputs that cannot be written.
     """
-    runs = open_members(workdirs, checkpoint, missing_path(outputs.submission))
+    weights = normalised(weights, len(workdirs))
+    listing = missing_path(outputs.submission)
+    outputs.check(spec, {faults_path(outputs.submission): FAULTS, listing: MISSING})
+    runs = open_members(workdirs, checkpoint, listing)
     for run in runs:
         _LOGGER.info("%s", run.summary)
     products, categories, mesh = runs[0].products(spec), runs[0].categories, runs[0].mesh
@@ -145,7 +148,19 @@ def combine_predictions(
     Raises:
         UserError: files that cannot be used together, or outputs that cannot be written.
     """
+    weights = normalised(weights, len(paths))
     listing = missing_path(outputs.submission)
+    outputs.check(spec, {faults_path(outputs.submission): FAULTS, listing: MISSING})
+    if (weights is None or outputs.min_confidence is not None) and not fit_paths:
+        raise UserError(
+            "weights and --min_confidence are fitted on validation predictions of the members: "
+            "name --fit_predictions"
+        )
+    if fit_paths and len(fit_paths) != len(paths):
+        raise UserError(
+            f"--fit_predictions names {len(fit_paths)} files, --predictions {len(paths)}: one for "
+            "each member, in their order"
+        )
     aligned = align([open_member(path) for path in paths], listing)
     facts = _facts(aligned, spec, "--data", needed=outputs.top_classes is not None)
     categories, valid, valid_facts = aligned.categories, None, None
@@ -217,7 +232,7 @@ def _facts(aligned: AlignedMembers, spec: str | None, flag: str, *, needed: bool
 
 
 def _about(rule: Rule, weights: Float64[np.ndarray, " m"]) -> dict[str, Any]:
-    return {"ensemble": rule, "weights": weights.tolist(), "version": product_mil.__version__}
+    return {"ensemble": rule, "weights": weights.tolist(), "version": __version__}
 
 
 def _logged(fitted: Fitted, names: Sequence[Path], num_products: int) -> Float64[np.ndarray, " m"]:

@@ -1,6 +1,11 @@
-"""The rules by which several answers become one: their names, and what they do in words."""
+"""The rules by which several answers become one, in words, and the weights that they take."""
 
 from typing import Literal, get_args
+
+import numpy as np
+from jaxtyping import Float, Float64
+
+from product_mil.errors import UserError
 
 Rule = Literal["average", "geometric_mean", "vote"]
 RULES: tuple[Rule, ...] = get_args(Rule)  # of the answers of several models
@@ -10,3 +15,22 @@ IMAGE_RULES = {  # of the answers to the images of a product
     "vote": "each image has one vote",
     "first_image": "the first image alone",
 }
+
+
+def normalised(
+    weights: Float[np.ndarray, " w"] | None, num_members: int
+) -> Float64[np.ndarray, " m"] | None:
+    """Weights that sum to 1; None, which means that they are to be fitted, stays None.
+
+    Raises:
+        UserError: not one for each member, a negative one, or all 0.
+    """
+    if weights is None:
+        return None
+    weights = np.asarray(weights, np.float64)
+    given = ",".join(f"{weight:g}" for weight in weights)
+    if len(weights) != num_members:
+        raise UserError(f"--weights {given}: {len(weights)} for {num_members} members")
+    if not np.isfinite(weights).all() or weights.min() < 0 or weights.sum() <= 0:
+        raise UserError(f"--weights {given}: must not be negative, nor all 0")
+    return weights / weights.sum()

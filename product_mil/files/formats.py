@@ -2,8 +2,8 @@
 
 from collections.abc import Container
 
-import product_mil
 from product_mil.errors import UserError
+from product_mil.version import __version__
 
 
 def refuse_unknown_format(
@@ -19,5 +19,5 @@ def refuse_unknown_format(
     if found not in known:
         raise UserError(
             f"{place} is of format {found}, written by product_mil {version}; this is product_mil "
-            f"{product_mil.__version__}, which does not know it: use that version"
+            f"{__version__}, which does not know it: use that version"
         )

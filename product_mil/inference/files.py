@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from jaxtyping import Int64
 
-import product_mil
 from product_mil.errors import UserError
 from product_mil.files.foreign import PARQUET_PREDICTIONS, refuse_foreign
 from product_mil.files.formats import refuse_unknown_format
 from product_mil.files.outputs import Kind, csv_with_header
 from product_mil.files.whole import Draft, to_json
 from product_mil.inference.predictions import PredictionBlock
+from product_mil.version import __version__
 
 FORMAT = "1"
 CONTRIBUTION = "image_contribution"  # a column that older files lack
@@ -81,7 +81,7 @@ class ParquetWriter:
         self._schema = _schema(topk).with_metadata(
             {
                 "product_mil.format": FORMAT,
-                "product_mil.version": product_mil.__version__,
+                "product_mil.version": __version__,
                 "product_mil.categories": categories_json,
                 "product_mil.run": to_json(dict(run), indent=None),
             }

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from product_mil.errors import UserError
-from product_mil.files.outputs import Kind, beside
+from product_mil.files.outputs import Kind, beside, check_output
 from product_mil.inference.files import (
     SUBMISSION,
     TOP_CLASSES,
@@ -17,12 +17,14 @@ from product_mil.inference.files import (
     matrix_kind,
 )
 from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
+from product_mil.sources.bson.names import named_files
 from product_mil.sources.categories import Categories
 
 if TYPE_CHECKING:
     from product_mil.inference.backoff import BackOff, LevelCounts
 
 LEVELS_SUFFIX = ".levels.csv"
+_FILE_ENDINGS = (".csv", ".gz", ".h5", ".npz", ".parquet", ".zip")
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,13 @@ class Outputs:
     topk: int = 10  # classes of a product that it holds
     matrix: Path | None = None  # every probability: a directory, or a .npy file
     min_confidence: float | None = None  # of a list by level, which lies beside the submission
+
+    def __post_init__(self) -> None:
+        """Raises `UserError` where a number is out of its bounds."""
+        if self.topk < 1:
+            raise UserError(f"--topk={self.topk}: must be at least 1")
+        if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
+            raise UserError(f"--min_confidence={self.min_confidence}: must be from 0 to 1")
 
     @property
     def levels(self) -> Path:
@@ -66,6 +75,38 @@ class Outputs:
             if places.count(place) > 1:
                 raise UserError(f"{path} is named for two outputs; give each its own name")
         return dict(found)
+
+    def check(self, spec: str | None, more: Mapping[Path, Kind]) -> None:
+        """Refuse outputs that cannot work; to be called before anything is read.
+
+        `spec` names the BSON files that are predicted, and `more` are files written besides.
+
+        Raises:
+            UserError: with the file and what to change.
+        """
+        files = {**self.files(), **more}
+        refuse_data(files, spec)
+        matrix, inside = self.matrix, set()
+        if matrix is not None and matrix.suffix.lower() != ".npy":
+            if matrix.suffix.lower() in _FILE_ENDINGS:
+                raise UserError(f"--all_probabilities {matrix}: name a directory or a .npy file")
+            check_output(matrix, matrix_kind(matrix, directory=True))
+            inside = set(matrix_files(matrix))
+        for path, kind in files.items():
+            if path not in inside:
+                check_output(path, kind)
+
+
+def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
+    """Never write over what is read.
+
+    Raises:
+        UserError: an output is one of the files of the data, or those are not there.
+    """
+    read = set() if spec is None else {path.resolve() for path in named_files(spec)}
+    for path in outputs:
+        if path.resolve() in read:
+            raise UserError(f"{path} is the data itself; choose another output")
 
 
 class Written(NamedTuple):

@@ -1,6 +1,7 @@
 """The backbones by name.
 
-Adding one is a file with the net and its facts, and its name here (docs/adding-a-backbone.md).
+Adding one is a file with the net and its facts, and its name here
+(docs/guide/adding-a-backbone.md).
 """
 
 from flax import nnx

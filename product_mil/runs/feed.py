@@ -2,11 +2,13 @@
 
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 from jax.sharding import Mesh
 
+from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.config import Config, DataConfig, StageConfig
 from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
 from product_mil.data.loader import Loaded, PixelSource, UnseenSource, batches
@@ -14,6 +16,7 @@ from product_mil.data.plan import Plan
 from product_mil.data.products import ImageFault, Products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
+from product_mil.model.registry import backbone
 from product_mil.runs.embed import backbone_stays_frozen, cached_embeddings, embeds_once
 
 
@@ -38,6 +41,7 @@ class Feed:
     config: DataConfig
     sees_images: bool = True  # False: nothing is read
     store: EmbeddingStore | None = None  # of all their images; None: pixels
+    on_host: Callable[[np.ndarray], np.ndarray] | None = None  # embeds pixels before the devices
     faults: list[ImageFault] = field(default_factory=list)  # of images embedded or missing there
     note: str = ""  # for people: what was embedded, or why nothing was kept
 
@@ -54,7 +58,26 @@ class Feed:
             size_px = self.config.image_size_px
             source = PixelSource(products, plan, image_size_px=size_px, num_steps=num_steps)
         threads = self.config.threads or os.cpu_count() or 1
-        return batches(source, first_step=first_step, threads=threads)
+        loaded = batches(source, first_step=first_step, threads=threads)
+        on_host = self.on_host
+        return loaded if on_host is None else (_embedded(each, on_host) for each in loaded)
+
+
+def _embedded(loaded: Loaded, on_host: Callable[[np.ndarray], np.ndarray]) -> Loaded:
+    """The same batch with what the host embeds of its pixels in their place."""
+    assert isinstance(loaded.batch, PackedBatch)
+    images, slots = loaded.batch
+    values = on_host(images[slots.is_image])
+    embeddings = np.zeros((*slots.segment.shape, values.shape[-1]), np.float32)
+    embeddings[slots.is_image] = values
+    return loaded._replace(batch=EmbeddedBatch(embeddings, slots))
+
+
+def call_feed(config: Config) -> Feed:
+    """A feed for products that a program hands over: it reads no cache, and nothing is kept."""
+    spec = backbone(config.model.backbone)
+    sees_images = spec.name != NO_BACKBONE
+    return Feed(config.data, sees_images=sees_images, on_host=spec.on_host)
 
 
 def open_feed(

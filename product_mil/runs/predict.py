@@ -6,7 +6,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from product_mil.data.faults import Policy, faults_path, lost, product_faults
+from product_mil.data.faults import FAULTS, Policy, faults_path, lost, product_faults
 from product_mil.data.products import Products
 from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
@@ -39,6 +39,7 @@ def predict(
     Raises:
         UserError: data that cannot be read, or outputs that cannot be written.
     """
+    outputs.check(spec, {faults_path(outputs.submission): FAULTS})
     products = run.products(spec)
     step = run.predict_step(topk=outputs.topk, keep_all=outputs.need_all, views=views, tau=tau)
 

@@ -13,10 +13,26 @@ from product_mil.runs.model import log_prior_of
 # (docs/guide/fine-tuning.md).
 PART_IMAGES = 8
 
+# Image slots of a device where products come in calls of any size: a call takes the smallest that
+# holds all its images, or else the largest. There are few, because each is compiled: that takes
+# seconds. On a CPU small batches are as fast as any.
+CALL_SLOTS = {"cpu": (PART_IMAGES // 2, PART_IMAGES)}
+CALL_SLOTS_ELSEWHERE = (16, 256)
+
 
 def evaluation_plan(products: Products, shards: int, image_slots: int) -> SequentialPlan:
     """Every product once, in order."""
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
+
+
+def call_plan(products: Products, shards: int) -> SequentialPlan:
+    """Every product once, in order, in batches of one of the few shapes of `CALL_SLOTS`."""
+    sizes = CALL_SLOTS.get(jax.default_backend(), CALL_SLOTS_ELSEWHERE)
+    slots = next((size for size in sizes if shards * size >= products.num_images.sum()), sizes[-1])
+    slots = max(slots, products.max_images)
+    return SequentialPlan(
+        products.num_images, shards=shards, image_slots=slots, product_slots=slots
+    )
 
 
 def evaluation_slots(config: Config, stage: StageConfig) -> tuple[int, int]:

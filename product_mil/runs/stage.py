@@ -12,7 +12,6 @@ import numpy as np
 import optax
 from jax.sharding import Mesh
 
-import product_mil
 from product_mil.config import Config, StageConfig
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded
@@ -41,6 +40,7 @@ from product_mil.train.optim import make_optimizer, rate_factors
 from product_mil.train.record import FORMAT
 from product_mil.train.state import TrainState, initial_state
 from product_mil.train.step import make_train_step
+from product_mil.version import __version__
 
 
 def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
@@ -51,7 +51,7 @@ def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
         "categories": data.categories.to_json(),
         "class_counts": data.class_counts.tolist(),
         "data_fingerprint": data.fingerprint,
-        "version": product_mil.__version__,
+        "version": __version__,
         "parameters": int(sum(np.prod(leaf.shape) for leaf in model.parameters.values())),
     }
 

@@ -31,10 +31,10 @@ from product_mil.model.classifier import Model
 from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
-from product_mil.runs.feed import Batches, open_feed
+from product_mil.runs.feed import Batches, call_feed, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.schedule import evaluation_plan
+from product_mil.runs.schedule import call_plan, evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
@@ -160,10 +160,21 @@ class TrainedRun:
         before this returns; the faults of all images are then known. `pixels` asks for images all
         the same.
         """
+        if images_per_batch < 1:
+            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
         image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
         plan = evaluation_plan(products, self.mesh.size, image_slots)
         feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
         return Batches(feed.batches(products, plan), feed.faults)
+
+    def call_batches(self, products: Products) -> Batches:
+        """Every product once, in order, in batches of a few shapes, with nothing kept on disk.
+
+        For products that a program hands over, call after call: steps are compiled for the first
+        calls alone.
+        """
+        plan = call_plan(products, self.mesh.size)
+        return Batches(call_feed(self.config).batches(products, plan))
 
 
 def open_run(

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-import product_mil
 from product_mil.files.formats import refuse_unknown_format
+from product_mil.version import __version__
 
 FORMAT = 1  # of a run's JSON files and of a checkpoint's record; 0: they had no number
 
 
 def marked(record: Mapping[str, Any]) -> dict[str, Any]:
     """The record with the number of its format and the version that wrote it."""
-    return {"format": FORMAT, "version": product_mil.__version__, **record}
+    return {"format": FORMAT, "version": __version__, **record}
 
 
 def refuse_newer(record: Mapping[str, Any], place: object) -> None:

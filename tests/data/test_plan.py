@@ -190,3 +190,12 @@ def test_draws_of_one_each_are_every_product_once() -> None:
     )
     check_epoch(plan, num_images, 0)
     check_epoch(plan, num_images, plan.num_steps)
+
+
+@pytest.mark.parametrize("product_slots", [3, 8])
+def test_sequential_of_a_given_shape(product_slots: int) -> None:
+    for counts in ([1], [0] * 20, [4, 1, 1, 0, 4, 4]):
+        num_images = np.asarray(counts, np.int64)
+        plan = SequentialPlan(num_images, shards=2, image_slots=8, product_slots=product_slots)
+        assert plan.product_slots == product_slots
+        check_epoch(plan, num_images, 0)

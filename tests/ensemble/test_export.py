@@ -9,6 +9,7 @@ import pytest
 
 from product_mil.config import DataConfig, load_config
 from product_mil.ensemble.export import combine_predictions, combine_runs
+from product_mil.errors import UserError
 from product_mil.inference.outputs import Outputs
 from product_mil.runs.predict import predict
 from product_mil.runs.run import run
@@ -60,3 +61,26 @@ def test_a_run_that_looks_at_no_image(
     combine_runs(runs, str(sample.train), outputs, weights=np.array(weights))
     predict(open_run(trained), str(sample.train), Outputs(tmp_path / "one.csv"))
     assert outputs.submission.read_text() == (tmp_path / "one.csv").read_text()
+
+
+def test_what_cannot_be_combined_is_refused_before_work(
+    trained: Path, sample: SampleFiles, tmp_path: Path
+) -> None:
+    spec, outputs = str(sample.train), Outputs(tmp_path / "s.csv")
+    predict(open_run(trained), spec, Outputs(tmp_path / "one.csv", tmp_path / "one.parquet"))
+    members = [tmp_path / "one.parquet"] * 2
+    surer = Outputs(tmp_path / "s.csv", min_confidence=0.9)
+    equal = np.array([2.0, 2.0])
+    for part, combined in {
+        "3 for 2 members": lambda: combine_predictions(members, outputs, weights=np.ones(3)),
+        "nor all 0": lambda: combine_runs([trained] * 2, spec, outputs, weights=np.zeros(2)),
+        "name --fit_predictions": lambda: combine_predictions(members, outputs),
+        "validation predictions": lambda: combine_predictions(members, surer, weights=equal),
+        "topk=0": lambda: Outputs(tmp_path / "s.csv", topk=0),
+        "is the data itself": lambda: combine_runs([trained] * 2, spec, Outputs(sample.train)),
+    }.items():
+        with pytest.raises(UserError, match=part):
+            combined()
+    assert not (tmp_path / "s.csv").exists()
+    found = combine_predictions(members, outputs, weights=equal)
+    np.testing.assert_array_equal(found.weights, [0.5, 0.5])

@@ -11,7 +11,8 @@ from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh
-from product_mil.runs.feed import open_feed
+from product_mil.model.backbones.hand_made import describe
+from product_mil.runs.feed import call_feed, open_feed
 from product_mil.runs.model import build_model
 from product_mil.runs.schedule import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
@@ -89,3 +90,35 @@ def test_the_prior_is_fed_with_nothing(products: Products) -> None:
     for loaded in loads:
         assert isinstance(loaded.batch, EmbeddedBatch)
         assert loaded.batch.embeddings.shape[-1] == 1
+
+
+def test_products_that_are_handed_over_are_fed_without_a_cache(products: Products) -> None:
+    plan = evaluation_plan(products, 4, 8)
+    for config in (FROZEN, replace(FROZEN, finetune=StageConfig(epochs=1))):
+        loads = list(call_feed(config).batches(products, plan))
+        assert all(isinstance(loaded.batch, PackedBatch) for loaded in loads)
+        assert unread([fault for loaded in loads for fault in loaded.faults]) == [UNREADABLE]
+
+
+def test_what_the_host_embeds_is_handed_over_as_embeddings(products: Products) -> None:
+    model = ModelConfig(backbone="hand_made", pooling="tree")
+    plan = evaluation_plan(products, 4, 8)
+    feed = call_feed(replace(FROZEN, model=model))
+    of_pixels = call_feed(FROZEN).batches(products, plan)
+    for loaded, seen in zip(feed.batches(products, plan), of_pixels, strict=True):
+        is_image = loaded.batch.slots.is_image
+        assert isinstance(loaded.batch, EmbeddedBatch)
+        assert isinstance(seen.batch, PackedBatch)
+        assert loaded.faults == seen.faults
+        np.testing.assert_array_equal(is_image, seen.batch.slots.is_image)
+        wanted = describe(seen.batch.images[is_image])
+        np.testing.assert_array_equal(loaded.batch.embeddings[is_image], wanted)
+        assert not loaded.batch.embeddings[~is_image].any()
+
+
+def test_the_prior_is_handed_nothing(products: Products) -> None:
+    model = ModelConfig(backbone="none", pooling="prior")
+    feed = call_feed(replace(FROZEN, model=model))
+    for loaded in feed.batches(products, evaluation_plan(products, 4, 8)):
+        assert isinstance(loaded.batch, EmbeddedBatch)
+        assert loaded.faults == []

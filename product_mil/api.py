@@ -1,0 +1,250 @@
+"""A trained run as an object that classifies products which a program has at hand.
+
+    classifier = product_mil.load("runs/joint")
+    classifier.predict([["front.jpg", "back.jpg"], [image_bytes]])
+
+docs/guide/python.md shows all of it.
+"""
+
+import json
+import operator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, get_args
+
+import numpy as np
+from jaxtyping import Float32, Int64
+
+from product_mil.data.embeddings import Embed, embed_images
+from product_mil.data.given import GivenImage, GivenProduct, checked_products, read_products
+from product_mil.data.products import Products
+from product_mil.devices.runtime import embedding_batch_images, start_devices
+from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.stream import predict_products
+from product_mil.model.registry import backbone
+from product_mil.runs.embed import embed_function
+from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.sources.categories import path_of
+from product_mil.sources.memory import catalogue_of
+
+__all__ = ["Classifier", "GivenImage", "GivenProduct", "ImagePrediction", "Prediction", "load"]
+
+Checkpoint = Literal["last", "best"]
+PRODUCTS_AT_ONCE = 1024  # whose images are in memory at the same time
+
+
+@dataclass(frozen=True)
+class ImagePrediction:
+    """What an image did for the prediction of its product.
+
+    An image that was not used has an error, attention 0, and no guess of its own.
+    """
+
+    attention: float  # sums to 1 over the images of a product that were used
+    category_id: int | None  # the guess from this image alone
+    # What the image adds to the logit of the product's first category, where the model's logits are
+    # a sum over images: together that logit minus the mean over all categories.
+    contribution: float | None
+    error: str | None  # why it was not used
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The most probable categories of a product, the first one first."""
+
+    category_ids: tuple[int, ...]
+    names: tuple[tuple[str, ...], ...]  # of each its path in the tree, from level 1 down
+    probabilities: tuple[float, ...]
+    images: tuple[ImagePrediction, ...]  # one for each image that was given, in order
+    from_prior: bool  # no image could be used: these are the most frequent categories in training
+
+    def to_dict(self) -> dict[str, Any]:
+        """The same as dicts, lists, strings, numbers, booleans and None: plain JSON."""
+        return json.loads(json.dumps(asdict(self)))
+
+
+class Classifier:
+    """A trained model that is ready for use; `load` makes one.
+
+    A product is a list of images. An image is the bytes of its file in any format that training
+    reads, a path, a PIL image, or an array uint8[h, w, 3] in RGB; all of them are resized in the
+    same way. An image that cannot be read is left out, and a product without images that can be is
+    answered from the frequencies of the categories in training. Of a product with more than
+    `config.data.max_images` images (4 unless the run says otherwise) the first ones are used, as
+    in training. Products come back in the order in which they were given, and any iterable of them
+    will do.
+
+    The first call compiles the model, which takes seconds; later ones do not, however many products
+    they have. Nothing is written to the disk. All methods that take products raise TypeError where
+    one of them is no list of images.
+    """
+
+    def __init__(self, run: TrainedRun) -> None:
+        self._run = run
+        # All classes in order of their probability: one compiled step serves every `topk`.
+        self._step = run.predict_step(topk=len(run.categories.ids))
+
+    def __repr__(self) -> str:
+        return f"<product_mil.Classifier {self.summary}>"
+
+    @property
+    def category_ids(self) -> Int64[np.ndarray, " k"]:
+        """The ids of all categories, ascending: the columns of `predict_proba`."""
+        return self._run.categories.ids.copy()
+
+    @cached_property
+    def names(self) -> tuple[tuple[str, ...], ...]:
+        """The path in the tree of each of `category_ids`; names that repeat stand there once."""
+        categories = self._run.categories
+        return tuple(tuple(path_of(categories, number)) for number in categories.ids.tolist())
+
+    @property
+    def summary(self) -> str:
+        """One line for people: the run, its model and checkpoint, and the devices."""
+        return self._run.summary
+
+    def predict(self, products: Iterable[GivenProduct], topk: int = 5) -> list[Prediction]:
+        """The `topk` most probable categories of each product, and what its images did for them.
+
+        A model of fewer categories than `topk` gives all of them.
+
+        Raises:
+            ValueError: `topk` is below 1.
+        """
+        if (topk := operator.index(topk)) < 1:
+            raise ValueError(f"topk={topk}: must be at least 1")
+        return [
+            prediction
+            for answer in self._answers(products)
+            for prediction in self._predictions(answer, topk)
+        ]
+
+    def predict_proba(self, products: Iterable[GivenProduct]) -> Float32[np.ndarray, "N k"]:
+        """The probability of each of `category_ids`, for each product."""
+        found: list[np.ndarray] = [np.zeros((0, len(self._run.categories.ids)), np.float32)]
+        for block, _, _ in self._answers(products):
+            probabilities = np.empty(block.top_class.shape, np.float32)
+            np.put_along_axis(probabilities, block.top_class, block.top_probability, axis=1)
+            found.append(probabilities)
+        return np.concatenate(found)
+
+    def embed(self, products: Iterable[GivenProduct]) -> list[Float32[np.ndarray, "n d"]]:
+        """What the backbone says of each image: an array `[n, d]` for each product of n images.
+
+        Row j belongs to image j of the product, so rows and images stay together: all images are
+        embedded, those beyond `max_images` too, and one that cannot be read has a row of NaN.
+        """
+        run = self._run
+        size_px, batch_images = run.config.data.image_size_px, embedding_batch_images()
+        found: list[np.ndarray] = []
+        for part in _parts(checked_products(products)):
+            catalogue = catalogue_of(read_products(part, size_px).images)
+            rows = np.arange(catalogue.num_images_total)
+            values = np.full((len(rows), self._embedding_dim), np.nan, np.float32)
+            for done, embeddings, _ in embed_images(
+                catalogue,
+                rows,
+                self._embed,
+                image_size_px=size_px,
+                batch_images=batch_images,
+                threads=run.config.data.threads,
+                shows_progress=False,
+            ):
+                values[done] = embeddings
+            found += np.split(values, np.cumsum(catalogue.num_images)[:-1])
+        return found
+
+    @property
+    def _embedding_dim(self) -> int:
+        return backbone(self._run.config.model.backbone).embedding_dim
+
+    @cached_property
+    def _embed(self) -> Embed:
+        on_host = backbone(self._run.config.model.backbone).on_host
+        return on_host or embed_function(self._run.model, self._run.mesh)
+
+    def _answers(self, products: Iterable[GivenProduct]) -> Iterator["_Answer"]:
+        """Blocks of consecutive products, in the order given."""
+        run = self._run
+        for part in _parts(checked_products(products)):
+            read = read_products(part, run.config.data.image_size_px)
+            chosen = run.select(catalogue_of(read.images))
+            batches = run.call_batches(chosen)
+            for block, faults in predict_products(chosen, batches, self._step, run.mesh):
+                for fault in faults:
+                    read.errors.setdefault((fault.product_id, fault.image_index), fault.reason)
+                yield _Answer(block, chosen, read.errors)
+
+    def _predictions(self, answer: "_Answer", topk: int) -> Iterator[Prediction]:
+        block, ids = answer.block, self._run.categories.ids
+        used = _used_images(block, ids)
+        for row, product in enumerate(block.product_id.tolist()):
+            top = block.top_class[row, :topk]
+            yield Prediction(
+                category_ids=tuple(ids[top].tolist()),
+                names=tuple(self.names[class_index] for class_index in top.tolist()),
+                probabilities=tuple(block.top_probability[row, :topk].tolist()),
+                images=tuple(
+                    used.get((product, index)) or answer.unused_image(product, index)
+                    for index in range(block.num_images[row])
+                ),
+                from_prior=not block.num_readable_images[row],
+            )
+
+
+class _Answer(NamedTuple):
+    """Predictions of consecutive products of a part, and what is known of the part's images."""
+
+    block: PredictionBlock  # whose product ids count the products of the part
+    products: Products
+    errors: Mapping[tuple[int, int], str]  # by product and image
+
+    def unused_image(self, product: int, index: int) -> ImagePrediction:
+        """An image that is not in the block, with the reason."""
+        error = self.errors.get((product, index))
+        dropped, first = self.products.dropped, self.products.catalogue.first_image
+        if error is None and dropped is not None and dropped[first[product] + index]:
+            error = "not used: config.data.drop_images_md5 of the run names it as a placeholder"
+        if error is None:
+            error = f"not used: the model takes the first {self.products.max_images} images"
+        return ImagePrediction(0.0, None, None, error)
+
+
+def _used_images(
+    block: PredictionBlock, category_ids: Int64[np.ndarray, " k"]
+) -> dict[tuple[int, int], ImagePrediction]:
+    """The images in a block, by product and image."""
+    owner = np.repeat(block.product_id, block.num_readable_images).tolist()
+    guesses = category_ids[block.image_top_class].tolist()
+    added = [None] * len(owner) if block.contribution is None else block.contribution.tolist()
+    images = zip(block.attention.tolist(), guesses, added, strict=True)
+    of_product = zip(owner, block.image_index.tolist(), strict=True)
+    return {
+        key: ImagePrediction(*image, error=None)
+        for key, image in zip(of_product, images, strict=True)
+    }
+
+
+def _parts(products: list[GivenProduct]) -> Iterator[list[GivenProduct]]:
+    """A number of products at a time, so that memory does not grow with all of them."""
+    for start in range(0, len(products), PRODUCTS_AT_ONCE):
+        yield products[start : start + PRODUCTS_AT_ONCE]
+
+
+def load(directory: str | Path, checkpoint: Checkpoint = "last") -> Classifier:
+    """Open a trained run, such as `runs/joint`, on all devices that JAX finds.
+
+    "best" takes the checkpoint with the best validation score instead of the last one. Files that
+    the run was trained from are not needed, and the run may still be training.
+
+    Raises:
+        UserError: there is no run in the directory, or no checkpoint yet, or one of another
+            version; or JAX cannot start.
+        ValueError: `checkpoint` is neither "last" nor "best".
+    """
+    if checkpoint not in get_args(Checkpoint):
+        raise ValueError(f"checkpoint={checkpoint!r}: must be 'last' or 'best'")
+    start_devices()
+    return Classifier(open_run(Path(directory), checkpoint))

@@ -1,0 +1,54 @@
+"""The examples of docs/guide/python.md run as they stand, one after the other."""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import bson
+import numpy as np
+import pytest
+
+from product_mil.sources.sample.draw import SampleFiles
+
+DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "guide" / "python.md"
+
+
+def test_the_examples(
+    trained: Path, sample: SampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "joint").symlink_to(trained)
+    (tmp_path / "photos").mkdir()
+    images = bson.decode_all(sample.train.read_bytes())[0]["imgs"]
+    for name, image in zip(("front", "back"), (images[0], images[-1]), strict=True):
+        (tmp_path / "photos" / f"{name}.jpg").write_bytes(image["picture"])
+    monkeypatch.chdir(tmp_path)
+    # It changes settings of the whole process: what it does is tested with the commands.
+    configured: list[bool] = []
+    monkeypatch.setattr(
+        "product_mil.devices.runtime.configure_jax", lambda: configured.append(True)
+    )
+    names: dict[str, Any] = {}
+    printed = []
+    for block in re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL):
+        exec(block, names)
+        printed.append(capsys.readouterr().out)
+
+    classifier, predictions = names["classifier"], names["predictions"]
+    first = classifier.predict([["photos/front.jpg", "photos/back.jpg"]])[0]
+    category, *path, probability = printed[0].replace(" > ", " ").split()
+    assert int(category) == first.category_ids[0]
+    assert " ".join(path) == " ".join(first.names[0])
+    assert float(probability) == pytest.approx(first.probabilities[0])
+    assert [len(prediction.images) for prediction in predictions] == [2, 1, 1, 1, 0]
+    assert [prediction.from_prior for prediction in predictions] == [False] * 4 + [True]
+    assert not any(image.error for prediction in predictions for image in prediction.images)
+    assert json.loads(printed[2]) == predictions[0].to_dict()
+    assert printed[3] == "1.0 None\n0.0 photos/lost.jpg: there is no such file\n"
+    assert names["probabilities"].shape == (5, len(names["names"]))
+    assert names["best"].tolist() == [prediction.category_ids[0] for prediction in predictions]
+    assert [len(of_product) for of_product in names["embeddings"]] == [2, 1, 1, 1, 0]
+    assert all(np.isfinite(of_product).all() for of_product in names["embeddings"])
+    assert configured == [True]
