@@ -5,7 +5,6 @@ classifier.predict([["front.jpg", "back.jpg"]])
 """
 
 import importlib
-import logging
 from typing import TYPE_CHECKING, Any
 
 from product_mil.version import __version__
@@ -15,9 +14,6 @@ if TYPE_CHECKING:
     from product_mil.errors import UserError
 
 __all__ = ["Classifier", "Prediction", "UserError", "__version__", "load"]
-
-# Nothing is shown unless the program that uses this asks for it.
-logging.getLogger(__name__).addHandler(logging.NullHandler())
 
 # Each is imported when it is first asked for: JAX takes a second to start.
 _HOMES = {
