@@ -19,6 +19,7 @@ from pathlib import Path
 
 from product_mil.cli import one_run
 from product_mil.cli.console import command
+from product_mil.cli.flags import add_batch_flag
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
 
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", help="labelled BSON file, glob, or several with commas")
     parser.add_argument("--output", type=user_path, required=True, help="directory for the results")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    add_batch_flag(parser)
     parser.add_argument("--train", action="store_true", help="train the variants of --configs")
     parser.add_argument(
         "--configs",
@@ -109,8 +110,8 @@ def _check(args: argparse.Namespace, overrides: Sequence[str]) -> None:
             raise UserError(f"{flag}: unknown argument; --config.field=value goes with --train")
     if args.train != bool(args.configs):
         raise UserError("--train and --configs name=configs/joint.py ... go together")
-    if args.seeds < 1 or args.images_per_batch < 1:
-        raise UserError("--seeds and --images_per_batch must be at least 1")
+    if args.seeds < 1:
+        raise UserError(f"--seeds={args.seeds}: must be at least 1")
     if (args.runs or args.train) and not args.data:
         raise UserError("runs are compared on labelled products: give --data")
     variants = [text.partition("=")[0] for text in args.runs + args.predictions + args.configs]

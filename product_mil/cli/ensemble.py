@@ -19,7 +19,7 @@ import numpy as np
 from jaxtyping import Float64
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_policy_flags, add_test_time_flags
+from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.ensemble.files import MISSING, missing_path
@@ -62,7 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_output_flags(parser)
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    add_batch_flag(parser)
     add_policy_flags(parser, "default: as in training of the first run")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)

@@ -11,7 +11,7 @@ import argparse
 import json
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_policy_flags, add_test_time_flags
+from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
 from product_mil.data.faults import FAULTS
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--predictions", type=user_path, help="a prediction file in place of a run")
     parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    add_batch_flag(parser)
     parser.add_argument(
         "--faults", type=user_path, help="list here, as .csv, what could not be read"
     )
@@ -34,8 +34,6 @@ def main(argv: list[str] | None = None) -> None:
     add_test_time_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
-    if args.images_per_batch < 1:
-        raise UserError(f"--images_per_batch={args.images_per_batch}: must be at least 1")
     if (args.workdir is None) == (args.predictions is None):
         raise UserError("name a run with --workdir or a file with --predictions, one of the two")
     if args.predictions is not None and (

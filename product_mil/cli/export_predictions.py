@@ -12,7 +12,7 @@ catalogue: the category where it is that sure, else its group at level 2 or 1.
 import argparse
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_policy_flags, add_test_time_flags
+from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.files.outputs import user_path
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--checkpoint", choices=("last", "best"), default="last", help="default: last"
     )
-    parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    add_batch_flag(parser)
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)

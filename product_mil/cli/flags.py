@@ -3,6 +3,28 @@
 import argparse
 import math
 
+from product_mil.errors import UserError
+
+
+def add_batch_flag(parser: argparse.ArgumentParser) -> None:
+    """`--images_per_batch`; less than 1 is refused with `UserError` while flags are parsed."""
+    parser.add_argument(
+        "--images_per_batch",
+        type=_images_per_batch,
+        default=256,
+        help="over all devices",
+    )
+
+
+def _images_per_batch(text: str) -> int:
+    try:
+        value = int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"invalid int value: {text!r}") from None
+    if value < 1:
+        raise UserError(f"--images_per_batch={value}: must be at least 1")
+    return value
+
 
 def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
     """`--bad_records` and `--bad_images`; None where the user leaves the default."""

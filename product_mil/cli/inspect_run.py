@@ -12,6 +12,7 @@ import json
 from typing import Any
 
 from product_mil.cli.console import command
+from product_mil.cli.flags import add_batch_flag
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.text import table
@@ -29,12 +30,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--data", help="BSON file, glob, or several with commas")
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--rows", type=int, default=10, help="categories at either end")
-    parser.add_argument("--images_per_batch", type=int, default=256, help="over all devices")
+    add_batch_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
-    for name in ("rows", "images_per_batch"):
-        if getattr(args, name) < 1:
-            raise UserError(f"--{name}={getattr(args, name)}: must be at least 1")
+    if args.rows < 1:
+        raise UserError(f"--rows={args.rows}: must be at least 1")
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
     from product_mil.runs.inspection import inspect_run

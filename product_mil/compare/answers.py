@@ -6,6 +6,8 @@ from typing import Any, TypeVar
 import numpy as np
 from jaxtyping import Bool, Float32, Int32, Int64
 
+from product_mil.sources.catalogue import Catalogue
+
 
 @dataclass(frozen=True, eq=False)
 class Questions:
@@ -18,6 +20,15 @@ class Questions:
 
     def __len__(self) -> int:
         return len(self.product_id)
+
+
+def questions_of(catalogue: Catalogue, product_rows: Int64[np.ndarray, " N"]) -> Questions:
+    """The products in these rows of a catalogue, with what it says of them."""
+    return Questions(
+        np.asarray(catalogue.product_id)[product_rows],
+        np.asarray(catalogue.category_id)[product_rows],
+        np.asarray(catalogue.num_images)[product_rows].astype(np.int32),
+    )
 
 
 @dataclass(frozen=True, eq=False)

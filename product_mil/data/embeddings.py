@@ -134,7 +134,7 @@ def embed_images(
     *,
     image_size_px: int,
     batch_images: int,
-    threads: int,
+    threads: int = 0,
     shows_progress: bool = True,
 ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float[np.ndarray, "b d"], list[ImageFault]]]:
     """Image rows and embeddings of those that can be read, batch by batch, in order.

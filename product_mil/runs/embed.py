@@ -3,7 +3,6 @@
 import dataclasses
 import logging
 import math
-import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -113,7 +112,7 @@ def cached_embeddings(
                 embed,
                 image_size_px=config.data.image_size_px,
                 batch_images=embedding_batch_images(),
-                threads=config.data.threads or os.cpu_count() or 1,
+                threads=config.data.threads,
             )
         except OSError as error:
             lacking = f"{directory} cannot be written: {error.strerror or error}"

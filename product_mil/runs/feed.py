@@ -1,7 +1,6 @@
 """What a model is fed with: embeddings from the cache, pixels, or nothing; decided here alone."""
 
 import math
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -57,8 +56,7 @@ class Feed:
         else:
             size_px = self.config.image_size_px
             source = PixelSource(products, plan, image_size_px=size_px, num_steps=num_steps)
-        threads = self.config.threads or os.cpu_count() or 1
-        loaded = batches(source, first_step=first_step, threads=threads)
+        loaded = batches(source, first_step=first_step, threads=self.config.threads)
         on_host = self.on_host
         return loaded if on_host is None else (_embedded(each, on_host) for each in loaded)
 

@@ -1,7 +1,6 @@
 """The embeddings of all images of BSON files, by a pretrained backbone, written to a file."""
 
 import logging
-import os
 import shutil
 import tempfile
 import zipfile
@@ -118,7 +117,6 @@ def _export(
             embed,
             image_size_px=image_size_px,
             batch_images=batch_images,
-            threads=os.cpu_count() or 1,
         ):
             rows[at : at + len(done)] = done
             values[at : at + len(done)] = found

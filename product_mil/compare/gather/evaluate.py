@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
-from product_mil.compare.answers import Questions, take
+from product_mil.compare.answers import questions_of, take
 from product_mil.compare.gather.files import read_answers
 from product_mil.data.products import Products
 from product_mil.errors import UserError
@@ -24,11 +24,9 @@ def evaluate_file(path: Path, spec: str) -> Evaluation:
     """
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
-    ids, category = (
-        np.asarray(column)[rows] for column in (catalogue.product_id, catalogue.category_id)
-    )
-    num_images = np.asarray(catalogue.num_images)[rows].astype(np.int32)
-    file = read_answers(path, Questions(ids, category, num_images))
+    truth = questions_of(catalogue, rows)
+    ids, category = truth.product_id, truth.category_id
+    file = read_answers(path, truth)
     place = rows_of(file.product_id, ids)
     there = place >= 0
     # A submission knows no tree: every id is a class of its own.
@@ -61,7 +59,7 @@ def evaluate_file(path: Path, spec: str) -> Evaluation:
         confidence=zeros if answers.confidence is None else answers.confidence,
         log_prob_true=zeros if answers.log_prob_true is None else answers.log_prob_true,
     )
-    products = Products(catalogue, rows, labels, max(int(num_images.max()), 1))
+    products = Products(catalogue, rows, labels, max(int(catalogue.num_images[rows].max()), 1))
     metrics = metrics_of(scores, products, categories)
     known_metrics = {name: v for name, v in metrics.items() if not lacking.get(name)}
     return Evaluation(known_metrics, remarks, known_to_file(file.run, ids[there]))

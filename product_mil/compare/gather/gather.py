@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.compare.answers import Contestant, Questions, take
+from product_mil.compare.answers import Contestant, Questions, questions_of, take
 from product_mil.compare.gather.files import read_answers
 from product_mil.compare.gather.headline import all_pairs, headline_of
 from product_mil.compare.gather.rules import OWN
@@ -59,12 +59,13 @@ def gather(
             or nobody has the name of the reference.
     """
     notes: list[str] = []
-    catalogue = open_catalogue(spec) if spec else None
-    if catalogue is not None:
+    catalogue = records = truth = None
+    if spec:
+        catalogue = open_catalogue(spec)
         refuse_other_categories(catalogue)
-    # Of several records with one id the first one counts, as in `TrainedRun.products`.
-    records = catalogue.first_records() if catalogue is not None else None
-    truth = _truth(catalogue, records) if catalogue is not None and records is not None else None
+        # Of several records with one id the first one counts, as in `TrainedRun.products`.
+        records = catalogue.first_records()
+        truth = questions_of(catalogue, records)
     shared = SharedImages(catalogue)
     sources: dict[str, list[Source]] = {}
     for name, workdirs in runs.items():
@@ -117,14 +118,6 @@ def _no_tests(sources: Mapping[str, Sequence[Source]]) -> list[str]:
         if worst is not None and not worst.is_test:
             found.append(worst.sentence(name))
     return found
-
-
-def _truth(catalogue: Catalogue, rows: Int64[np.ndarray, " r"]) -> Questions:
-    return Questions(
-        np.asarray(catalogue.product_id)[rows],
-        np.asarray(catalogue.category_id)[rows],
-        np.asarray(catalogue.num_images)[rows].astype(np.int32),
-    )
 
 
 def _truth_of(path: Path) -> Questions:
