@@ -20,18 +20,6 @@ from product_mil.errors import UserError
 from product_mil.files.foreign import CONFIGURATION, refuse_foreign
 from product_mil.files.outputs import user_path
 
-Pooling = Literal[
-    "probabilities",
-    "mean",
-    "max",
-    "gated_attention",
-    "transformer",
-    "residual",
-    "posterior_attention",
-    "tree",
-    "prior",
-]
-
 
 @dataclass(frozen=True)
 class DataConfig:
@@ -68,7 +56,7 @@ class ModelConfig:
         ""  # "imagenet", a weights file, or the directory of an earlier run; empty: random
     )
     head_init: str = "normal"  # or zeros, truncated_normal, a CSV category_id,imagenet_class
-    pooling: Pooling = "gated_attention"
+    pooling: str = "gated_attention"  # the head: one of HEADS in model/registry.py, or registered
     attention_heads: int = 4  # of gated_attention and transformer, as is attention_dim
     attention_dim: int = 128
     layer_norm: bool = False  # of each image's embedding, before the head; without parameters

@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def lines_of(found: dict[str, Any], rows: int) -> list[str]:
     """The same for people."""
-    from product_mil.runs.inspection import WITH_ATTENTION
+    from product_mil.model.registry import head
 
     pooling, lines = found["pooling"], []
     if "trust" in found:
@@ -60,7 +60,7 @@ def lines_of(found: dict[str, Any], rows: int) -> list[str]:
             f"trust in the joint correction: {one:g} with one image, {several:g} with several"
             + (": attention changes no prediction" if several == 0 else "")
         )
-    if pooling not in WITH_ATTENTION:
+    if not head(pooling).attends:
         return [*lines, f"{pooling} has no attention: all images of a product count alike"]
     if found["relevance"]:
         lines += _relevance_lines(found["relevance"], rows)
