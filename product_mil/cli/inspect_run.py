@@ -13,6 +13,7 @@ from typing import Any
 
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_batch_flag
+from product_mil.cli.imports import add_import_flag
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.text import table
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--rows", type=int, default=10, help="categories at either end")
     add_batch_flag(parser)
+    add_import_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
     if args.rows < 1:
