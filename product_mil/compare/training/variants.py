@@ -20,7 +20,7 @@ from product_mil.runs.run import run, trained_stages, untrained_model
 
 
 def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Config]:
-    """The configurations of `name=FILE.py[:ARGUMENT][,FIELD=VALUE]`, by name.
+    """The configurations of `NAME=CONFIG[:ARGUMENT][,FIELD=VALUE]`, by name.
 
     `overrides` are `field=value` for all of them.
 
@@ -32,7 +32,7 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, C
         name, equals, rest = item.partition("=")
         spec, *own = rest.split(",")
         if not equals or not name or "/" in name or name in configs:
-            raise UserError(f"--configs {item}: expected NAME=configs/joint.py, each name once")
+            raise UserError(f"--configs {item}: expected NAME=CONFIG, each name once")
         pairs = [text.partition("=") for text in [*overrides, *own]]
         assignments = [(field, value) for field, _, value in pairs]
         configs[name], errors = override(load_config(spec), assignments)
