@@ -19,6 +19,7 @@ from product_mil.config import (
     refuse,
 )
 from product_mil.errors import UserError
+from product_mil.files.package import packaged_configurations
 from product_mil.model.registry import backbone, blocks_of
 from product_mil.runs.limits import problems
 from product_mil.runs.schedule import average_decay, stage_num_steps
@@ -365,6 +366,29 @@ def test_colons_in_the_path_of_a_configuration(
                 load_config(spec)
 
 
+def test_a_bare_name_is_a_configuration_that_comes_with_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("joint", "joint.py", "mine.py"):
+        (tmp_path / name).write_text("raise SystemExit")
+    monkeypatch.chdir(tmp_path)
+    names = sorted(path.stem for path in CONFIGS.glob("*.py"))
+    assert list(packaged_configurations()) == names
+    for name in names:
+        assert load_config(f"{name}:smoke") == load_config(f"{CONFIGS / name}.py:smoke")
+    assert load_config("joint") == load_config("joint:") == load_config(JOINT)
+    with pytest.raises(UserError, match=r"unknown config argument ':no-such'"):
+        load_config("joint:no-such")
+    for spec in ("mine", "mine:smoke", "x" * 300):
+        with pytest.raises(UserError, match="no configuration of this name") as error:
+            load_config(spec)
+        assert str(error.value).endswith(
+            f"there are {', '.join(names)}. A file of your own ends in .py"
+        )
+    with pytest.raises(SystemExit):
+        load_config("joint.py")  # the file beside us, not the one of that name that comes along
+
+
 @pytest.mark.parametrize(
     ("spec", "missing"),
     [
@@ -397,7 +421,7 @@ def test_what_is_no_configuration_is_told(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="is a directory, no Python file"):
         load_config(str(tmp_path))
     with pytest.raises(UserError, match="File name too long"):
-        load_config("x" * 300)
+        load_config("x" * 300 + ".py")
 
 
 def test_the_home_directory_in_any_field(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,7 +2,7 @@
 
 python -m benchmarks.studies.heads --workdir heads \
     --set NAME TRAIN VALID CATEGORIES TEST [--set ...] [--seeds 0,1,2] [--poolings residual,...]
-    [--config configs/joint.py:frozen] [--net mobilenet_v2 --weights mobilenet_v2.h5]
+    [--config joint:frozen] [--net mobilenet_v2 --weights mobilenet_v2.h5]
     [--steps 500,2000,8000] [--max_products 300,0]
 
 The backbone stays frozen. `geometric` is the residual run without its correction: the geometric
@@ -176,7 +176,7 @@ def integers(text: str) -> list[int]:
 
 def main() -> None:
     parser = sets_parser(files=4)
-    parser.add_argument("--config", default=f"{ROOT / 'configs/joint.py'}:frozen")
+    parser.add_argument("--config", default="joint:frozen")
     parser.add_argument("--poolings", default=POOLINGS)
     parser.add_argument("--steps", default="2000", help="lengths of the stage to compare")
     parser.add_argument("--max_products", default="0", help="sizes to compare; 0: all of TRAIN")

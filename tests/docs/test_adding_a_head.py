@@ -33,11 +33,10 @@ def forget() -> None:
 
 @pytest.fixture
 def here(tmp_path: Path, sample: SampleFiles, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A directory with the page's file, products with labels, and the configurations."""
+    """A directory with the page's file, and products with labels."""
     (code,) = blocks("python")
     (tmp_path / "my_head.py").write_text(code, encoding="utf-8")
     (tmp_path / "labelled.bson").symlink_to(sample.train)
-    (tmp_path / "configs").symlink_to(ROOT / "configs")
     monkeypatch.chdir(tmp_path)
     yield tmp_path
     forget()

@@ -33,7 +33,7 @@ class Variant(NamedTuple):
 
 
 def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Variant]:
-    """The configurations of `name=FILE.py[:ARGUMENT][,FIELD=VALUE]`, by name.
+    """The configurations of `NAME=CONFIG[:ARGUMENT][,FIELD=VALUE]`, by name.
 
     `overrides` are `field=value` for all of them.
 
@@ -45,7 +45,7 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, V
         name, equals, rest = item.partition("=")
         spec, *own = rest.split(",")
         if not equals or not name or "/" in name or name in variants:
-            raise UserError(f"--configs {item}: expected NAME=configs/joint.py, each name once")
+            raise UserError(f"--configs {item}: expected NAME=CONFIG, each name once")
         pairs = [text.partition("=") for text in [*overrides, *own]]
         assignments = [(field, value) for field, _, value in pairs]
         config, errors = override(load_config(spec), assignments)
