@@ -33,8 +33,10 @@ def predict(
     """Predict every product of the BSON files `spec` and write all outputs, whole or not at all.
 
     `views` and `tau` are those of `make_predict_step`. `fit_on` are labelled products for the
-    calibration of predictions that back off, by default the run's own validation products. What
-    cannot be read is listed beside the submission, or ends the work: None is as in training.
+    calibration of predictions that back off. By default the checkpoint says how it was calibrated
+    on the run's validation products; where it does not, or predicts otherwise than there, they are
+    predicted again. What cannot be read is listed beside the submission, or ends the work: None is
+    as in training.
 
     Raises:
         UserError: data that cannot be read, or outputs that cannot be written.
@@ -48,14 +50,18 @@ def predict(
 
     back_off = None
     if outputs.min_confidence is not None:
-        from product_mil.inference.backoff import calibrated_back_off
+        from product_mil.inference.backoff import BackOff, calibrated_back_off
 
-        valid = validation_products([run], fit_on)
-        log_known([run], valid, products)
-        predicted = predict_products(valid, batches_of(valid), step, run.mesh)
-        back_off = calibrated_back_off(
-            (block for block, _ in predicted), run.categories, outputs.min_confidence
-        )
+        least = outputs.min_confidence
+        as_validated = fit_on is None and views == "none" and not tau
+        if as_validated and run.temperature is not None:
+            log_known([run], None, products)
+            back_off = BackOff(run.categories, min_confidence=least, temperature=run.temperature)
+        else:
+            valid = validation_products([run], fit_on)
+            log_known([run], valid, products)
+            predicted = predict_products(valid, batches_of(valid), step, run.mesh)
+            back_off = calibrated_back_off((block for block, _ in predicted), run.categories, least)
     about = run.identity | predicted_as(products, views, tau)
     listed = run.fault_list(faults_path(outputs.submission), bad_records, bad_images)
     listed.add_records(products.catalogue)

@@ -39,6 +39,7 @@ from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
+from product_mil.train.record import VALIDATION
 
 T = TypeVar("T")
 
@@ -61,6 +62,14 @@ class TrainedRun:
     def log_prior(self) -> Float[np.ndarray, " k"]:
         """What is predicted of a product without a readable image."""
         return log_prior_of(self.class_counts)
+
+    @property
+    def temperature(self) -> float | None:
+        """The one that makes the probabilities of its validation products most likely.
+
+        None where the checkpoint was not evaluated, or was written by an earlier version.
+        """
+        return self.record.get(VALIDATION, {}).get("temperature")
 
     @property
     def summary(self) -> str:
