@@ -44,6 +44,11 @@ class Feed:
     faults: list[ImageFault] = field(default_factory=list)  # of images embedded or missing there
     note: str = ""  # for people: what was embedded, or why nothing was kept
 
+    @property
+    def runs_backbone(self) -> bool:
+        """Whether images go through the net on the devices."""
+        return self.sees_images and self.store is None and self.on_host is None
+
     def batches(
         self, products: Products, plan: Plan, *, num_steps: int | None = None, first_step: int = 0
     ) -> Iterator[Loaded]:

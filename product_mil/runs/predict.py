@@ -23,7 +23,7 @@ def predict(
     spec: str,
     outputs: Outputs,
     *,
-    images_per_batch: int = 256,
+    images_per_batch: int | None = None,
     views: Views = "none",
     tau: float = 0.0,
     fit_on: str | None = None,

@@ -34,7 +34,7 @@ from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
 from product_mil.runs.feed import Batches, call_feed, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.schedule import call_plan, evaluation_plan
+from product_mil.runs.schedule import call_plan, evaluation_plan, prediction_slots
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
@@ -161,19 +161,23 @@ class TrainedRun:
         )
 
     def batches(
-        self, products: Products, images_per_batch: int, *, pixels: bool = False
+        self, products: Products, images_per_batch: int | None = None, *, pixels: bool = False
     ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
-        Where training left the backbone frozen, embeddings come from its cache, which is filled
+        By default of as many as are fastest there. Where training left the backbone frozen, embeddings come from its cache, which is filled
         before this returns; the faults of all images are then known. `pixels` asks for images all
         the same.
         """
-        if images_per_batch < 1:
+        if images_per_batch is not None and images_per_batch < 1:
             raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
-        image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
-        plan = evaluation_plan(products, self.mesh.size, image_slots)
         feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
+        if images_per_batch is None:
+            image_slots = prediction_slots(runs_backbone=feed.runs_backbone)
+        else:
+            image_slots = -(-images_per_batch // self.mesh.size)
+        image_slots = max(image_slots, self.config.data.max_images)
+        plan = evaluation_plan(products, self.mesh.size, image_slots)
         return Batches(feed.batches(products, plan), feed.faults)
 
     def call_batches(self, products: Products) -> Batches:
