@@ -96,7 +96,9 @@ def attention_table(blocks: Iterable[PredictionBlock]) -> list[AttentionRow]:
     return [AttentionRow(name, *mean(of, True), *mean(of, False)) for name, of in rows]
 
 
-def inspect_run(run: TrainedRun, spec: str | None, images_per_batch: int | None = None) -> dict[str, Any]:
+def inspect_run(
+    run: TrainedRun, spec: str | None, images_per_batch: int | None = None
+) -> dict[str, Any]:
     """What the attention of a run has learned, as plain values for JSON.
 
     `relevance` lists all categories, the one that counts most first; `attention` has the rows of

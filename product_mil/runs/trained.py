@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,7 +32,7 @@ from product_mil.model.classifier import Model
 from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
-from product_mil.runs.feed import Batches, call_feed, open_feed
+from product_mil.runs.feed import Batches, Feed, call_feed, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
 from product_mil.runs.schedule import call_plan, evaluation_plan, prediction_slots
@@ -165,9 +166,9 @@ class TrainedRun:
     ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
-        By default of as many as are fastest there. Where training left the backbone frozen, embeddings come from its cache, which is filled
-        before this returns; the faults of all images are then known. `pixels` asks for images all
-        the same.
+        By default of as many as are fastest there. Where training left the backbone frozen,
+        embeddings come from its cache, which is filled before this returns; the faults of all
+        images are then known. `pixels` asks for images all the same.
         """
         if images_per_batch is not None and images_per_batch < 1:
             raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
@@ -187,7 +188,11 @@ class TrainedRun:
         calls alone.
         """
         plan = call_plan(products, self.mesh.size)
-        return Batches(call_feed(self.config).batches(products, plan))
+        return Batches(self._call_feed.batches(products, plan))
+
+    @cached_property
+    def _call_feed(self) -> Feed:
+        return call_feed(self.config, self.model, self.mesh)
 
 
 def open_run(
