@@ -187,8 +187,9 @@ class TrainedRun:
         For products that a program hands over, call after call: steps are compiled for the first
         calls alone.
         """
-        plan = call_plan(products, self.mesh.size)
-        return Batches(self._call_feed.batches(products, plan))
+        feed = self._call_feed
+        plan = call_plan(products, self.mesh.size, runs_backbone=feed.runs_backbone)
+        return Batches(feed.batches(products, plan))
 
     @cached_property
     def _call_feed(self) -> Feed:
