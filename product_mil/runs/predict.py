@@ -1,5 +1,6 @@
 """A trained run's predictions of all products of BSON files, written to files."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -57,6 +58,9 @@ def predict(
         if as_validated and run.temperature is not None:
             log_known([run], None, products)
             back_off = BackOff(run.categories, min_confidence=least, temperature=run.temperature)
+            logging.getLogger(__name__).info(
+                "calibrated on the run's validation products: temperature %.3f", run.temperature
+            )
         else:
             valid = validation_products([run], fit_on)
             log_known([run], valid, products)
