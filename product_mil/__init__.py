@@ -5,11 +5,11 @@ classifier.predict([["front.jpg", "back.jpg"]])
 """
 
 import importlib
-from typing import TYPE_CHECKING, Any
+import typing
 
 from product_mil.version import __version__
 
-if TYPE_CHECKING:
+if typing.TYPE_CHECKING:
     from product_mil.api import Classifier, Prediction, load
     from product_mil.errors import UserError
 
@@ -24,11 +24,11 @@ _HOMES = {
 }
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> typing.Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted(__all__)

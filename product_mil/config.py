@@ -9,6 +9,7 @@ import dataclasses
 import importlib.util
 import json
 import os
+import re
 import sys
 import types
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,18 +20,7 @@ from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 from product_mil.errors import UserError
 from product_mil.files.foreign import CONFIGURATION, refuse_foreign
 from product_mil.files.outputs import user_path
-
-Pooling = Literal[
-    "probabilities",
-    "mean",
-    "max",
-    "gated_attention",
-    "transformer",
-    "residual",
-    "posterior_attention",
-    "tree",
-    "prior",
-]
+from product_mil.files.package import packaged_configurations
 
 
 @dataclass(frozen=True)
@@ -68,7 +58,7 @@ class ModelConfig:
         ""  # "imagenet", a weights file, or the directory of an earlier run; empty: random
     )
     head_init: str = "normal"  # or zeros, truncated_normal, a CSV category_id,imagenet_class
-    pooling: Pooling = "gated_attention"
+    pooling: str = "gated_attention"  # the head: one of HEADS in model/registry.py, or registered
     attention_heads: int = 4  # of gated_attention and transformer, as is attention_dim
     attention_dim: int = 128
     layer_norm: bool = False  # of each image's embedding, before the head; without parameters
@@ -144,6 +134,7 @@ class Config:
         return dataclasses.asdict(self)
 
 
+_BARE_NAME = re.compile(r"(?P<name>\w[\w-]*)(:(?P<argument>[\w-]*))?")  # of a packaged one
 STAGES = ("head", "finetune")  # of a Config, in the order in which they are trained
 
 
@@ -153,13 +144,15 @@ def flat(config: Config) -> dict[str, Any]:
 
 
 def load_config(spec: str) -> Config:
-    """`configs/joint.py` or `configs/joint.py:laptop`: what its `get_config(argument)` returns.
+    """What `get_config(argument)` of a configuration returns.
+
+    `joint` and `joint:laptop` name one that comes with product_mil, `mine.py:fast` a file.
 
     Raises:
-        UserError: no such file, no `get_config` in it, or an argument that it refuses.
+        UserError: no such name or file, no `get_config` in it, or an argument that it refuses.
     """
     if not spec:
-        raise UserError("name a configuration: --config=configs/joint.py")
+        raise UserError("name a configuration: --config=joint, or a file of your own")
     path, argument = _file_and_argument(spec)
     try:
         refuse_foreign(path, CONFIGURATION)
@@ -168,7 +161,7 @@ def load_config(spec: str) -> Config:
     if not path.is_file():
         raise UserError(
             f"--config={spec}: there is no file {path} in {Path.cwd()}; the configurations that "
-            "come with product_mil are in its checkout, such as configs/joint.py"
+            f"come with product_mil are {', '.join(packaged_configurations())}"
         )
     module_spec = importlib.util.spec_from_file_location(f"config_{path.stem}", path)
     if module_spec is None or module_spec.loader is None:
@@ -192,10 +185,20 @@ def load_config(spec: str) -> Config:
 
 
 def _file_and_argument(spec: str) -> tuple[Path, str]:
-    """Split at the last colon that stands after the name of a file; there may be some in the name.
+    """The file of a configuration, and what follows its colon.
 
-    Without such a file, at the last colon after which no directory is named.
+    A bare name is one that comes with the package. Any other text is split at the last colon that
+    stands after the name of a file; there may be some in the name. Without such a file, at the last
+    colon after which no directory is named.
     """
+    if bare := _BARE_NAME.fullmatch(spec):
+        known = packaged_configurations()
+        if bare["name"] not in known:
+            raise UserError(
+                f"--config={spec}: no configuration of this name comes with product_mil; there are "
+                f"{', '.join(known)}. A file of your own ends in .py"
+            )
+        return known[bare["name"]], bare["argument"] or ""
     colons = [at for at in range(len(spec), -1, -1) if spec[at : at + 1] in (":", "")]
     # `Path.is_file` raises where a name is too long.
     names = [at for at in colons if os.path.isfile(spec[:at])]  # noqa: PTH113

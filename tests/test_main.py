@@ -63,7 +63,7 @@ def test_unknown_argument_with_the_other_errors() -> None:
 @pytest.mark.parametrize(
     ("arguments", "part"),
     [
-        ((), "--config=configs/joint.py"),
+        ((), "--config=joint"),
         (("--config=nowhere.py",), "there is no file nowhere.py"),
         (("--config",), "Missing value for flag --config; see python -m product_mil.main --help"),
     ],

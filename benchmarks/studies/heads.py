@@ -2,7 +2,7 @@
 
 python -m benchmarks.studies.heads --workdir heads \
     --set NAME TRAIN VALID CATEGORIES TEST [--set ...] [--seeds 0,1,2] [--poolings residual,...]
-    [--config configs/joint.py:frozen] [--net mobilenet_v2 --weights mobilenet_v2.h5]
+    [--config joint:frozen] [--net mobilenet_v2 --weights mobilenet_v2.h5]
     [--steps 500,2000,8000] [--max_products 300,0]
 
 The backbone stays frozen. `geometric` is the residual run without its correction: the geometric
@@ -39,7 +39,8 @@ from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.inference.trust import TRUST
-from product_mil.runs.inspection import WITH_ATTENTION, attention_table
+from product_mil.model.registry import head
+from product_mil.runs.inspection import attention_table
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
@@ -65,7 +66,7 @@ def answers_of(blocks: list[PredictionBlock], products: Products, pooling: str) 
         for name in ("top_class", "top_probability", "log_prob_true")
     )
     attention = None
-    if pooling in WITH_ATTENTION:
+    if head(pooling).attends:
         several = attention_table(blocks)[-1]
         attention = several.attention_of_agreeing, several.attention_of_disagreeing
     return Answers(
@@ -175,7 +176,7 @@ def integers(text: str) -> list[int]:
 
 def main() -> None:
     parser = sets_parser(files=4)
-    parser.add_argument("--config", default=f"{ROOT / 'configs/joint.py'}:frozen")
+    parser.add_argument("--config", default="joint:frozen")
     parser.add_argument("--poolings", default=POOLINGS)
     parser.add_argument("--steps", default="2000", help="lengths of the stage to compare")
     parser.add_argument("--max_products", default="0", help="sizes to compare; 0: all of TRAIN")

@@ -26,7 +26,7 @@ from product_mil.inference.metrics import mean_class_accuracy, score_products
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
-FROZEN = str(Path(__file__).resolve().parents[2] / "configs/joint.py") + ":frozen"
+FROZEN = "joint:frozen"
 RARE_PRODUCTS = 3  # a class with at most so many training products is rare
 # balance_power in the plan, tau in the loss, tau afterwards
 WAYS = {

@@ -13,7 +13,6 @@ import os
 import platform
 from collections import defaultdict
 from datetime import date
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -27,7 +26,7 @@ from product_mil.inference.stream import predict_products
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
-FROZEN = str(Path(__file__).resolve().parents[2] / "configs/joint.py") + ":frozen"
+FROZEN = "joint:frozen"
 # weights of the losses at levels 1 and 2, beside 1 at level 3
 WAYS = {
     "none": (0.0, 0.0),

@@ -20,6 +20,7 @@ from jaxtyping import Float64
 
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
+from product_mil.cli.imports import add_import_flag
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.ensemble.files import MISSING, missing_path
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     add_output_flags(parser)
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     add_batch_flag(parser)
+    add_import_flag(parser)
     add_policy_flags(parser, "default: as in training of the first run")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)

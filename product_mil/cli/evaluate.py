@@ -12,6 +12,7 @@ import json
 
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
+from product_mil.cli.imports import add_import_flag
 from product_mil.data.faults import FAULTS
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
@@ -30,6 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--faults", type=user_path, help="list here, as .csv, what could not be read"
     )
+    add_import_flag(parser)
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")

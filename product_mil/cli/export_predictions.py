@@ -13,6 +13,7 @@ import argparse
 
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
+from product_mil.cli.imports import add_import_flag
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.files.outputs import user_path
@@ -38,6 +39,7 @@ def main(argv: list[str] | None = None) -> None:
         "--checkpoint", choices=("last", "best"), default="last", help="default: last"
     )
     add_batch_flag(parser)
+    add_import_flag(parser)
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)

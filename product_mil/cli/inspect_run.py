@@ -13,6 +13,7 @@ from typing import Any
 
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_batch_flag
+from product_mil.cli.imports import add_import_flag
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.text import table
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
     parser.add_argument("--rows", type=int, default=10, help="categories at either end")
     add_batch_flag(parser)
+    add_import_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
     if args.rows < 1:
@@ -51,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def lines_of(found: dict[str, Any], rows: int) -> list[str]:
     """The same for people."""
-    from product_mil.runs.inspection import WITH_ATTENTION
+    from product_mil.model.registry import head
 
     pooling, lines = found["pooling"], []
     if "trust" in found:
@@ -60,7 +62,7 @@ def lines_of(found: dict[str, Any], rows: int) -> list[str]:
             f"trust in the joint correction: {one:g} with one image, {several:g} with several"
             + (": attention changes no prediction" if several == 0 else "")
         )
-    if pooling not in WITH_ATTENTION:
+    if not head(pooling).attends:
         return [*lines, f"{pooling} has no attention: all images of a product count alike"]
     if found["relevance"]:
         lines += _relevance_lines(found["relevance"], rows)

@@ -11,14 +11,11 @@ goes on. A rung whose weights are not at hand runs on MobileNetV2 instead.
 """
 
 import argparse
-from pathlib import Path
 
 from product_mil.cli.console import command
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
 from product_mil.sources.bson.names import dump_files
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs"
 
 
 @command()
@@ -66,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     configure_jax()
     ladder = Ladder(**vars(args))
     fields = [flag.removeprefix("--config.").partition("=") for flag in flags]
-    planned, left_out = plan(ladder, CONFIGS, [(name, value) for name, _, value in fields])
+    planned, left_out = plan(ladder, [(name, value) for name, _, value in fields])
     climb(planned, left_out, ladder)
     print((args.output / TEXT_FILE).read_text(encoding="utf-8"))
 

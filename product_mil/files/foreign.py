@@ -126,7 +126,7 @@ SUBMISSION = Wanted(
     "name a CSV with the header _id,category_id",
 )
 CONFIGURATION = Wanted(
-    "Python file", frozenset({"table", "text", "json"}), "name one such as configs/joint.py"
+    "Python file", frozenset({"table", "text", "json"}), "name a configuration such as joint"
 )
 
 

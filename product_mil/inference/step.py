@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from product_mil.batch import Batch, EmbeddedBatch
 from product_mil.model.classifier import Arrays, merge_model
-from product_mil.model.heads import HeadOutput
+from product_mil.model.heads.common import HeadOutput
 from product_mil.model.packing import packing_of
 from product_mil.model.warp import Views, seen_through, view_maps
 

@@ -14,12 +14,11 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products, watched
 from product_mil.inference.trust import TRUST
 from product_mil.model.heads.residual import RELEVANCE_SCALE
+from product_mil.model.registry import head
 from product_mil.runs.trained import TrainedRun
 from product_mil.sources.categories import path_of
 
 RELEVANCE = "head/relevance/kernel"  # its path among the parameters
-# The poolings whose attention can differ from one image of a product to the next.
-WITH_ATTENTION = ("max", "gated_attention", "transformer", "posterior_attention")
 
 
 class AttentionRow(NamedTuple):
@@ -121,7 +120,7 @@ def inspect_run(
             }
             for k in (-relevance).argsort(kind="stable")
         ]
-    if pooling in WITH_ATTENTION and spec is not None:
+    if head(pooling).attends and spec is not None:
         rows = attention_table(predicted_blocks(run, spec, images_per_batch))
         found["attention"] = [_plain(row) for row in rows]
     return found

@@ -86,9 +86,4 @@ def problems(config: Config) -> list[str]:
             f"must be a multiple of data.shards={data.shards} and hold data.max_images="
             f"{data.max_images} in each shard",
         )
-    untrained = config.head.epochs == 0 and config.finetune.epochs == 0
-    if model.pooling == "prior" and not untrained:
-        found.append("config.model.pooling=prior: is counted, not trained; set both epochs to 0")
-    if untrained and model.pooling != "prior":
-        found.append("config.head.epochs=0 and config.finetune.epochs=0: nothing to train")
     return found

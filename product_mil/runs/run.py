@@ -17,9 +17,11 @@ from product_mil.config import STAGES, Config, differences
 from product_mil.data.faults import FaultList
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import Interrupted, UserError
+from product_mil.files.package import checkout
 from product_mil.files.whole import write_json
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
+from product_mil.model.registry import head
 from product_mil.runs.data import RunData, build_data
 from product_mil.runs.directory import (
     CONFIG_FILE,
@@ -177,7 +179,7 @@ def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
     model, notes = build_model(
         config, len(data.categories.ids), data.categories.ids, levels_of(data.categories)
     )
-    if config.model.pooling == "prior":
+    if head(config.model.pooling).is_counted:
         model = with_log_prior(model, log_prior_of(data.class_counts))
     if Path(config.model.weights).is_dir() and config.model.weights:
         from product_mil.runs.warm_start import warm_start
@@ -237,7 +239,9 @@ def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
 
 
 def _git_revision() -> str | None:
-    root = Path(__file__).resolve().parents[2]
+    root = checkout()
+    if root is None:  # installed: what lies around it is somebody else's
+        return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()

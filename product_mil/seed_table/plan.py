@@ -22,20 +22,20 @@ class Rung:
     """One system: its configuration, and its share of the budget against the others'."""
 
     name: str
-    config: str  # in the directory of configurations
+    config: str  # as `load_config` takes it
     share: float
 
 
 RUNGS = (
-    Rung("prior", "prior.py", 0.1),
-    Rung("tree", "tree.py", 3.0),
-    Rung("cnn_1", "cnn_1.py", 4.0),
-    Rung("cnn_2", "cnn_2.py", 4.0),
-    Rung("cnn_3", "cnn_3.py", 6.0),
-    Rung("inception_v3", "inception_v3.py:unlocked", 4.0),
-    Rung("inception_v3-joint", "inception_v3.py:unlocked_joint", 4.0),
-    Rung("xception", "xception.py:unlocked", 4.0),
-    Rung("xception-joint", "xception.py:unlocked_joint", 4.0),
+    Rung("prior", "prior", 0.1),
+    Rung("tree", "tree", 3.0),
+    Rung("cnn_1", "cnn_1", 4.0),
+    Rung("cnn_2", "cnn_2", 4.0),
+    Rung("cnn_3", "cnn_3", 6.0),
+    Rung("inception_v3", "inception_v3:unlocked", 4.0),
+    Rung("inception_v3-joint", "inception_v3:unlocked_joint", 4.0),
+    Rung("xception", "xception:unlocked", 4.0),
+    Rung("xception-joint", "xception:unlocked_joint", 4.0),
 )
 
 
@@ -66,11 +66,11 @@ class Planned:
 
 
 def plan(
-    ladder: Ladder, configs: Path, overrides: Sequence[tuple[str, str]] = ()
+    ladder: Ladder, overrides: Sequence[tuple[str, str]] = ()
 ) -> tuple[list[Planned], list[str]]:
     """The rungs that can be trained, equal ones joined, and what is left out and why.
 
-    `configs` is the directory of their configurations; `overrides` change fields of all of them.
+    `overrides` change fields of all of their configurations.
 
     Raises:
         UserError: unknown rungs or backbones, or configurations that are wrong.
@@ -85,7 +85,7 @@ def plan(
     for rung in RUNGS:
         if ladder.rungs and rung.name not in ladder.rungs:
             continue
-        config = load_config(str(configs / rung.config))
+        config = load_config(rung.config)
         name, note = rung.name, ""
         if config.model.weights:
             wanted = config.model.backbone

@@ -4,7 +4,6 @@ import dataclasses
 import hashlib
 import json
 import threading
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -19,8 +18,6 @@ from product_mil.errors import UserError
 from product_mil.runs.embed import embed_function
 from product_mil.runs.trained import open_run
 from tests.api.conftest import BROKEN
-
-ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_a_prediction(classifier: Classifier, products: list[list[bytes]], trained: Path) -> None:
@@ -211,23 +208,6 @@ def test_an_embedding_for_each_image(classifier: Classifier, products: list[list
                 decode_into(image, pixels[0])
                 np.testing.assert_allclose(row, embed(pixels)[0], rtol=1e-5, atol=1e-6)
     assert len(found[6]) == 7  # more than `predict` uses
-
-
-def test_the_public_names() -> None:
-    assert product_mil.__all__ == ["Classifier", "Prediction", "UserError", "__version__", "load"]
-    assert {*product_mil.__all__} <= {*dir(product_mil)}
-    assert product_mil.load is api.load
-    assert product_mil.Classifier is Classifier
-    assert product_mil.Prediction is Prediction
-    assert issubclass(product_mil.UserError, Exception)
-    with pytest.raises(AttributeError, match="module 'product_mil' has no attribute 'predict'"):
-        _ = product_mil.predict  # type: ignore[attr-defined]
-    declared = tomllib.loads((ROOT / "pyproject.toml").read_text())
-    setuptools = declared["tool"]["setuptools"]
-    assert setuptools["dynamic"]["version"] == {"attr": "product_mil.version.__version__"}
-    for name in setuptools["package-data"]["product_mil"]:
-        assert (ROOT / "product_mil" / name).is_file()
-    assert "py.typed" in setuptools["package-data"]["product_mil"]
 
 
 def test_where_there_is_no_run(trained: Path, tmp_path: Path) -> None:

@@ -13,17 +13,12 @@ from product_mil.seed_table.plan import Ladder, plan
 from product_mil.sources.sample.draw import SampleFiles
 
 
-@pytest.fixture(scope="module")
-def tool() -> Any:
-    return seed_table
+def planned_with(**changed: Any) -> tuple[Any, list[str]]:
+    return plan(Ladder(output=Path("unused"), **changed))
 
 
-def planned_with(tool: Any, **changed: Any) -> tuple[Any, list[str]]:
-    return plan(Ladder(output=Path("unused"), **changed), tool.CONFIGS)
-
-
-def test_the_packaged_net_takes_the_place_of_what_is_not_at_hand(tool: Any) -> None:
-    planned, left_out = planned_with(tool)
+def test_the_packaged_net_takes_the_place_of_what_is_not_at_hand() -> None:
+    planned, left_out = planned_with()
     assert left_out == []
     names = [rung.name for rung in planned]
     assert names[:5] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
@@ -40,12 +35,12 @@ def test_the_packaged_net_takes_the_place_of_what_is_not_at_hand(tool: Any) -> N
 
 
 def test_without_the_package_the_pretrained_rungs_are_left_out(
-    tool: Any, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
         "product_mil.model.weights.published.importlib.util.find_spec", lambda _: None
     )
-    planned, left_out = planned_with(tool)
+    planned, left_out = planned_with()
     assert [rung.name for rung in planned] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
     assert len(left_out) == 4
     assert (
@@ -54,12 +49,10 @@ def test_without_the_package_the_pretrained_rungs_are_left_out(
     )
 
 
-def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(
-    tool: Any, tmp_path: Path
-) -> None:
+def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(tmp_path: Path) -> None:
     weights = tmp_path / "mobilenet.h5"
     weights.touch()
-    planned, left_out = planned_with(tool, weights=[f"mobilenet_v2={weights}"])
+    planned, left_out = planned_with(weights=[f"mobilenet_v2={weights}"])
     assert left_out == []
     by_name = {rung.name: rung for rung in planned}
     assert list(by_name)[-2:] == ["mobilenet_v2", "mobilenet_v2-joint"]
@@ -74,7 +67,7 @@ def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(
     assert joint.config.finetune.trainable == "blocks/14"
     # With weights of its own a net stands for itself.
     both = [f"mobilenet_v2={weights}", f"xception={weights}"]
-    planned, _ = planned_with(tool, weights=both, rungs=["xception", "inception_v3"])
+    planned, _ = planned_with(weights=both, rungs=["xception", "inception_v3"])
     names = {rung.name: rung for rung in planned}
     assert list(names) == ["mobilenet_v2", "xception"]
     assert names["xception"].note == ""
@@ -84,10 +77,10 @@ def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(
 
 @pytest.mark.slow
 def test_the_ladder_within_a_budget_and_gone_on_with(
-    tool: Any, sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def table(budget_minutes: float) -> dict[str, dict[str, str]]:
-        tool.main(
+        seed_table.main(
             [
                 "--output", str(tmp_path), "--budget_minutes", str(budget_minutes),
                 "--data", str(sample.train), "--categories", str(sample.categories),
@@ -132,10 +125,10 @@ def test_the_ladder_within_a_budget_and_gone_on_with(
     ],
 )
 def test_mistakes_are_one_line(
-    tool: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flags: list[str], message: str
 ) -> None:
     with pytest.raises(SystemExit) as left:
-        tool.main(["--output", str(tmp_path / "out"), *flags])
+        seed_table.main(["--output", str(tmp_path / "out"), *flags])
     assert left.value.code == 2
     error = capsys.readouterr().err
     assert message in error

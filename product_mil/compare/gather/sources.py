@@ -10,7 +10,6 @@ from jaxtyping import Bool, Int64
 
 from product_mil.compare.answers import Answers, Questions
 from product_mil.compare.gather.files import AnswerFile, is_parquet, read_answers
-from product_mil.compare.gather.headline import AVERAGING
 from product_mil.compare.gather.rules import (
     OWN,
     answers_of,
@@ -26,6 +25,7 @@ from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
 from product_mil.inference.metrics import scores_in_place
 from product_mil.inference.stream import predict_products, watched
+from product_mil.model.registry import head
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.runs.trained import TrainedRun, open_run
@@ -78,7 +78,7 @@ def answers_of_run(
 ) -> Source:
     """The run's own answers and, if it averages probabilities, those of every other rule."""
     _LOGGER.info("%s", run.summary)
-    with_rules = run.config.model.pooling == AVERAGING
+    with_rules = head(run.config.model.pooling).averages
     products = run.products(spec)
     temperatures = None
     data, missing = run.data()
