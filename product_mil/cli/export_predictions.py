@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--fit_on",
         help="labelled products for the calibration of --min_confidence "
-        "(default: the run's own validation products)",
+        "(default: as the checkpoint was calibrated on the run's validation products)",
     )
     parser.add_argument(
         "--checkpoint", choices=("last", "best"), default="last", help="default: last"

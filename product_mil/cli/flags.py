@@ -11,8 +11,7 @@ def add_batch_flag(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--images_per_batch",
         type=_images_per_batch,
-        default=256,
-        help="over all devices",
+        help="over all devices (default: what is fastest on them)",
     )
 
 

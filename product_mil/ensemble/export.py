@@ -58,7 +58,7 @@ def combine_runs(
     weights: Float64[np.ndarray, " m"] | None = None,
     fit_on: str | None = None,
     checkpoint: Literal["last", "best"] = "last",
-    images_per_batch: int = 256,
+    images_per_batch: int | None = None,
     views: Views = "none",
     tau: float = 0.0,
     bad_records: Policy | None = None,

@@ -49,7 +49,7 @@ def relevance_of(run: TrainedRun) -> Float[np.ndarray, " k"] | None:
 
 
 def predicted_blocks(
-    run: TrainedRun, spec: str, images_per_batch: int
+    run: TrainedRun, spec: str, images_per_batch: int | None
 ) -> Iterable[PredictionBlock]:
     """What the run predicts of all products in these BSON files.
 
@@ -95,7 +95,9 @@ def attention_table(blocks: Iterable[PredictionBlock]) -> list[AttentionRow]:
     return [AttentionRow(name, *mean(of, True), *mean(of, False)) for name, of in rows]
 
 
-def inspect_run(run: TrainedRun, spec: str | None, images_per_batch: int = 256) -> dict[str, Any]:
+def inspect_run(
+    run: TrainedRun, spec: str | None, images_per_batch: int | None = None
+) -> dict[str, Any]:
     """What the attention of a run has learned, as plain values for JSON.
 
     `relevance` lists all categories, the one that counts most first; `attention` has the rows of

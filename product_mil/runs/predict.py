@@ -1,5 +1,6 @@
 """A trained run's predictions of all products of BSON files, written to files."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -23,7 +24,7 @@ def predict(
     spec: str,
     outputs: Outputs,
     *,
-    images_per_batch: int = 256,
+    images_per_batch: int | None = None,
     views: Views = "none",
     tau: float = 0.0,
     fit_on: str | None = None,
@@ -33,8 +34,10 @@ def predict(
     """Predict every product of the BSON files `spec` and write all outputs, whole or not at all.
 
     `views` and `tau` are those of `make_predict_step`. `fit_on` are labelled products for the
-    calibration of predictions that back off, by default the run's own validation products. What
-    cannot be read is listed beside the submission, or ends the work: None is as in training.
+    calibration of predictions that back off. By default the checkpoint says how it was calibrated
+    on the run's validation products; where it does not, or predicts otherwise than there, they are
+    predicted again. What cannot be read is listed beside the submission, or ends the work: None is
+    as in training.
 
     Raises:
         UserError: data that cannot be read, or outputs that cannot be written.
@@ -48,14 +51,21 @@ def predict(
 
     back_off = None
     if outputs.min_confidence is not None:
-        from product_mil.inference.backoff import calibrated_back_off
+        from product_mil.inference.backoff import BackOff, calibrated_back_off
 
-        valid = validation_products([run], fit_on)
-        log_known([run], valid, products)
-        predicted = predict_products(valid, batches_of(valid), step, run.mesh)
-        back_off = calibrated_back_off(
-            (block for block, _ in predicted), run.categories, outputs.min_confidence
-        )
+        least = outputs.min_confidence
+        as_validated = fit_on is None and views == "none" and not tau
+        if as_validated and run.temperature is not None:
+            log_known([run], None, products)
+            back_off = BackOff(run.categories, min_confidence=least, temperature=run.temperature)
+            logging.getLogger(__name__).info(
+                "calibrated on the run's validation products: temperature %.3f", run.temperature
+            )
+        else:
+            valid = validation_products([run], fit_on)
+            log_known([run], valid, products)
+            predicted = predict_products(valid, batches_of(valid), step, run.mesh)
+            back_off = calibrated_back_off((block for block, _ in predicted), run.categories, least)
     about = run.identity | predicted_as(products, views, tau)
     listed = run.fault_list(faults_path(outputs.submission), bad_records, bad_images)
     listed.add_records(products.catalogue)

@@ -74,7 +74,7 @@ class SharedImages:
 
 
 def answers_of_run(
-    run: TrainedRun, spec: str, images_per_batch: int, shared: SharedImages, notes: list[str]
+    run: TrainedRun, spec: str, images_per_batch: int | None, shared: SharedImages, notes: list[str]
 ) -> Source:
     """The run's own answers and, if it averages probabilities, those of every other rule."""
     _LOGGER.info("%s", run.summary)
@@ -111,7 +111,7 @@ def answers_of_run(
 
 
 def _temperatures(
-    run: TrainedRun, valid: Products, with_rules: bool, images_per_batch: int
+    run: TrainedRun, valid: Products, with_rules: bool, images_per_batch: int | None
 ) -> list[float]:
     """Fitted on validation products of the run, or a random part of them."""
     usable = np.flatnonzero((valid.labels >= 0) & (valid.num_images > 0))
@@ -163,7 +163,7 @@ def run_details(
     products = run.products(spec)
     chosen = products.subset(np.isin(products.product_rows, rows))
     classes = run.categories.ids
-    blocks = predict_products(chosen, run.batches(chosen, 256), run.predict_step(topk=5), run.mesh)
+    blocks = predict_products(chosen, run.batches(chosen), run.predict_step(topk=5), run.mesh)
     # `rows` is ascending, as the subset is.
     return [detail for block, _ in blocks for detail in details_of(block, classes)]
 
