@@ -5,10 +5,9 @@ import sys
 from absl import flags
 
 from product_mil.cli.console import command
-from product_mil.config import Config, load_config, override, refuse
+from product_mil.config import Config, load_config, override, problems, refuse
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
-from product_mil.runs.limits import problems
 
 
 def declared_flags() -> flags.FlagValues:

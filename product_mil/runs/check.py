@@ -5,14 +5,14 @@ from pathlib import Path
 import jax
 
 from product_mil.config import Config, ModelConfig
+from product_mil.config.start import FromFile, Published, Random
 from product_mil.errors import UserError
 from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
 from product_mil.model.heads.spec import OWN_SETTINGS, HeadSpec
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import BACKBONES, HEADS, BackboneSpec, backbone, blocks_of, head
 from product_mil.model.weights.head_init import NAMED
-from product_mil.runs.embed import backbone_stays_frozen
-from product_mil.runs.limits import AUGMENT_LIMITS
+from product_mil.runs.embed import augments, backbone_stays_frozen
 from product_mil.sources.bson.names import named_files
 from product_mil.train.state import WHOLE_PARTS
 
@@ -27,9 +27,11 @@ def check_config(config: Config) -> list[str]:
         except UserError as error:
             found.append(f"config.data.{name}: {error}")
     found += _category_file_problems(config.data.categories)
-    weights = config.model.weights
-    if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
-        found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")
+    start = config.model.start
+    if isinstance(start, FromFile) and not start.path.exists():
+        found.append(
+            f"config.model.weights: {start.path}: no such file or directory; or say imagenet"
+        )
     found += _head_init_problems(config)
     devices = jax.device_count()
     if config.data.shards % devices:
@@ -97,10 +99,10 @@ def _head_init_problems(config: Config) -> list[str]:
     head_init = config.model.head_init
     if head_init in NAMED:
         return []
-    found, weights = [], config.model.weights
+    found, start = [], config.model.start
     if not Path(head_init).is_file():
         found.append(f"config.model.head_init: {head_init}: no such file, nor {', '.join(NAMED)}")
-    if weights != "imagenet" and not Path(weights).expanduser().is_file():
+    if not isinstance(start, Published | FromFile):
         found.append(
             f"config.model.head_init={head_init}: needs the ImageNet top of "
             "config.model.weights=imagenet or of a file"
@@ -168,8 +170,8 @@ def _baseline_problems(config: Config, fusion: HeadSpec, *, on_host: bool) -> li
             "cache; set config.finetune.epochs=0 and config.data.embedding_cache=true"
         )
     stages = (config.head, config.finetune)
-    if on_host and any(getattr(of.augment, name) for of in stages for name in AUGMENT_LIMITS):
+    if on_host and any(augments(stage) for stage in stages):
         found.append(f"config.model.backbone={model.backbone}: takes no augmentation")
-    if model.weights and (on_host or not fusion.takes_weights):
+    if not isinstance(model.start, Random) and (on_host or not fusion.takes_weights):
         found.append(f"config.model.weights={model.weights}: a {model.pooling} takes none")
     return found

@@ -69,8 +69,12 @@ def in_groups(embed: Embed) -> Embed:
 
 def embeds_once(config: Config, stage: StageConfig) -> bool:
     """Whether a stage trains the head alone, on images that are the same at each use."""
-    augmented = Ranges(**dataclasses.asdict(stage.augment)).on
-    return stage.trainable == "head" and config.data.embedding_cache and not augmented
+    return stage.trainable == "head" and config.data.embedding_cache and not augments(stage)
+
+
+def augments(stage: StageConfig) -> bool:
+    """Whether a stage changes its training images."""
+    return Ranges(**dataclasses.asdict(stage.augment)).on
 
 
 def backbone_stays_frozen(config: Config) -> bool:

@@ -1,18 +1,18 @@
 """The classifier that a configuration asks for."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int64, Num
 
 from product_mil.config import Config
+from product_mil.config.start import FromFile, Published
 from product_mil.model.classifier import Classifier, Model, split_model
 from product_mil.model.heads.tree import Levels
 from product_mil.model.registry import backbone, head
 from product_mil.model.weights.head_init import NAMED, initialise_head
 from product_mil.model.weights.load import load_weights
+from product_mil.model.weights.published import published_file
 from product_mil.sources.categories import Categories
 
 
@@ -45,9 +45,11 @@ def build_model(
         spec.embedding_dim, classes, dropout_rate=settings.dropout, rngs=rngs, **own
     )
     notes, top = [], None
-    if settings.weights and not Path(settings.weights).is_dir():  # a directory: a warm start
+    start = settings.start
+    if isinstance(start, Published | FromFile):  # an earlier run: `warm_start`
         with_top = category_ids is not None and settings.head_init not in NAMED
-        loaded = load_weights(net, spec, settings.weights, with_top=with_top)
+        named = start.path if isinstance(start, FromFile) else None
+        loaded = load_weights(net, spec, named or published_file(spec, with_top=with_top))
         top = loaded.top
         notes.append(f"{spec.name}: {loaded.n_tensors} tensors from {loaded.path}")
     model = Model(*split_model(Classifier(net, fusing, layer_norm=settings.layer_norm)))

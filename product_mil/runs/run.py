@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from product_mil.config import STAGES, Config, differences
+from product_mil.config.start import FromRun
 from product_mil.data.faults import FaultList
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import Interrupted, UserError
@@ -181,11 +182,11 @@ def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
     )
     if head(config.model.pooling).is_counted:
         model = with_log_prior(model, log_prior_of(data.class_counts))
-    if Path(config.model.weights).is_dir() and config.model.weights:
+    start = config.model.start
+    if isinstance(start, FromRun):
         from product_mil.runs.warm_start import warm_start
 
-        earlier_run = Path(config.model.weights)
-        model, notes = warm_start(model, config.model, data.categories, earlier_run)
+        model, notes = warm_start(model, config.model, data.categories, start.workdir)
     return model, notes
 
 

@@ -15,13 +15,13 @@ from product_mil.compare.training.side_by_side import (
     num_at_once,
     train_side_by_side,
 )
-from product_mil.config import Config, load_config, override, refuse
+from product_mil.config import Config, load_config, override, problems, refuse
+from product_mil.config.start import Random
 from product_mil.devices.mesh import data_mesh
 from product_mil.errors import UserError
 from product_mil.runs.check import check_config
 from product_mil.runs.data import build_data
 from product_mil.runs.embed import cached_embeddings, embeds_once
-from product_mil.runs.limits import problems
 from product_mil.runs.run import run, trained_stages, untrained_model
 
 
@@ -119,7 +119,7 @@ def _fill_cache(config: Config) -> None:
 
     Random weights are each seed's own.
     """
-    if config.model.weights:
+    if not isinstance(config.model.start, Random):
         data = build_data(config)
         model, _ = untrained_model(config, data)
         cached_embeddings(config, model, (data.train, data.valid), data_mesh(config.data.shards))
