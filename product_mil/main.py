@@ -1,61 +1,50 @@
-"""Train: `python -m product_mil.main --config=configs/joint.py [--config.field=value ...]`."""
+r"""Train a run, or go on with it.
 
+    product-mil train --config=joint
+    product-mil train --config=joint:laptop --config.data.train=train.bson \
+        --config.data.categories=category_names.csv
+
+`--config.field=value` changes a field of the configuration, such as config.data.train. The same
+command goes on with a run that was stopped.
+"""
+
+import re
 import sys
 
-from absl import flags
-
 from product_mil.cli.console import command
+from product_mil.cli.parser import CommandParser
 from product_mil.config import Config, load_config, override, refuse
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
+from product_mil.files.package import packaged_configurations
 from product_mil.runs.limits import problems
-
-
-def declared_flags() -> flags.FlagValues:
-    """The flags, apart from those that libraries declare for the whole process."""
-    declared = flags.FlagValues()
-    for name, about in (
-        ("config", "configuration file, such as configs/joint.py:laptop"),
-        ("workdir", "the run's directory; default runs/<config name>"),
-    ):
-        flags.DEFINE_string(name, None, about, flag_values=declared)
-    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=declared)
-    return declared
-
-
-def parse_arguments(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
-    """The flags, and all other arguments: `--config.field=value` and what is not known.
-
-    Raises:
-        UserError: a flag without its value.
-    """
-    fields = [arg for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
-    declared = declared_flags()
-    try:
-        rest = declared([arg for arg in argv if arg not in fields], known_only=True)
-    except flags.Error as error:
-        raise UserError(f"{error}; see python -m product_mil.main --help") from error
-    return declared, [*fields, *rest[1:]]
 
 
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Build the configuration, refuse it if wrong, run it. `argv` is without the program's name."""
-    given, others = parse_arguments(sys.argv if argv is None else ["product_mil.main", *argv])
-    if given.help:
-        named = (f"  --{name}: {given[name].help}" for name in ("config", "workdir", "help"))
-        print(__doc__, "", *named, "  --config.field=value: a field of the configuration", sep="\n")
-        return
+    parser = CommandParser("train", __doc__)
+    known = ", ".join(packaged_configurations())
+    parser.add_argument(
+        "--config",
+        default="",
+        help=f"{known}, or a file of your own, such as mine.py; a variant after a colon",
+    )
+    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
+    arguments = sys.argv[1:] if argv is None else argv
+    # One dash was always enough for these.
+    arguments = [re.sub(r"^-(?=(config|workdir)\b)", "--", argument) for argument in arguments]
+    given, others = parser.parse_known_args(arguments)
     errors: list[str] = []
     assignments: list[tuple[str, str]] = []
     for arg in others:
-        name, equals, value = arg.lstrip("-").removeprefix("config.").partition("=")
-        if arg.startswith(("--config.", "-config.")) and equals:
+        name, equals, value = arg.removeprefix("--config.").partition("=")
+        if arg.startswith("--config.") and equals:
             assignments.append((name, value))
         else:
             errors.append(f"{arg}: expected --config, --workdir or --config.field=value")
     try:
-        config = load_config(given.config or "")
+        config = load_config(given.config)
     except UserError as error:
         refuse([str(error), *errors, *override(Config(), assignments)[1]])
         raise
