@@ -276,7 +276,7 @@ def _conclusion(log: RunLog, workdir: Path, spent_s: float) -> str:
         [
             metrics_table(values, f"validation after the last step ({spent_s:.0f} s in all):"),
             f"learning curves: {workdir / CURVES_FILE}",
-            f"next: python tools/export_predictions.py --workdir {workdir} "
+            f"next: product-mil predict --workdir {workdir} "
             "--data test.bson --output submission.csv",
         ]
     )
