@@ -138,7 +138,7 @@ class AlignedMembers:
 
 
 def open_member(path: Path) -> Member:
-    """A Parquet file or a full matrix of tools/export_predictions.py.
+    """A Parquet file or a full matrix of `product-mil predict`.
 
     Raises:
         UserError: another kind of file.
@@ -148,7 +148,7 @@ def open_member(path: Path) -> Member:
     if path.suffix in (".csv", ".gz"):
         raise UserError(
             f"{path} holds one guess a product; members are combined by their probabilities: name "
-            "what --probabilities or --all_probabilities of tools/export_predictions.py wrote"
+            "what --probabilities or --all_probabilities of product-mil predict wrote"
         )
     return ParquetMember(path)
 

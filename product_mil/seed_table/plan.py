@@ -41,7 +41,7 @@ RUNGS = (
 
 @dataclass(frozen=True)
 class Ladder:
-    """What is asked for: the flags of tools/seed_table.py."""
+    """What is asked for: the flags of `product-mil seed-table`."""
 
     output: Path
     budget_minutes: float = 15.0
