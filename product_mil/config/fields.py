@@ -118,10 +118,14 @@ class ModelConfig:
         lt=1,
     )
     position_embedding: bool = setting(
-        False, "Learn an embedding of an image's place within its product."
+        False,
+        "Learn an embedding of an image's place within its product; not for probabilities, tree "
+        "and prior.",
     )
     count_embedding: bool = setting(
-        False, "Learn an embedding of the number of a product's images."
+        False,
+        "Learn an embedding of the number of a product's images; not for probabilities, tree and "
+        "prior.",
     )
     compute_dtype: Literal["float32", "bfloat16"] = setting(
         "float32", "Number format of the backbone's arithmetic."

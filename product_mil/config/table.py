@@ -27,13 +27,13 @@ Every field, with its type, its default, the values that it may have and what it
 names a configuration: `joint:laptop`, or a Python file of your own with a `get_config(argument)`
 that returns a `product_mil.config.Config`. `--config.field=value` changes one field:
 
-    python -m product_mil.main --config=joint:laptop --config.data.train=train.bson
+    product-mil train --config=joint:laptop --config.data.train=train.bson
 
 `--config.augment.flip=0.5` stands for that of both stages. What is wrong is refused before anything
 is read, all errors at once. A run keeps its configuration in `config.json`; a field that is younger
-than a run has its default there. `python tools/show_config.py --config=joint:laptop` shows the
-fields of one configuration, `--schema` prints the JSON schema, and `--markdown` this page, which is
-made from `product_mil/config/fields.py`.
+than a run has its default there. `product-mil show-config --config=joint:laptop` shows the fields
+of one configuration, `--schema` prints the JSON schema, and `--markdown` this page, which is made
+from `product_mil/config/fields.py`.
 """
 
 

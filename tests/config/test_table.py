@@ -14,7 +14,7 @@ PAGE = ROOT / "docs" / "guide" / "configuration.md"
 
 def test_the_page_is_current() -> None:
     assert PAGE.read_text(encoding="utf-8") == page(), (
-        f"python tools/show_config.py --markdown > {PAGE.relative_to(ROOT)}"
+        f"product-mil show-config --markdown > {PAGE.relative_to(ROOT)}"
     )
 
 

@@ -1,5 +1,6 @@
 """The head of docs/guide/adding-a-head.md is all that it takes: it is trained and compared."""
 
+import importlib
 import json
 import re
 import shlex
@@ -11,18 +12,23 @@ import numpy as np
 import pytest
 
 import product_mil
+from product_mil.__main__ import COMMANDS
 from product_mil.compare.training import side_by_side
-from product_mil.main import main
 from product_mil.model.registry import HEAD_SPECS, HEADS
 from product_mil.sources.sample.draw import SampleFiles
 from tests.model.heads.head_cases import SEGMENT, X, built_head, head_model, run
-from tests.scripts import ROOT, call_tool
+from tests.scripts import ROOT
 
 DOCUMENT = ROOT / "docs" / "guide" / "adding-a-head.md"
 
 
 def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", DOCUMENT.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def call(name: str, *arguments: str) -> None:
+    """`product-mil <name> <arguments>`, in this process."""
+    importlib.import_module(COMMANDS[name].module).main(list(arguments))
 
 
 def forget() -> None:
@@ -48,31 +54,29 @@ def test_the_commands(
 ) -> None:
     (commands,) = blocks("bash")
     lines = [shlex.split(line) for line in commands.replace("\\\n", " ").splitlines()]
-    train, evaluate, compare = ([part for part in line if part != "python"] for line in lines)
-    assert train[:2] == ["-m", "product_mil.main"]
-    main(train[2:])
+    assert {line[0] for line in lines} == {"product-mil"}
+    train, evaluate, compare = (line[1:] for line in lines)
+    call(*train)
 
     forget()
     capsys.readouterr()
     with_import = evaluate.index("--import")
     without = evaluate[1:with_import] + evaluate[with_import + 2 :]
     with pytest.raises(SystemExit):
-        call_tool("evaluate", *without)
+        call("evaluate", *without)
     said = capsys.readouterr().err
     assert said.startswith("error: head 'mean_and_max' is not known; choose one of probabilities,")
     assert "--import FILE.py" in said
     assert said.count("\n") == 1
     with pytest.raises(product_mil.UserError, match=r"product_mil\.heads\.register"):
         product_mil.load("runs/mine")
-    assert evaluate[0] == "tools/evaluate.py"
-    call_tool("evaluate", *evaluate[1:])
+    call(*evaluate)
     assert "mean_and_max over small_cnn" in capsys.readouterr().out
     assert product_mil.load("runs/mine").summary.startswith("runs/mine: mean_and_max over")
 
     forget()
-    assert compare[0] == "tools/compare.py"
     monkeypatch.setattr(side_by_side, "_cores", lambda: [0, 1])
-    call_tool("compare", *compare[1:])  # in processes of their own, which register it too
+    call(*compare)  # in processes of their own, which register it too
     assert "4 runs, 2 at a time" in capsys.readouterr().out
     found = json.loads((here / "comparison" / "comparison.json").read_text(encoding="utf-8"))
     assert found["runs"]["mine"]["seeds"] == found["runs"]["averaged"]["seeds"] == 2
@@ -81,7 +85,7 @@ def test_the_commands(
     assert "mean and maximum of the embeddings, classified" in page
     forget()
     with pytest.raises(SystemExit):
-        call_tool(
+        call(
             "compare", "--runs", "a=comparison/runs/mine-0", "b=comparison/runs/averaged-0",
             "--data", "labelled.bson", "--output", "again",
         )  # fmt: skip
