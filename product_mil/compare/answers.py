@@ -57,7 +57,7 @@ def take(columns: Columns, rows: Int64[np.ndarray, " r"]) -> Columns:
 
 
 @dataclass(frozen=True, eq=False)
-class Contestant:
+class Entry:
     """A variant with the answers of each of its seeds."""
 
     name: str

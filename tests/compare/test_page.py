@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.answers import Answers, Entry, Questions
 from product_mil.compare.gather.headline import all_pairs
 from product_mil.compare.page.figures import Confusion
 from product_mil.compare.page.gallery import (
@@ -89,10 +89,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         open_catalogue(directory / "d.bson", progress=False),
         np.arange(N),
     )
-    pair = (Contestant(EVIL, (a,), "mean"), Contestant("averaged", (b,), "probabilities"))
-    rule = Contestant("averaged/vote", (Answers(other),), "each image has one vote", "averaged")
-    contestants = (*pair, rule)
-    found = compare(asked, contestants, all_pairs(contestants, "averaged"), categories)
+    pair = (Entry(EVIL, (a,), "mean"), Entry("averaged", (b,), "probabilities"))
+    rule = Entry("averaged/vote", (Answers(other),), "each image has one vote", "averaged")
+    entries = (*pair, rule)
+    found = compare(asked, entries, all_pairs(entries, "averaged"), categories)
     report = Report(
         comparison=found,
         headline=(EVIL, "averaged"),
@@ -203,7 +203,7 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_every_pair(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
-    """The better of two comes first; those of one contestant can be picked."""
+    """The better of two comes first; those of one entry can be picked."""
     browser.get(made[0].resolve().as_uri())
 
     def pairs() -> list[tuple[str, str, str]]:
@@ -236,7 +236,7 @@ def test_everybody_by_number_of_images(browser: Any, made: tuple[Path, dict[str,
     """With an interval in each cell."""
     browser.get(made[0].resolve().as_uri())
     region = browser.find_element(
-        By.CSS_SELECTOR, "[aria-label='Table of all contestants by number of images']"
+        By.CSS_SELECTOR, "[aria-label='Table of all entries by number of images']"
     )
     rows = region.find_elements(By.CSS_SELECTOR, "tbody tr")
     assert [row.find_element(By.TAG_NAME, "th").text for row in rows] == ["averaged", "vote", EVIL]

@@ -7,7 +7,7 @@ import pytest
 
 from product_mil.compare.page.sentences import summary, verdict
 from product_mil.compare.page.tables import (
-    contestant_rows,
+    entry_rows,
     pair_rows,
     table_by_num_images,
     terminal_table,
@@ -227,12 +227,12 @@ def test_pairs_with_the_better_first() -> None:
 
 def test_a_rule_as_reference() -> None:
     """It stands first with its whole name, and its run after it."""
-    rows = contestant_rows(with_rule("averaged/vote"))
+    rows = entry_rows(with_rule("averaged/vote"))
     assert [row.name for row in rows] == ["averaged/vote", "averaged", "joint"]
     assert [row.change and row.change.value for row in rows] == [
         None, pytest.approx(-0.05), pytest.approx(0.05),
     ]  # fmt: skip
-    rows = contestant_rows(with_rule("averaged"))
+    rows = entry_rows(with_rule("averaged"))
     assert [(row.name, row.is_indented) for row in rows] == [
         ("averaged", False), ("vote", True), ("joint", False),
     ]  # fmt: skip

@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.compare.answers import Contestant, Questions, questions_of, take
+from product_mil.compare.answers import Entry, Questions, questions_of, take
 from product_mil.compare.gather.files import read_answers
 from product_mil.compare.gather.headline import all_pairs, headline_of
 from product_mil.compare.gather.rules import OWN
@@ -26,11 +26,11 @@ from product_mil.sources.lookup import rows_of
 
 
 @dataclass(frozen=True, eq=False)
-class Contest:
+class Gathered:
     """Everything that the comparison needs, and what is worth saying of it."""
 
     questions: Questions
-    contestants: list[Contestant]
+    entries: list[Entry]
     pairs: list[tuple[str, str]]
     headline: tuple[str, str]
     categories: Categories
@@ -49,7 +49,7 @@ def gather(
     checkpoint: Literal["last", "best"] = "last",
     images_per_batch: int | None = None,
     reference: str | None = None,
-) -> Contest:
+) -> Gathered:
     """The answers of every run and of every file to the labelled products of `spec`.
 
     `reference` names the variant or rule that the headline compares with (`headline_of`).
@@ -90,15 +90,15 @@ def gather(
     if shares_image is not None:
         truth = dataclasses.replace(truth, shares_image=shares_image[records])
     rows, places = _matched(truth, sources, notes)
-    contestants = _contestants(sources, places)
+    entries = _entries(sources, places)
     poolings = {name: parts[0].pooling for name, parts in sources.items()}
     headline = headline_of(poolings, reference)
     differing = differing_fields(configs)
     notes += remarks(differing)
-    return Contest(
+    return Gathered(
         questions=take(truth, rows),
-        contestants=contestants,
-        pairs=all_pairs(contestants, headline[1]),
+        entries=entries,
+        pairs=all_pairs(entries, headline[1]),
         headline=headline,
         categories=_categories(sources, truth),
         catalogue=catalogue,
@@ -159,10 +159,10 @@ def _matched(
     return rows, {name: [place[rows] for place in places] for name, places in found.items()}
 
 
-def _contestants(
+def _entries(
     sources: Mapping[str, Sequence[Source]], places: Mapping[str, Sequence[np.ndarray]]
-) -> list[Contestant]:
-    contestants = []
+) -> list[Entry]:
+    entries = []
     for name, parts in sources.items():
         for rule in parts[0].answers:
             seeds = tuple(
@@ -170,15 +170,15 @@ def _contestants(
                 for source, place in zip(parts, places[name], strict=True)
             )
             own = rule == OWN
-            contestants.append(
-                Contestant(
+            entries.append(
+                Entry(
                     name=name if own else f"{name}/{rule}",
                     seeds=seeds,
                     how=parts[0].pooling if own else IMAGE_RULES[rule],
                     rule_of=None if own else name,
                 )
             )
-    return contestants
+    return entries
 
 
 def _categories(sources: Mapping[str, Sequence[Source]], truth: Questions) -> Categories:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from product_mil.compare.answers import Contestant
+from product_mil.compare.answers import Entry
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
 from product_mil.model.registry import HEADS, head
@@ -15,7 +15,7 @@ def averages(pooling: str) -> bool:
     return pooling in HEADS and HEADS[pooling].averages
 
 
-def contestant_names(poolings: Mapping[str, str]) -> list[str]:
+def entry_names(poolings: Mapping[str, str]) -> list[str]:
     """Every variant, and after an averaging one each of its rules as `variant/rule`."""
     found = []
     for name, pooling in poolings.items():
@@ -48,7 +48,7 @@ def headline_of(poolings: Mapping[str, str], reference: str | None = None) -> tu
     if reference is None:
         averaging = [name for name, pooling in poolings.items() if averages(pooling)]
         reference = (averaging or list(poolings))[-1]
-    names = contestant_names(poolings)
+    names = entry_names(poolings)
     if reference not in names:
         raise UserError(f"--reference {reference}: there is no such variant or rule; there are "
                         + ", ".join(names))  # fmt: skip
@@ -56,19 +56,19 @@ def headline_of(poolings: Mapping[str, str], reference: str | None = None) -> tu
     return next(name for name in poolings if name != own), reference
 
 
-def all_pairs(contestants: Sequence[Contestant], reference: str) -> list[tuple[str, str]]:
+def all_pairs(entries: Sequence[Entry], reference: str) -> list[tuple[str, str]]:
     """Each pair once.
 
     The reference comes second, then a rule's own run, then a rule, then the later variant.
     """
     return [
         (b.name, a.name) if _is_second(a, b, reference) else (a.name, b.name)
-        for i, a in enumerate(contestants)
-        for b in contestants[i + 1 :]
+        for i, a in enumerate(entries)
+        for b in entries[i + 1 :]
     ]
 
 
-def _is_second(a: Contestant, b: Contestant, reference: str) -> bool:
+def _is_second(a: Entry, b: Entry, reference: str) -> bool:
     """Whether the earlier of two comes second."""
     if reference in (a.name, b.name):
         return a.name == reference

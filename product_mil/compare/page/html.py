@@ -12,7 +12,7 @@ from markupsafe import Markup
 from product_mil.compare.page.figures import Confusion, Plot
 from product_mil.compare.page.gallery import BROKE, FIXED
 from product_mil.compare.page.sentences import summary, verdict
-from product_mil.compare.page.tables import category_rows, contestant_rows, group_tables, pair_rows
+from product_mil.compare.page.tables import category_rows, entry_rows, group_tables, pair_rows
 from product_mil.compare.page.words import (
     count,
     number,
@@ -64,7 +64,7 @@ def page(
         sentences=summary(report),
         everyone={scores.name: scores for scores in comparison.scores},
         seeds=max(scores.seeds for scores in comparison.scores),
-        rows=contestant_rows(report),
+        rows=entry_rows(report),
         pairs=pair_rows(comparison),
         categories=category_rows(report.difference),
         groups=group_tables(report),

@@ -70,12 +70,12 @@ def _error(estimates: Sequence[Estimate]) -> np.ndarray:
     return np.maximum([value - low, high - value], 0)
 
 
-def accuracy_by_num_images(contestants: Sequence[Scores], theme: Theme) -> Figure:
-    """Accuracy of each contestant against the number of images, with its interval."""
+def accuracy_by_num_images(entries: Sequence[Scores], theme: Theme) -> Figure:
+    """Accuracy of each entry against the number of images, with its interval."""
     figure, axes = _figure(theme)
-    found = [scores.groups["by_num_images"] for scores in contestants]
+    found = [scores.groups["by_num_images"] for scores in entries]
     groups = list(dict.fromkeys(group for own in found for group in own))
-    for number, (scores, own) in enumerate(zip(contestants, found, strict=True)):
+    for number, (scores, own) in enumerate(zip(entries, found, strict=True)):
         there = [group for group in groups if group in own]
         estimates = [own[group].accuracy for group in there]
         at = np.array([groups.index(group) for group in there])
@@ -102,11 +102,11 @@ def accuracy_by_num_images(contestants: Sequence[Scores], theme: Theme) -> Figur
     return figure
 
 
-def reliability(contestants: Sequence[Scores], field: str, theme: Theme) -> Figure:
+def reliability(entries: Sequence[Scores], field: str, theme: Theme) -> Figure:
     """Accuracy against confidence; on the diagonal, a run is right as often as it says."""
     figure, axes = _figure(theme)
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1.2, linestyle="--")
-    for number, scores in enumerate(contestants):
+    for number, scores in enumerate(entries):
         bins = scores.reliability.get(field, ())
         if not bins:
             continue

@@ -25,8 +25,8 @@ _HEADS = (
 
 
 @dataclass(frozen=True)
-class ContestantRow:
-    """A contestant beside the reference."""
+class EntryRow:
+    """An entry beside the reference."""
 
     scores: Scores
     name: str  # of a rule under its run, its own name alone
@@ -59,8 +59,8 @@ class GroupRow:
     change: Change
 
 
-def contestant_rows(report: Report) -> list[ContestantRow]:
-    """A row a contestant, the reference and its run first, each with its difference from it."""
+def entry_rows(report: Report) -> list[EntryRow]:
+    """A row an entry, the reference and its run first, each with its difference from it."""
     _, b = report.headline
     own = report.comparison.of(b).rule_of or b
     order = sorted(
@@ -71,9 +71,9 @@ def contestant_rows(report: Report) -> list[ContestantRow]:
     return [_row(scores, b, changes.get(scores.name)) for scores in order]
 
 
-def _row(scores: Scores, reference: str, change: Change | None) -> ContestantRow:
+def _row(scores: Scores, reference: str, change: Change | None) -> EntryRow:
     is_indented = scores.rule_of is not None and scores.name != reference
-    return ContestantRow(
+    return EntryRow(
         scores,
         name=scores.name.rpartition("/")[2].replace("_", " ") if is_indented else scores.name,
         is_indented=is_indented,
@@ -83,7 +83,7 @@ def _row(scores: Scores, reference: str, change: Change | None) -> ContestantRow
 
 
 def pair_rows(comparison: Comparison) -> list[PairRow]:
-    """Every pair, the better of the two first; the best contestants come first."""
+    """Every pair, the better of the two first; the best entries come first."""
     best_first = sorted(comparison.scores, key=lambda scores: -scores.accuracy.value)
     rank = {scores.name: place for place, scores in enumerate(best_first)}
     rows = [
@@ -114,9 +114,9 @@ def group_tables(report: Report) -> dict[str, list[GroupRow]]:
 
 
 def terminal_table(report: Report) -> str:
-    """The contestants against the reference, for the terminal."""
+    """The entries against the reference, for the terminal."""
     lines: list[tuple[str, ...]] = [_HEADS]
-    for row in contestant_rows(report):
+    for row in entry_rows(report):
         metrics, accuracy = row.scores.metrics, row.scores.accuracy
         figures = [
             f"{metrics[metric].value:.{digits}f}" if metric in metrics else "-"
@@ -128,12 +128,12 @@ def terminal_table(report: Report) -> str:
 
 
 def table_by_num_images(report: Report, *, groups_a_row: int = 4) -> str:
-    """Accuracy of every contestant, and the headline's difference, by the number of images.
+    """Accuracy of every entry, and the headline's difference, by the number of images.
 
     For the terminal; empty where the numbers of images are not known.
     """
     a, b = report.headline
-    rows = contestant_rows(report)
+    rows = entry_rows(report)
     groups = report.difference.groups.get("by_num_images", {})
     tables = []
     for first in range(0, len(groups), groups_a_row):

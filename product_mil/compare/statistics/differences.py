@@ -1,11 +1,11 @@
-"""How two contestants differ, by paired tests, and where the difference comes from."""
+"""How two entries differ, by paired tests, and where the difference comes from."""
 
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool
 
-from product_mil.compare.answers import Contestant, Questions
+from product_mil.compare.answers import Entry, Questions
 from product_mil.compare.statistics.groups import Groups
 from product_mil.compare.statistics.measured import METRICS, Measured, spread
 from product_mil.compare.statistics.results import Change, Control, Difference
@@ -45,8 +45,8 @@ def difference(a: Measured, b: Measured, groups: Groups) -> Difference:
     level1 = changes["by_level1"]
     changes["by_level1"] = dict(zip(level1, correct_for_number(list(level1.values())), strict=True))
     return Difference(
-        a=a.contestant.name,
-        b=b.contestant.name,
+        a=a.entry.name,
+        b=b.entry.name,
         change=change,
         metrics={name: _estimate(draws) for name, draws in drawn.items()},
         products_needed=products_needed(change.fixed, change.broke, change.n),
@@ -119,7 +119,7 @@ def _of_group(a: Bool[np.ndarray, "seeds_a n"], b: Bool[np.ndarray, "seeds_b n"]
 
 
 def control(
-    questions: Questions, a: Contestant, b: Contestant, difference: Difference
+    questions: Questions, a: Entry, b: Entry, difference: Difference
 ) -> Control | None:
     """Whether products with one image are answered alike: nothing is fused there.
 

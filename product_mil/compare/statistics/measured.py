@@ -1,4 +1,4 @@
-"""What one contestant reaches: its metrics on the data and on each resample of them."""
+"""What one entry reaches: its metrics on the data and on each resample of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.answers import Answers, Entry, Questions
 from product_mil.compare.statistics.groups import Groups
 from product_mil.compare.statistics.results import (
     ConfidenceBin,
@@ -36,19 +36,19 @@ METRICS = (*_RATES, *_CALIBRATION)
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A contestant's metrics, on the data and on each resample."""
+    """An entry's metrics, on the data and on each resample."""
 
-    contestant: Contestant
+    entry: Entry
     correct: Bool[np.ndarray, "seeds N"]
     draws: dict[str, Draws]  # by metric, where known; one column a seed
 
 
-def measure(questions: Questions, contestant: Contestant, resampler: Resampler) -> Measured:
+def measure(questions: Questions, entry: Entry, resampler: Resampler) -> Measured:
     """Look at the answers of each seed."""
-    correct = np.stack([seed.guess == questions.category_id for seed in contestant.seeds])
+    correct = np.stack([seed.guess == questions.category_id for seed in entry.seeds])
     by_seed = [
         _metrics(seed, right, resampler)
-        for seed, right in zip(contestant.seeds, correct, strict=True)
+        for seed, right in zip(entry.seeds, correct, strict=True)
     ]
     draws = {
         name: Draws(
@@ -58,7 +58,7 @@ def measure(questions: Questions, contestant: Contestant, resampler: Resampler) 
         for name in METRICS
         if all(name in metrics for metrics in by_seed)
     }
-    return Measured(contestant, correct, draws)
+    return Measured(entry, correct, draws)
 
 
 def _metrics(
@@ -104,15 +104,15 @@ def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
 
 
 def scores_of(measured: Measured, groups: Groups) -> Scores:
-    """All figures of a contestant, with their intervals."""
-    contestant, correct = measured.contestant, measured.correct
-    temperatures = [seed.temperature for seed in contestant.seeds]
-    several = len(contestant.seeds) > 1
+    """All figures of an entry, with their intervals."""
+    entry, correct = measured.entry, measured.correct
+    temperatures = [seed.temperature for seed in entry.seeds]
+    several = len(entry.seeds) > 1
     return Scores(
-        name=contestant.name,
-        how=contestant.how,
-        rule_of=contestant.rule_of,
-        seeds=len(contestant.seeds),
+        name=entry.name,
+        how=entry.how,
+        rule_of=entry.rule_of,
+        seeds=len(entry.seeds),
         metrics={
             name: _accuracy(correct) if name == "accuracy" else _of_metric(name, over_seeds(draws))
             for name, draws in measured.draws.items()
@@ -129,9 +129,9 @@ def scores_of(measured: Measured, groups: Groups) -> Scores:
         if several
         else {},
         reliability={
-            field: _reliability(contestant.seeds, correct, field)
+            field: _reliability(entry.seeds, correct, field)
             for field in _CALIBRATION.values()
-            if all(getattr(seed, field) is not None for seed in contestant.seeds)
+            if all(getattr(seed, field) is not None for seed in entry.seeds)
         },
     )
 

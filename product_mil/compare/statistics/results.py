@@ -1,4 +1,4 @@
-"""What a comparison finds, as plain values: of each contestant, and of each pair."""
+"""What a comparison finds, as plain values: of each entry, and of each pair."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class ConfidenceBin(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What one contestant reaches."""
+    """What one entry reaches."""
 
     name: str
     how: str  # in words: its pooling, or its rule
@@ -109,14 +109,14 @@ class Control:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every contestant, and every pair, on the same n products."""
+    """Every entry, and every pair, on the same n products."""
 
     n: int
     scores: tuple[Scores, ...]  # each run, and its rules after it
     differences: tuple[Difference, ...]
 
     def of(self, name: str) -> Scores:
-        """What this contestant reaches."""
+        """What this entry reaches."""
         return next(scores for scores in self.scores if scores.name == name)
 
     def difference(self, a: str, b: str) -> Difference:
