@@ -1,4 +1,4 @@
-"""From answers to the published comparison: every figure, the page, the plots and the JSON file."""
+"""Write a comparison: compute every figure, and write the page, the plots and the JSON file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -36,7 +36,7 @@ def publish(
 ) -> Report:
     """Compute everything and write it to the directory `output`, whole or not at all.
 
-    The other arguments are those that `gather` took.
+    `runs`, `files`, `data` and `checkpoint` are those that `gather` took.
 
     Raises:
         UserError: the directory cannot be written.
@@ -77,7 +77,9 @@ def publish(
         drawn.append(comparison.of(b))
     try:
         with draft_directory(output) as draft:
-            plots, confused = draw_all(gathered.questions, answers, gathered.categories, drawn, draft)
+            plots, confused = draw_all(
+                gathered.questions, answers, gathered.categories, drawn, draft
+            )
             text = page(report, plots=plots, confusions=confused, gallery=gallery)
             write_text(draft / PAGE_FILE, text)
             write_text(draft / JSON_FILE, report_json(report))
@@ -95,7 +97,7 @@ def _details(
     data: str | None,
     checkpoint: Literal["last", "best"],
 ) -> list[Detail] | None:
-    """What the first seed of an entry says of the products to be shown."""
+    """What the first seed of an entry says of the products in the gallery."""
     if name in files:
         return file_details(files[name][0], gathered.questions.product_id[selection.rows])
     assert data is not None
@@ -105,7 +107,7 @@ def _details(
     rows = gathered.data_rows[selection.rows]
     variant, _, rule = name.partition("/")
     found = run_details(runs[variant][0], checkpoint, data, rows)
-    # A rule has the images' guesses of its run, and an answer of its own.
+    # A rule shares the guesses for single images with its run, but its answer differs.
     return [dataclasses.replace(detail, top=[]) for detail in found] if rule else found
 
 
@@ -115,7 +117,7 @@ def _note(
     details: Mapping[str, Sequence[Detail] | None],
     shown: int,
 ) -> GalleryNote:
-    """Whose guesses and attention stand under the images, and a remark on them."""
+    """What the page says of its gallery: numbers of products, and what stands under the images."""
     a, b = gathered.headline
     has_images = gathered.catalogue is not None
     listed = details[a] or []

@@ -36,8 +36,7 @@ def test_every_pair_once(reference: str) -> None:
     names = entry_names(POOLINGS)
     nothing = (Answers(np.zeros(1, np.int64)),)
     entries = [
-        Entry(name, nothing, "", name.partition("/")[0] if "/" in name else None)
-        for name in names
+        Entry(name, nothing, "", name.partition("/")[0] if "/" in name else None) for name in names
     ]
     pairs = all_pairs(entries, reference)
     assert len(pairs) == len(names) * (len(names) - 1) / 2

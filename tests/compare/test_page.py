@@ -137,7 +137,7 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     path, gallery = made
     browser.get(path.resolve().as_uri())
     assert status(browser) == "1 to 12 of 40 products, page 1 of 4"
-    # Pictures are there, whole, and one is said to be damaged.
+    # Thumbnails are there and whole, and one image is said to be damaged.
     assert len(articles(browser)) == 12
     shown = browser.execute_script(
         "return [...document.images].filter(i => { i.loading = 'eager'; return i.alt; })"
@@ -203,7 +203,7 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_every_pair(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
-    """The better of two comes first; those of one entry can be picked."""
+    """The better of two comes first; the pairs of one entry can be chosen."""
     browser.get(made[0].resolve().as_uri())
 
     def pairs() -> list[tuple[str, str, str]]:
@@ -229,7 +229,7 @@ def test_every_pair(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
 def test_the_verdict_comes_first(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     browser.get(made[0].resolve().as_uri())
     said = browser.find_element(By.CSS_SELECTOR, "main p").text
-    assert said.startswith(f"No difference between {EVIL} and averaged can be told: ")
+    assert said.startswith(f"No difference between {EVIL} and averaged is shown: ")
 
 
 def test_everybody_by_number_of_images(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
@@ -324,7 +324,7 @@ def test_no_address_in_the_page(made: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_the_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures that recur are held once; once they fill the room, no more products are shown."""
+    """Thumbnails that recur are kept once; when they fill the room, no more products are shown."""
     rng = np.random.default_rng(0)
     n = 40
     records = []
@@ -348,7 +348,7 @@ def test_the_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     everything = made()
     assert len(everything["cards"]) == n
     assert len(everything["pictures"]) == n // 2 + 1
-    monkeypatch.setattr("product_mil.compare.page.gallery.MAX_PICTURES_BYTES", 50_000)
+    monkeypatch.setattr("product_mil.compare.page.gallery.MAX_THUMBNAILS_BYTES", 50_000)
     some = made()
     assert 1 < len(some["cards"]) < n
     largest = max(map(len, everything["pictures"]))

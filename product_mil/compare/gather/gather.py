@@ -1,4 +1,4 @@
-"""Runs and prediction files, brought to answer the same labelled products."""
+"""Collect the answers of runs and prediction files to the same labelled products."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -27,7 +27,7 @@ from product_mil.sources.lookup import rows_of
 
 @dataclass(frozen=True, eq=False)
 class Gathered:
-    """Everything that the comparison needs, and what is worth saying of it."""
+    """Everything that a comparison needs, with remarks on it."""
 
     questions: Questions
     entries: list[Entry]
@@ -38,7 +38,7 @@ class Gathered:
     data_rows: Int64[np.ndarray, " N"] | None  # of the catalogue
     differing_fields: dict[str, dict[str, Any]]  # of the runs' configurations
     notes: list[str]
-    warnings: list[str]  # what nobody may overlook: it is no test
+    warnings: list[str]  # which runs have seen some of the products, so that this is no test
 
 
 def gather(
@@ -55,15 +55,15 @@ def gather(
     `reference` names the variant or rule that the headline compares with (`headline_of`).
 
     Raises:
-        UserError: runs, files or data that cannot be used, or have no labelled product in common;
-            or nobody has the name of the reference.
+        UserError: runs, files or data cannot be used, or have no labelled product in common; or no
+            entry has the name of the reference.
     """
     notes: list[str] = []
     catalogue = records = truth = None
     if spec:
         catalogue = open_catalogue(spec)
         refuse_other_categories(catalogue)
-        # Of several records with one id the first one counts, as in `TrainedRun.products`.
+        # If several records have the same id, the first one counts, as in `TrainedRun.products`.
         records = catalogue.first_records()
         truth = questions_of(catalogue, records)
     shared = SharedImages(catalogue)
@@ -131,7 +131,7 @@ def _truth_of(path: Path) -> Questions:
 def _matched(
     truth: Questions, sources: Mapping[str, Sequence[Source]], notes: list[str]
 ) -> tuple[Int64[np.ndarray, " N"], dict[str, list[Int64[np.ndarray, " N"]]]]:
-    """Rows of `truth` that everybody answers, and where in each source their answers lie."""
+    """The rows of `truth` that every source answers, and the rows of these answers by source."""
     usable = truth.category_id != NO_CATEGORY
     unlabelled = int((~usable).sum())
     if unlabelled:
@@ -182,7 +182,7 @@ def _entries(
 
 
 def _categories(sources: Mapping[str, Sequence[Source]], truth: Questions) -> Categories:
-    """The tree with the most classes; the others know a part of it."""
+    """The categories of the source with the most classes; the others have a part of them."""
     known = [s.categories for parts in sources.values() for s in parts if s.categories is not None]
     if known:
         return max(known, key=lambda categories: len(categories.ids))

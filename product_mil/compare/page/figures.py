@@ -31,7 +31,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A mistake, and how many products each of the headline's two gets wrong in this way."""
+    """A mistake, and how many products each of the headline's two entries gets wrong this way."""
 
     true: list[str]  # from level 1 down
     guess: list[str]
@@ -46,9 +46,10 @@ def draw_all(
     entries: Sequence[Scores],
     directory: Path,
 ) -> tuple[list[Plot], list[Confusion]]:
-    """Write the PNG files; what the page needs of them, and the most frequent mistakes.
+    """Write the PNG files to `directory`. Returns the plots for the page, and frequent mistakes.
 
-    `answers` holds those of the headline's two, in its order; `entries` are drawn.
+    `answers` holds those of the headline's two entries, in its order. `entries` are the ones in the
+    plots of accuracy and reliability.
     """
     a, b = answers
     found: list[Plot] = []

@@ -32,7 +32,7 @@ def page(
     confusions: Sequence[Confusion],
     gallery: Mapping[str, Any],
 ) -> str:
-    """The whole page. All texts from data are escaped, and a policy forbids every request."""
+    """The text of the page. All data are escaped, and its policy forbids every request."""
     directory = resources.files("product_mil.compare.page") / "template"
     style, script = ((directory / name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
@@ -80,5 +80,5 @@ def page(
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names a text that is allowed."""
+    """The hash by which a content security policy allows a script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

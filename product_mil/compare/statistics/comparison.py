@@ -18,9 +18,9 @@ def compare(
     pairs: Sequence[tuple[str, str]],
     categories: Categories,
 ) -> Comparison:
-    """Metrics of every entry, and of each pair (a, b) the difference a minus b.
+    """The metrics of every entry, and for each pair (a, b) the difference a minus b.
 
-    Every answer is of the same products in the same order: all tests are paired.
+    All answers are of the same products in the same order, so all tests are paired.
     """
     resampler = Resampler(len(questions))
     measured = {c.name: measure(questions, c, resampler) for c in entries}

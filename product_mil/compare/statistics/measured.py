@@ -1,4 +1,4 @@
-"""What one entry reaches: its metrics on the data and on each resample of them."""
+"""The metrics of one entry, on the data and on each resample of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -36,7 +36,7 @@ METRICS = (*_RATES, *_CALIBRATION)
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """An entry's metrics, on the data and on each resample."""
+    """The metrics of an entry, on the data and on each resample."""
 
     entry: Entry
     correct: Bool[np.ndarray, "seeds N"]
@@ -44,11 +44,10 @@ class Measured:
 
 
 def measure(questions: Questions, entry: Entry, resampler: Resampler) -> Measured:
-    """Look at the answers of each seed."""
+    """Compute the metrics of each seed of an entry."""
     correct = np.stack([seed.guess == questions.category_id for seed in entry.seeds])
     by_seed = [
-        _metrics(seed, right, resampler)
-        for seed, right in zip(entry.seeds, correct, strict=True)
+        _metrics(seed, right, resampler) for seed, right in zip(entry.seeds, correct, strict=True)
     ]
     draws = {
         name: Draws(
@@ -64,7 +63,7 @@ def measure(questions: Questions, entry: Entry, resampler: Resampler) -> Measure
 def _metrics(
     answers: Answers, correct: Bool[np.ndarray, " N"], resampler: Resampler
 ) -> dict[str, Draws]:
-    """Each metric that the answers allow, of one seed."""
+    """The metrics of one seed, as far as its answers allow them."""
     columns = {"accuracy": resampler.sums(correct)}
     if answers.in_top5 is not None:
         columns["top5"] = resampler.sums(answers.in_top5)
@@ -96,7 +95,7 @@ def _of_metric(name: str, draws: Draws) -> Estimate:
 
 
 def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
-    """Wilson's interval for one seed; of several also over the seeds that are drawn."""
+    """Accuracy with Wilson's interval for one seed, or with a bootstrap over several seeds."""
     if len(correct) == 1:
         return share_estimate(int(correct.sum()), correct.shape[1])
     draws = over_seeds(means_of_signs(correct))
@@ -104,7 +103,7 @@ def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
 
 
 def scores_of(measured: Measured, groups: Groups) -> Scores:
-    """All figures of an entry, with their intervals."""
+    """All figures of an entry with their intervals."""
     entry, correct = measured.entry, measured.correct
     temperatures = [seed.temperature for seed in entry.seeds]
     several = len(entry.seeds) > 1
