@@ -111,7 +111,7 @@ def test_a_bad_image_costs_that_image(classifier: Classifier, products: list[lis
         assert alone == dataclasses.replace(prior, images=with_bad.images[:1])
     (found,) = classifier.predict([bad])
     assert [image.error for image in found.images] == [
-        "not a readable picture: it is a text that begins with 'no image'",
+        "not a readable image: it is a text that begins with 'no image'",
         "nowhere.jpg: there is no such file",
         "the array is uint8[4, 4], and not uint8[h, w, 3]",
     ]

@@ -310,7 +310,7 @@ def test_a_jpeg_without_its_end_is_used_with_a_remark(tmp_path: Path) -> None:
     assert str(both.write()).startswith("1 faults and 1 remarks in the data (")
 
 
-def test_more_images_than_are_used_and_unknown_categories_are_told(tmp_path: Path) -> None:
+def test_more_images_than_are_used_and_unknown_categories_are_reported(tmp_path: Path) -> None:
     products = products_of(write(tmp_path / "train.bson"), 2)
     labels = np.where(products.product_rows % 9 == 0, -1, products.labels).astype(np.int32)
     told = list(

@@ -117,8 +117,8 @@ def config_of(data: Path, **options: Any) -> Config:
 @pytest.mark.parametrize(
     ("bad", "policy", "message"),
     [
-        ([b"", b"x"], "bad_images", "byte 5[0-9][0-9]+: image 0 of product 9: the picture has no"),
-        ([], "bad_records", "byte [0-9]+: product 9: imgs is empty; mend the file"),
+        ([b"", b"x"], "bad_images", "byte 5[0-9][0-9]+: image 0 of product 9: the image has no"),
+        ([], "bad_records", "byte [0-9]+: product 9: imgs is empty; correct the file"),
     ],
 )
 def test_the_policy_fail_stops_with_one_line(

@@ -471,7 +471,7 @@ def test_a_build_that_fails_leaves_no_directory(
     assert sorted(p.name for p in left) == ["a.bson", "temporary"]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
