@@ -69,7 +69,7 @@ def test_matched_categories_start_as_rows_of_the_top(model, top, tmp_path):
     assert not np.any(started.parameters["head/correct/kernel"])
 
 
-def test_mistakes_are_told_by_line(model, top, tmp_path):
+def test_mistakes_are_listed_by_line(model, top, tmp_path):
     path = tmp_path / "match.csv"
     path.write_text("category_id,imagenet_class\n30,1000\n11,7\n10,x\n20,1\n20,2\n")
     with pytest.raises(UserError) as error:

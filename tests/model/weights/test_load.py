@@ -205,7 +205,7 @@ def test_long_attributes_are_read_in_chunks(tmp_path):
     np.testing.assert_array_equal(module.norm.mean[...], wanted)
 
 
-def test_foreign_files_are_told_in_one_line(tmp_path):
+def test_foreign_files_are_refused_in_one_line(tmp_path):
     whole = tmp_path / "whole.h5"
     write_keras_file(whole, LAYERS)
     content = whole.read_bytes()
@@ -275,7 +275,7 @@ def _changed(path: Path, how: str) -> None:
         ("too large", "1 with NaN or infinite values: first/kernel; get the file again"),
     ],
 )
-def test_tensors_from_elsewhere_or_broken_are_refused(tmp_path, how, told):
+def test_tensors_in_other_files_or_broken_are_refused(tmp_path, how, told):
     path = tmp_path / "bad.h5"
     _changed(path, how)
     module = _tiny()
@@ -287,7 +287,7 @@ def test_tensors_from_elsewhere_or_broken_are_refused(tmp_path, how, told):
     jax.tree.map(np.testing.assert_array_equal, before, nnx.as_pure(nnx.state(module)))
 
 
-def test_what_is_no_readable_file_is_told(tmp_path, monkeypatch):
+def test_what_is_no_readable_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "directory.h5").mkdir()
     (tmp_path / "empty.safetensors").write_bytes(b"")
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps([1.0]))
