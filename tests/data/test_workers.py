@@ -143,8 +143,8 @@ def test_a_process_that_dies_costs_nothing_but_speed(
     for step in range(1, 6):
         assert_equal(by_process[step], by_thread[step])
         assert by_process[step].faults == by_thread[step].faults
-    told = [record.getMessage() for record in caplog.records]
-    assert len([text for text in told if "threads decode from now on" in text]) == 1
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([text for text in messages if "threads decode from now on" in text]) == 1
     assert living(own) == []
 
 
