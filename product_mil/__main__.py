@@ -28,6 +28,7 @@ COMMANDS = {
     "embed": Command("product_mil.cli.export_embeddings", "an embedding of every image"),
     "index": Command("product_mil.cli.index_bson", "what BSON files hold"),
     "show": Command("product_mil.cli.show_data", "draw products with all their images"),
+    "show-config": Command("product_mil.cli.show_config", "every field of a configuration"),
     "seed-table": Command("product_mil.cli.seed_table", "every system of the report in a table"),
     "inspect-run": Command("product_mil.cli.inspect_run", "what a run's attention has learned"),
     "inspect-weights": Command("product_mil.cli.inspect_weights", "what a weights file holds"),

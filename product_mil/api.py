@@ -21,6 +21,9 @@ from product_mil.data.embeddings import Embed, embed_images
 from product_mil.data.given import GivenImage, GivenProduct, checked_products, read_products
 from product_mil.data.products import Products
 from product_mil.devices.runtime import embedding_batch_images, start_devices
+from product_mil.errors import UserError
+from product_mil.inference.backoff import BackOff, node_names
+from product_mil.inference.calibrate import calibrated
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.registry import backbone
@@ -29,7 +32,15 @@ from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.categories import path_of
 from product_mil.sources.memory import catalogue_of
 
-__all__ = ["Classifier", "GivenImage", "GivenProduct", "ImagePrediction", "Prediction", "load"]
+__all__ = [
+    "Classifier",
+    "GivenImage",
+    "GivenProduct",
+    "ImagePrediction",
+    "Prediction",
+    "SureAnswer",
+    "load",
+]
 
 Checkpoint = Literal["last", "best"]
 PRODUCTS_AT_ONCE = 1024  # whose images are in memory at the same time
@@ -51,12 +62,26 @@ class ImagePrediction:
 
 
 @dataclass(frozen=True)
+class SureAnswer:
+    """The category of a product, or the smallest group in the tree, that is sure enough."""
+
+    level: int  # 3: the category itself; 2 and 1: a group of categories; 0: no group is sure enough
+    category_id: int | None  # at level 3
+    names: tuple[str, ...]  # the path in the tree, from level 1 down to `level`
+    probability: float  # calibrated: that the product belongs there
+
+
+@dataclass(frozen=True)
 class Prediction:
     """The most probable categories of a product, the first one first."""
 
     category_ids: tuple[int, ...]
     names: tuple[tuple[str, ...], ...]  # of each its path in the tree, from level 1 down
     probabilities: tuple[float, ...]
+    # The calibrated probability of the first category: of products with 0.8, about 80 % are right.
+    # None where the run does not say how to calibrate.
+    confidence: float | None
+    sure: SureAnswer | None  # where `min_confidence` was given
     images: tuple[ImagePrediction, ...]  # one for each image that was given, in order
     from_prior: bool  # no image could be used: these are the most frequent categories in training
 
@@ -105,29 +130,34 @@ class Classifier:
         """One line for people: the run, its model and checkpoint, and the devices."""
         return self._run.summary
 
-    def predict(self, products: Iterable[GivenProduct], topk: int = 5) -> list[Prediction]:
+    def predict(
+        self,
+        products: Iterable[GivenProduct],
+        topk: int = 5,
+        min_confidence: float | None = None,
+    ) -> list[Prediction]:
         """The `topk` most probable categories of each product, and what its images did for them.
 
-        A model of fewer categories than `topk` gives all of them.
+        A model of fewer categories than `topk` gives all of them. With `min_confidence`, from 0 to
+        1, predictions also say in which category or group they are at least that sure.
 
         Raises:
-            ValueError: `topk` is below 1.
+            ValueError: `topk` is below 1, or `min_confidence` is out of its bounds.
+            UserError: the run does not say how to calibrate, and `min_confidence` is given.
         """
         if (topk := operator.index(topk)) < 1:
             raise ValueError(f"topk={topk}: must be at least 1")
+        back_off = None if min_confidence is None else self._back_off(min_confidence)
         return [
             prediction
             for answer in self._answers(products)
-            for prediction in self._predictions(answer, topk)
+            for prediction in self._predictions(answer, topk, back_off)
         ]
 
     def predict_proba(self, products: Iterable[GivenProduct]) -> Float32[np.ndarray, "N k"]:
         """The probability of each of `category_ids`, for each product."""
         found: list[np.ndarray] = [np.zeros((0, len(self._run.categories.ids)), np.float32)]
-        for block, _, _ in self._answers(products):
-            probabilities = np.empty(block.top_class.shape, np.float32)
-            np.put_along_axis(probabilities, block.top_class, block.top_probability, axis=1)
-            found.append(probabilities)
+        found += [_by_class(block) for block, _, _ in self._answers(products)]
         return np.concatenate(found)
 
     def embed(self, products: Iterable[GivenProduct]) -> list[Float32[np.ndarray, "n d"]]:
@@ -177,15 +207,60 @@ class Classifier:
                     read.errors.setdefault((fault.product_id, fault.image_index), fault.reason)
                 yield _Answer(block, chosen, read.errors)
 
-    def _predictions(self, answer: "_Answer", topk: int) -> Iterator[Prediction]:
+    def _back_off(self, min_confidence: float) -> BackOff:
+        if not 0 <= min_confidence <= 1:
+            raise ValueError(f"min_confidence={min_confidence}: must be from 0 to 1")
+        run = self._run
+        if run.temperature is None:
+            raise UserError(
+                f"{run.workdir}: this checkpoint does not say how to calibrate, because it was not "
+                "evaluated or is of an earlier version; tools/export_predictions.py "
+                "--min_confidence works all the same, where the run's validation products are"
+            )
+        return BackOff(run.categories, min_confidence=min_confidence, temperature=run.temperature)
+
+    @cached_property
+    def _node_names(self) -> list[list[tuple[str, str, str]]]:
+        return node_names(self._run.categories)
+
+    def _sure(
+        self, block: PredictionBlock, back_off: BackOff | None
+    ) -> list[SureAnswer] | list[None]:
+        if back_off is None:
+            return [None] * len(block)
+        answers = back_off.answers(_by_class(block), block.num_readable_images > 0)
+        ids = self._run.categories.ids
+        return [
+            SureAnswer(
+                level=level,
+                category_id=int(ids[node]) if level == 3 else None,
+                names=tuple(dict.fromkeys(filter(None, self._node_names[level][node]))),
+                probability=probability,
+            )
+            for level, node, probability in zip(*(a.tolist() for a in answers), strict=True)
+        ]
+
+    def _confidence(self, block: PredictionBlock) -> list[float] | list[None]:
+        temperature = self._run.temperature
+        if temperature is None:
+            return [None] * len(block)
+        seen = block.num_readable_images > 0
+        return calibrated(block.top_probability, seen, temperature)[:, 0].tolist()
+
+    def _predictions(
+        self, answer: "_Answer", topk: int, back_off: BackOff | None
+    ) -> Iterator[Prediction]:
         block, ids = answer.block, self._run.categories.ids
         used = _used_images(block, ids)
+        confidence, sure = self._confidence(block), self._sure(block, back_off)
         for row, product in enumerate(block.product_id.tolist()):
             top = block.top_class[row, :topk]
             yield Prediction(
                 category_ids=tuple(ids[top].tolist()),
                 names=tuple(self.names[class_index] for class_index in top.tolist()),
                 probabilities=tuple(block.top_probability[row, :topk].tolist()),
+                confidence=confidence[row],
+                sure=sure[row],
                 images=tuple(
                     used.get((product, index)) or answer.unused_image(product, index)
                     for index in range(block.num_images[row])
@@ -225,6 +300,13 @@ def _used_images(
         key: ImagePrediction(*image, error=None)
         for key, image in zip(of_product, images, strict=True)
     }
+
+
+def _by_class(block: PredictionBlock) -> Float32[np.ndarray, "b k"]:
+    """The probabilities of all categories, in their own order."""
+    found = np.empty(block.top_class.shape, np.float32)
+    np.put_along_axis(found, block.top_class, block.top_probability, axis=1)
+    return found
 
 
 def _parts(products: list[GivenProduct]) -> Iterator[list[GivenProduct]]:

@@ -8,43 +8,66 @@ r"""Train a run, or go on with it.
 command goes on with a run that was stopped.
 """
 
-import re
 import sys
 
+from absl import flags
+
 from product_mil.cli.console import command
-from product_mil.cli.parser import CommandParser
-from product_mil.config import Config, load_config, override, refuse
+from product_mil.cli.parser import CommandParser, called_as
+from product_mil.config import Config, load_config, override, problems, refuse
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.files.package import packaged_configurations
-from product_mil.runs.limits import problems
+
+
+def declared_flags() -> flags.FlagValues:
+    """The flags, apart from those that libraries declare for the whole process."""
+    declared = flags.FlagValues()
+    known = ", ".join(packaged_configurations())
+    for name, about in (
+        ("config", f"{known}, or a file of your own, such as mine.py; a variant after a colon"),
+        ("workdir", "the run's directory (default: runs/<config name>)"),
+    ):
+        flags.DEFINE_string(name, None, about, flag_values=declared)
+    flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=declared)
+    return declared
+
+
+def parse_arguments(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
+    """The flags, and all other arguments: `--config.field=value` and what is not known.
+
+    Raises:
+        UserError: a flag without its value.
+    """
+    fields = [arg for arg in argv[1:] if arg.startswith(("--config.", "-config."))]
+    declared = declared_flags()
+    try:
+        rest = declared([arg for arg in argv if arg not in fields], known_only=True)
+    except flags.Error as error:
+        raise UserError(f"{error}; see {called_as('train')} --help") from error
+    return declared, [*fields, *rest[1:]]
 
 
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Build the configuration, refuse it if wrong, run it. `argv` is without the program's name."""
-    parser = CommandParser("train", __doc__)
-    known = ", ".join(packaged_configurations())
-    parser.add_argument(
-        "--config",
-        default="",
-        help=f"{known}, or a file of your own, such as mine.py; a variant after a colon",
-    )
-    parser.add_argument("--workdir", metavar="DIR", help="default: runs/<config name>")
-    arguments = sys.argv[1:] if argv is None else argv
-    # One dash was always enough for these.
-    arguments = [re.sub(r"^-(?=(config|workdir)\b)", "--", argument) for argument in arguments]
-    given, others = parser.parse_known_args(arguments)
+    given, others = parse_arguments(sys.argv if argv is None else ["product_mil.main", *argv])
+    if given.help:
+        parser = CommandParser("train", __doc__)
+        for name in ("config", "workdir"):
+            parser.add_argument(f"--{name}", help=given[name].help)
+        parser.print_help()
+        return
     errors: list[str] = []
     assignments: list[tuple[str, str]] = []
     for arg in others:
-        name, equals, value = arg.removeprefix("--config.").partition("=")
-        if arg.startswith("--config.") and equals:
+        name, equals, value = arg.lstrip("-").removeprefix("config.").partition("=")
+        if arg.startswith(("--config.", "-config.")) and equals:
             assignments.append((name, value))
         else:
             errors.append(f"{arg}: expected --config, --workdir or --config.field=value")
     try:
-        config = load_config(given.config)
+        config = load_config(given.config or "")
     except UserError as error:
         refuse([str(error), *errors, *override(Config(), assignments)[1]])
         raise

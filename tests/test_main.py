@@ -67,7 +67,7 @@ def test_unknown_argument_with_the_other_errors() -> None:
         (("--config=nowhere.py",), "there is no file nowhere.py"),
         (
             ("--config",),
-            "argument --config: expected one argument; see python -m product_mil.main --help",
+            "Missing value for flag --config; see python -m product_mil.main --help",
         ),
     ],
 )

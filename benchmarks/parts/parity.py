@@ -95,7 +95,7 @@ def exported_against_keras(name: str, data: str, count: int) -> str:
 def published_against_keras(data: str, weights: str, count: int) -> None:
     spec = backbone("mobilenet_v2")
     net = spec.build(rngs=nnx.Rngs(0))
-    top = load_weights(net, spec, weights).top
+    top = load_weights(net, spec, Path(weights)).top
     if top is None:
         sys.exit("--weights: this file has no ImageNet top")
     structure, state = nnx.split(net)

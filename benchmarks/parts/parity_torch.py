@@ -73,9 +73,10 @@ AVERAGE = torch.nn.functional.avg_pool2d
 def compare(name: str, other: str, size_px: int) -> str:
     theirs, spec = build(other), backbone(name)
     with tempfile.TemporaryDirectory() as directory:
-        source = "imagenet"
-        if not other.startswith("packaged"):
-            source = str(Path(directory) / "model.safetensors")
+        if other.startswith("packaged"):
+            source = published_file(spec, with_top=False)
+        else:
+            source = Path(directory) / "model.safetensors"
             save_file(theirs.state_dict(), source)
         ours = spec.build(rngs=nnx.Rngs(0))
         loaded = load_weights(ours, spec, source)

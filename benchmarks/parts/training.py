@@ -40,14 +40,14 @@ def training(
     backbone: str,
     *,
     classes: int,
-    dtype: str = "float32",
+    dtype: Any = "float32",
     trainable: str = "all",
     batch_statistics: bool = True,
-    pooling: Any = "residual",
+    pooling: str = "residual",
     ranges: Ranges = NOTHING,
 ) -> Training:
     """The step of a stage on random weights, as configs/joint.py:cdiscount has it."""
-    model_config = ModelConfig(backbone=backbone, pooling=pooling, compute_dtype=dtype)  # type: ignore[arg-type]
+    model_config = ModelConfig(backbone=backbone, pooling=pooling, compute_dtype=dtype)
     model, _ = build_model(Config(model=model_config), classes)
     optimizer = make_optimizer(
         "nadamw",

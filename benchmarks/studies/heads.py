@@ -39,7 +39,8 @@ from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.inference.trust import TRUST
-from product_mil.runs.inspection import WITH_ATTENTION, attention_table
+from product_mil.model.registry import head
+from product_mil.runs.inspection import attention_table
 from product_mil.runs.run import run
 from product_mil.runs.trained import TrainedRun, open_run
 
@@ -65,7 +66,7 @@ def answers_of(blocks: list[PredictionBlock], products: Products, pooling: str) 
         for name in ("top_class", "top_probability", "log_prob_true")
     )
     attention = None
-    if pooling in WITH_ATTENTION:
+    if head(pooling).attends:
         several = attention_table(blocks)[-1]
         attention = several.attention_of_agreeing, several.attention_of_disagreeing
     return Answers(

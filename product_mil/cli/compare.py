@@ -18,6 +18,7 @@ from pathlib import Path
 from product_mil.cli import one_run
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_batch_flag, add_checkpoint_flag, add_data_flag
+from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     )
     add_checkpoint_flag(parser)
     add_batch_flag(parser)
+    add_import_flag(parser)
     parser.add_argument("--train", action="store_true", help="train the variants of --configs")
     _add_named(parser, "--configs", "NAME=CONFIG", "such as joint=joint:laptop")
     parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each variant")
@@ -59,6 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.page.sentences import verdict
     from product_mil.compare.page.tables import table_by_num_images, terminal_table
     from product_mil.compare.publish import PAGE_FILE, publish
+    from product_mil.compare.training.side_by_side import Child
     from product_mil.compare.training.variants import rival_configs, train_rivals
     from product_mil.devices.runtime import configure_jax
 
@@ -67,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     configs = rival_configs(args.configs, [flag.removeprefix("--config.") for flag in overrides])
     poolings = {name: pooling_of(workdirs[0]) for name, workdirs in runs.items()}
     for more in (
-        {name: one.model.pooling for name, one in configs.items()},
+        {name: one.config.model.pooling for name, one in configs.items()},
         dict.fromkeys(files, ""),
     ):
         if set(poolings) & set(more):
@@ -75,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         poolings |= more
     headline_of(poolings, args.reference)  # refused now, not after the work
     if configs:
-        runs |= train_rivals(configs, args.seeds, args.output / "runs", one_run.__name__)
+        child = Child(one_run.__name__, tuple(map(str, args.imports)))
+        runs |= train_rivals(configs, args.seeds, args.output / "runs", child)
     contest = gather(
         runs,
         files,

@@ -22,6 +22,7 @@ from product_mil.cli.flags import (
     add_policy_flags,
     add_test_time_flags,
 )
+from product_mil.cli.imports import add_import_flag
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS, faults_path
@@ -78,6 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     add_output_flags(parser)
     add_checkpoint_flag(parser)
     add_batch_flag(parser)
+    add_import_flag(parser)
     add_policy_flags(parser, "default: as the first run")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)

@@ -18,6 +18,7 @@ from product_mil.cli.flags import (
     add_test_time_flags,
     add_workdir_flag,
 )
+from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS
 from product_mil.errors import UserError
@@ -39,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument(
         "--faults", type=user_path, metavar="FILE", help="list in this .csv what is unreadable"
     )
+    add_import_flag(parser)
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")

@@ -16,6 +16,7 @@ from product_mil.cli.flags import (
     add_test_time_flags,
     add_workdir_flag,
 )
+from product_mil.cli.imports import add_import_flag
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
 from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS, faults_path
@@ -32,10 +33,11 @@ def main(argv: list[str] | None = None) -> None:
         "--fit_on",
         metavar="DATA",
         help="labelled products that --min_confidence is calibrated on (default: the run's own "
-        "validation products)",
+        "validation products, as its checkpoint says)",
     )
     add_checkpoint_flag(parser)
     add_batch_flag(parser)
+    add_import_flag(parser)
     add_policy_flags(parser, "default: as in training")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)

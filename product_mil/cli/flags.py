@@ -34,9 +34,8 @@ def add_batch_flag(parser: CommandParser) -> None:
     parser.add_argument(
         "--images_per_batch",
         type=_images_per_batch,
-        default=256,
         metavar="N",
-        help="over all devices (default: 256)",
+        help="over all devices (default: what is fastest on them)",
     )
 
 

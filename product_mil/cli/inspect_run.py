@@ -17,6 +17,7 @@ from product_mil.cli.flags import (
     add_data_flag,
     add_workdir_flag,
 )
+from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.text import table
@@ -33,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         "--rows", type=int, default=10, metavar="N", help="categories at either end (default: 10)"
     )
     add_batch_flag(parser)
+    add_import_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
     args = parser.parse_args(argv)
     if args.rows < 1:
@@ -53,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def lines_of(found: dict[str, Any], rows: int) -> list[str]:
     """The same for people."""
-    from product_mil.runs.inspection import WITH_ATTENTION
+    from product_mil.model.registry import head
 
     pooling, lines = found["pooling"], []
     if "trust" in found:
@@ -62,7 +64,7 @@ def lines_of(found: dict[str, Any], rows: int) -> list[str]:
             f"trust in the joint correction: {one:g} with one image, {several:g} with several"
             + (": attention changes no prediction" if several == 0 else "")
         )
-    if pooling not in WITH_ATTENTION:
+    if not head(pooling).attends:
         return [*lines, f"{pooling} has no attention: all images of a product count alike"]
     if found["relevance"]:
         lines += _relevance_lines(found["relevance"], rows)

@@ -8,11 +8,14 @@ import threading
 from pathlib import Path
 
 from product_mil.cli.console import command
+from product_mil.cli.imports import import_file
 
 
 @command()
 def main() -> None:
     """Train the run that a line of JSON on standard input tells, on the cores that it names.
+
+    What the user named on the command line is run first, since it may register heads.
 
     The input stays open as long as whoever started this lives; when it closes, the run saves and
     stops.
@@ -22,11 +25,15 @@ def main() -> None:
         os.sched_setaffinity(0, told["cores"])  # before XLA counts them
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
-    from product_mil.config import config_from_dict
+    from product_mil.config import config_from_dict, load_config
     from product_mil.devices.runtime import configure_jax
     from product_mil.runs.run import run
 
     configure_jax()
+    for path in told["imports"]:
+        import_file(Path(path))
+    if told["spec"]:
+        load_config(told["spec"])
     run(config_from_dict(told["config"]), Path(told["workdir"]))
 
 

@@ -21,12 +21,12 @@ from product_mil.config import (
     StageConfig,
     load_config,
     override,
+    problems,
     refuse,
 )
 from product_mil.data.sheet import SHEET
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
-from product_mil.runs.limits import problems
 from product_mil.runs.sheet import make_sheet
 
 # Of the numbers among the options.

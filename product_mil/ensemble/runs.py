@@ -168,7 +168,7 @@ def member_batches(
     runs: Sequence[TrainedRun],
     members: MemberOutputs,
     products: Products,
-    images_per_batch: int,
+    images_per_batch: int | None,
     *,
     views: Views,
 ) -> Batches:

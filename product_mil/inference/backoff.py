@@ -17,7 +17,12 @@ from scipy.sparse import csr_array
 
 from product_mil.files.outputs import Kind, csv_with_header
 from product_mil.files.whole import Draft
-from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS, fit_temperature
+from product_mil.inference.calibrate import (
+    TEMPERATURE_PRODUCTS,
+    TINY,
+    calibrated,
+    fit_temperature,
+)
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.categories import Categories
 from product_mil.text import table
@@ -32,7 +37,6 @@ HEADER = (
     "probability",
 )
 LEVELS = Kind("a list of categories by level", (".csv",), csv_with_header(HEADER))
-_TINY = np.finfo(np.float32).tiny
 
 
 class Answers(NamedTuple):
@@ -66,19 +70,16 @@ class BackOff:
     ) -> Answers:
         """The deepest level at which one node has at least `min_confidence`.
 
-        `seen` marks products with a readable image; those without have the prior, to which the
-        temperature does not apply.
+        `seen` is that of `calibrated`.
         """
-        sharpness = np.where(seen, 1 / self.temperature, 1.0)[:, None]
-        powers = np.maximum(probabilities, _TINY).astype(np.float64) ** sharpness
-        powers /= powers.sum(1, keepdims=True)
-        level = np.zeros(len(powers), np.int32)
-        node = np.zeros(len(powers), np.int64)
-        probability = np.ones(len(powers))
+        of_class = calibrated(probabilities, seen, self.temperature)
+        level = np.zeros(len(of_class), np.int32)
+        node = np.zeros(len(of_class), np.int64)
+        probability = np.ones(len(of_class))
         for number, sums in (
-            (1, powers @ self._groups[1]),
-            (2, powers @ self._groups[2]),
-            (3, powers),
+            (1, of_class @ self._groups[1]),
+            (2, of_class @ self._groups[2]),
+            (3, of_class),
         ):
             best, largest = sums.argmax(1), sums.max(1)
             sure = largest >= self.min_confidence
@@ -159,7 +160,7 @@ def calibrate(blocks: Iterable[PredictionBlock], categories: Categories) -> Cali
         if count >= TEMPERATURE_PRODUCTS:
             break
     probabilities, label = np.concatenate(kept), np.concatenate(labels)
-    log_probs = np.log(np.maximum(probabilities, _TINY))
+    log_probs = np.log(np.maximum(probabilities, TINY))
     return Calibration(fit_temperature(log_probs, label), probabilities, label)
 
 
@@ -195,7 +196,7 @@ class BackOffWriter:
         self._back_off = back_off
         self._file = draft.file
         self._file.write((",".join(HEADER) + "\n").encode())
-        self._names = _node_names(back_off.categories)
+        self._names = node_names(back_off.categories)
 
     def write(self, block: PredictionBlock) -> None:
         """Append a block; it must have come with its probabilities."""
@@ -216,7 +217,7 @@ class BackOffWriter:
         """Nothing is left to write."""
 
 
-def _node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:
+def node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:
     """Names of the nodes of each level, from the root's to the classes'; empty below them."""
     level1 = {
         int(g): (n[0], "", "") for g, n in zip(categories.level1, categories.names, strict=True)

@@ -25,6 +25,7 @@ class ProductScores(NamedTuple):
     in_top5: Bool[np.ndarray, " N"]
     confidence: Float[np.ndarray, " N"]
     log_prob_true: Float[np.ndarray, " N"]
+    nll_at: Float[np.ndarray, "t N"] | None = None
 
 
 def score_products(
@@ -64,6 +65,8 @@ def scores_in_place(
         positions = loaded.positions[real]
         times[positions] += 1
         for name, values in scores._asdict().items():
+            if values is None:
+                continue
             if name not in columns:
                 columns[name] = np.zeros((*values.shape[:-2], num_products), values.dtype)
             columns[name][..., positions] = values[..., real]
@@ -105,7 +108,7 @@ def metrics_of(
     """
     known = products.labels >= 0
     label = products.labels[known]
-    top1, in_top5, confidence, log_prob = (np.asarray(values)[known] for values in scores)
+    top1, in_top5, confidence, log_prob = (np.asarray(values)[known] for values in scores[:4])
     if len(label) == 0:
         return {"products": 0.0}
     correct = top1 == label

@@ -1,6 +1,6 @@
 """The steps that change nothing: evaluate, predict, embed. Pure functions, jitted once."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +9,7 @@ from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from product_mil.batch import Batch, EmbeddedBatch
 from product_mil.model.classifier import Arrays, merge_model
-from product_mil.model.heads import HeadOutput
+from product_mil.model.heads.common import HeadOutput
 from product_mil.model.packing import packing_of
 from product_mil.model.warp import Views, seen_through, view_maps
 
@@ -39,6 +39,7 @@ class Scores(NamedTuple):
     in_top5: Bool[Array, "S p"]
     confidence: Float[Array, "S p"]  # probability of top1
     log_prob_true: Float[Array, "S p"]
+    nll_at: Float[Array, "t S p"] | None = None  # under each temperature that was asked for
 
 
 def product_log_probs(
@@ -88,13 +89,25 @@ def largest(
     return -negated[..., :count], index[..., :count]
 
 
+def nll_under(
+    temperatures: Sequence[float], log_probs: Float[Array, "S p k"], label: Int32[Array, "S p 1"]
+) -> Float[Array, "t S p"]:
+    """Negative log-likelihood of the labels under each temperature."""
+
+    def of_one(temperature: float) -> Float[Array, "S p"]:
+        scaled = jax.nn.log_softmax(log_probs / temperature)
+        return -jnp.take_along_axis(scaled, label, -1)[..., 0]
+
+    return jnp.stack([of_one(temperature) for temperature in temperatures])
+
+
 def make_eval_step(
-    structure: Any, views: Views = "none", tau: float = 0.0
+    structure: Any, views: Views = "none", tau: float = 0.0, temperatures: Sequence[float] = ()
 ) -> Callable[..., Scores]:
     """Score labelled products with running statistics and without dropout; changes nothing.
 
     The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`; `tau` is
-    of `product_log_probs`.
+    of `product_log_probs`. `temperatures` are those for which likelihoods are returned besides.
     """
 
     def eval_step(
@@ -114,6 +127,7 @@ def make_eval_step(
             in_top5=(top == label).any(-1),
             confidence=jnp.exp(log_probs.max(-1)),
             log_prob_true=jnp.take_along_axis(log_probs, label, -1)[..., 0],
+            nll_at=nll_under(temperatures, log_probs, label) if temperatures else None,
         )
 
     return jax.jit(eval_step)

@@ -17,7 +17,7 @@ from jaxtyping import Array, Bool, Float
 from product_mil.data.loader import Loaded
 from product_mil.devices.mesh import put_batch
 from product_mil.model.classifier import Arrays, merge_model
-from product_mil.model.heads import ResidualHead
+from product_mil.model.heads.residual import ResidualHead
 from product_mil.model.packing import packing_of
 
 TRUST = "head/trust"  # its path among the statistics

@@ -12,7 +12,7 @@ from flax import nnx
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
-from product_mil.model.heads import HeadOutput
+from product_mil.model.heads.common import HeadOutput
 from product_mil.model.packing import each_alone, packing_of
 
 T = TypeVar("T")

@@ -1,7 +1,7 @@
-"""The backbones by name.
+"""The backbones and the heads by name.
 
-Adding one is a file with the net and its facts, and its name here
-(docs/guide/adding-a-backbone.md).
+Adding one is a file with the net or the head and its facts, and its name here
+(docs/guide/adding-a-backbone.md, docs/guide/adding-a-head.md).
 """
 
 from flax import nnx
@@ -20,6 +20,9 @@ from product_mil.model.backbones import (
     small_cnn,
     xception,
 )
+from product_mil.model.heads import pooled, probabilities, residual, tree
+from product_mil.model.heads import prior as prior_head
+from product_mil.model.heads.spec import HeadSpec
 from product_mil.model.spec import BackboneSpec
 
 SPECS = (
@@ -38,12 +41,33 @@ SPECS = (
 
 BACKBONES: dict[str, BackboneSpec] = {spec.name: spec for spec in SPECS}
 
+HEAD_SPECS = (
+    probabilities.SPEC,
+    *pooled.SPECS,
+    *residual.SPECS,
+    tree.SPEC,
+    prior_head.SPEC,
+)
+
+HEADS: dict[str, HeadSpec] = {spec.name: spec for spec in HEAD_SPECS}  # and those registered
+
 
 def backbone(name: str) -> BackboneSpec:
     """The backbone called `name`; `UserError` listing the known ones for any other name."""
     if name not in BACKBONES:
         raise UserError(f"backbone {name!r} is not known; choose one of {', '.join(BACKBONES)}")
     return BACKBONES[name]
+
+
+def head(name: str) -> HeadSpec:
+    """The head called `name`; `UserError` that says how to register one for any other name."""
+    if name not in HEADS:
+        raise UserError(
+            f"head {name!r} is not known; choose one of {', '.join(HEADS)}, or register your own: "
+            "a command takes --import FILE.py, Python product_mil.heads.register "
+            "(docs/guide/adding-a-head.md)"
+        )
+    return HEADS[name]
 
 
 def blocks_of(spec: BackboneSpec) -> tuple[str, ...]:

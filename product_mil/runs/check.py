@@ -4,14 +4,15 @@ from pathlib import Path
 
 import jax
 
-from product_mil.config import Config
+from product_mil.config import Config, ModelConfig
+from product_mil.config.start import FromFile, Published, Random
 from product_mil.errors import UserError
 from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
+from product_mil.model.heads.spec import OWN_SETTINGS, HeadSpec
 from product_mil.model.prior import NO_BACKBONE
-from product_mil.model.registry import BACKBONES, BackboneSpec, backbone, blocks_of
+from product_mil.model.registry import BACKBONES, HEADS, BackboneSpec, backbone, blocks_of, head
 from product_mil.model.weights.head_init import NAMED
-from product_mil.runs.embed import backbone_stays_frozen
-from product_mil.runs.limits import AUGMENT_LIMITS
+from product_mil.runs.embed import augments, backbone_stays_frozen
 from product_mil.sources.bson.names import named_files
 from product_mil.train.state import WHOLE_PARTS
 
@@ -26,15 +27,28 @@ def check_config(config: Config) -> list[str]:
         except UserError as error:
             found.append(f"config.data.{name}: {error}")
     found += _category_file_problems(config.data.categories)
-    weights = config.model.weights
-    if weights not in ("", "imagenet") and not Path(weights).expanduser().exists():
-        found.append(f"config.model.weights: {weights}: no such file or directory; or say imagenet")
+    start = config.model.start
+    if isinstance(start, FromFile) and not start.path.exists():
+        found.append(
+            f"config.model.weights: {start.path}: no such file or directory; or say imagenet"
+        )
     found += _head_init_problems(config)
-    try:
-        spec = backbone(config.model.backbone)
-    except UserError as error:
-        return [*found, f"config.model.backbone: {error}"]
-    dim = spec.embedding_dim
+    devices = jax.device_count()
+    if config.data.shards % devices:
+        found.append(
+            f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
+        )
+    known = []
+    for name, look_up in (("pooling", head), ("backbone", backbone)):
+        try:
+            known.append(look_up(getattr(config.model, name)))
+        except UserError as error:
+            found.append(f"config.model.{name}: {error}")
+    if len(known) < 2:
+        return found
+    fusion, spec = known
+    found += _own_setting_problems(config, fusion, spec.embedding_dim)
+    found += _epoch_problems(config, fusion)
     if config.data.image_size_px < spec.min_image_size_px:
         found.append(
             f"config.data.image_size_px={config.data.image_size_px}: {spec.name} takes images "
@@ -42,19 +56,42 @@ def check_config(config: Config) -> list[str]:
         )
     found += _trainable_problems(config, spec)
     found += _stochastic_depth_problems(config, spec)
-    found += _baseline_problems(config, on_host=spec.on_host is not None)
-    attention = config.model.pooling in ("gated_attention", "transformer")
-    if attention and dim % config.model.attention_heads:
+    return found + _baseline_problems(config, fusion, on_host=spec.on_host is not None)
+
+
+def _own_setting_problems(config: Config, fusion: HeadSpec, dim: int) -> list[str]:
+    """Settings that the head does not have, or that do not fit the net, a line each.
+
+    A setting that stands at its default is not set.
+    """
+    found = []
+    for name in OWN_SETTINGS:
+        value, default = getattr(config.model, name), getattr(ModelConfig(), name)
+        if name not in fusion.settings and value != default:
+            able = ", ".join(other for other, of in HEADS.items() if name in of.settings)
+            found.append(
+                f"config.model.{name}={value}: {fusion.name} has no such setting, it belongs to "
+                f"{able}; leave it at {default}"
+            )
+    heads = config.model.attention_heads
+    if "attention_heads" in fusion.settings and heads >= 1 and dim % heads:
         found.append(
-            f"config.model.attention_heads={config.model.attention_heads}: does not divide the "
-            f"{dim} channels of {config.model.backbone}"
-        )
-    devices = jax.device_count()
-    if config.data.shards % devices:
-        found.append(
-            f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
+            f"config.model.attention_heads={heads}: does not divide the {dim} channels of "
+            f"{config.model.backbone}"
         )
     return found
+
+
+def _epoch_problems(config: Config, fusion: HeadSpec) -> list[str]:
+    """Nothing to train, or training of what is counted, in a line."""
+    untrained = config.head.epochs == 0 and config.finetune.epochs == 0
+    if fusion.is_counted and not untrained:
+        return [
+            f"config.model.pooling={fusion.name}: is counted, not trained; set both epochs to 0"
+        ]
+    if untrained and not fusion.is_counted:
+        return ["config.head.epochs=0 and config.finetune.epochs=0: nothing to train"]
+    return []
 
 
 def _head_init_problems(config: Config) -> list[str]:
@@ -62,10 +99,10 @@ def _head_init_problems(config: Config) -> list[str]:
     head_init = config.model.head_init
     if head_init in NAMED:
         return []
-    found, weights = [], config.model.weights
+    found, start = [], config.model.start
     if not Path(head_init).is_file():
         found.append(f"config.model.head_init: {head_init}: no such file, nor {', '.join(NAMED)}")
-    if weights != "imagenet" and not Path(weights).expanduser().is_file():
+    if not isinstance(start, Published | FromFile):
         found.append(
             f"config.model.head_init={head_init}: needs the ImageNet top of "
             "config.model.weights=imagenet or of a file"
@@ -119,10 +156,10 @@ def _stochastic_depth_problems(config: Config, spec: BackboneSpec) -> list[str]:
     return []
 
 
-def _baseline_problems(config: Config, *, on_host: bool) -> list[str]:
+def _baseline_problems(config: Config, fusion: HeadSpec, *, on_host: bool) -> list[str]:
     """What the systems that are no nets cannot do, a line each."""
     model, found = config.model, []
-    if (model.pooling == "prior") != (model.backbone == NO_BACKBONE):
+    if fusion.is_counted != (model.backbone == NO_BACKBONE):
         found.append(
             f"config.model.pooling={model.pooling} with config.model.backbone={model.backbone}: "
             f"prior and {NO_BACKBONE} go together, and with nothing else"
@@ -133,8 +170,8 @@ def _baseline_problems(config: Config, *, on_host: bool) -> list[str]:
             "cache; set config.finetune.epochs=0 and config.data.embedding_cache=true"
         )
     stages = (config.head, config.finetune)
-    if on_host and any(getattr(of.augment, name) for of in stages for name in AUGMENT_LIMITS):
+    if on_host and any(augments(stage) for stage in stages):
         found.append(f"config.model.backbone={model.backbone}: takes no augmentation")
-    if model.weights and (on_host or model.pooling in ("prior", "tree")):
+    if not isinstance(model.start, Random) and (on_host or not fusion.takes_weights):
         found.append(f"config.model.weights={model.weights}: a {model.pooling} takes none")
     return found

@@ -53,10 +53,28 @@ def embed_function(model: Model, mesh: Mesh) -> Embed:
     return embed
 
 
+def in_groups(embed: Embed) -> Embed:
+    """The same for any number of images: it gets them in groups of a few sizes, filled up."""
+
+    def embed_all(images: np.ndarray) -> np.ndarray:
+        size = embedding_batch_images(at_most=len(images))
+        num_groups = max(-(-len(images) // size), 1)
+        filled = np.zeros((num_groups * size, *images.shape[1:]), images.dtype)
+        filled[: len(images)] = images
+        groups = [embed(filled[at : at + size]) for at in range(0, len(filled), size)]
+        return np.concatenate(groups)[: len(images)]
+
+    return embed_all
+
+
 def embeds_once(config: Config, stage: StageConfig) -> bool:
     """Whether a stage trains the head alone, on images that are the same at each use."""
-    augmented = Ranges(**dataclasses.asdict(stage.augment)).on
-    return stage.trainable == "head" and config.data.embedding_cache and not augmented
+    return stage.trainable == "head" and config.data.embedding_cache and not augments(stage)
+
+
+def augments(stage: StageConfig) -> bool:
+    """Whether a stage changes its training images."""
+    return Ranges(**dataclasses.asdict(stage.augment)).on
 
 
 def backbone_stays_frozen(config: Config) -> bool:

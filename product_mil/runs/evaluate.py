@@ -25,7 +25,7 @@ def evaluate(
     run: TrainedRun,
     spec: str,
     *,
-    images_per_batch: int = 256,
+    images_per_batch: int | None = None,
     views: Views = "none",
     tau: float = 0.0,
     listing: Path | None = None,

@@ -1,7 +1,7 @@
 """What a model is fed with: embeddings from the cache, pixels, or nothing; decided here alone."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -9,14 +9,20 @@ from jax.sharding import Mesh
 
 from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.config import Config, DataConfig, StageConfig
-from product_mil.data.embeddings import EmbeddedSource, EmbeddingStore
+from product_mil.data.embeddings import Embed, EmbeddedSource, EmbeddingStore
 from product_mil.data.loader import Loaded, PixelSource, UnseenSource, batches
 from product_mil.data.plan import Plan
 from product_mil.data.products import ImageFault, Products
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import backbone
-from product_mil.runs.embed import backbone_stays_frozen, cached_embeddings, embeds_once
+from product_mil.runs.embed import (
+    backbone_stays_frozen,
+    cached_embeddings,
+    embed_function,
+    embeds_once,
+    in_groups,
+)
 
 
 @dataclass(frozen=True)
@@ -40,9 +46,14 @@ class Feed:
     config: DataConfig
     sees_images: bool = True  # False: nothing is read
     store: EmbeddingStore | None = None  # of all their images; None: pixels
-    on_host: Callable[[np.ndarray], np.ndarray] | None = None  # embeds pixels before the devices
+    embed: Embed | None = None  # of pixels, where the model is fed with embeddings made at once
     faults: list[ImageFault] = field(default_factory=list)  # of images embedded or missing there
     note: str = ""  # for people: what was embedded, or why nothing was kept
+
+    @property
+    def runs_backbone(self) -> bool:
+        """Whether images go through the net on the devices."""
+        return self.sees_images and self.store is None and self.embed is None
 
     def batches(
         self, products: Products, plan: Plan, *, num_steps: int | None = None, first_step: int = 0
@@ -57,25 +68,33 @@ class Feed:
             size_px = self.config.image_size_px
             source = PixelSource(products, plan, image_size_px=size_px, num_steps=num_steps)
         loaded = batches(source, first_step=first_step, threads=self.config.threads)
-        on_host = self.on_host
-        return loaded if on_host is None else (_embedded(each, on_host) for each in loaded)
+        embed = self.embed
+        return loaded if embed is None else (_embedded(each, embed) for each in loaded)
 
 
-def _embedded(loaded: Loaded, on_host: Callable[[np.ndarray], np.ndarray]) -> Loaded:
-    """The same batch with what the host embeds of its pixels in their place."""
+def _embedded(loaded: Loaded, embed: Embed) -> Loaded:
+    """The same batch with the embeddings of its images in their place."""
     assert isinstance(loaded.batch, PackedBatch)
     images, slots = loaded.batch
-    values = on_host(images[slots.is_image])
+    values = embed(images[slots.is_image])
     embeddings = np.zeros((*slots.segment.shape, values.shape[-1]), np.float32)
     embeddings[slots.is_image] = values
     return loaded._replace(batch=EmbeddedBatch(embeddings, slots))
 
 
-def call_feed(config: Config) -> Feed:
-    """A feed for products that a program hands over: it reads no cache, and nothing is kept."""
+def call_feed(config: Config, model: Model, mesh: Mesh) -> Feed:
+    """A feed for products that a program hands over: it reads no cache, and nothing is kept.
+
+    Where a cache would hold embeddings, they are made alike: sums in other shapes round
+    differently.
+    """
     spec = backbone(config.model.backbone)
-    sees_images = spec.name != NO_BACKBONE
-    return Feed(config.data, sees_images=sees_images, on_host=spec.on_host)
+    if spec.name == NO_BACKBONE:
+        return Feed(config.data, sees_images=False)
+    embed = spec.on_host
+    if embed is None and backbone_stays_frozen(config) and config.data.embedding_cache:
+        embed = in_groups(embed_function(model, mesh))
+    return Feed(config.data, embed=embed)
 
 
 def open_feed(

@@ -39,11 +39,11 @@ def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Product
     return products.subset(usable)
 
 
-def log_known(runs: Sequence[TrainedRun], fitted: Products, predicted: Products) -> None:
+def log_known(runs: Sequence[TrainedRun], fitted: Products | None, predicted: Products) -> None:
     """Log what the runs have seen of the products that are fitted on, and of those predicted."""
     logger = logging.getLogger(__name__)
     for run in runs:
-        known = run.known(fitted)
+        known = None if fitted is None else run.known(fitted)
         if known is not None and known.trained:
             logger.info(
                 "note: %s that are fitted on, so it will seem surer than it is: give --fit_on "

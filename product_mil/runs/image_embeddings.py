@@ -10,6 +10,7 @@ from typing import NamedTuple
 import numpy as np
 
 from product_mil.config import Config, DataConfig, ModelConfig
+from product_mil.config.start import FromFile, Published
 from product_mil.data.embeddings import embed_images
 from product_mil.data.faults import FaultList, Policy, faults_path
 from product_mil.devices.mesh import data_mesh
@@ -67,15 +68,20 @@ def export_embeddings(
         UserError: data or weights that cannot be read, or a place that cannot be written.
     """
     net = backbone(backbone_name)
-    if not Path(weights).is_file() and weights != "imagenet":
-        raise UserError(f"--weights {weights}: no such file; or say imagenet")
+    settings = ModelConfig(backbone=backbone_name, weights=weights, pooling="probabilities")
+    match settings.start:
+        case Published():
+            pass
+        case FromFile(path) if path.is_file():
+            pass
+        case _:
+            raise UserError(f"--weights {weights}: no such file; or say imagenet")
     if image_size_px < net.min_image_size_px:
         raise UserError(
             f"--image_size_px {image_size_px}: {net.name} takes images from "
             f"{net.min_image_size_px} px"
         )
     dump_files(spec)  # a typing error shows before weights are read
-    settings = ModelConfig(backbone=backbone_name, weights=weights, pooling="probabilities")
     config = Config(data=DataConfig(image_size_px=image_size_px), model=settings)
     model, notes = build_model(config, classes=1)
     catalogue = open_catalogue(spec)

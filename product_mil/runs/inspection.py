@@ -14,12 +14,11 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products, watched
 from product_mil.inference.trust import TRUST
 from product_mil.model.heads.residual import RELEVANCE_SCALE
+from product_mil.model.registry import head
 from product_mil.runs.trained import TrainedRun
 from product_mil.sources.categories import path_of
 
 RELEVANCE = "head/relevance/kernel"  # its path among the parameters
-# The poolings whose attention can differ from one image of a product to the next.
-WITH_ATTENTION = ("max", "gated_attention", "transformer", "posterior_attention")
 
 
 class AttentionRow(NamedTuple):
@@ -50,7 +49,7 @@ def relevance_of(run: TrainedRun) -> Float[np.ndarray, " k"] | None:
 
 
 def predicted_blocks(
-    run: TrainedRun, spec: str, images_per_batch: int
+    run: TrainedRun, spec: str, images_per_batch: int | None
 ) -> Iterable[PredictionBlock]:
     """What the run predicts of all products in these BSON files.
 
@@ -96,7 +95,9 @@ def attention_table(blocks: Iterable[PredictionBlock]) -> list[AttentionRow]:
     return [AttentionRow(name, *mean(of, True), *mean(of, False)) for name, of in rows]
 
 
-def inspect_run(run: TrainedRun, spec: str | None, images_per_batch: int = 256) -> dict[str, Any]:
+def inspect_run(
+    run: TrainedRun, spec: str | None, images_per_batch: int | None = None
+) -> dict[str, Any]:
     """What the attention of a run has learned, as plain values for JSON.
 
     `relevance` lists all categories, the one that counts most first; `attention` has the rows of
@@ -119,7 +120,7 @@ def inspect_run(run: TrainedRun, spec: str | None, images_per_batch: int = 256) 
             }
             for k in (-relevance).argsort(kind="stable")
         ]
-    if pooling in WITH_ATTENTION and spec is not None:
+    if head(pooling).attends and spec is not None:
         rows = attention_table(predicted_blocks(run, spec, images_per_batch))
         found["attention"] = [_plain(row) for row in rows]
     return found

@@ -1,20 +1,18 @@
 """The classifier that a configuration asks for."""
 
-from pathlib import Path
-
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
 from jaxtyping import Float, Int64, Num
 
 from product_mil.config import Config
+from product_mil.config.start import FromFile, Published
 from product_mil.model.classifier import Classifier, Model, split_model
-from product_mil.model.heads import build_head
-from product_mil.model.heads.tree import Levels, TreeHead
-from product_mil.model.prior import PriorHead
-from product_mil.model.registry import backbone
+from product_mil.model.heads.tree import Levels
+from product_mil.model.registry import backbone, head
 from product_mil.model.weights.head_init import NAMED, initialise_head
 from product_mil.model.weights.load import load_weights
+from product_mil.model.weights.published import published_file
 from product_mil.sources.categories import Categories
 
 
@@ -27,10 +25,10 @@ def build_model(
     """A classifier with its weights loaded, and lines that say what was loaded.
 
     `category_ids` is given where the head is about to be trained: then `head_init` counts.
-    `levels` is read by the tree alone.
+    `levels` is read by heads that need it alone.
 
     Raises:
-        UserError: weights that do not fit, or cannot be had.
+        UserError: a head that is not registered; weights that do not fit, or cannot be had.
     """
     settings = config.model
     spec = backbone(settings.backbone)
@@ -38,31 +36,23 @@ def build_model(
     depth = settings.stochastic_depth
     options = {"stochastic_depth": depth} if spec.has_stochastic_depth else {}
     net = spec.build(rngs=rngs, dtype=jnp.dtype(settings.compute_dtype), **options)
-    if settings.pooling == "prior":
-        head = PriorHead(classes)
-    elif settings.pooling == "tree":
+    fusion = head(settings.pooling)
+    own = {name: getattr(settings, name) for name in fusion.settings}
+    if fusion.needs_levels:
         assert levels is not None
-        dropout_rate = settings.dropout
-        head = TreeHead(spec.embedding_dim, levels, dropout_rate=dropout_rate, rngs=rngs)
-    else:
-        head = build_head(
-            settings.pooling,
-            dim=spec.embedding_dim,
-            classes=classes,
-            attention_heads=settings.attention_heads,
-            attention_dim=settings.attention_dim,
-            dropout_rate=settings.dropout,
-            position_embedding=settings.position_embedding,
-            count_embedding=settings.count_embedding,
-            rngs=rngs,
-        )
+        own["levels"] = levels
+    fusing = fusion.build(
+        spec.embedding_dim, classes, dropout_rate=settings.dropout, rngs=rngs, **own
+    )
     notes, top = [], None
-    if settings.weights and not Path(settings.weights).is_dir():  # a directory: a warm start
+    start = settings.start
+    if isinstance(start, Published | FromFile):  # an earlier run: `warm_start`
         with_top = category_ids is not None and settings.head_init not in NAMED
-        loaded = load_weights(net, spec, settings.weights, with_top=with_top)
+        named = start.path if isinstance(start, FromFile) else None
+        loaded = load_weights(net, spec, named or published_file(spec, with_top=with_top))
         top = loaded.top
         notes.append(f"{spec.name}: {loaded.n_tensors} tensors from {loaded.path}")
-    model = Model(*split_model(Classifier(net, head, layer_norm=settings.layer_norm)))
+    model = Model(*split_model(Classifier(net, fusing, layer_norm=settings.layer_norm)))
     if category_ids is not None:
         model, more = initialise_head(model, settings.head_init, category_ids, top, config.seed)
         notes += more

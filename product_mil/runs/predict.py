@@ -1,10 +1,9 @@
 """A trained run's predictions of all products of BSON files, written to files."""
 
+import logging
 import time
 from collections.abc import Iterator
 from typing import Any
-
-from tqdm import tqdm
 
 from product_mil.data.faults import FAULTS, Policy, faults_path, lost, product_faults
 from product_mil.data.products import Products
@@ -12,6 +11,7 @@ from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.warp import Views
+from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.trained import TrainedRun
@@ -23,7 +23,7 @@ def predict(
     spec: str,
     outputs: Outputs,
     *,
-    images_per_batch: int = 256,
+    images_per_batch: int | None = None,
     views: Views = "none",
     tau: float = 0.0,
     fit_on: str | None = None,
@@ -33,8 +33,10 @@ def predict(
     """Predict every product of the BSON files `spec` and write all outputs, whole or not at all.
 
     `views` and `tau` are those of `make_predict_step`. `fit_on` are labelled products for the
-    calibration of predictions that back off, by default the run's own validation products. What
-    cannot be read is listed beside the submission, or ends the work: None is as in training.
+    calibration of predictions that back off. By default the checkpoint says how it was calibrated
+    on the run's validation products; where it does not, or predicts otherwise than there, they are
+    predicted again. What cannot be read is listed beside the submission, or ends the work: None is
+    as in training.
 
     Raises:
         UserError: data that cannot be read, or outputs that cannot be written.
@@ -48,14 +50,21 @@ def predict(
 
     back_off = None
     if outputs.min_confidence is not None:
-        from product_mil.inference.backoff import calibrated_back_off
+        from product_mil.inference.backoff import BackOff, calibrated_back_off
 
-        valid = validation_products([run], fit_on)
-        log_known([run], valid, products)
-        predicted = predict_products(valid, batches_of(valid), step, run.mesh)
-        back_off = calibrated_back_off(
-            (block for block, _ in predicted), run.categories, outputs.min_confidence
-        )
+        least = outputs.min_confidence
+        as_validated = fit_on is None and views == "none" and not tau
+        if as_validated and run.temperature is not None:
+            log_known([run], None, products)
+            back_off = BackOff(run.categories, min_confidence=least, temperature=run.temperature)
+            logging.getLogger(__name__).info(
+                "calibrated on the run's validation products: temperature %.3f", run.temperature
+            )
+        else:
+            valid = validation_products([run], fit_on)
+            log_known([run], valid, products)
+            predicted = predict_products(valid, batches_of(valid), step, run.mesh)
+            back_off = calibrated_back_off((block for block, _ in predicted), run.categories, least)
     about = run.identity | predicted_as(products, views, tau)
     listed = run.fault_list(faults_path(outputs.submission), bad_records, bad_images)
     listed.add_records(products.catalogue)
@@ -66,7 +75,7 @@ def predict(
     def blocks() -> Iterator[PredictionBlock]:
         nonlocal imageless
         batches = batches_of(products)
-        with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
+        with Progress(num_images, "images") as bar:
             listed.add(batches.faults)
             bar.update(len(batches.faults))
             for block, faults in predict_products(products, batches, step, run.mesh):

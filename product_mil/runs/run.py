@@ -14,6 +14,7 @@ from typing import Any
 import jax
 
 from product_mil.config import STAGES, Config, differences
+from product_mil.config.start import FromRun
 from product_mil.data.faults import FaultList
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import Interrupted, UserError
@@ -21,6 +22,7 @@ from product_mil.files.package import checkout
 from product_mil.files.whole import write_json
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
+from product_mil.model.registry import head
 from product_mil.runs.data import RunData, build_data
 from product_mil.runs.directory import (
     CONFIG_FILE,
@@ -106,7 +108,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
         summary = faults.write()
         if summary:
             log.say(f"  note: {summary}")
-    log.say(_conclusion(log, workdir, time.monotonic() - started))
+    log.say(_conclusion(config, log, workdir, time.monotonic() - started))
 
 
 def _saved_step(directory: Path) -> int:
@@ -178,13 +180,13 @@ def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
     model, notes = build_model(
         config, len(data.categories.ids), data.categories.ids, levels_of(data.categories)
     )
-    if config.model.pooling == "prior":
+    if head(config.model.pooling).is_counted:
         model = with_log_prior(model, log_prior_of(data.class_counts))
-    if Path(config.model.weights).is_dir() and config.model.weights:
+    start = config.model.start
+    if isinstance(start, FromRun):
         from product_mil.runs.warm_start import warm_start
 
-        earlier_run = Path(config.model.weights)
-        model, notes = warm_start(model, config.model, data.categories, earlier_run)
+        model, notes = warm_start(model, config.model, data.categories, start.workdir)
     return model, notes
 
 
@@ -267,14 +269,21 @@ def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[
     )
 
 
-def _conclusion(log: RunLog, workdir: Path, spent_s: float) -> str:
+def _conclusion(config: Config, log: RunLog, workdir: Path, spent_s: float) -> str:
     rows = [row for row in log.metrics() if "valid/top1" in row]
     values = {k.removeprefix("valid/"): v for k, v in rows[-1].items() if k.startswith("valid/")}
     return "\n".join(
         [
             metrics_table(values, f"validation after the last step ({spent_s:.0f} s in all):"),
-            f"learning curves: {workdir / CURVES_FILE}",
-            f"next: product-mil predict --workdir {workdir} "
-            "--data test.bson --output submission.csv",
+            f"learning curves: {workdir / CURVES_FILE}; docs/guide/metrics.md explains the metrics",
+            f"next: {_next_command(config, workdir)}",
         ]
     )
+
+
+def _next_command(config: Config, workdir: Path) -> str:
+    """What to type to predict other products."""
+    predict = f"product-mil predict --workdir {workdir} --output submission.csv --data"
+    if config.data.train:
+        return f"{predict} test.bson"
+    return f"product-mil draw-sample --output drawn && {predict} drawn/products.bson"

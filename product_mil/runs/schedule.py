@@ -15,8 +15,10 @@ PART_IMAGES = 8
 
 # Image slots of a device where products come in calls of any size: a call takes the smallest that
 # holds all its images, or else the largest. There are few, because each is compiled: that takes
-# seconds. On a CPU small batches are as fast as any.
+# seconds. On a CPU small batches are as fast as any; a head alone has many products at a time in an
+# export, and XLA sums in another order where there are fewer than 64.
 CALL_SLOTS = {"cpu": (PART_IMAGES // 2, PART_IMAGES)}
+CALL_SLOTS_OF_HEAD = {"cpu": (64,)}
 CALL_SLOTS_ELSEWHERE = (16, 256)
 
 
@@ -25,14 +27,28 @@ def evaluation_plan(products: Products, shards: int, image_slots: int) -> Sequen
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
-def call_plan(products: Products, shards: int) -> SequentialPlan:
-    """Every product once, in order, in batches of one of the few shapes of `CALL_SLOTS`."""
-    sizes = CALL_SLOTS.get(jax.default_backend(), CALL_SLOTS_ELSEWHERE)
+def call_plan(products: Products, shards: int, *, runs_backbone: bool) -> SequentialPlan:
+    """Every product once, in order, in batches of one of few shapes.
+
+    `runs_backbone` says that images go through the net, and not to the head alone.
+    """
+    of_platform = CALL_SLOTS if runs_backbone else CALL_SLOTS_OF_HEAD
+    sizes = of_platform.get(jax.default_backend(), CALL_SLOTS_ELSEWHERE)
     slots = next((size for size in sizes if shards * size >= products.num_images.sum()), sizes[-1])
     slots = max(slots, products.max_images)
     return SequentialPlan(
         products.num_images, shards=shards, image_slots=slots, product_slots=slots
     )
+
+
+def prediction_slots(*, runs_backbone: bool) -> int:
+    """Image slots of a device where nobody says how many: what is fastest, in little memory.
+
+    A net on a CPU takes few images at a time; a head alone takes many.
+    """
+    if not runs_backbone or jax.default_backend() != "cpu":
+        return CALL_SLOTS_ELSEWHERE[-1]
+    return PART_IMAGES
 
 
 def evaluation_slots(config: Config, stage: StageConfig) -> tuple[int, int]:

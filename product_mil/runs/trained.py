@@ -7,6 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -31,14 +32,15 @@ from product_mil.model.classifier import Model
 from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
-from product_mil.runs.feed import Batches, call_feed, open_feed
+from product_mil.runs.feed import Batches, Feed, call_feed, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.schedule import call_plan, evaluation_plan
+from product_mil.runs.schedule import call_plan, evaluation_plan, prediction_slots
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
+from product_mil.train.record import VALIDATION
 
 T = TypeVar("T")
 
@@ -61,6 +63,14 @@ class TrainedRun:
     def log_prior(self) -> Float[np.ndarray, " k"]:
         """What is predicted of a product without a readable image."""
         return log_prior_of(self.class_counts)
+
+    @property
+    def temperature(self) -> float | None:
+        """The one that makes the probabilities of its validation products most likely.
+
+        None where the checkpoint was not evaluated, or was written by an earlier version.
+        """
+        return self.record.get(VALIDATION, {}).get("temperature")
 
     @property
     def summary(self) -> str:
@@ -152,19 +162,23 @@ class TrainedRun:
         )
 
     def batches(
-        self, products: Products, images_per_batch: int, *, pixels: bool = False
+        self, products: Products, images_per_batch: int | None = None, *, pixels: bool = False
     ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
-        Where training left the backbone frozen, embeddings come from its cache, which is filled
-        before this returns; the faults of all images are then known. `pixels` asks for images all
-        the same.
+        By default of as many as are fastest there. Where training left the backbone frozen,
+        embeddings come from its cache, which is filled before this returns; the faults of all
+        images are then known. `pixels` asks for images all the same.
         """
-        if images_per_batch < 1:
+        if images_per_batch is not None and images_per_batch < 1:
             raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
-        image_slots = max(-(-images_per_batch // self.mesh.size), self.config.data.max_images)
-        plan = evaluation_plan(products, self.mesh.size, image_slots)
         feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
+        if images_per_batch is None:
+            image_slots = prediction_slots(runs_backbone=feed.runs_backbone)
+        else:
+            image_slots = -(-images_per_batch // self.mesh.size)
+        image_slots = max(image_slots, self.config.data.max_images)
+        plan = evaluation_plan(products, self.mesh.size, image_slots)
         return Batches(feed.batches(products, plan), feed.faults)
 
     def call_batches(self, products: Products) -> Batches:
@@ -173,8 +187,13 @@ class TrainedRun:
         For products that a program hands over, call after call: steps are compiled for the first
         calls alone.
         """
-        plan = call_plan(products, self.mesh.size)
-        return Batches(call_feed(self.config).batches(products, plan))
+        feed = self._call_feed
+        plan = call_plan(products, self.mesh.size, runs_backbone=feed.runs_backbone)
+        return Batches(feed.batches(products, plan))
+
+    @cached_property
+    def _call_feed(self) -> Feed:
+        return call_feed(self.config, self.model, self.mesh)
 
 
 def open_run(

@@ -12,6 +12,7 @@ from jaxtyping import Float
 
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded
+from product_mil.inference.calibrate import TEMPERATURES, temperature_between
 from product_mil.inference.metrics import metrics_of, score_products
 from product_mil.inference.step import Scores, make_eval_step
 from product_mil.inference.trust import TRUST, collect_nll, fit_trust, make_trust_step
@@ -33,7 +34,7 @@ class Validation:
 
     @cached_property
     def _eval_step(self) -> Callable[..., Scores]:
-        return make_eval_step(self.structure)
+        return make_eval_step(self.structure, temperatures=TEMPERATURES)
 
     @cached_property
     def _trust_step(self) -> Callable[..., jax.Array]:
@@ -51,13 +52,19 @@ class Validation:
         return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
 
     def evaluate(self, parameters: Arrays, statistics: Arrays) -> dict[str, float]:
-        """The metrics by name; what could not be read is added to the faults."""
+        """The metrics by name, and the temperature that makes probabilities most likely.
+
+        What could not be read is added to the faults.
+        """
         valid = self.data.valid
         model = Model(self.structure, parameters, statistics)
         step = model.bound(self._eval_step, self.log_prior)
         scores, unreadable = score_products(len(valid), self.batches(), step, self.mesh)
         self.faults.add(unreadable)
         values = metrics_of(scores, valid, self.data.categories)
+        usable = (valid.labels >= 0) & (valid.num_images > 0)
+        if usable.any() and scores.nll_at is not None:
+            values["temperature"] = temperature_between(scores.nll_at[:, usable])
         if TRUST in statistics:
             one, several = np.asarray(statistics[TRUST]).tolist()
             values |= {"trust_one_image": one, "trust_several_images": several}

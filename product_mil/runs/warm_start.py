@@ -9,7 +9,7 @@ from jaxtyping import Array
 from product_mil.config import ModelConfig
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
-from product_mil.model.heads import CLASS_AXES
+from product_mil.model.registry import head
 from product_mil.runs.trained import open_run
 from product_mil.sources.categories import Categories
 
@@ -42,13 +42,14 @@ def warm_start(
     known = classes >= 0
     parameters: dict[str, Array] = {}
     new: list[str] = []
+    class_axes = head(settings.pooling).class_axes
     for path, value in model.parameters.items():
         found = source.model.parameters.get(path)
         if found is None:
             new.append(path)
             parameters[path] = value
-        elif path.startswith("head/") and path.split("/")[1] in CLASS_AXES:
-            axis = CLASS_AXES[path.split("/")[1]]
+        elif path.startswith("head/") and path.split("/")[1] in class_axes:
+            axis = class_axes[path.split("/")[1]]
             ours, taken = np.array(value), np.take(np.asarray(found), classes[known], axis)
             np.moveaxis(ours, axis, 0)[known] = np.moveaxis(taken, axis, 0)  # a view of ours
             parameters[path] = jnp.asarray(ours)

@@ -33,7 +33,7 @@ def measure(rung: Planned, own: Progress, ladder: Ladder, *, cut: bool) -> Row:
         last = [(stage, count) for stage, count in own.steps.items() if count][-1:]
         row["cut_short"] = cut and [(run.stage, run.step)] != last  # asked to stop when it was done
     products = run.products(ladder.test) if ladder.test else build_data(run.config).valid
-    scores, _ = score_products(len(products), run.batches(products, 256), run.eval_step(), run.mesh)
+    scores, _ = score_products(len(products), run.batches(products), run.eval_step(), run.mesh)
     metrics = metrics_of(scores, products, run.categories)
     if row["cut_short"]:
         row["note"] = f"{row['note']}; stopped in stage {run.stage} at step {run.step}".lstrip("; ")

@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from product_mil.config import Config, load_config, override, refuse
+from product_mil.config import Config, load_config, override, problems, refuse
+from product_mil.config.start import Random
 from product_mil.errors import UserError
 from product_mil.model.registry import backbone
 from product_mil.model.weights.published import is_at_hand
 from product_mil.runs.check import check_config
-from product_mil.runs.limits import problems
 
 SUBSTITUTE = "efficientnet_lite0"  # comes along; for nets whose weights are not at hand
 NAMED_SUBSTITUTE = "mobilenet_v2"  # in its place, where --weights names it
@@ -87,7 +87,7 @@ def plan(
             continue
         config = load_config(rung.config)
         name, note = rung.name, ""
-        if config.model.weights:
+        if not isinstance(config.model.start, Random):
             wanted = config.model.backbone
             used = _net_at_hand(wanted, weights)
             if used is None:

@@ -148,12 +148,11 @@ class RunLog:
 
 def metrics_table(values: Mapping[str, float], title: str) -> str:
     """Metrics as aligned lines for people."""
-    fractions = ("top1", "top5", "calibration_error", "trust", "error_tree", "mean_class", "nll")
     rows = []
     for name, value in values.items():
         if name.startswith("products_images_"):
             continue
-        text = f"{value:.4f}" if name.startswith(fractions) else f"{value:.0f}"
+        text = f"{value:.0f}" if name.startswith("products") else f"{value:.4f}"
         count = values.get("products_images_" + name.removeprefix("top1_images_"))
         of = f"   of {count:.0f} products" if name.startswith("top1_images_") and count else ""
         rows.append((f"  {name}", text, of))

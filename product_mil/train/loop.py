@@ -20,6 +20,7 @@ from product_mil.text import duration
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.pace import StepsInFlight, Throughput, TimeLeft
+from product_mil.train.record import VALIDATION
 from product_mil.train.state import Arrays, TrainState, evaluated_parameters, zero_totals
 from product_mil.train.stopping import stop_requests
 
@@ -108,11 +109,11 @@ def _take_steps(
                 in_flight.drain()
                 values = _train_metrics(stage, state) | throughput.rates()
                 state, found = _evaluate(stage, state)
-                values |= found
+                values |= _valid(found)
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values, left.seconds(step)))
                 faults.write()  # what lies before a checkpoint is not met again
-                checkpoints.save(state, stage.run_record, values)
+                checkpoints.save(state, {**stage.run_record, VALIDATION: found}, values)
                 throughput.restart()
                 left.told()
                 saved_at = time.monotonic()
@@ -143,9 +144,9 @@ def _tell(
 
 def _keep_untrained(stage: Stage, state: TrainState, checkpoints: Checkpoints, log: RunLog) -> None:
     """Measure and save a model that has no steps to take: the prior, which is counted."""
-    values = _valid(stage.evaluate(evaluated_parameters(state), state.statistics))
-    log.write(stage.name, 0, values)
-    checkpoints.save(state, stage.run_record, values)
+    found = stage.evaluate(evaluated_parameters(state), state.statistics)
+    log.write(stage.name, 0, _valid(found))
+    checkpoints.save(state, {**stage.run_record, VALIDATION: found}, _valid(found))
 
 
 def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, dict[str, float]]:
@@ -154,7 +155,7 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, dict[str, fl
     statistics = stage.calibrate(parameters, state.statistics)
     totals = jax.device_put(zero_totals(), state.step.sharding)
     found = stage.evaluate(parameters, statistics)
-    return state._replace(statistics=statistics, totals=totals), _valid(found)
+    return state._replace(statistics=statistics, totals=totals), found
 
 
 def _valid(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, Int, Num
 
 from product_mil.batch import Slots
-from product_mil.model.heads import HeadOutput
+from product_mil.model.heads.common import HeadOutput
 from product_mil.model.packing import packing_of
 
 

@@ -6,6 +6,7 @@ from typing import Any
 from product_mil.files.formats import refuse_unknown_format
 from product_mil.version import __version__
 
+VALIDATION = "validation"  # in a checkpoint's record: its metrics, where it was evaluated
 FORMAT = 1  # of a run's JSON files and of a checkpoint's record; 0: they had no number
 
 

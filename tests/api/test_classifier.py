@@ -12,8 +12,9 @@ import pytest
 
 import product_mil
 from product_mil import api
-from product_mil.api import Classifier, ImagePrediction, Prediction
+from product_mil.api import Classifier, ImagePrediction, Prediction, SureAnswer
 from product_mil.data.decode import decode_into
+from product_mil.errors import UserError
 from product_mil.runs.embed import embed_function
 from product_mil.runs.trained import open_run
 from tests.api.conftest import BROKEN
@@ -45,6 +46,32 @@ def test_a_prediction(classifier: Classifier, products: list[list[bytes]], train
         classifier.predict(products, topk=0)
 
 
+def test_confidence(classifier: Classifier, products: list[list[bytes]]) -> None:
+    run = classifier._run
+    temperature = run.temperature
+    assert temperature is not None
+    powers = classifier.predict_proba(products).astype(np.float64) ** (1 / temperature)
+    wanted = (powers / powers.sum(1, keepdims=True)).max(1)
+    predictions = classifier.predict(products, min_confidence=1.0)
+    for prediction, confidence in zip(predictions, wanted, strict=True):
+        if not prediction.from_prior:
+            assert prediction.confidence == pytest.approx(confidence, rel=1e-5)
+        assert prediction.sure == SureAnswer(level=0, category_id=None, names=(), probability=1.0)
+        assert json.loads(json.dumps(prediction.to_dict())) == prediction.to_dict()
+    prior = predictions[5]
+    assert prior.from_prior
+    assert prior.confidence == pytest.approx(prior.probabilities[0], rel=1e-6)  # as it is
+
+    for wrong in (-0.1, 1.1, float("nan")):
+        with pytest.raises(ValueError, match=r"min_confidence=.*: must be from 0 to 1"):
+            classifier.predict(products, min_confidence=wrong)
+    record = {key: value for key, value in run.record.items() if key != "validation"}
+    earlier = Classifier(dataclasses.replace(run, record=record))
+    assert earlier.predict(products[:1])[0].confidence is None
+    with pytest.raises(UserError, match="does not say how to calibrate"):
+        earlier.predict(products[:1], min_confidence=0.5)
+
+
 def test_equal_predictions_print_alike(classifier: Classifier, products: list[list[bytes]]) -> None:
     once, again = classifier.predict(products), classifier.predict(products)
     assert once == again
@@ -57,6 +84,8 @@ def test_equal_predictions_print_alike(classifier: Classifier, products: list[li
         "category_ids": list(once[6].category_ids),
         "names": [list(path) for path in once[6].names],
         "probabilities": list(once[6].probabilities),
+        "confidence": once[6].confidence,
+        "sure": None,
         "images": [dataclasses.asdict(image) for image in once[6].images],
         "from_prior": False,
     }

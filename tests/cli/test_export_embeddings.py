@@ -52,7 +52,7 @@ def test_rows_are_readable_images_in_file_order(
 
     spec = backbone("mobilenet_v2")
     net = spec.build(rngs=nnx.Rngs(0))
-    load_weights(net, spec, str(weights))
+    load_weights(net, spec, Path(weights))
     pixels = np.zeros((len(wanted), 96, 96, 3), np.uint8)
     for k, (_, _, picture) in enumerate(wanted):
         decode_into(picture, pixels[k])

@@ -138,7 +138,7 @@ def test_levels(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str]) -
         "--all_probabilities", hard / "matrix", "--min_confidence", 0.05,
     )  # fmt: skip
     said = capsys.readouterr().out
-    found = re.search(r"24 validation products, .* temperature (\d+\.\d+):", said)
+    found = re.search(r"calibrated on the run's validation products: temperature (\d+\.\d+)", said)
     assert found is not None
     probabilities = np.load(hard / "matrix" / "probabilities.npy").astype(np.float64)
     sharp = probabilities ** (1 / float(found[1]))

@@ -18,15 +18,20 @@ import pytest
 
 from product_mil.compare.training import side_by_side
 from product_mil.compare.training import variants as training
-from product_mil.compare.training.side_by_side import Planned, num_at_once, train_side_by_side
-from product_mil.compare.training.variants import train_rivals, trains_cached_head
+from product_mil.compare.training.side_by_side import (
+    Child,
+    Planned,
+    num_at_once,
+    train_side_by_side,
+)
+from product_mil.compare.training.variants import Variant, train_rivals, trains_cached_head
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.errors import Interrupted, UserError
 from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 
-CHILD = "product_mil.cli.one_run"
+CHILD = Child("product_mil.cli.one_run")
 
 
 @pytest.fixture
@@ -165,9 +170,15 @@ def test_a_process_that_dies_is_named(
 @pytest.mark.slow
 def test_runs_end_with_whoever_started_them(config: Config, tmp_path: Path) -> None:
     """Killed, it leaves no process behind; the run has saved."""
-    told = {"config": endless(config).to_dict(), "workdir": str(tmp_path / "r"), "cores": []}
+    told = {
+        "imports": [],
+        "spec": "",
+        "config": endless(config).to_dict(),
+        "workdir": str(tmp_path / "r"),
+        "cores": [],
+    }
     process = subprocess.Popen(
-        [sys.executable, "-P", "-c", side_by_side._START, CHILD, *sys.path],
+        [sys.executable, "-P", "-c", side_by_side._START, CHILD.module, *sys.path],
         stdin=subprocess.PIPE,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
@@ -194,7 +205,7 @@ def test_others_are_trained_one_after_another(
     )
     whole = dataclasses.replace(config, finetune=StageConfig(epochs=1))
     averaged = dataclasses.replace(whole, model=ModelConfig(pooling="probabilities"))
-    found = train_rivals({"a": whole, "b": averaged}, 2, tmp_path, CHILD)
+    found = train_rivals({"a": Variant(whole), "b": Variant(averaged)}, 2, tmp_path, CHILD)
     assert began == [("a-0", 0), ("b-0", 0), ("a-1", 1), ("b-1", 1)]
     assert found == {name: [tmp_path / f"{name}-{seed}" for seed in (0, 1)] for name in ("a", "b")}
 
@@ -203,4 +214,4 @@ def test_others_are_trained_one_after_another(
 
     monkeypatch.setattr(training, "run", fail)
     with pytest.raises(UserError, match=r"^a-0: it is taken; choose another --output$"):
-        train_rivals({"a": whole, "b": averaged}, 2, tmp_path, CHILD)
+        train_rivals({"a": Variant(whole), "b": Variant(averaged)}, 2, tmp_path, CHILD)

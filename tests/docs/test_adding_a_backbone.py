@@ -34,7 +34,7 @@ def test_the_documented_net_loads_weights_and_trains(sample, tmp_path, monkeypat
         layers[f"block{index}_bn"] = dict.fromkeys(norm, (features,))
     values = write_keras_file(tmp_path / "tiny.h5", layers)
     module = spec.build(rngs=nnx.Rngs(0))
-    load_weights(module, spec, str(tmp_path / "tiny.h5"))
+    load_weights(module, spec, tmp_path / "tiny.h5")
     np.testing.assert_array_equal(module.convs[2].kernel[...], values["block2_conv"]["kernel"])
 
     stage = StageConfig(epochs=1, images_per_batch=32, batch_statistics=True)

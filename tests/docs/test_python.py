@@ -46,7 +46,10 @@ def test_the_examples(
     assert [prediction.from_prior for prediction in predictions] == [False] * 4 + [True]
     assert not any(image.error for prediction in predictions for image in prediction.images)
     assert json.loads(printed[2]) == predictions[0].to_dict()
-    assert printed[3] == "1.0 None\n0.0 photos/lost.jpg: there is no such file\n"
+    level, *_, certain = printed[3].split()
+    assert 0 <= int(level) <= 3
+    assert 0.9 <= float(certain) <= 1
+    assert printed[4] == "1.0 None\n0.0 photos/lost.jpg: there is no such file\n"
     assert names["probabilities"].shape == (5, len(names["names"]))
     assert names["best"].tolist() == [prediction.category_ids[0] for prediction in predictions]
     assert [len(of_product) for of_product in names["embeddings"]] == [2, 1, 1, 1, 0]

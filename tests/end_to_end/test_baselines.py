@@ -140,9 +140,8 @@ def test_passes_over_the_features_take_little_memory(sample: SampleFiles, tmp_pa
     ],
 )
 def test_what_cannot_be_is_refused(assignments: dict[str, str], message: str):
-    from product_mil.config import override
+    from product_mil.config import override, problems
     from product_mil.runs.check import check_config
-    from product_mil.runs.limits import problems
 
     config = load_config(str(CONFIGS / f"{assignments.pop('config')}.py"))
     config, wrong = override(config, list(assignments.items()))

@@ -4,11 +4,15 @@ import csv
 import json
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
 from product_mil.inference.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
+from product_mil.inference.calibrate import TEMPERATURES, fit_temperature, temperature_between
 from product_mil.inference.predictions import PredictionBlock, written_whole
+from product_mil.inference.step import nll_under
 from product_mil.sources.categories import Categories
 
 NAMES = [["a", "x", "1"], ["b", "z", "2"], ["a", "x", "3"], ["a", "y", 'say "4", please']]
@@ -78,6 +82,21 @@ def test_temperature_by_hand(temperature: float) -> None:
     wanted[4] = 0.6
     np.testing.assert_allclose(found.probability, wanted, rtol=1e-6)
     np.testing.assert_array_equal(found.level, 3)
+
+
+def test_temperature_between_those_that_training_tries() -> None:
+    """As exact as fitting it on all probabilities."""
+    rng = np.random.default_rng(1)
+    for scale in (0.4, 1.0, 2.7):
+        logits = rng.normal(scale=2, size=(800, 6))
+        label = (logits + rng.gumbel(size=logits.shape)).argmax(1).astype(np.int32)
+        log_probs = np.asarray(jax.nn.log_softmax(scale * logits), np.float32)
+        tried = nll_under(
+            TEMPERATURES, jnp.asarray(log_probs[None]), jnp.asarray(label[None, :, None])
+        )
+        found = temperature_between(np.asarray(tried)[:, 0])
+        assert found == pytest.approx(fit_temperature(log_probs, label), rel=1e-3)
+        assert found == pytest.approx(scale, rel=0.15)
 
 
 def test_calibrated_confidence_is_kept() -> None:

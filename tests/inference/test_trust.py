@@ -8,8 +8,9 @@ from product_mil.batch import EmbeddedBatch, Slots
 from product_mil.inference.trust import SHARES, TEMPERATURES, TRUST, fit_trust, make_trust_step
 from product_mil.model.backbones.small_cnn import SmallCNN
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.heads import PosteriorAttentionHead, ResidualHead, build_head
+from product_mil.model.heads.residual import PosteriorAttentionHead, ResidualHead
 from product_mil.model.packing import Packing
+from tests.model.heads.head_cases import built_head
 
 ONE = TEMPERATURES.index(1.0)
 
@@ -57,10 +58,7 @@ def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust(
 ) -> None:
     rng = np.random.default_rng(1)
     s, n, p, d, k = 1, 6, 4, 8, 5
-    head = build_head(
-        pooling, dim=d, classes=k, attention_heads=2, attention_dim=3, dropout_rate=0.5,
-        position_embedding=False, count_embedding=False, rngs=nnx.Rngs(0),
-    )  # fmt: skip
+    head = built_head(pooling, d, k, dropout_rate=0.5)
     assert isinstance(head, ResidualHead)
     shake_relevance(head)
     head.correct.kernel[...] = jnp.asarray(rng.normal(size=(d, k)), jnp.float32)
@@ -86,10 +84,7 @@ def test_step_gives_the_likelihoods_that_prediction_would_with_that_trust(
 @pytest.mark.parametrize("pooling", ["residual", "posterior_attention"])
 def test_trust_acts_by_number_of_images_and_in_prediction_only(pooling: str) -> None:
     rng = np.random.default_rng(2)
-    head = build_head(
-        pooling, dim=8, classes=5, attention_heads=2, attention_dim=3, dropout_rate=0.0,
-        position_embedding=False, count_embedding=False, rngs=nnx.Rngs(0),
-    )  # fmt: skip
+    head = built_head(pooling, 8, 5)
     assert isinstance(head, ResidualHead)
     shake_relevance(head)
     head.correct.kernel[...] = jnp.asarray(rng.normal(size=(8, 5)), jnp.float32)

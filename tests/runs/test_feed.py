@@ -12,6 +12,7 @@ from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, S
 from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh
 from product_mil.model.backbones.hand_made import describe
+from product_mil.runs.embed import in_groups
 from product_mil.runs.feed import call_feed, open_feed
 from product_mil.runs.model import build_model
 from product_mil.runs.schedule import evaluation_plan
@@ -92,20 +93,57 @@ def test_the_prior_is_fed_with_nothing(products: Products) -> None:
         assert loaded.batch.embeddings.shape[-1] == 1
 
 
-def test_products_that_are_handed_over_are_fed_without_a_cache(products: Products) -> None:
-    plan = evaluation_plan(products, 4, 8)
-    for config in (FROZEN, replace(FROZEN, finetune=StageConfig(epochs=1))):
-        loads = list(call_feed(config).batches(products, plan))
-        assert all(isinstance(loaded.batch, PackedBatch) for loaded in loads)
-        assert unread([fault for loaded in loads for fault in loaded.faults]) == [UNREADABLE]
+def handed(config: Config, products: Products) -> list[Any]:
+    model, _ = build_model(FROZEN, classes=2)
+    feed = call_feed(config, model, data_mesh(4))
+    return list(feed.batches(products, evaluation_plan(products, 4, 8)))
+
+
+WITHOUT_CACHE = replace(FROZEN, data=replace(FROZEN.data, embedding_cache=False))
+
+
+@pytest.mark.parametrize(
+    "config", [WITHOUT_CACHE, replace(FROZEN, finetune=replace(HEAD, trainable="all"))]
+)
+def test_products_that_are_handed_over_are_fed_with_pixels(
+    products: Products, config: Config
+) -> None:
+    loads = handed(config, products)
+    assert all(isinstance(loaded.batch, PackedBatch) for loaded in loads)
+    assert unread([fault for loaded in loads for fault in loaded.faults]) == [UNREADABLE]
+
+
+def test_where_there_would_be_a_cache_they_are_embedded_to_the_same_bits(
+    products: Products,
+) -> None:
+    _, cached = fed(FROZEN, products)
+    loads = handed(FROZEN, products)
+    assert unread([fault for loaded in loads for fault in loaded.faults]) == [UNREADABLE]
+    assert sum(loaded.batch.slots.is_image.sum() for loaded in loads) > 10
+    for loaded, wanted in zip(loads, cached, strict=True):
+        assert isinstance(loaded.batch, EmbeddedBatch)
+        np.testing.assert_array_equal(loaded.batch.slots.is_image, wanted.batch.slots.is_image)
+        np.testing.assert_array_equal(loaded.batch.embeddings, wanted.batch.embeddings)
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 17, 40])
+def test_images_are_embedded_in_groups_of_one_size(count: int) -> None:
+    images = np.arange(count, dtype=np.uint8)[:, None, None, None] * np.ones((1, 2, 2, 3), np.uint8)
+    sizes = []
+
+    def embed(group: np.ndarray) -> np.ndarray:
+        sizes.append(len(group))
+        return group[:, 0, 0, :2].astype(np.float32)
+
+    found = in_groups(embed)(images)
+    np.testing.assert_array_equal(found, images[:, 0, 0, :2])
+    assert sizes == [16] * max(-(-count // 16), 1)  # 4 a device
 
 
 def test_what_the_host_embeds_is_handed_over_as_embeddings(products: Products) -> None:
     model = ModelConfig(backbone="hand_made", pooling="tree")
-    plan = evaluation_plan(products, 4, 8)
-    feed = call_feed(replace(FROZEN, model=model))
-    of_pixels = call_feed(FROZEN).batches(products, plan)
-    for loaded, seen in zip(feed.batches(products, plan), of_pixels, strict=True):
+    of_pixels = handed(WITHOUT_CACHE, products)
+    for loaded, seen in zip(handed(replace(FROZEN, model=model), products), of_pixels, strict=True):
         is_image = loaded.batch.slots.is_image
         assert isinstance(loaded.batch, EmbeddedBatch)
         assert isinstance(seen.batch, PackedBatch)
@@ -118,7 +156,6 @@ def test_what_the_host_embeds_is_handed_over_as_embeddings(products: Products) -
 
 def test_the_prior_is_handed_nothing(products: Products) -> None:
     model = ModelConfig(backbone="none", pooling="prior")
-    feed = call_feed(replace(FROZEN, model=model))
-    for loaded in feed.batches(products, evaluation_plan(products, 4, 8)):
+    for loaded in handed(replace(FROZEN, model=model), products):
         assert isinstance(loaded.batch, EmbeddedBatch)
         assert loaded.faults == []

@@ -4,13 +4,17 @@ import csv
 import logging
 from pathlib import Path
 
+import bson
 import numpy as np
 import pytest
 
+import product_mil
 from product_mil.compare.gather.evaluate import evaluate_file
 from product_mil.errors import UserError
+from product_mil.inference.backoff import calibrate
 from product_mil.inference.files import read_predictions
 from product_mil.inference.outputs import Outputs
+from product_mil.inference.stream import predict_products
 from product_mil.runs.evaluate import evaluate
 from product_mil.runs.predict import predict
 from product_mil.runs.trained import open_run
@@ -47,6 +51,44 @@ def test_predict_and_evaluate(
     top = read_predictions(outputs.top_classes)
     assert measured.metrics["nll"] == pytest.approx(-top.column("log_prob_true").mean(), abs=1e-4)
     assert capfd.readouterr() == ("", "")
+
+
+def test_a_run_is_calibrated_once(
+    trained: Path, sample: SampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The stored temperature is the one that the run's own validation products ask for."""
+    run, spec = open_run(trained), str(sample.train)
+    data, _ = run.data()
+    assert data is not None
+    valid = data.valid.subset(data.valid.num_images > 0)
+    step = run.predict_step(topk=1, keep_all=True)
+    predicted = predict_products(valid, run.batches(valid, 16), step, run.mesh)
+    wanted = calibrate((block for block, _ in predicted), run.categories).temperature
+    assert run.temperature == pytest.approx(wanted, rel=2e-3)
+    assert abs(wanted - 1) > 0.05  # else the test could not fail
+
+    fitted = Outputs(tmp_path / "fitted.csv", min_confidence=0.1)
+    predict(run, spec, fitted, fit_on=spec)
+    monkeypatch.setattr("product_mil.runs.predict.validation_products", None)  # nor needed any more
+    outputs = Outputs(tmp_path / "stored.csv", min_confidence=0.1)
+    predict(run, spec, outputs)
+    assert outputs.levels.read_text() != fitted.levels.read_text()
+    sure = product_mil.load(trained).predict(images_in(spec), min_confidence=0.1)
+    with outputs.levels.open() as file:
+        for row, prediction in zip(csv.DictReader(file), sure, strict=True):
+            answer = prediction.sure
+            assert answer is not None
+            assert (str(answer.level), str(answer.category_id or "")) == (
+                row["level"], row["category_id"],
+            )  # fmt: skip
+            names = [row[f"category_level{level}"] for level in (1, 2, 3)]
+            assert answer.names == tuple(dict.fromkeys(filter(None, names)))
+            assert answer.probability == pytest.approx(float(row["probability"]), abs=2e-6)
+
+
+def images_in(spec: str) -> list[list[bytes]]:
+    records = bson.decode_all(Path(spec).read_bytes())
+    return [[image["picture"] for image in record["imgs"]] for record in records]
 
 
 def test_two_outputs_of_one_name(tmp_path: Path) -> None:

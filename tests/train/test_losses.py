@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from product_mil.batch import Slots
-from product_mil.model.heads import HeadOutput
+from product_mil.model.heads.common import HeadOutput
 from product_mil.train.losses import (
     Target,
     cross_entropy,

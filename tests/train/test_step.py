@@ -20,13 +20,14 @@ from product_mil.inference.step import (
     make_predict_step,
 )
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.heads import HeadOutput, build_head
+from product_mil.model.heads.common import HeadOutput
 from product_mil.model.warp import Views
 from product_mil.train.augment import Ranges, augment
 from product_mil.train.losses import Target
 from product_mil.train.optim import make_optimizer
 from product_mil.train.state import evaluated_parameters, initial_state, partition
 from product_mil.train.step import make_train_step
+from tests.model.heads.head_cases import built_head
 
 S, N, P, D, K, PX = 4, 6, 4, 8, 5, 6
 KEY = jax.random.key(0)
@@ -61,17 +62,7 @@ class TinyNet(nnx.Module):
 
 def model_of(pooling: str = "gated_attention", dropout_rate: float = 0.0) -> Any:
     rngs = nnx.Rngs(0)
-    head = build_head(
-        pooling,
-        dim=D,
-        classes=K,
-        attention_heads=2,
-        attention_dim=4,
-        dropout_rate=dropout_rate,
-        position_embedding=False,
-        count_embedding=False,
-        rngs=rngs,
-    )
+    head = built_head(pooling, D, K, dropout_rate=dropout_rate, rngs=rngs)
     return split_model(Classifier(TinyNet(rngs=rngs), head))
 
 

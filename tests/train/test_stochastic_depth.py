@@ -13,11 +13,11 @@ from product_mil.batch import EmbeddedBatch
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.inference.step import make_eval_step
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.heads import build_head
 from product_mil.model.layers.blocks import BatchNorm, Conv, add_branch, branch_factors
 from product_mil.model.spec import Backbone
 from product_mil.train.losses import Target
 from product_mil.train.step import make_train_step
+from tests.model.heads.head_cases import built_head
 from tests.train.test_step import (
     KEY,
     LOG_PRIOR,
@@ -59,17 +59,7 @@ class TinyResidual(Backbone):
 def prepared(rate: float, *, batch_statistics: bool = True) -> Any:
     rngs = nnx.Rngs(0)
     net = TinyResidual(rngs=rngs, stochastic_depth=rate)
-    head = build_head(
-        "gated_attention",
-        dim=D,
-        classes=K,
-        attention_heads=2,
-        attention_dim=4,
-        dropout_rate=0.0,
-        position_embedding=False,
-        count_embedding=False,
-        rngs=rngs,
-    )
+    head = built_head("gated_attention", D, K, rngs=rngs)
     structure, *arrays = split_model(Classifier(net, head))
     rule = optimizer_of("sgd")
     step = make_train_step(

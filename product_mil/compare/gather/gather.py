@@ -47,7 +47,7 @@ def gather(
     spec: str | None,
     *,
     checkpoint: Literal["last", "best"] = "last",
-    images_per_batch: int = 256,
+    images_per_batch: int | None = None,
     reference: str | None = None,
 ) -> Contest:
     """The answers of every run and of every file to the labelled products of `spec`.

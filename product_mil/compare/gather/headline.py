@@ -6,23 +6,35 @@ from pathlib import Path
 from product_mil.compare.answers import Contestant
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
+from product_mil.model.registry import HEADS, head
 from product_mil.runs.directory import stored_config
 
-AVERAGING = "probabilities"  # the pooling that the rules can be tried on
+
+def averages(pooling: str) -> bool:
+    """Whether other rules can be tried on the images' probabilities."""
+    return pooling in HEADS and HEADS[pooling].averages
 
 
 def contestant_names(poolings: Mapping[str, str]) -> list[str]:
     """Every variant, and after an averaging one each of its rules as `variant/rule`."""
     found = []
     for name, pooling in poolings.items():
-        rules = IMAGE_RULES if pooling == AVERAGING else ()
+        rules = IMAGE_RULES if averages(pooling) else ()
         found += [name, *(f"{name}/{rule}" for rule in rules)]
     return found
 
 
 def pooling_of(workdir: Path) -> str:
-    """The pooling of a run; empty where the directory holds none."""
-    return ((stored_config(workdir) or {}).get("model") or {}).get("pooling", "")
+    """The pooling of a run; empty where the directory holds none.
+
+    Raises:
+        UserError: its head is not registered here.
+    """
+    name = ((stored_config(workdir) or {}).get("model") or {}).get("pooling", "")
+    try:
+        return name and head(name).name
+    except UserError as error:
+        raise UserError(f"{workdir}: {error}") from None
 
 
 def headline_of(poolings: Mapping[str, str], reference: str | None = None) -> tuple[str, str]:
@@ -34,7 +46,7 @@ def headline_of(poolings: Mapping[str, str], reference: str | None = None) -> tu
         UserError: nobody has the name of the reference.
     """
     if reference is None:
-        averaging = [name for name, pooling in poolings.items() if pooling == AVERAGING]
+        averaging = [name for name, pooling in poolings.items() if averages(pooling)]
         reference = (averaging or list(poolings))[-1]
     names = contestant_names(poolings)
     if reference not in names:

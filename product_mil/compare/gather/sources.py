@@ -10,7 +10,6 @@ from jaxtyping import Bool, Int64
 
 from product_mil.compare.answers import Answers, Questions
 from product_mil.compare.gather.files import AnswerFile, is_parquet, read_answers
-from product_mil.compare.gather.headline import AVERAGING
 from product_mil.compare.gather.rules import (
     OWN,
     answers_of,
@@ -26,6 +25,7 @@ from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
 from product_mil.inference.files import read_predictions
 from product_mil.inference.metrics import scores_in_place
 from product_mil.inference.stream import predict_products, watched
+from product_mil.model.registry import head
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.runs.trained import TrainedRun, open_run
@@ -74,11 +74,11 @@ class SharedImages:
 
 
 def answers_of_run(
-    run: TrainedRun, spec: str, images_per_batch: int, shared: SharedImages, notes: list[str]
+    run: TrainedRun, spec: str, images_per_batch: int | None, shared: SharedImages, notes: list[str]
 ) -> Source:
     """The run's own answers and, if it averages probabilities, those of every other rule."""
     _LOGGER.info("%s", run.summary)
-    with_rules = run.config.model.pooling == AVERAGING
+    with_rules = head(run.config.model.pooling).averages
     products = run.products(spec)
     temperatures = None
     data, missing = run.data()
@@ -111,7 +111,7 @@ def answers_of_run(
 
 
 def _temperatures(
-    run: TrainedRun, valid: Products, with_rules: bool, images_per_batch: int
+    run: TrainedRun, valid: Products, with_rules: bool, images_per_batch: int | None
 ) -> list[float]:
     """Fitted on validation products of the run, or a random part of them."""
     usable = np.flatnonzero((valid.labels >= 0) & (valid.num_images > 0))
@@ -163,7 +163,7 @@ def run_details(
     products = run.products(spec)
     chosen = products.subset(np.isin(products.product_rows, rows))
     classes = run.categories.ids
-    blocks = predict_products(chosen, run.batches(chosen, 256), run.predict_step(topk=5), run.mesh)
+    blocks = predict_products(chosen, run.batches(chosen), run.predict_step(topk=5), run.mesh)
     # `rows` is ascending, as the subset is.
     return [detail for block, _ in blocks for detail in details_of(block, classes)]
 

@@ -13,6 +13,7 @@ from product_mil.compare.statistics.results import (
     GroupAccuracy,
     Scores,
 )
+from product_mil.model.registry import HEADS
 from product_mil.text import table
 
 MAX_LISTED_CATEGORIES = 40
@@ -21,15 +22,6 @@ _HEADS = (
     "", "top-1", "95 % interval", "top-5", "NLL", "NLL cal.", "ECE",
     "points", "95 % interval", "p", "fixed", "broke",
 )  # fmt: skip
-_POOLINGS = {
-    "probabilities": "each image classified, probabilities averaged",
-    "mean": "mean of the images' embeddings, then classified",
-    "max": "elementwise maximum of the embeddings, then classified",
-    "gated_attention": "attention over the images, then classified",
-    "transformer": "images attend to each other, then classified",
-    "residual": "geometric mean of the images, corrected jointly",
-    "posterior_attention": "geometric mean of the images, corrected by attention over them",
-}
 
 
 @dataclass(frozen=True)
@@ -85,7 +77,7 @@ def _row(scores: Scores, reference: str, change: Change | None) -> ContestantRow
         scores,
         name=scores.name.rpartition("/")[2].replace("_", " ") if is_indented else scores.name,
         is_indented=is_indented,
-        how=_POOLINGS.get(scores.how, scores.how),
+        how=HEADS[scores.how].about if scores.how in HEADS else scores.how,
         change=change,
     )
 

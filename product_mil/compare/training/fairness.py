@@ -4,9 +4,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from product_mil.config import Config, flatten_dict
+from product_mil.model.heads.spec import OWN_SETTINGS
 
 _FREE = ("name", "seed", "data.threads", "checkpoint_every_s")  # may differ in a fair comparison
-_FAIR = ("model.pooling",)  # has to
+_FAIR = ("model.pooling", *(f"model.{name}" for name in OWN_SETTINGS))  # it has to, with its own
 
 
 def differing_fields(configs: Mapping[str, Config]) -> dict[str, dict[str, Any]]:

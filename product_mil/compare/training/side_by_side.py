@@ -41,6 +41,14 @@ class Planned(NamedTuple):
     name: str
     config: Config
     workdir: Path
+    spec: str = ""  # `--config` that it came from, if any; running its file may register a head
+
+
+class Child(NamedTuple):
+    """What trains one run in a process of its own."""
+
+    module: str  # whose `main` does what `cli.one_run` does
+    imports: tuple[str, ...] = ()  # Python files that it runs first, which may register heads
 
 
 def num_at_once(num_runs: int) -> int:
@@ -48,12 +56,11 @@ def num_at_once(num_runs: int) -> int:
     return max(1, min(num_runs, len(_cores()), free_memory_bytes() // RUN_BYTES))
 
 
-def train_side_by_side(planned: Sequence[Planned], at_once: int, child: str) -> None:
+def train_side_by_side(planned: Sequence[Planned], at_once: int, child: Child) -> None:
     """Train every run; a line for all of them is logged now and then.
 
-    `child` names a module whose `main` trains one run as `cli.one_run` does: told on standard
-    input, with lines on standard output and error. What a run says is kept in its own log; its
-    warnings are logged here too, after its name.
+    The child is told its run on standard input, and answers with lines on standard output and
+    error. What a run says is kept in its own log; its warnings are logged here too, after its name.
 
     Raises:
         UserError: a run failed; the others were asked to stop, and saved.
@@ -140,19 +147,21 @@ class _Run:
     """A run in a process of its own, and threads that listen to it."""
 
     def __init__(
-        self, planned: Planned, cores: list[int], events: "queue.SimpleQueue[_Event]", child: str
+        self, planned: Planned, cores: list[int], events: "queue.SimpleQueue[_Event]", child: Child
     ) -> None:
         self.cores, self._planned, self._events = cores, planned, events
         self.doing = "starts"  # the step that it told last
         self._errors: list[str] = []
         self.process = subprocess.Popen(
-            [sys.executable, "-P", "-c", _START, child, *sys.path],
+            [sys.executable, "-P", "-c", _START, child.module, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             process_group=0,  # Ctrl-C goes to a whole group; this process alone decides
         )
         told = {
+            "imports": child.imports,
+            "spec": planned.spec,
             "config": planned.config.to_dict(),
             "workdir": str(planned.workdir),
             "cores": cores if hasattr(os, "sched_setaffinity") else [],

@@ -4,22 +4,35 @@ import dataclasses
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import jax
 
 from product_mil.compare.training.fairness import differing_fields, unfair_fields
-from product_mil.compare.training.side_by_side import Planned, num_at_once, train_side_by_side
-from product_mil.config import Config, load_config, override, refuse
+from product_mil.compare.training.side_by_side import (
+    Child,
+    Planned,
+    num_at_once,
+    train_side_by_side,
+)
+from product_mil.config import Config, load_config, override, problems, refuse
+from product_mil.config.start import Random
 from product_mil.devices.mesh import data_mesh
 from product_mil.errors import UserError
 from product_mil.runs.check import check_config
 from product_mil.runs.data import build_data
 from product_mil.runs.embed import cached_embeddings, embeds_once
-from product_mil.runs.limits import problems
 from product_mil.runs.run import run, trained_stages, untrained_model
 
 
-def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Config]:
+class Variant(NamedTuple):
+    """A configuration, and the `--config` that it came from, if any."""
+
+    config: Config
+    spec: str = ""
+
+
+def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Variant]:
     """The configurations of `NAME=CONFIG[:ARGUMENT][,FIELD=VALUE]`, by name.
 
     `overrides` are `field=value` for all of them.
@@ -27,47 +40,49 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, C
     Raises:
         UserError: configurations that are wrong, or would not be a fair comparison.
     """
-    configs: dict[str, Config] = {}
+    variants: dict[str, Variant] = {}
     for item in items:
         name, equals, rest = item.partition("=")
         spec, *own = rest.split(",")
-        if not equals or not name or "/" in name or name in configs:
+        if not equals or not name or "/" in name or name in variants:
             raise UserError(f"--configs {item}: expected NAME=CONFIG, each name once")
         pairs = [text.partition("=") for text in [*overrides, *own]]
         assignments = [(field, value) for field, _, value in pairs]
-        configs[name], errors = override(load_config(spec), assignments)
-        refuse([*errors, *problems(configs[name]), *check_config(configs[name])])
-    unfair = unfair_fields(differing_fields(configs))
+        config, errors = override(load_config(spec), assignments)
+        refuse([*errors, *problems(config), *check_config(config)])
+        variants[name] = Variant(config, spec)
+    unfair = unfair_fields(differing_fields({name: of.config for name, of in variants.items()}))
     if unfair:
         raise UserError(
             "the configurations are no equal rivals: they differ in "
             + ", ".join(f"config.{key}" for key in unfair)
             + "; set these alike, or train the runs yourself and name them with --runs"
         )
-    return configs
+    return variants
 
 
 def train_rivals(
-    configs: Mapping[str, Config], seeds: int, directory: Path, child: str
+    variants: Mapping[str, Variant], seeds: int, directory: Path, child: Child
 ) -> dict[str, list[Path]]:
     """Train every variant from every seed in `directory`, or find it trained; where each lies.
 
     Heads on cached embeddings are trained side by side, as many as cores and memory allow; others
-    keep all cores busy, and are trained one after another. `child` is that of `train_side_by_side`.
+    keep all cores busy, and are trained one after another. `child` is that of
+    `train_side_by_side`.
 
     Raises:
         UserError: a run failed; its name comes first.
         Interrupted: asked to stop; all is saved.
     """
     planned = []
-    found: dict[str, list[Path]] = {name: [] for name in configs}
+    found: dict[str, list[Path]] = {name: [] for name in variants}
     for seed in range(seeds):
-        for name, config in configs.items():
+        for name, (config, spec) in variants.items():
             one = dataclasses.replace(config, seed=config.seed + seed)
             workdir = directory / f"{name}-{one.seed}"
-            planned.append(Planned(workdir.name, one, workdir))
+            planned.append(Planned(workdir.name, one, workdir, spec))
             found[name].append(workdir)
-    heads = all(trains_cached_head(config) for config in configs.values())
+    heads = all(trains_cached_head(of.config) for of in variants.values())
     # A GPU has memory for one process: the first takes most of it.
     at_once = num_at_once(len(planned)) if heads and jax.default_backend() == "cpu" else 1
     try:
@@ -104,7 +119,7 @@ def _fill_cache(config: Config) -> None:
 
     Random weights are each seed's own.
     """
-    if config.model.weights:
+    if not isinstance(config.model.start, Random):
         data = build_data(config)
         model, _ = untrained_model(config, data)
         cached_embeddings(config, model, (data.train, data.valid), data_mesh(config.data.shards))

@@ -1,6 +1,6 @@
 """What a head says, and the parts that several heads have."""
 
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -28,6 +28,23 @@ class HeadOutput(NamedTuple):
     image_logits: Float[Array, "S n k"] | None  # of single images, where the head has them
     attention: Float[Array, "S n"]  # share of each image in its product; 0 for padding
     contributions: Float[Array, "S n k"] | None = None  # of each image; 0 for padding
+
+
+class Head(nnx.Module):
+    """Embeddings of packed images to one categorical distribution a product.
+
+    A head never learns which net made the embeddings. It says what its loss is taken of: products,
+    the images one by one, or both.
+    """
+
+    trains_products: ClassVar[bool] = True
+    trains_images: ClassVar[bool] = False
+
+    def __call__(
+        self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
+    ) -> HeadOutput:
+        """Classify products; `key` turns dropout on, None means inference."""
+        raise NotImplementedError
 
 
 def dropout(x: Float[Array, "*e d"], rate: float, key: PRNGKeyArray | None) -> Float[Array, "*e d"]:

@@ -43,17 +43,28 @@ def pool_slices(
     return Pooled(packing.sum(terms), weights.mean(-1), terms)
 
 
+def pool_mean(x: Float[Array, "S n d"], packing: Packing) -> Pooled:
+    """The mean, and uniform attention."""
+    attention = packing.uniform_attention()
+    return Pooled(packing.mean(x), attention, x * attention[..., None])
+
+
 class MeanPooling(nnx.Module):
     """The mean of a product's embeddings."""
 
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        del dim, rngs
+
     def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Pooled:
         """The mean, and uniform attention."""
-        attention = packing.uniform_attention()
-        return Pooled(packing.mean(x), attention, x * attention[..., None])
+        return pool_mean(x, packing)
 
 
 class MaxPooling(nnx.Module):
     """The elementwise maximum of a product's embeddings."""
+
+    def __init__(self, dim: int, *, rngs: nnx.Rngs):
+        del dim, rngs
 
     def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Pooled:
         """The maximum; attention is the share of the d maxima that an image supplies.
@@ -74,12 +85,20 @@ class GatedAttention(nnx.Module):
     The scoring vectors start at 0, so that pooling starts as the mean.
     """
 
-    def __init__(self, dim: int, *, attention_dim: int, heads: int, rngs: nnx.Rngs):
+    def __init__(self, dim: int, *, attention_heads: int, attention_dim: int, rngs: nnx.Rngs):
+        if dim % attention_heads:
+            raise ValueError(
+                f"attention_heads={attention_heads} does not divide the embedding's {dim}"
+            )
         self.value = linear(dim, attention_dim, initializers.lecun_normal, rngs)
         self.gate = linear(dim, attention_dim, initializers.lecun_normal, rngs)
         # No bias: softmax subtracts it again.
         self.score = nnx.Linear(
-            attention_dim, heads, use_bias=False, kernel_init=initializers.zeros, rngs=rngs
+            attention_dim,
+            attention_heads,
+            use_bias=False,
+            kernel_init=initializers.zeros,
+            rngs=rngs,
         )
 
     def __call__(self, x: Float[Array, "S n d"], packing: Packing) -> Pooled:
@@ -95,13 +114,15 @@ class SelfAttention(nnx.Module):
     pooling starts as the mean.
     """
 
-    def __init__(self, dim: int, *, attention_dim: int, heads: int, rngs: nnx.Rngs):
-        self.heads = heads
-        self.gated = GatedAttention(dim, attention_dim=attention_dim, heads=heads, rngs=rngs)
+    def __init__(self, dim: int, *, attention_heads: int, attention_dim: int, rngs: nnx.Rngs):
+        self.heads = attention_heads
+        self.gated = GatedAttention(
+            dim, attention_heads=attention_heads, attention_dim=attention_dim, rngs=rngs
+        )
         self.norm = nnx.LayerNorm(
             dim, scale_init=initializers.ones, bias_init=initializers.zeros, rngs=rngs
         )
-        width = heads * attention_dim
+        width = attention_heads * attention_dim
         self.query_key_value = linear(dim, 3 * width, initializers.lecun_normal, rngs)
         self.project = linear(width, dim, initializers.zeros, rngs)
 
@@ -119,23 +140,3 @@ class SelfAttention(nnx.Module):
 
 
 Pooling = MeanPooling | MaxPooling | GatedAttention | SelfAttention
-
-
-def build_pooling(
-    name: str, *, dim: int, attention_heads: int, attention_dim: int, rngs: nnx.Rngs
-) -> Pooling:
-    """The pooling called `name`.
-
-    Raises:
-        ValueError: no such pooling, or `attention_heads` does not divide `dim`.
-    """
-    if name == "mean":
-        return MeanPooling()
-    if name == "max":
-        return MaxPooling()
-    attention = {"gated_attention": GatedAttention, "transformer": SelfAttention}.get(name)
-    if attention is None:
-        raise ValueError(f"unknown pooling {name!r}")
-    if dim % attention_heads:
-        raise ValueError(f"attention_heads={attention_heads} does not divide the embedding's {dim}")
-    return attention(dim, attention_dim=attention_dim, heads=attention_heads, rngs=rngs)

@@ -6,11 +6,12 @@ import jax
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from product_mil.model.heads.common import HeadOutput, classifier, dropout
+from product_mil.model.heads.common import Head, HeadOutput, classifier, dropout
+from product_mil.model.heads.spec import HeadSpec
 from product_mil.model.packing import Packing
 
 
-class ProbabilitiesHead(nnx.Module):
+class ProbabilitiesHead(Head):
     """The averaged rival: classify each image, then take the mean of the probabilities."""
 
     trains_products: ClassVar[bool] = False
@@ -28,3 +29,11 @@ class ProbabilitiesHead(nnx.Module):
         log_probs = jax.nn.log_softmax(image_logits)
         logits = packing.log_mean_exp(log_probs)  # S p k
         return HeadOutput(logits, image_logits, packing.uniform_attention())
+
+
+SPEC = HeadSpec(
+    "probabilities",
+    ProbabilitiesHead,
+    "each image classified, probabilities averaged",
+    averages=True,
+)

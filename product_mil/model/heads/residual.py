@@ -1,7 +1,7 @@
 """An image classifier, and a joint correction of what it says of a product's images."""
 
 import math
-from typing import ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -10,6 +10,7 @@ from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from product_mil.model.heads.common import (
+    Head,
     HeadOutput,
     PlaceEmbedding,
     centred,
@@ -17,7 +18,8 @@ from product_mil.model.heads.common import (
     dropout,
     shares_of_layer,
 )
-from product_mil.model.heads.pooling import MeanPooling, Pooled, linear, pool_slices
+from product_mil.model.heads.pooling import Pooled, linear, pool_mean, pool_slices
+from product_mil.model.heads.spec import PLACES, HeadSpec
 from product_mil.model.layers import initializers
 from product_mil.model.packing import Packing
 
@@ -35,7 +37,7 @@ class ResidualParts(NamedTuple):
     pooled: Pooled  # what the correction is computed from
 
 
-class ResidualHead(nnx.Module):
+class ResidualHead(Head):
     """The averaged model's image classifier, and a joint correction of its geometric mean.
 
     The image classifier learns from its own image-level loss exactly as in `ProbabilitiesHead`.
@@ -48,7 +50,6 @@ class ResidualHead(nnx.Module):
     mean of the averaged model. Training always sees the whole correction.
     """
 
-    trains_products: ClassVar[bool] = True
     trains_images: ClassVar[bool] = True
 
     def __init__(
@@ -56,13 +57,14 @@ class ResidualHead(nnx.Module):
         dim: int,
         classes: int,
         *,
-        places: PlaceEmbedding,
         dropout_rate: float,
+        position_embedding: bool,
+        count_embedding: bool,
         rngs: nnx.Rngs,
     ):
         self.dropout_rate = dropout_rate
         self.classify_image = classifier(dim, classes, rngs)
-        self.places = places
+        self.places = PlaceEmbedding(dim, position=position_embedding, count=count_embedding)
         self.correct = linear(dim, classes, initializers.zeros, rngs)
         # A statistic of the data, not a parameter: no gradient ever moves it.
         self.trust = nnx.BatchStat(jnp.asarray(np.ones(2, np.float32)))
@@ -72,7 +74,7 @@ class ResidualHead(nnx.Module):
     ) -> Pooled:
         """The embedding that the correction reads: the mean, whatever the images look like."""
         del log_probs
-        return MeanPooling()(x, packing)
+        return pool_mean(x, packing)
 
     def parts(
         self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
@@ -114,16 +116,8 @@ class PosteriorAttentionHead(ResidualHead):
     so that pooling starts as the mean. An image's score depends on no other image.
     """
 
-    def __init__(
-        self,
-        dim: int,
-        classes: int,
-        *,
-        places: PlaceEmbedding,
-        dropout_rate: float,
-        rngs: nnx.Rngs,
-    ):
-        super().__init__(dim, classes, places=places, dropout_rate=dropout_rate, rngs=rngs)
+    def __init__(self, dim: int, classes: int, *, rngs: nnx.Rngs, **settings: Any):
+        super().__init__(dim, classes, rngs=rngs, **settings)
         heads = math.gcd(dim, RELEVANCE_HEADS)  # equal slices for any embedding
         self.relevance = nnx.Linear(
             classes, heads, use_bias=False, kernel_init=initializers.zeros, rngs=rngs
@@ -135,3 +129,24 @@ class PosteriorAttentionHead(ResidualHead):
         """The mean weighted by relevance, slice by slice; attention is the slices' mean."""
         scores = RELEVANCE_SCALE * self.relevance(jnp.exp(log_probs))  # S n heads
         return pool_slices(x, packing.softmax(scores), packing)
+
+
+_CLASS_AXES = {"classify_image": -1, "correct": -1}
+
+SPECS = (
+    HeadSpec(
+        "residual",
+        ResidualHead,
+        "geometric mean of the images, corrected jointly",
+        settings=PLACES,
+        class_axes=_CLASS_AXES,
+    ),
+    HeadSpec(
+        "posterior_attention",
+        PosteriorAttentionHead,
+        "geometric mean of the images, corrected by attention over them",
+        settings=PLACES,
+        class_axes={**_CLASS_AXES, "relevance": 0},
+        attends=True,
+    ),
+)

@@ -13,8 +13,9 @@ import jax.numpy as jnp
 from flax import nnx
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from product_mil.model.heads import HeadOutput, dropout
+from product_mil.model.heads.common import Head, HeadOutput, dropout
 from product_mil.model.heads.pooling import linear
+from product_mil.model.heads.spec import HeadSpec
 from product_mil.model.layers import initializers
 from product_mil.model.packing import Packing
 
@@ -33,13 +34,16 @@ def log_softmax_among(
     return jnp.moveaxis(z - jnp.log(total)[of], 0, -1)
 
 
-class TreeHead(nnx.Module):
+class TreeHead(Head):
     """Classify each image down the tree, then take the mean of the images' probabilities."""
 
     trains_products: ClassVar[bool] = False
     trains_images: ClassVar[bool] = True
 
-    def __init__(self, dim: int, levels: Levels, *, dropout_rate: float, rngs: nnx.Rngs):
+    def __init__(
+        self, dim: int, classes: int, *, levels: Levels, dropout_rate: float, rngs: nnx.Rngs
+    ):
+        del classes  # the levels say it
         self.dropout_rate = dropout_rate
         level1, level2 = (tuple(map(int, level)) for level in levels)
         self.level1, self.level2 = level1, level2  # of every class
@@ -65,3 +69,13 @@ class TreeHead(nnx.Module):
         third = log_softmax_among(self.of_level_2(x), self.level2, second.shape[-1])
         level1, level2 = jnp.asarray(self.level1), jnp.asarray(self.level2)
         return first[..., level1] + second[..., level2] + third
+
+
+SPEC = HeadSpec(
+    "tree",
+    TreeHead,
+    "each image classified down the category tree, probabilities averaged",
+    class_axes={"of_level_2": -1},
+    needs_levels=True,
+    takes_weights=False,
+)

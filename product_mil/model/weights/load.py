@@ -23,7 +23,6 @@ from product_mil.model.weights.files import (
     Tensor,
     file_layers,
 )
-from product_mil.model.weights.published import published_file
 
 
 @dataclass(frozen=True)
@@ -61,23 +60,16 @@ class Pairing:
         return "; ".join(f"{len(of)} {kind}: {', '.join(of)}" for kind, of in kinds.items() if of)
 
 
-def load_weights(
-    module: nnx.Module, spec: BackboneSpec, source: str, *, with_top: bool = False
-) -> LoadedWeights:
+def load_weights(module: nnx.Module, spec: BackboneSpec, path: Path) -> LoadedWeights:
     """Set every parameter and statistic of `module`, in place, from a file.
 
-    `source` is the path of a Keras HDF5 file (either layout) or a PyTorch `.safetensors`, or
-    `imagenet`: the published file, `with_top` or without, downloaded once into the user's cache
-    (root in the environment variable PRODUCT_MIL_CACHE, if set).
+    The file is a Keras HDF5 file (either layout) or a PyTorch `.safetensors`, or the one that
+    `published_file` finds.
 
     Raises:
         UserError: no such file, no weights file, or not the tensors of this backbone; then all
             missing, unused and misshapen tensors are named and `module` is as before.
     """
-    if source == "imagenet":
-        path = published_file(spec, with_top=with_top)
-    else:
-        path = Path(source).expanduser()
     if not spec.keras_layers:
         raise UserError(f"backbone {spec.name} reads no weights file; leave the weights out")
     with file_layers(path, spec) as (found, layers):

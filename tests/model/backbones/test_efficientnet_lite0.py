@@ -12,6 +12,7 @@ from product_mil.model.backbones.efficientnet_lite0 import EfficientNetLite0
 from product_mil.model.layers.inverted_residual import InvertedResidual
 from product_mil.model.registry import backbone, blocks_of
 from product_mil.model.weights.load import ImageNetTop, load_weights
+from product_mil.model.weights.published import published_file
 
 SPEC = backbone("efficientnet_lite0")
 
@@ -19,7 +20,7 @@ SPEC = backbone("efficientnet_lite0")
 @pytest.fixture(scope="module")
 def pretrained() -> tuple[EfficientNetLite0, ImageNetTop]:
     module = EfficientNetLite0(rngs=nnx.Rngs(0))
-    top = load_weights(module, SPEC, "imagenet").top
+    top = load_weights(module, SPEC, published_file(SPEC, with_top=True)).top
     assert top is not None
     return module, top
 

@@ -54,14 +54,14 @@ def test_published_weights_on_real_photos(keras, shared, size_px):
     wanted, wanted_logits = (np.asarray(a) for a in both(_scaled(pixels)))
 
     module = MobileNetV2(rngs=nnx.Rngs(0))
-    top = load_weights(module, SPEC, str(weights)).top
+    top = load_weights(module, SPEC, weights).top
     assert top is not None
     got = np.asarray(jax.jit(_infer)(module, pixels))
     assert _relative(got, wanted) < 1e-4
     assert _relative(got @ top.kernel + top.bias, wanted_logits) < 1e-4
 
     without_top = MobileNetV2(rngs=nnx.Rngs(1))
-    assert load_weights(without_top, SPEC, str(shared / "weights" / NO_TOP)).top is None
+    assert load_weights(without_top, SPEC, shared / "weights" / NO_TOP).top is None
     states = [nnx.as_pure(nnx.state(each)) for each in (module, without_top)]
     jax.tree.map(np.testing.assert_array_equal, *states)
 
@@ -84,7 +84,7 @@ def test_random_weights_in_both_modes(keras, tmp_path, size):
         warnings.simplefilter("ignore")
         net.save(path)
     module = MobileNetV2(rngs=nnx.Rngs(0))
-    load_weights(module, SPEC, str(path))
+    load_weights(module, SPEC, path)
     pixels = random.integers(0, 256, (3, *size, 3), dtype=np.uint8)
 
     wanted = np.asarray(net(_scaled(pixels), training=False))
@@ -111,7 +111,7 @@ def test_random_weights_in_both_modes(keras, tmp_path, size):
         warnings.simplefilter("ignore")
         net.save(path)
     after_keras = MobileNetV2(rngs=nnx.Rngs(0))
-    load_weights(after_keras, SPEC, str(path))
+    load_weights(after_keras, SPEC, path)
     ours = jax.tree.leaves(nnx.as_pure(nnx.state(module, nnx.BatchStat)))
     theirs = jax.tree.leaves(nnx.as_pure(nnx.state(after_keras, nnx.BatchStat)))
     assert len(ours) == 2 * 52

@@ -43,7 +43,7 @@ def case(request, keras, tmp_path_factory) -> Case:
     path = tmp_path_factory.mktemp(name) / "published.h5"
     keras_files.save_as_published(keras, theirs, path)
     ours = spec.build(rngs=nnx.Rngs(0))
-    loaded = load_weights(ours, spec, str(path))
+    loaded = load_weights(ours, spec, path)
     assert loaded.top is not None
     assert loaded.n_tensors == len(theirs.weights) - 2
     path.unlink()
@@ -122,7 +122,7 @@ def test_training_mode_and_new_statistics(case, tmp_path):
         variable.assign(value)
     path = keras_files.save(case.theirs, tmp_path / "after.weights.h5")
     after = case.spec.build(rngs=nnx.Rngs(0))
-    load_weights(after, case.spec, str(path))
+    load_weights(after, case.spec, path)
     for variable, value in zip(case.theirs.non_trainable_variables, before, strict=True):
         variable.assign(value)
     theirs = jax.tree.leaves(nnx.as_pure(nnx.state(after, nnx.BatchStat)))
@@ -162,7 +162,7 @@ def test_every_layout_gives_the_same_leaves(case, tmp_path):
             nnx.state(module), is_leaf=lambda leaf: isinstance(leaf, nnx.Variable)
         ):
             variable[...] = np.zeros(variable.shape, np.float32)
-        loaded = load_weights(module, case.spec, str(path))
+        loaded = load_weights(module, case.spec, path)
         assert (loaded.top is None) == (path.name == "notop.h5")
         got = jax.tree.leaves(nnx.as_pure(nnx.state(module)))
         for one, two in zip(got, wanted, strict=True):

@@ -10,7 +10,8 @@ from flax import nnx
 
 from product_mil.batch import EmbeddedBatch, Slots
 from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.heads import HeadOutput, build_head
+from product_mil.model.heads.common import HeadOutput
+from product_mil.model.registry import head
 
 NAMES = [
     "probabilities",
@@ -31,6 +32,28 @@ X = np.random.default_rng(0).normal(size=(2, 7, D)).astype(np.float32)
 KEY = jax.random.key(3)
 
 
+def built_head(
+    name: str,
+    dim: int,
+    classes: int,
+    *,
+    dropout_rate: float = 0.0,
+    rngs: nnx.Rngs | None = None,
+    **options: Any,
+) -> Any:
+    """A head with small settings; of `options` it takes those that it has."""
+    spec = head(name)
+    given = {
+        "attention_heads": 2,
+        "attention_dim": 4,
+        "position_embedding": False,
+        "count_embedding": False,
+        **options,
+    }
+    own = {name: given[name] for name in spec.settings}
+    return spec.build(dim, classes, dropout_rate=dropout_rate, rngs=rngs or nnx.Rngs(0), **own)
+
+
 class NoBackbone(nnx.Module):
     """Embedded batches pass by it."""
 
@@ -39,21 +62,17 @@ class NoBackbone(nnx.Module):
 
 
 def head_model(
-    name: str, *, shaken: bool = True, layer_norm: bool = False, **options: object
+    name: str,
+    *,
+    dim: int = D,
+    classes: int = K,
+    shaken: bool = True,
+    layer_norm: bool = False,
+    **options: Any,
 ) -> Any:
     """A head whose parameters are all away from their starting points."""
-    settings: dict = {
-        "dim": D,
-        "classes": K,
-        "attention_heads": 2,
-        "attention_dim": 4,
-        "dropout_rate": 0.0,
-        "position_embedding": False,
-        "count_embedding": False,
-        "rngs": nnx.Rngs(0),
-        **options,
-    }
-    model = Classifier(NoBackbone(), build_head(name, **settings), layer_norm=layer_norm)
+    fusing = built_head(name, dim, classes, **options)
+    model = Classifier(NoBackbone(), fusing, layer_norm=layer_norm)
     if shaken:
         structure, parameters, statistics = split_model(model)
         rng = np.random.default_rng(7)

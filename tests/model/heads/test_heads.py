@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from product_mil.errors import UserError
 from product_mil.model.classifier import merge_model, split_model
-from product_mil.model.heads import HeadOutput
+from product_mil.model.heads.common import HeadOutput
 from tests.model.heads.head_cases import (
     JOINT,
     KEY,
@@ -305,7 +306,7 @@ def test_layer_norm_of_what_the_head_reads(name: str) -> None:
 
 
 def test_wrong_names_and_heads() -> None:
-    with pytest.raises(ValueError, match="unknown pooling"):
+    with pytest.raises(UserError, match=r"'median' is not known; .* product_mil\.heads\.register"):
         head_model("median")
     with pytest.raises(ValueError, match="does not divide"):
         head_model("gated_attention", attention_heads=3)

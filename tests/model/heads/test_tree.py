@@ -20,7 +20,7 @@ DIM = 5
 
 @pytest.fixture(scope="module")
 def head() -> TreeHead:
-    made = TreeHead(DIM, (LEVEL1, LEVEL2), dropout_rate=0.0, rngs=nnx.Rngs(0))
+    made = TreeHead(DIM, len(LEVEL1), levels=(LEVEL1, LEVEL2), dropout_rate=0.0, rngs=nnx.Rngs(0))
     random = np.random.default_rng(0)
     for layer in (made.root, made.of_level_1, made.of_level_2):
         layer.kernel[...] = jnp.asarray(random.normal(size=layer.kernel.shape), jnp.float32)

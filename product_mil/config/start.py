@@ -1,0 +1,41 @@
+"""What a net starts from: `config.model.weights` parsed into what it means."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Random:
+    """Random numbers, by the run's seed."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The weights that are published for the backbone, trained on ImageNet."""
+
+
+@dataclass(frozen=True)
+class FromFile:
+    """A weights file, which may not be there."""
+
+    path: Path
+
+
+@dataclass(frozen=True)
+class FromRun:
+    """An earlier run, by its directory."""
+
+    workdir: Path
+
+
+Start = Random | Published | FromFile | FromRun
+
+
+def start_of(text: str) -> Start:
+    """Nothing is random, `imagenet` published, a directory an earlier run, all else a file."""
+    if not text:
+        return Random()
+    if text == "imagenet":
+        return Published()
+    path = Path(text).expanduser()
+    return FromRun(path) if path.is_dir() else FromFile(path)
