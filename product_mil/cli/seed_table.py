@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         help="ImageNet weights at hand, such as mobilenet_v2=FILE.h5 or xception=imagenet",
     )
     parser.add_argument(
-        "--rungs", nargs="+", default=[], dest="systems", metavar="NAME", help="only these systems"
+        "--systems", "--rungs", nargs="+", default=[], metavar="NAME", help="only these systems"
     )
     args, flags = parser.parse_known_args(argv)
     for flag in flags:

@@ -80,7 +80,7 @@ def plan(
     for name in options.systems:
         if name not in names:
             raise UserError(
-                f"--rungs {name}: there is no such system; choose of {', '.join(names)}"
+                f"--systems {name}: there is no such system; choose of {', '.join(names)}"
             )
     weights = _named_weights(options.weights)
     planned: dict[str, Planned] = {}

@@ -177,4 +177,4 @@ def test_weights_files(tmp_path: Path) -> None:
     module = net.build(rngs=nnx.Rngs(0))
     for path in tmp_path.glob("w.*"):
         with pytest.raises(product_mil.UserError):
-            load_weights(module, net, str(path))
+            load_weights(module, net, path)
