@@ -1,21 +1,32 @@
-"""Train: `python -m product_mil.main --config=configs/joint.py [--config.field=value ...]`."""
+r"""Train a run, or go on with it.
+
+    product-mil train --config=joint
+    product-mil train --config=joint:laptop --config.data.train=train.bson \
+        --config.data.categories=category_names.csv
+
+`--config.field=value` changes a field of the configuration, such as config.data.train. The same
+command goes on with a run that was stopped.
+"""
 
 import sys
 
 from absl import flags
 
 from product_mil.cli.console import command
+from product_mil.cli.parser import CommandParser, called_as
 from product_mil.config import Config, load_config, override, problems, refuse
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
+from product_mil.files.package import packaged_configurations
 
 
 def declared_flags() -> flags.FlagValues:
     """The flags, apart from those that libraries declare for the whole process."""
     declared = flags.FlagValues()
+    known = ", ".join(packaged_configurations())
     for name, about in (
-        ("config", "configuration file, such as configs/joint.py:laptop"),
-        ("workdir", "the run's directory; default runs/<config name>"),
+        ("config", f"{known}, or a file of your own, such as mine.py; a variant after a colon"),
+        ("workdir", "the run's directory (default: runs/<config name>)"),
     ):
         flags.DEFINE_string(name, None, about, flag_values=declared)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=declared)
@@ -33,7 +44,7 @@ def parse_arguments(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     try:
         rest = declared([arg for arg in argv if arg not in fields], known_only=True)
     except flags.Error as error:
-        raise UserError(f"{error}; see python -m product_mil.main --help") from error
+        raise UserError(f"{error}; see {called_as('train')} --help") from error
     return declared, [*fields, *rest[1:]]
 
 
@@ -42,8 +53,10 @@ def main(argv: list[str] | None = None) -> None:
     """Build the configuration, refuse it if wrong, run it. `argv` is without the program's name."""
     given, others = parse_arguments(sys.argv if argv is None else ["product_mil.main", *argv])
     if given.help:
-        named = (f"  --{name}: {given[name].help}" for name in ("config", "workdir", "help"))
-        print(__doc__, "", *named, "  --config.field=value: a field of the configuration", sep="\n")
+        parser = CommandParser("train", __doc__)
+        for name in ("config", "workdir"):
+            parser.add_argument(f"--{name}", help=given[name].help)
+        parser.print_help()
         return
     errors: list[str] = []
     assignments: list[tuple[str, str]] = []

@@ -19,12 +19,17 @@ from jaxtyping import install_import_hook
 
 install_import_hook("product_mil", "beartype.beartype")
 
+import hypothesis
 import jax
 import pytest
 
 from product_mil.sources.sample.draw import SampleFiles, write_sample
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
+
+# The same examples in each run, on machines of any speed.
+hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -65,18 +65,15 @@ def test_unknown_argument_with_the_other_errors() -> None:
     [
         ((), "--config=joint"),
         (("--config=nowhere.py",), "there is no file nowhere.py"),
-        (("--config",), "Missing value for flag --config; see python -m product_mil.main --help"),
+        (
+            ("--config",),
+            "Missing value for flag --config; see python -m product_mil.main --help",
+        ),
     ],
 )
 def test_one_line(arguments: tuple[str, ...], part: str) -> None:
     text = refused(*arguments)
     assert part in text
-
-
-def test_help() -> None:
-    result = command("--help")
-    assert (result.returncode, result.stderr) == (0, "")
-    assert "--workdir: the run's directory" in result.stdout
 
 
 def test_a_wrong_file_claims_no_directory(tmp_path: Path) -> None:

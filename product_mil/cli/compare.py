@@ -1,16 +1,14 @@
-"""Compare trained runs on labelled products, with statistics and a page that shows why.
+r"""Compare trained runs on labelled products, with statistics and a page that shows why.
 
-    python tools/compare.py --runs joint=runs/joint averaged=runs/averaged \
+    product-mil compare --runs joint=runs/joint averaged=runs/averaged \
         --data labelled.bson --output comparison
+    product-mil compare --train --seeds 3 --data labelled.bson --output comparison \
+        --configs joint=joint:laptop averaged=averaged:laptop \
+        --config.data.train=train.bson
 
-    python tools/compare.py --train --seeds 3 --data labelled.bson --output comparison \
-        --configs joint=configs/joint.py:laptop averaged=configs/averaged.py:laptop \
-        --config.data.train=train.bson ...
-
-A further variant is one more of --configs, such as mean=configs/joint.py:laptop,model.pooling=mean.
-Several seeds of a variant are its runs with commas (`--runs joint=DIR1,DIR2`) or its name again.
-`--predictions name=FILE` compares what tools/export_predictions.py wrote. The output directory gets
-comparison.json, index.html and the plots.
+A further variant is one more of --configs, such as mean=joint:laptop,model.pooling=mean. Several
+seeds of a variant are its runs with commas (`--runs joint=DIR1,DIR2`) or its name again. The output
+directory gets comparison.json, index.html and the plots.
 """
 
 import argparse
@@ -19,8 +17,9 @@ from pathlib import Path
 
 from product_mil.cli import one_run
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_batch_flag
+from product_mil.cli.flags import add_batch_flag, add_checkpoint_flag, add_data_flag
 from product_mil.cli.imports import add_import_flag
+from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
 
@@ -30,31 +29,23 @@ Variants = dict[str, list[Path]]
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, train if asked to, compare, write."""
-    parser = argparse.ArgumentParser(
-        description="Compare trained runs on labelled products.", allow_abbrev=False
-    )
-    parser.add_argument("--runs", nargs="+", action="extend", default=[], metavar="NAME=DIR,...")
+    parser = CommandParser("compare", __doc__)
+    _add_named(parser, "--runs", "NAME=DIR", "trained runs")
+    _add_named(parser, "--predictions", "NAME=FILE", "what product-mil predict wrote")
+    add_data_flag(parser, required=False)
     parser.add_argument(
-        "--predictions", nargs="+", action="extend", default=[], metavar="NAME=FILE,..."
+        "--output", type=user_path, required=True, metavar="DIR", help="for the results"
     )
-    parser.add_argument("--data", help="labelled BSON file, glob, or several with commas")
-    parser.add_argument("--output", type=user_path, required=True, help="directory for the results")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    add_checkpoint_flag(parser)
     add_batch_flag(parser)
     add_import_flag(parser)
     parser.add_argument("--train", action="store_true", help="train the variants of --configs")
-    parser.add_argument(
-        "--configs",
-        nargs="+",
-        action="extend",
-        default=[],
-        metavar="NAME=FILE.py[:ARGUMENT][,FIELD=VALUE]",
-    )
-    parser.add_argument("--seeds", type=int, default=1, help="runs of each variant with --train")
+    _add_named(parser, "--configs", "NAME=CONFIG", "such as joint=joint:laptop")
+    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each variant")
     parser.add_argument(
         "--reference",
         metavar="NAME",
-        help="what the others are compared with: a variant, or a rule such as "
+        help="a variant that the others are compared with, or a rule such as "
         "averaged/geometric_mean (default: the last averaging variant, else the last one)",
     )
     args, overrides = parser.parse_known_args(argv)
@@ -108,12 +99,16 @@ def main(argv: list[str] | None = None) -> None:
     )
 
 
+def _add_named(parser: CommandParser, flag: str, metavar: str, about: str) -> None:
+    parser.add_argument(flag, nargs="+", action="extend", default=[], metavar=metavar, help=about)
+
+
 def _check(args: argparse.Namespace, overrides: Sequence[str]) -> None:
     for flag in overrides:
         if not (args.train and flag.startswith("--config.") and "=" in flag):
             raise UserError(f"{flag}: unknown argument; --config.field=value goes with --train")
     if args.train != bool(args.configs):
-        raise UserError("--train and --configs name=configs/joint.py ... go together")
+        raise UserError("--train and --configs joint=joint:laptop ... go together")
     if args.seeds < 1:
         raise UserError(f"--seeds={args.seeds}: must be at least 1")
     if (args.runs or args.train) and not args.data:
@@ -143,7 +138,3 @@ def _named(items: Sequence[str], flag: str) -> Variants:
                 raise UserError(f"{flag} {item}: {path}: no such file or directory")
         found.setdefault(name, []).extend(paths)
     return found
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,12 @@
-"""Combine several trained runs, or several prediction files, into one prediction.
+r"""Combine several trained runs, or several prediction files, into one prediction.
 
-    python tools/ensemble.py --runs runs/joint runs/averaged --data test.bson \
-        --output submission.csv.gz [--rule average] [--weights fitted]
+    product-mil ensemble --runs runs/joint runs/averaged --data test.bson \
+        --output submission.csv
+    product-mil ensemble --predictions joint.parquet averaged/ \
+        --weights fitted --fit_predictions joint_valid.parquet averaged_valid/ \
+        --output submission.csv
 
-    python tools/ensemble.py --predictions joint.parquet averaged_matrix/ --output submission.csv \
-        --weights fitted --fit_predictions joint_valid.parquet averaged_valid_matrix/
-
-Runs see each image once, together. Rules: average (of probabilities), geometric_mean, vote.
-Weights: equal, fitted by the likelihood of validation products, or numbers in the order of the
-members.
-The outputs are those of tools/export_predictions.py, for tools/compare.py --predictions and
-tools/evaluate.py --predictions.
+Runs see each image once, together. The outputs are those of `product-mil predict`.
 """
 
 import argparse
@@ -19,9 +15,16 @@ import numpy as np
 from jaxtyping import Float64
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
+from product_mil.cli.flags import (
+    add_batch_flag,
+    add_checkpoint_flag,
+    add_data_flag,
+    add_policy_flags,
+    add_test_time_flags,
+)
 from product_mil.cli.imports import add_import_flag
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
+from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.ensemble.files import MISSING, missing_path
 from product_mil.ensemble.rule_names import RULES, normalised
@@ -33,39 +36,51 @@ from product_mil.inference.outputs import Outputs
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, check them, combine."""
-    parser = argparse.ArgumentParser(description="Combine trained runs or prediction files.")
-    parser.add_argument("--runs", nargs="+", type=user_path, default=[], help="directories of runs")
+    parser = CommandParser("ensemble", __doc__)
+    parser.add_argument(
+        "--runs", nargs="+", type=user_path, default=[], metavar="DIR", help="trained runs"
+    )
     parser.add_argument(
         "--predictions",
         nargs="+",
         type=user_path,
         default=[],
-        help="what export_predictions wrote: --probabilities or --all_probabilities",
+        metavar="FILE",
+        help="or files that product-mil predict wrote",
     )
-    parser.add_argument("--data", help="BSON file, glob, or several with commas")
-    parser.add_argument("--rule", choices=RULES, default="average")
+    add_data_flag(parser, required=False)
+    parser.add_argument(
+        "--rule",
+        choices=RULES,
+        default="average",
+        metavar="RULE",
+        help="average (of probabilities; the default), geometric_mean or vote",
+    )
     parser.add_argument(
         "--weights",
         default="equal",
-        help="equal (the default), fitted, or numbers such as 0.5,0.3,0.2",
+        metavar="W",
+        help="equal (the default), fitted, or such as 0.5,0.3,0.2",
     )
     parser.add_argument(
         "--fit_on",
-        help="labelled BSON that weights and calibration are fitted on (runs: by default their "
-        "validation products; files: the labels of --fit_predictions, if those hold none)",
+        metavar="DATA",
+        help="labelled products that weights and calibration are fitted on (default: validation "
+        "products of runs, labels in --fit_predictions)",
     )
     parser.add_argument(
         "--fit_predictions",
         nargs="+",
         type=user_path,
         default=[],
-        help="validation predictions of the members of --predictions, in their order",
+        metavar="FILE",
+        help="their predictions of validation products",
     )
     add_output_flags(parser)
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    add_checkpoint_flag(parser)
     add_batch_flag(parser)
     add_import_flag(parser)
-    add_policy_flags(parser, "default: as in training of the first run")
+    add_policy_flags(parser, "default: as the first run")
     add_test_time_flags(parser)
     args = parser.parse_args(argv)
     outputs, weights = _checked(args)
@@ -146,7 +161,3 @@ def given_weights(args: argparse.Namespace) -> Float64[np.ndarray, " m"] | None:
             f"--weights {args.weights}: say equal, fitted, or numbers such as 0.5,0.3,0.2"
         ) from None
     return normalised(weights, count)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,18 +1,25 @@
 """Measure a trained run on any labelled BSON files, as training measures its validation part.
 
-python tools/evaluate.py --workdir runs/joint --data labelled.bson [--json]
-python tools/evaluate.py --predictions ensemble.parquet --data labelled.bson
+    product-mil evaluate --workdir runs/joint --data labelled.bson
+    product-mil evaluate --predictions ensemble.parquet --data labelled.bson
 
-`--predictions` takes what tools/export_predictions.py and tools/ensemble.py write: --probabilities,
+`--predictions` takes what `product-mil predict` and `product-mil ensemble` write: --probabilities,
 --all_probabilities or a submission, which has a first guess alone.
 """
 
-import argparse
 import json
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
+from product_mil.cli.flags import (
+    add_batch_flag,
+    add_checkpoint_flag,
+    add_data_flag,
+    add_policy_flags,
+    add_test_time_flags,
+    add_workdir_flag,
+)
 from product_mil.cli.imports import add_import_flag
+from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
@@ -22,14 +29,16 @@ from product_mil.inference.outputs import refuse_data
 @command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the run, score, print."""
-    parser = argparse.ArgumentParser(description="Measure a trained run on labelled BSON files.")
-    parser.add_argument("--workdir", type=user_path, help="directory of a trained run")
-    parser.add_argument("--predictions", type=user_path, help="a prediction file in place of a run")
-    parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
+    parser = CommandParser("evaluate", __doc__)
+    add_workdir_flag(parser, required=False)
+    parser.add_argument(
+        "--predictions", type=user_path, metavar="FILE", help="predictions in place of a run"
+    )
+    add_data_flag(parser, required=True)
+    add_checkpoint_flag(parser)
     add_batch_flag(parser)
     parser.add_argument(
-        "--faults", type=user_path, help="list here, as .csv, what could not be read"
+        "--faults", type=user_path, metavar="FILE", help="list in this .csv what is unreadable"
     )
     add_import_flag(parser)
     add_policy_flags(parser, "default: as in training")
@@ -77,7 +86,3 @@ def main(argv: list[str] | None = None) -> None:
         print(json.dumps({**metrics, "remarks": [*remarks, said]}, indent=1))
     else:
         print("\n".join([said, metrics_table(metrics, f"{args.data}:"), *remarks]))
-
-
-if __name__ == "__main__":
-    main()

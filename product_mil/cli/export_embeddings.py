@@ -1,37 +1,39 @@
 r"""Embed every image of BSON files with a pretrained backbone, in inference mode.
 
-    python tools/export_embeddings.py --backbone mobilenet_v2 --weights imagenet \
+    product-mil embed --backbone efficientnet_lite0 --weights imagenet \
         --data products.bson --output emb.npz
 
 The .npz holds `product_id` [N], `image_index` [N] and `embedding` [N, d] (float32), a row for
 each readable image in file order; the others are counted and listed beside it.
 """
 
-import argparse
 from pathlib import Path
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_policy_flags
+from product_mil.cli.flags import add_data_flag, add_policy_flags
+from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS, faults_path
-from product_mil.devices.runtime import configure_jax
 from product_mil.files.outputs import check_output, user_path
-from product_mil.runs.image_embeddings import EMBEDDINGS, export_embeddings
 
 
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Parse, embed, say what was done."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser("embed", __doc__)
+    parser.add_argument("--backbone", required=True, metavar="NAME", help="such as mobilenet_v2")
+    parser.add_argument("--weights", required=True, metavar="FILE", help="or `imagenet`")
+    add_data_flag(parser, required=True)
+    parser.add_argument(
+        "--output", required=True, type=user_path, metavar="FILE", help="a new .npz file"
     )
-    parser.add_argument("--backbone", required=True, help="such as mobilenet_v2")
-    parser.add_argument("--weights", required=True, help="'imagenet' or a weights file")
-    parser.add_argument("--data", required=True, help="BSON file, comma-separated files or a glob")
-    parser.add_argument("--output", required=True, type=user_path, help=".npz file")
-    parser.add_argument("--image_size_px", type=int, default=180, help="default: 180")
+    parser.add_argument("--image_size_px", type=int, default=180, metavar="N", help="default: 180")
     add_policy_flags(parser, "default: skip")
     arguments = parser.parse_args(argv)
     output: Path = arguments.output
+    # JAX starts here, not for a typing error.
+    from product_mil.devices.runtime import configure_jax
+    from product_mil.runs.image_embeddings import EMBEDDINGS, export_embeddings
+
     check_output(output, EMBEDDINGS)
     check_output(faults_path(output), FAULTS)
     configure_jax()
@@ -49,7 +51,3 @@ def main(argv: list[str] | None = None) -> None:
         f"embedded: {output}"
     )
     print("\n".join([line, *found.remarks]))
-
-
-if __name__ == "__main__":
-    main()

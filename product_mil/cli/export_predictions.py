@@ -1,43 +1,41 @@
-"""Predict the category of every product of BSON files with a trained run.
+r"""Predict the category of every product of BSON files with a trained run.
 
-    python tools/export_predictions.py --workdir runs/joint --data test.bson \
-        --output submission.csv.gz [--probabilities top.parquet] [--all_probabilities matrix/]
+    product-mil predict --workdir runs/joint --data test.bson --output submission.csv
 
 The submission has a row for each product, in file order; a product without a readable image gets
-the most frequent category. Pictures and records that could not be read are listed in
-<output>.bad_records.csv. `--min_confidence 0.9` adds <output>.levels.csv, for people who work on a
-catalogue: the category where it is that sure, else its group at level 2 or 1.
+the most frequent category. Images and records that could not be read are listed in
+<output>.bad_records.csv.
 """
 
-import argparse
-
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_batch_flag, add_policy_flags, add_test_time_flags
+from product_mil.cli.flags import (
+    add_batch_flag,
+    add_checkpoint_flag,
+    add_data_flag,
+    add_policy_flags,
+    add_test_time_flags,
+    add_workdir_flag,
+)
 from product_mil.cli.imports import add_import_flag
 from product_mil.cli.outputs import add_output_flags, checked_outputs, last_lines
+from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS, faults_path
-from product_mil.files.outputs import user_path
 
 
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, check the outputs, open the run, predict."""
-    parser = argparse.ArgumentParser(
-        description="Predict the category of every product of BSON files with a trained run."
-    )
-    parser.add_argument(
-        "--workdir", type=user_path, required=True, help="a trained run's directory"
-    )
-    parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
+    parser = CommandParser("predict", __doc__)
+    add_workdir_flag(parser, required=True)
+    add_data_flag(parser, required=True)
     add_output_flags(parser)
     parser.add_argument(
         "--fit_on",
-        help="labelled products for the calibration of --min_confidence "
-        "(default: as the checkpoint was calibrated on the run's validation products)",
+        metavar="DATA",
+        help="labelled products that --min_confidence is calibrated on (default: the run's own "
+        "validation products, as its checkpoint says)",
     )
-    parser.add_argument(
-        "--checkpoint", choices=("last", "best"), default="last", help="default: last"
-    )
+    add_checkpoint_flag(parser)
     add_batch_flag(parser)
     add_import_flag(parser)
     add_policy_flags(parser, "default: as in training")
@@ -69,7 +67,3 @@ def main(argv: list[str] | None = None) -> None:
         f"{written.spent_s:.1f} s, {written.num_images / max(written.spent_s, 1e-9):.0f} images/s"
     )
     print("\n".join([line, *last_lines(written, outputs)]))
-
-
-if __name__ == "__main__":
-    main()

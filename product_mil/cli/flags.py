@@ -1,16 +1,40 @@
-"""Flags that several tools share."""
+"""Flags that several commands share."""
 
 import argparse
 import math
 
+from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
+from product_mil.files.outputs import user_path
 
 
-def add_batch_flag(parser: argparse.ArgumentParser) -> None:
+def add_workdir_flag(parser: CommandParser, *, required: bool) -> None:
+    """`--workdir`, a trained run."""
+    parser.add_argument(
+        "--workdir", type=user_path, required=required, metavar="DIR", help="a trained run"
+    )
+
+
+def add_data_flag(parser: CommandParser, *, required: bool) -> None:
+    """`--data`, BSON files."""
+    parser.add_argument(
+        "--data", required=required, metavar="FILE", help="BSON; a glob, or several with commas"
+    )
+
+
+def add_checkpoint_flag(parser: CommandParser) -> None:
+    """`--checkpoint`: the last one, or the one that was best in validation."""
+    parser.add_argument(
+        "--checkpoint", choices=("last", "best"), default="last", help="default: last"
+    )
+
+
+def add_batch_flag(parser: CommandParser) -> None:
     """`--images_per_batch`; less than 1 is refused with `UserError` while flags are parsed."""
     parser.add_argument(
         "--images_per_batch",
         type=_images_per_batch,
+        metavar="N",
         help="over all devices (default: what is fastest on them)",
     )
 
@@ -25,32 +49,31 @@ def _images_per_batch(text: str) -> int:
     return value
 
 
-def add_policy_flags(parser: argparse.ArgumentParser, default: str) -> None:
+def add_policy_flags(parser: CommandParser, default: str) -> None:
     """`--bad_records` and `--bad_images`; None where the user leaves the default."""
     for name in ("records", "images"):
         parser.add_argument(
             f"--bad_{name}",
             choices=("skip", "fail"),
-            help=f"leave damaged {name} out and list them, or stop at the first ({default})",
+            help=f"damaged {name} ({default})",
         )
 
 
-def add_test_time_flags(parser: argparse.ArgumentParser) -> None:
+def add_test_time_flags(parser: CommandParser) -> None:
     """`--tta` and `--logit_adjustment`: what the predict step takes besides."""
     parser.add_argument(
         "--tta",
         choices=("none", "flip", "crops", "flip_crops"),
         default="none",
-        help="average the probabilities over views of every image: mirrored too, its four corners "
-        "too, or both",
+        metavar="VIEWS",
+        help="flip, crops or flip_crops: average over such views",
     )
     parser.add_argument(
         "--logit_adjustment",
         type=_finite,
         default=0.0,
         metavar="TAU",
-        help="answer as if classes were this much more alike in frequency than in training: 1 "
-        "takes their frequencies out (default: 0; docs/measured/imbalance.md)",
+        help="1: without the class frequencies of training",
     )
 
 

@@ -1,15 +1,15 @@
 """Index BSON files and print what they hold.
 
-    python tools/index_bson.py train.bson 'more/*.bson' [--json]
+    product-mil index train.bson 'more/*.bson'
 
 A second call is instant: the index lies beside each file, or in the user's cache.
 """
 
-import argparse
 import json
 from typing import Any
 
 from product_mil.cli.console import command
+from product_mil.cli.parser import CommandParser
 from product_mil.data.summary import summarise
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.text import table
@@ -18,7 +18,7 @@ from product_mil.text import table
 @command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, index, print."""
-    parser = argparse.ArgumentParser(description="Index BSON files and print what they hold.")
+    parser = CommandParser("index", __doc__)
     parser.add_argument("files", nargs="+", metavar="FILE", help="BSON file or glob")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
@@ -51,7 +51,3 @@ def as_table(summary: dict[str, Any]) -> str:
         where = f"{fault['file']}, byte {fault['offset_bytes']}{product}"
         lines.append(f"! {where}: {fault['reason']}")
     return "\n".join(lines)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,36 +1,38 @@
 """Show what the attention of a trained run has learned.
 
-    python tools/inspect_run.py --workdir runs/joint [--data labelled.bson] [--json]
+    product-mil inspect-run --workdir runs/joint --data products.bson
 
 Prints the categories whose images count most and least (of pooling posterior_attention) and, with
 --data, how much attention images get whose own guess is the product's prediction, and those whose
 guess is another, relative to the uniform share. Labels are not read.
 """
 
-import argparse
 import json
 from typing import Any
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_batch_flag
+from product_mil.cli.flags import (
+    add_batch_flag,
+    add_checkpoint_flag,
+    add_data_flag,
+    add_workdir_flag,
+)
 from product_mil.cli.imports import add_import_flag
+from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
-from product_mil.files.outputs import user_path
 from product_mil.text import table
 
 
 @command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the run, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = CommandParser("inspect-run", __doc__)
+    add_workdir_flag(parser, required=True)
+    add_data_flag(parser, required=False)
+    add_checkpoint_flag(parser)
     parser.add_argument(
-        "--workdir", type=user_path, required=True, help="directory of a trained run"
+        "--rows", type=int, default=10, metavar="N", help="categories at either end (default: 10)"
     )
-    parser.add_argument("--data", help="BSON file, glob, or several with commas")
-    parser.add_argument("--checkpoint", choices=("last", "best"), default="last")
-    parser.add_argument("--rows", type=int, default=10, help="categories at either end")
     add_batch_flag(parser)
     add_import_flag(parser)
     parser.add_argument("--json", action="store_true", help="print one JSON object alone")
@@ -96,7 +98,3 @@ def _relevance_lines(relevance: list[dict[str, Any]], rows: int) -> list[str]:
         listed = [*listed[:rows], f"     ...  {len(listed) - 2 * rows} more", *listed[-rows:]]
     head = "relevance of an image that looks like a category; 0.7 more is twice the attention"
     return [head, *listed]
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
 """Show what a weights file holds and which backbone it fits.
 
-    python tools/inspect_weights.py FILE [--backbone NAME]
+    product-mil inspect-weights xception.h5
+    product-mil inspect-weights imagenet --backbone efficientnet_lite0
 
 Reads Keras' HDF5 files, PyTorch's .safetensors and, of pickles, the one of efficientnet_lite0's
 package, known by its hash; nothing in a file can run. FILE may be `imagenet` with one --backbone:
@@ -8,21 +9,19 @@ its published file. With --backbone, every tensor that keeps the file from fitti
 listed.
 """
 
-import argparse
 import math
 from pathlib import Path
 
 from product_mil.cli.console import command
+from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
-from product_mil.model.inspection import fits, layer_shapes
-from product_mil.model.registry import backbone
-from product_mil.model.weights.load import weights_fingerprint
-from product_mil.model.weights.published import published_file
 
 
 def layers_table(path: Path) -> list[str]:
     """A line for each layer of the file, and their sum."""
+    from product_mil.model.inspection import layer_shapes
+
     lines, count, values = [], 0, 0
     for name, tensors in layer_shapes(path):
         lines.append(f"  {name}: {', '.join(f'{key} {shape}' for key, shape in tensors.items())}")
@@ -33,6 +32,8 @@ def layers_table(path: Path) -> list[str]:
 
 def verdicts(path: Path, names: list[str]) -> list[str]:
     """A line for each backbone that the file fits; the faults of those asked for by name."""
+    from product_mil.model.inspection import fits
+
     lines = []
     for name, faults, classes in fits(path, names):
         if not faults:
@@ -48,23 +49,25 @@ def _path(file: Path, names: list[str]) -> Path:
         return file
     if len(names) != 1:
         raise UserError("imagenet: say whose published file with one --backbone")
+    from product_mil.model.registry import backbone
+    from product_mil.model.weights.published import published_file
+
     return published_file(backbone(names[0]), with_top=True)
 
 
 @command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser("inspect-weights", __doc__)
+    parser.add_argument("file", type=user_path, metavar="FILE", help="a weights file")
+    parser.add_argument(
+        "--backbone", action="append", default=[], metavar="NAME", help="only this one; repeatable"
     )
-    parser.add_argument("file", type=user_path, metavar="FILE")
-    parser.add_argument("--backbone", action="append", default=[], help="only this one; repeatable")
     arguments = parser.parse_args(argv)
+    # JAX starts here, not for a typing error.
+    from product_mil.model.weights.load import weights_fingerprint
+
     path = _path(arguments.file, arguments.backbone)
     for line in layers_table(path) + verdicts(path, arguments.backbone):
         print(line)
     print(f"xxh3_128 {weights_fingerprint(path)}")
-
-
-if __name__ == "__main__":
-    main()

@@ -4,31 +4,40 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from product_mil.cli.parser import CommandParser
 from product_mil.files.outputs import Kind, user_path
 from product_mil.inference.outputs import Outputs, Written
 
 
-def add_output_flags(parser: argparse.ArgumentParser) -> None:
+def add_output_flags(parser: CommandParser) -> None:
     """`--output`, `--probabilities`, `--topk`, `--all_probabilities`, `--min_confidence`."""
     parser.add_argument(
-        "--output", type=user_path, required=True, help="submission .csv or .csv.gz"
+        "--output",
+        type=user_path,
+        required=True,
+        metavar="FILE",
+        help="a .csv or .csv.gz",
     )
     parser.add_argument(
         "--probabilities",
         type=user_path,
-        help="also write top classes and attention to this Parquet file",
+        metavar="FILE",
+        help="also top classes and attention (.parquet)",
     )
-    parser.add_argument("--topk", type=int, default=10, help="classes kept there (default 10)")
+    parser.add_argument(
+        "--topk", type=int, default=10, metavar="N", help="classes there (default: 10)"
+    )
     parser.add_argument(
         "--all_probabilities",
         type=user_path,
-        help="also write the full matrix, with its ids, to this directory (or .npy file)",
+        metavar="DIR",
+        help="also the full matrix, with its ids (or .npy file)",
     )
     parser.add_argument(
         "--min_confidence",
         type=float,
-        help="also write <output>.levels.csv: the category where its calibrated probability is at "
-        "least this, else its group at level 2 or 1",
+        metavar="P",
+        help="also <output>.levels.csv: the category where it is that sure, else its group",
     )
 
 

@@ -1,18 +1,17 @@
-"""Every system of the seed report in one table: from the prior to the joint model, on your data.
+r"""Every system of the seed report in one table: from the prior to the joint model, on your data.
 
-    python tools/seed_table.py --output table --budget_minutes 15            # the embedded sample
-    python tools/seed_table.py --output table --budget_minutes 60 --data train.bson \
+    product-mil seed-table --output table --budget_minutes 15     # the embedded sample
+    product-mil seed-table --output table --budget_minutes 60 --data train.bson \
         --valid valid.bson --categories category_names.csv --weights mobilenet_v2=FILE
 
 Trains each system within its share of the budget and writes seed_table.txt, .csv and .png. A system
 that does not fit into its share is shortened, its schedule too. Time that a system leaves over goes
 to the later ones, then to those that had too little. Kill it whenever you like: the same command
-goes on. A system whose weights are not at hand runs on MobileNetV2 instead.
+goes on. A system whose weights are not at hand runs on another net instead.
 """
 
-import argparse
-
 from product_mil.cli.console import command
+from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
 from product_mil.sources.bson.names import dump_files
@@ -21,20 +20,20 @@ from product_mil.sources.bson.names import dump_files
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, train what is not trained yet, write the table after every system."""
-    parser = argparse.ArgumentParser(
-        description="Train every system of the seed report within a budget and tabulate them.",
-        allow_abbrev=False,
-    )
+    parser = CommandParser("seed-table", __doc__)
     parser.add_argument(
-        "--output", type=user_path, required=True, help="directory for table and runs"
+        "--output", type=user_path, required=True, metavar="DIR", help="for the table and the runs"
     )
-    parser.add_argument("--budget_minutes", type=float, default=15.0, help="for all training")
-    parser.add_argument("--data", default="", help="BSON to train on; default: embedded sample")
-    parser.add_argument("--valid", default="", help="BSON to validate on; default: split off")
-    parser.add_argument("--test", default="", help="BSON to measure on; default: validation part")
-    parser.add_argument("--categories", default="", help="category_names.csv")
-    parser.add_argument("--max_products", type=int, default=0, help="a random part of --data")
-    parser.add_argument("--seed", type=int, default=0)
+    for name, kind, default, metavar, about in (
+        ("budget_minutes", float, 15.0, "N", "for all training (default: 15)"),
+        ("data", str, "", "FILE", "BSON to train on (default: the embedded sample)"),
+        ("valid", str, "", "FILE", "BSON to validate on (default: split off)"),
+        ("test", str, "", "FILE", "BSON to measure on (default: the validation part)"),
+        ("categories", str, "", "FILE", "category_names.csv"),
+        ("max_products", int, 0, "N", "a random part of --data (default: all)"),
+        ("seed", int, 0, "N", "default: 0"),
+    ):
+        parser.add_argument(f"--{name}", type=kind, default=default, metavar=metavar, help=about)
     parser.add_argument(
         "--weights",
         nargs="+",
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         help="ImageNet weights at hand, such as mobilenet_v2=FILE.h5 or xception=imagenet",
     )
     parser.add_argument(
-        "--rungs", nargs="+", default=[], dest="systems", metavar="NAME", help="only these systems"
+        "--systems", "--rungs", nargs="+", default=[], metavar="NAME", help="only these systems"
     )
     args, flags = parser.parse_known_args(argv)
     for flag in flags:
@@ -66,7 +65,3 @@ def main(argv: list[str] | None = None) -> None:
     planned, left_out = plan(options, [(name, value) for name, _, value in fields])
     train_systems(planned, left_out, options)
     print((args.output / TEXT_FILE).read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,16 +1,15 @@
 """Show every field of a configuration with its value and what it means.
 
-    python tools/show_config.py --config=joint:laptop [--config.field=value ...] [--json]
-    python tools/show_config.py --schema      # the JSON schema of config.json
-    python tools/show_config.py --markdown    # docs/guide/configuration.md
+    product-mil show-config --config=joint:laptop --config.seed=1
+    product-mil show-config --schema      # the JSON schema of config.json
 
 A star marks what differs from the default.
 """
 
-import argparse
 import json
 
 from product_mil.cli.console import command
+from product_mil.cli.parser import CommandParser
 from product_mil.config import Config, flat, load_config, override, problems, refuse
 from product_mil.config.leaves import leaves
 from product_mil.config.overrides import as_text
@@ -21,11 +20,7 @@ from product_mil.text import table
 @command(prints_result=True)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
+    parser = CommandParser("show-config", __doc__)
     parser.add_argument("--config", help="configuration (default: the default of every field)")
     how = parser.add_mutually_exclusive_group()
     how.add_argument("--json", action="store_true", help="print it as config.json holds it")

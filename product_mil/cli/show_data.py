@@ -1,9 +1,9 @@
 r"""Look at BSON files: a contact sheet of products with all their images.
 
-    python tools/show_data.py --data products.bson --output sheet.png [--categories names.csv]
-    python tools/show_data.py --data products.bson --output sheet.png --which bad
-    python tools/show_data.py --data products.bson --output sheet.png --augmented 4 \
-        [--config configs/joint.py:laptop] [--augment rotation_deg=20]
+    product-mil show --data products.bson --output sheet.png
+    product-mil show --data products.bson --output sheet.png --which bad
+    product-mil show --data products.bson --output sheet.png --augmented 4 \
+        --config joint:laptop --augment rotation_deg=20
 
 A coloured frame marks an image that other products (or this one) show too; a red box stands for an
 image that cannot be read, with the reason. `--augmented 4` adds four rows to each product: its
@@ -13,6 +13,8 @@ images as training would see them in four steps.
 import argparse
 
 from product_mil.cli.console import command
+from product_mil.cli.flags import add_data_flag
+from product_mil.cli.parser import CommandParser
 from product_mil.config import (
     AugmentConfig,
     Config,
@@ -50,26 +52,30 @@ DEMONSTRATION = AugmentConfig(
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, choose products, draw."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    parser = CommandParser("show", __doc__)
+    add_data_flag(parser, required=True)
+    parser.add_argument(
+        "--output", required=True, type=user_path, metavar="FILE", help=".png or .jpg to write"
     )
-    parser.add_argument("--data", required=True, help="BSON file, glob, or several with commas")
-    parser.add_argument("--output", required=True, type=user_path, help=".png or .jpg to write")
-    parser.add_argument("--categories", type=user_path, help="category_names.csv, for the names")
-    parser.add_argument("--products", type=int, default=20, help="how many (default 20)")
+    parser.add_argument(
+        "--categories", type=user_path, metavar="FILE", help="category_names.csv, for the names"
+    )
+    parser.add_argument("--products", type=int, default=20, metavar="N", help="default: 20")
     parser.add_argument(
         "--which",
         choices=("random", "first", "bad", "identical"),
         default="random",
-        help="bad: with faults or unreadable images; identical: sharing an image (default random)",
+        help="bad: with faults or unreadable images; identical: sharing an image (default: random)",
     )
     parser.add_argument(
         "--ids",
         help="these products, ids with commas; instead of --which (--ids=-1,5 if one is negative)",
     )
-    parser.add_argument("--seed", type=int, default=0, help="of --which random, and --augmented")
-    parser.add_argument("--image_size_px", type=int, default=180, help="as training reads them")
-    parser.add_argument("--augmented", type=int, default=0, metavar="ROWS", help="rows of variants")
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="of what is random")
+    parser.add_argument(
+        "--image_size_px", type=int, default=180, metavar="N", help="as training reads them"
+    )
+    parser.add_argument("--augmented", type=int, default=0, metavar="N", help="rows of variants")
     parser.add_argument("--config", help="whose config.finetune.augment the variants have")
     parser.add_argument(
         "--augment",
@@ -123,7 +129,3 @@ def _ranges(args: argparse.Namespace) -> AugmentConfig:
     config, errors = override(config, assignments)
     refuse(errors + [line for line in problems(config) if "config.finetune.augment" in line])
     return config.finetune.augment
-
-
-if __name__ == "__main__":
-    main()

@@ -13,13 +13,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8, UInt64
-from tqdm import tqdm
 
 from product_mil.batch import EmbeddedBatch
 from product_mil.data.loader import ImageDecoder, Loaded, assign_slots, batches
 from product_mil.data.plan import Plan
 from product_mil.data.products import ImageFault, Products, image_fault
 from product_mil.files.whole import whole_directory
+from product_mil.progress import Progress
 from product_mil.sources.catalogue import UNREAD, Catalogue, kind_of
 from product_mil.sources.lookup import rows_in_sorted
 
@@ -144,8 +144,7 @@ def embed_images(
     source = ImageSource(
         catalogue, image_rows, image_size_px=image_size_px, batch_images=batch_images
     )
-    hidden = None if shows_progress else True  # None: shown on a terminal
-    with tqdm(total=len(image_rows), desc="embedding", unit="image", disable=hidden) as bar:
+    with Progress(len(image_rows), "images", label="embedding", shown=shows_progress) as bar:
         for number, batch in enumerate(batches(source, threads=threads)):
             rows = image_rows[number * batch_images : (number + 1) * batch_images]
             values = embed(batch.images)[: len(rows)]

@@ -163,18 +163,16 @@ def first_fault(catalogue: Catalogue, kind: str) -> str | None:
 
 
 def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path, Fault]]:
-    """Faults for products with more images than are used, or of an unknown category.
+    """Faults for products with more images than are used, or without a known category.
 
-    If `labelled`, each product needs a category, and one without is a fault too.
+    Unless products have to be `labelled`, one without a category is no fault.
     """
     catalogue = products.catalogue
     num_images = np.asarray(catalogue.num_images)[products.product_rows]
     category_id = np.asarray(catalogue.category_id)[products.product_rows]
     most = products.max_images
     surplus = num_images > most
-    unknown = products.labels < 0
-    if not labelled:
-        unknown &= category_id != NO_CATEGORY
+    unknown = (products.labels < 0) & labelled
     for position in np.flatnonzero(surplus | unknown).tolist():
         product_row = int(products.product_rows[position])
         file, offset_bytes = catalogue.place_of_product(product_row)

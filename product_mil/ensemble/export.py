@@ -9,7 +9,6 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Float64
-from tqdm import tqdm
 
 from product_mil.data.faults import FAULTS, Policy, faults_path, product_faults
 from product_mil.data.products import Products
@@ -31,6 +30,7 @@ from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products, watched
 from product_mil.model.warp import Views
+from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.predict import predicted_as
@@ -192,7 +192,7 @@ def combine_predictions(
     about = _about(rule, weights) | {"members": [str(path) for path in paths]}
     found = combine_files(aligned, facts, weights, rule, topk=topk, keep_all=outputs.need_all)
     count, started = len(aligned.product_id), time.monotonic()
-    with tqdm(total=count, unit=" products", disable=None) as bar:
+    with Progress(count, "products") as bar:
 
         def blocks() -> Iterator[PredictionBlock]:
             for block in found:

@@ -138,7 +138,7 @@ class AlignedMembers:
 
 
 def open_member(path: Path) -> Member:
-    """Open a Parquet file or a full matrix that tools/export_predictions.py wrote.
+    """Open a Parquet file or a full matrix that `product-mil predict` wrote.
 
     Raises:
         UserError: the file is of another kind.
@@ -148,7 +148,7 @@ def open_member(path: Path) -> Member:
     if path.suffix in (".csv", ".gz"):
         raise UserError(
             f"{path} holds one guess a product; members are combined by their probabilities: name "
-            "what --probabilities or --all_probabilities of tools/export_predictions.py wrote"
+            "what --probabilities or --all_probabilities of product-mil predict wrote"
         )
     return ParquetMember(path)
 

@@ -117,7 +117,7 @@ CLASS_FILE = CATEGORY_FILE._replace(
 PARQUET_PREDICTIONS = Wanted(
     "Parquet file of predictions",
     frozenset({"parquet"}),
-    "name a file that tools/export_predictions.py --probabilities wrote",
+    "name a file that product-mil predict --probabilities wrote",
 )
 MATRIX = Wanted("NumPy array", frozenset({"numpy"}), "name a .npy file")
 SUBMISSION = Wanted(

@@ -306,9 +306,7 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
             schema = pq.read_schema(file)
             metadata = schema.metadata or {}
             if b"product_mil.format" not in metadata:
-                raise UserError(
-                    f"{path} was not written by tools/export_predictions.py --probabilities"
-                )
+                raise UserError(f"{path} was not written by product-mil predict --probabilities")
             _refuse_unknown(
                 metadata[b"product_mil.format"].decode(errors="replace"),
                 metadata.get(b"product_mil.version", b"?").decode(errors="replace"),

@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable, Iterator
 import jax
 import numpy as np
 from jax.sharding import Mesh
-from tqdm import tqdm
 
 from product_mil.data.loader import Loaded
 from product_mil.data.products import ImageFault, Products
 from product_mil.devices.mesh import put_batch
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import Predicted
+from product_mil.progress import Progress
 from product_mil.sources.catalogue import NO_CATEGORY
 
 BATCHES_IN_FLIGHT = 2  # the host loads this many batches ahead of the devices
@@ -57,8 +57,8 @@ def predict_products(
 
 
 def watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
-    """The same batches, with a progress bar."""
-    with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
+    """The same batches, with a line on their progress."""
+    with Progress(num_images, "images") as bar:
         for loaded in batches:
             yield loaded
             bar.update(int(loaded.batch.slots.is_image.sum()))

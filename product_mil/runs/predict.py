@@ -5,14 +5,13 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from tqdm import tqdm
-
 from product_mil.data.faults import FAULTS, Policy, faults_path, lost, product_faults
 from product_mil.data.products import Products
 from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.warp import Views
+from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.trained import TrainedRun
@@ -76,7 +75,7 @@ def predict(
     def blocks() -> Iterator[PredictionBlock]:
         nonlocal imageless
         batches = batches_of(products)
-        with tqdm(total=num_images, unit=" images", unit_scale=True, disable=None) as bar:
+        with Progress(num_images, "images") as bar:
             listed.add(batches.faults)
             bar.update(len(batches.faults))
             for block, faults in predict_products(products, batches, step, run.mesh):

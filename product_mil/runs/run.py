@@ -109,7 +109,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
         summary = faults.write()
         if summary:
             log.say(f"  note: {summary}")
-    log.say(_conclusion(log, workdir, time.monotonic() - started))
+    log.say(_conclusion(config, log, workdir, time.monotonic() - started))
 
 
 def _saved_step(directory: Path) -> int:
@@ -270,14 +270,21 @@ def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[
     )
 
 
-def _conclusion(log: RunLog, workdir: Path, spent_s: float) -> str:
+def _conclusion(config: Config, log: RunLog, workdir: Path, spent_s: float) -> str:
     rows = [row for row in log.metrics() if "valid/top1" in row]
     values = {k.removeprefix("valid/"): v for k, v in rows[-1].items() if k.startswith("valid/")}
     return "\n".join(
         [
             metrics_table(values, f"validation after the last step ({spent_s:.0f} s in all):"),
-            f"learning curves: {workdir / CURVES_FILE}",
-            f"next: python tools/export_predictions.py --workdir {workdir} "
-            "--data test.bson --output submission.csv",
+            f"learning curves: {workdir / CURVES_FILE}; docs/guide/metrics.md explains the metrics",
+            f"next: {_next_command(config, workdir)}",
         ]
     )
+
+
+def _next_command(config: Config, workdir: Path) -> str:
+    """What to type to predict other products."""
+    predict = f"product-mil predict --workdir {workdir} --output submission.csv --data"
+    if config.data.train:
+        return f"{predict} test.bson"
+    return f"product-mil draw-sample --output drawn && {predict} drawn/products.bson"

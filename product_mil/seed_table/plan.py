@@ -41,7 +41,7 @@ SYSTEMS = (
 
 @dataclass(frozen=True)
 class TableOptions:
-    """What the user asks for, by the flags of tools/seed_table.py."""
+    """What the user asks for, by the flags of `product-mil seed-table`."""
 
     output: Path
     budget_minutes: float = 15.0
@@ -80,7 +80,7 @@ def plan(
     for name in options.systems:
         if name not in names:
             raise UserError(
-                f"--rungs {name}: there is no such system; choose of {', '.join(names)}"
+                f"--systems {name}: there is no such system; choose of {', '.join(names)}"
             )
     weights = _named_weights(options.weights)
     planned: dict[str, Planned] = {}

@@ -99,7 +99,7 @@ def values_of(leaf: Leaf) -> st.SearchStrategy[Any]:
 
 @pytest.mark.parametrize("name", leaves())
 def test_every_field_is_read_as_it_is_written(name: str) -> None:
-    @settings(max_examples=25, deadline=None, database=None)
+    @settings(max_examples=25)
     @given(value=values_of(leaves()[name]))
     def round_trip(value: Any) -> None:
         config, errors = override(Config(), [(name, as_text(value))])

@@ -3,6 +3,8 @@ import pickle
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from product_mil.data.plan import SequentialPlan, ShuffledPlan, balanced_draws
 
@@ -104,6 +106,26 @@ def test_edges(num_images: list[int], shards: int, image_slots: int) -> None:
     check_epoch(shuffled, counts, 0)
     check_epoch(shuffled, counts, shuffled.num_steps)
     check_epoch(SequentialPlan(counts, shards=shards, image_slots=image_slots), counts, 0)
+
+
+@settings(max_examples=100)
+@given(
+    num_images=st.lists(st.integers(0, 9), min_size=1, max_size=200),
+    shards=st.integers(1, 5),
+    spare=st.integers(0, 30),
+    seed=st.integers(0, 2**32),
+)
+def test_a_plan_covers_each_product_once(
+    num_images: list[int], shards: int, spare: int, seed: int
+) -> None:
+    counts = np.asarray(num_images)
+    slots = max(num_images) + spare + 1
+    check_epoch(SequentialPlan(counts, shards=shards, image_slots=slots), counts, 0)
+    with_images = counts[counts > 0]
+    if len(with_images):
+        shuffled = ShuffledPlan(with_images, shards=shards, image_slots=slots, seed=seed)
+        for epoch in (0, 1, 7):
+            check_epoch(shuffled, with_images, epoch * shuffled.num_steps)
 
 
 def test_many_products_that_fill_badly_are_planned_fast() -> None:

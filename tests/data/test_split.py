@@ -1,14 +1,22 @@
+import collections
 import hashlib
 from pathlib import Path
 
 import bson
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
-from product_mil.data.duplicates import group_images, product_of_images
+from product_mil.data.duplicates import (
+    MAX_LINKING_PRODUCTS,
+    group_images,
+    product_of_images,
+)
 from product_mil.data.split import drop_images, shared_with, split_products
 from product_mil.errors import UserError
 from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
+from product_mil.sources.memory import catalogue_of as catalogue_in_memory
 
 
 def catalogue_of(
@@ -48,6 +56,46 @@ def test_no_image_is_on_both_sides_and_no_product_is_lost(tmp_path: Path) -> Non
     assert len(split.valid_rows) == 80
     assert len(split.popular_images) == 0
     assert shared_with(catalogue, split.train_rows, catalogue, split.valid_rows) == 0
+
+
+@settings(max_examples=150)
+@given(
+    products=st.lists(
+        st.tuples(
+            st.lists(st.integers(0, 99), max_size=4),  # images
+            st.integers(0, 19),  # id
+            st.integers(0, 2),  # category
+        ),
+        min_size=5,
+        max_size=50,
+    ),
+    valid_fraction=st.floats(0.1, 0.6),
+    seed=st.integers(0, 2**31),
+    max_products=st.integers(0, 60),
+)
+def test_a_split_keeps_components_together(
+    products: list[tuple[list[int], int, int]], valid_fraction: float, seed: int, max_products: int
+) -> None:
+    """Products of one image or one id are on one side, whatever links them to others."""
+    images, ids, categories = map(list, zip(*products, strict=True))
+    catalogue = catalogue_in_memory(
+        [[b"image %d" % image for image in shown] for shown in images],
+        product_id=ids,
+        category_id=categories,
+    )
+    split = split_products(
+        catalogue, valid_fraction=valid_fraction, seed=seed, max_products=max_products
+    )
+    train, valid = split.train_rows.tolist(), split.valid_rows.tolist()
+    rows = sorted(train + valid)
+    assert len(set(rows)) == len(rows) == min(max_products or len(images), len(images))
+    assert len(valid) <= round(valid_fraction * len(rows))
+    assert {categories[row] for row in valid} <= {categories[row] for row in train}
+    assert not {ids[row] for row in train} & {ids[row] for row in valid}
+    shown_by = collections.Counter(image for row in rows for image in set(images[row]))
+    linking = {image for image, count in shown_by.items() if count <= MAX_LINKING_PRODUCTS}
+    both = images_of(images, split.train_rows) & images_of(images, split.valid_rows)
+    assert not both & linking
 
 
 def test_num_linked_counts_the_products_of_components(tmp_path: Path) -> None:

@@ -1,6 +1,11 @@
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as arrays
 
 from product_mil.model.packing import Packing
 
@@ -36,6 +41,53 @@ def test_reductions_by_hand() -> None:
         np.testing.assert_allclose(function(PACKING, X), by_hand(reduce), atol=1e-6)
     counts = PACKING.image_counts()
     np.testing.assert_array_equal(counts, [[1, 2, 0, 3], [2, 1, 0, 0]])
+
+
+@jax.jit
+def everything(segment: jax.Array, x: jax.Array) -> Any:
+    packing = Packing(segment, POSITION, P)
+    found = {
+        "sum": packing.sum(x),
+        "mean": packing.mean(x),
+        "max": packing.max(x),
+        "log_mean_exp": packing.log_mean_exp(x),
+    }
+    return found, packing.softmax(x), packing.spread(found["max"])
+
+
+@settings(max_examples=100)
+@given(
+    segment=arrays.arrays(np.int32, (2, 6), elements=st.integers(0, P)),
+    x=arrays.arrays(np.float32, (2, 6, 3), elements=st.floats(-50, 50, width=32)),
+)
+def test_any_packing_equals_numpy(segment: np.ndarray, x: np.ndarray) -> None:
+    """Products in any slots, interleaved, empty, or none at all; padding counts for nothing."""
+    packed = np.where((segment == P)[..., None], np.float32(np.nan), x)
+    found, softmax, spread = jax.tree.map(np.asarray, everything(segment, packed))
+    for shard in range(2):
+        for product in range(P):
+            mine = segment[shard] == product
+            own = x[shard][mine].astype(np.float64)
+            exp = np.exp(own)
+            wanted = (
+                {
+                    "sum": own.sum(0),
+                    "mean": own.mean(0),
+                    "max": own.max(0),
+                    "log_mean_exp": np.log(exp.mean(0)),
+                }
+                if len(own)
+                else dict.fromkeys(found, np.zeros(3))
+            )
+            for name, value in wanted.items():
+                np.testing.assert_allclose(
+                    found[name][shard, product], value, rtol=1e-4, atol=1e-4, err_msg=name
+                )
+            np.testing.assert_allclose(
+                softmax[shard][mine], exp / np.maximum(exp.sum(0), 1e-300), atol=1e-5
+            )
+            assert (spread[shard][mine] == found["max"][shard, product]).all()
+    assert (softmax[segment == P] == 0).all()
 
 
 def test_softmax_by_hand() -> None:

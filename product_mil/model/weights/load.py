@@ -77,7 +77,7 @@ def load_weights(module: nnx.Module, spec: BackboneSpec, path: Path) -> LoadedWe
         pairing = pair(found, layers, module, spec.embedding_dim)
         if pairing.faults:
             raise UserError(
-                f"{path}: not the weights of {spec.name} (tools/inspect_weights.py says whose "
+                f"{path}: not the weights of {spec.name} (product-mil inspect-weights says whose "
                 f"they are); {pairing.faults}"
             )
         values, broken = _read_values(pairing)

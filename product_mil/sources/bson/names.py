@@ -80,7 +80,12 @@ def _matches(text: str) -> list[Path]:
     """The file of this name, or the files that fit a pattern."""
     path = _path(text)
     if path.is_dir():
-        raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
+        if any(path.glob("*.bson")):
+            raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
+        raise UserError(
+            f"{path} is a directory without .bson files; docs/guide/own-data.md shows how to make "
+            "one of a folder of images, docs/guide/python.md how to classify images without one"
+        )
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path} is a link to {path.readlink()}, which is not there")
     if path.exists():

@@ -5,6 +5,7 @@ import random
 import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import bson
@@ -12,6 +13,8 @@ import numpy as np
 import pytest
 import xxhash
 from bson import Int64
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
@@ -119,16 +122,64 @@ def test_lanes_equal_the_walker_whatever_the_bytes(
     path = tmp_path / "a.bson"
     path.write_bytes(b"".join(records))
     fast = read(path)
-    monkeypatch.setattr(
+    without_lanes(monkeypatch)
+    slow = read(path)
+    assert sum(len(rows.faults) for rows in slow) > 50
+    assert_equal_rows(fast, slow)
+
+
+def without_lanes(patch: pytest.MonkeyPatch) -> None:
+    """Every record is walked by itself."""
+    patch.setattr(
         scan,
         "parse_lanes",
         lambda buffer, start, stop: (*(np.zeros(len(start), np.int64) for _ in range(3)), []),
     )
-    slow = read(path)
-    assert sum(len(rows.faults) for rows in slow) > 50
+
+
+def assert_equal_rows(fast: list[scan.Rows], slow: list[scan.Rows]) -> None:
     for a, b in zip(fast, slow, strict=True):
         for name in scan.Rows._fields:
             np.testing.assert_array_equal(getattr(a, name), getattr(b, name), err_msg=name)
+
+
+INTS = st.integers(-(2**31), 2**31 - 1) | st.integers(-(2**63), 2**63 - 1).map(Int64)
+IMAGES = st.lists(
+    st.binary(max_size=40).map(lambda data: {"picture": data}), min_size=1, max_size=5
+)
+USUAL = st.fixed_dictionaries({"_id": INTS, "category_id": INTS, "imgs": IMAGES})
+ODD = st.fixed_dictionaries(
+    {"_id": INTS | st.floats()},
+    optional={"category_id": INTS | st.floats() | st.none() | st.text(), "imgs": IMAGES},
+)
+# Where, before the end of the dump or beyond; how many bytes are taken out, and what is put in.
+DAMAGES = st.one_of(
+    st.tuples(st.integers(0, 400), st.just(1), st.sampled_from([b"\0", b"\1", b"\5", b"\x10"])),
+    st.tuples(st.integers(0, 400), st.integers(0, 60), st.binary(max_size=8)),
+)
+
+
+@settings(max_examples=300)
+@given(
+    products=st.lists(USUAL | ODD, min_size=1, max_size=12),
+    damages=st.lists(DAMAGES, max_size=4),
+)
+def test_the_fast_scan_equals_the_plain_one_on_any_bytes(
+    products: list[Product], damages: list[tuple[int, int, bytes]]
+) -> None:
+    """Whole records, lost and inserted bytes, destroyed lengths: the same rows, and all bytes."""
+    data = b"".join(map(bson.encode, products))
+    for at, lost, inserted in damages:
+        at %= len(data) or 1  # noqa: PLW2901
+        data = data[:at] + inserted + data[at + lost :]
+    with tempfile.TemporaryFile(buffering=0) as file:
+        file.write(data)
+        fast = list(scan.scan(file, len(data), hash_images=True))
+        with pytest.MonkeyPatch.context() as patch:
+            without_lanes(patch)
+            slow = list(scan.scan(file, len(data), hash_images=True))
+    assert_equal_rows(fast, slow)
+    assert sum(rows.num_bytes for rows in fast) == len(data)
 
 
 @pytest.mark.parametrize("chunk_bytes", [1, 50, 333, 5000])
@@ -524,7 +575,7 @@ def test_a_file_that_shrinks_while_it_is_read_is_refused(
     [
         ("none.bson", "no such file"),
         ("", "no such file"),
-        (".", "is a directory: name its files"),
+        (".", r"is a directory without \.bson files; .* how to classify images without one"),
         ("x" * 300 + ".bson", "cannot look for .* File name too long"),
     ],
 )
@@ -533,6 +584,9 @@ def test_a_wrong_path_takes_one_line(tmp_path: Path, name: str, message: str) ->
     with pytest.raises(UserError, match=message) as error:
         open_catalogue(path)
     assert "\n" not in str(error.value)
+    (tmp_path / "there.bson").touch()
+    with pytest.raises(UserError, match="is a directory: name its files"):
+        open_catalogue(str(tmp_path))
     with pytest.raises(UserError, match="cannot look for ~nobody-here/a"):
         open_catalogue("~nobody-here/a.bson")
 
