@@ -78,9 +78,9 @@ def test_equal_predictions_print_alike(classifier: Classifier, products: list[li
     assert list(map(repr, once)) == list(map(repr, again))
     assert once[0] != once[1]
     assert len({*once, *again}) == len(set(once))  # can be hashed
-    told = once[6].to_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert told == {
+    found = once[6].to_dict()
+    assert json.loads(json.dumps(found)) == found
+    assert found == {
         "category_ids": list(once[6].category_ids),
         "names": [list(path) for path in once[6].names],
         "probabilities": list(once[6].probabilities),

@@ -219,7 +219,7 @@ def test_pairs_with_the_better_first() -> None:
     assert [(row.better, row.worse, row.change.fixed, row.change.broke) for row in found] == [
         ("joint", "averaged/vote", 70, 20.5),
         ("joint", "averaged", 70, 20.5),
-        ("averaged/vote", "averaged", 20.5, 70),  # told as averaged minus the rule
+        ("averaged/vote", "averaged", 20.5, 70),  # stored as averaged minus the rule
     ]
     assert [row.change.value for row in found] == pytest.approx([0.05, 0.1, 0.05])
     assert found[2].change.ci95 == pytest.approx((0.03, 0.06))

@@ -74,13 +74,13 @@ def test_mistakes_are_listed_by_line(model, top, tmp_path):
     path.write_text("category_id,imagenet_class\n30,1000\n11,7\n10,x\n20,1\n20,2\n")
     with pytest.raises(UserError) as error:
         initialise_head(model, str(path), IDS, top, 0)
-    for told in (
+    for message in (
         "line 2: imagenet_class 1000",
         "line 3: no category 11",
         "line 4: expected",
         "line 6: category 20 again",
     ):
-        assert told in str(error.value)
+        assert message in str(error.value)
     with pytest.raises(UserError, match="the weights have no ImageNet top"):
         initialise_head(model, str(path), IDS, None, 0)
     path.write_text("id\n")
