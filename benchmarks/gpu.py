@@ -21,9 +21,9 @@ hangs leaves the others; the file is written anew after each row:
 - batches: Inception V3 by batch size
 - layouts: convolutions of Inception V3 as NHWC and as NCHW
 
-What no time was left for is told; `--parts` runs it (after the ceilings, which all else is measured
-by), and `--directory` keeps compiled programs and drawn data for it. At the end the targets stand
-beside what was found. `--smoke` runs it all on a CPU in small.
+Parts for which no time was left are named; `--parts` runs them (after the ceilings, by which all
+else is measured), and `--directory` keeps compiled programs and drawn data for them. At the end,
+the targets stand beside the results. `--smoke` runs everything on a CPU, with small sizes.
 """
 
 import argparse

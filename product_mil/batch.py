@@ -1,9 +1,10 @@
-"""What travels from the loader to the device, and the names of its dimensions.
+"""Packed batches, which the loader sends to the devices, and the names of their dimensions.
 
-S shards, n image slots a shard, p product slots a shard, h w pixels, d embedding, k classes.
-A product never crosses a shard. Image slot j of a shard belongs to product slot `segment[j]`;
-padding has segment p, a slot of its own that is sliced off after pooling, so what its pixels
-hold can change nothing. The arrays are NumPy's on the host and JAX's on devices.
+The dimensions are S shards, n image slots and p product slots in each shard, h x w pixels, d
+numbers of an embedding, and k classes. All images of a product are in one shard. Image slot j of a
+shard belongs to product slot `segment[j]`. Padding has segment p, an extra slot that is cut off
+after pooling, so the pixels of padding change no result. Arrays are NumPy arrays on the host and
+JAX arrays on devices.
 """
 
 from typing import Any, NamedTuple
@@ -12,7 +13,7 @@ from jaxtyping import Bool, Float, Int32, UInt8
 
 
 class Slots(NamedTuple):
-    """Who sits where in a packed batch: integers only, known before any pixel is read."""
+    """Which product each image slot belongs to. It is known before any pixel is read."""
 
     segment: Int32[Any, "S n"]  # product slot of each image; p marks padding
     image_index: Int32[Any, "S n"]  # index of the image within its product, from 0
@@ -25,14 +26,14 @@ class Slots(NamedTuple):
 
 
 class PackedBatch(NamedTuple):
-    """Images with their slots."""
+    """Pixels of images, with their slots."""
 
     images: UInt8[Any, "S n h w 3"]
     slots: Slots
 
 
 class EmbeddedBatch(NamedTuple):
-    """The same batch after a frozen backbone: embeddings take the place of pixels."""
+    """A batch that has embeddings of a frozen backbone in place of pixels."""
 
     embeddings: Float[Any, "S n d"]
     slots: Slots
@@ -42,7 +43,7 @@ Batch = PackedBatch | EmbeddedBatch  # what a model takes
 
 
 class SizedBatch(NamedTuple):
-    """The same images at several sizes, for models that differ in them."""
+    """A batch that has its images at several sizes, for models with different input sizes."""
 
     images: tuple[UInt8[Any, "S n h w 3"], ...]
     slots: Slots

@@ -1,4 +1,4 @@
-"""What ends the work before its result: errors of use, and requests to stop."""
+"""Exceptions that end the work early: errors that a user can correct, and requests to stop."""
 
 import errno
 import signal
@@ -6,14 +6,17 @@ from pathlib import Path
 
 
 class UserError(Exception):
-    """Something a user can put right; the message names the file or field and the next step."""
+    """An error that the user can correct. Its message names the file or field and what to do."""
 
 
 class Interrupted(Exception):
-    """A run was asked to stop and has saved its state; the message is a line for people."""
+    """A run was asked to stop, and has saved its state. Its message is a line for people."""
 
     def __init__(self, where: str, number: int = signal.SIGTERM) -> None:
-        """`where` says where it stopped, `number` which signal asked; a deadline is SIGTERM."""
+        """`where` says at which point the run stopped, and `number` which signal asked for it.
+
+        A run that stops at its deadline has SIGTERM.
+        """
         super().__init__(where, number)
         self.where, self.signal = where, number
 
@@ -22,7 +25,7 @@ class Interrupted(Exception):
 
 
 def refuse_too_many_open_files(error: OSError, path: Path) -> None:
-    """Raise `UserError` where that is what `error` says: it is no fault of the file."""
+    """Raise `UserError` if `error` says that too many files are open; the file is not at fault."""
     if error.errno in (errno.EMFILE, errno.ENFILE):
         raise UserError(
             f"too many open files at {path}: give fewer, larger ones (BSON files can be joined by "

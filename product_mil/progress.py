@@ -14,7 +14,7 @@ LOG_EVERY_S = 30.0
 class Progress:
     """Counts units of work that are done; as a context manager it shows them.
 
-    Where standard error is a terminal, a bar moves on it. Elsewhere the logger gets a line every
+    If standard error is a terminal, a bar moves on it. Otherwise the logger gets a line every
     `LOG_EVERY_S` seconds, with the time that is left.
     """
 

@@ -1,22 +1,22 @@
-"""How quantities and tables are written for people."""
+"""Durations and tables as text for people."""
 
 from collections.abc import Iterable, Sequence
 
 
 def duration(seconds: float) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
+    """A duration in seconds, minutes or hours, whichever reads best."""
     if seconds >= 3600:
         return f"{seconds / 3600:.1f} h"
     return f"{seconds / 60:.0f} min" if seconds >= 120 else f"{seconds:.0f} s"
 
 
 def table(rows: Iterable[Sequence[str]], columns: Sequence[str], gap: str = "  ") -> list[str]:
-    """The lines of a table, its columns as wide as their longest cells.
+    """The lines of a table whose columns are as wide as their longest cells.
 
     Args:
-        rows: a cell for each column; the first row may be the heads.
-        columns: how each is aligned, and how wide it is at least: `<` or `>22`, say.
-        gap: what stands between columns.
+        rows: rows of cells; the first row may hold the headings.
+        columns: the alignment of each column and its least width, such as `<` or `>22`.
+        gap: the text between columns.
     """
     rows = list(rows)
     aligned = [

@@ -247,8 +247,8 @@ def check(hard: HardFile, submission: Path) -> tuple[list[str], list[str]]:
         have_row = [number for number in ids if rows[number] == 1]
         in_list = [number for number in ids if number in named]
         expected = hard.expected[ids[0]]
-        told = len(in_list) if expected.has_row else "*"
-        lines.append(f"{kind:32}{len(ids):8}{told:>8}{len(have_row):11}")
+        listed = len(in_list) if expected.has_row else "*"
+        lines.append(f"{kind:32}{len(ids):8}{listed:>8}{len(have_row):11}")
         if expected.has_row and len(have_row) != len(ids):
             wrong.append(f"{kind}: {len(ids) - len(have_row)} products have no row")
         if expected.has_row and len(in_list) != (len(ids) if expected.listed else 0):

@@ -87,9 +87,9 @@ def exported_against_keras(name: str, data: str, count: int) -> str:
         batches = np.array_split(scaled, max(len(pixels) // 8, 1))
         wanted = np.concatenate([np.asarray(embed(batch)) for batch in batches])
         alone = np.concatenate([np.asarray(embed(image[None])) for image in scaled])
-    told = f"{name}: random weights, {len(found)} photos exported at 180 px"
+    line = f"{name}: random weights, {len(found)} photos exported at 180 px"
     itself = f"Keras with itself, photo by photo: {relative(alone, wanted):.1e}"
-    return f"{told}: {relative(found, wanted):.1e}; {itself}"
+    return f"{line}: {relative(found, wanted):.1e}; {itself}"
 
 
 def published_against_keras(data: str, weights: str, count: int) -> None:

@@ -30,7 +30,7 @@ try:
 except ImportError as error:
     raise SystemExit(f"{error}; pip install torch timm torchvision") from None
 
-NETS = {  # the same architecture elsewhere
+NETS = {  # the same architecture in PyTorch packages
     "convnext_tiny": ("timm convnext_tiny", "torchvision convnext_tiny"),
     "efficientnet_lite0": ("timm tf_efficientnet_lite0", "packaged tf_efficientnet_lite0"),
     "efficientnet_v2_s": ("timm tf_efficientnetv2_s",),
@@ -98,8 +98,8 @@ def compare(name: str, other: str, size_px: int) -> str:
     logits = embedding @ loaded.top.kernel + loaded.top.bias
     difference = np.abs(logits - wanted).max() / np.abs(wanted).max()
     between = np.abs(wanted[0] - wanted[1]).max() / np.abs(wanted).max()
-    told = f"{name}, {other}, {size_px} px: logits {difference:.1e}"
-    return f"{told} ({between:.1e} between two images)"
+    line = f"{name}, {other}, {size_px} px: logits {difference:.1e}"
+    return f"{line} ({between:.1e} between two images)"
 
 
 def main() -> None:

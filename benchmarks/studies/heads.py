@@ -126,8 +126,8 @@ def row_of(
             100 * (own.value[0] - theirs.value[0]),
             100 * (own.resampled[:, 0] - theirs.resampled[:, 0]),
         )
-        told = f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
-        row[f"- {rival}, points"] = "" if rival == name else told
+        text = f"{gap.value:+.1f} ({gap.low:+.1f} to {gap.high:+.1f})"
+        row[f"- {rival}, points"] = "" if rival == name else text
     attention = [answers.attention for answers in seeds if answers.attention is not None]
     row["attention agree / disagree"] = (
         " / ".join(f"{share:.2f}" for share in np.mean(attention, 0)) if attention else ""

@@ -80,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     if configs:
         child = Child(one_run.__name__, tuple(map(str, args.imports)))
         runs |= train_rivals(configs, args.seeds, args.output / "runs", child)
-    contest = gather(
+    gathered = gather(
         runs,
         files,
         args.data,
@@ -88,8 +88,8 @@ def main(argv: list[str] | None = None) -> None:
         images_per_batch=args.images_per_batch,
         reference=args.reference,
     )
-    report = publish(contest, runs, files, args.data, args.output, checkpoint=args.checkpoint)
-    remarks = [*contest.warnings, *contest.notes]
+    report = publish(gathered, runs, files, args.data, args.output, checkpoint=args.checkpoint)
+    remarks = [*gathered.warnings, *gathered.notes]
     print(terminal_table(report), table_by_num_images(report), sep="\n\n", end="\n\n")
     print("".join(f"note: {remark}\n" for remark in remarks), end="")
     print(verdict(report))

@@ -22,7 +22,7 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
 
     What the library logs is shown: warnings on standard error, the rest on standard output. A
     `UserError` is one line on standard error, and status 2. A run that was asked to stop says where
-    it stopped, Ctrl-C elsewhere is one line, and the status is 128 + the signal's number.
+    it stopped, any other Ctrl-C is one line, and the status is 128 + the signal's number.
 
     Standard output and error may be closed, full or gone at any moment: what is written there is
     lost from then on, and the work goes on. Only where `prints_result` says that the result itself

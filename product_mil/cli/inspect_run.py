@@ -84,8 +84,8 @@ def lines_of(found: dict[str, Any], rows: int) -> list[str]:
 
 def _side(row: dict[str, Any], name: str) -> str:
     share = row[f"attention_of_{name}"]
-    told = "-" if share is None else f"{share:.2f}"
-    return f"{told:>8} ({row[name]:>7} images)"
+    shown = "-" if share is None else f"{share:.2f}"
+    return f"{shown:>8} ({row[name]:>7} images)"
 
 
 def _relevance_lines(relevance: list[dict[str, Any]], rows: int) -> list[str]:

@@ -1,4 +1,4 @@
-"""One of several runs that train side by side: what its process does, told on standard input."""
+"""The process of one of several runs side by side, which reads its run from standard input."""
 
 import json
 import os
@@ -20,9 +20,9 @@ def main() -> None:
     The input stays open as long as whoever started this lives; when it closes, the run saves and
     stops.
     """
-    told = json.loads(sys.stdin.buffer.readline())
-    if told["cores"]:
-        os.sched_setaffinity(0, told["cores"])  # before XLA counts them
+    request = json.loads(sys.stdin.buffer.readline())
+    if request["cores"]:
+        os.sched_setaffinity(0, request["cores"])  # before XLA counts them
     threading.Thread(target=_stop_with_parent, daemon=True).start()
 
     from product_mil.config import config_from_dict, load_config
@@ -30,11 +30,11 @@ def main() -> None:
     from product_mil.runs.run import run
 
     configure_jax()
-    for path in told["imports"]:
+    for path in request["imports"]:
         import_file(Path(path))
-    if told["spec"]:
-        load_config(told["spec"])
-    run(config_from_dict(told["config"]), Path(told["workdir"]))
+    if request["spec"]:
+        load_config(request["spec"])
+    run(config_from_dict(request["config"]), Path(request["workdir"]))
 
 
 def _stop_with_parent() -> None:

@@ -4,10 +4,10 @@ r"""Every system of the seed report in one table: from the prior to the joint mo
     product-mil seed-table --output table --budget_minutes 60 --data train.bson \
         --valid valid.bson --categories category_names.csv --weights mobilenet_v2=FILE
 
-Trains each rung within its share of the budget and writes seed_table.txt, .csv and .png. A rung
-that does not fit into its share is shortened, its schedule too. Time that a rung leaves over goes
+Trains each system within its share of the budget and writes seed_table.txt, .csv and .png. A system
+that does not fit into its share is shortened, its schedule too. Time that a system leaves over goes
 to the later ones, then to those that had too little. Kill it whenever you like: the same command
-goes on. A rung whose weights are not at hand runs on another net instead.
+goes on. A system whose weights are not at hand runs on another net instead.
 """
 
 from product_mil.cli.console import command
@@ -19,7 +19,7 @@ from product_mil.sources.bson.names import dump_files
 
 @command()
 def main(argv: list[str] | None = None) -> None:
-    """Parse the arguments, train what is not trained yet, write the table after every rung."""
+    """Parse the arguments, train what is not trained yet, write the table after every system."""
     parser = CommandParser("seed-table", __doc__)
     parser.add_argument(
         "--output", type=user_path, required=True, metavar="DIR", help="for the table and the runs"
@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
         help="ImageNet weights at hand, such as mobilenet_v2=FILE.h5 or xception=imagenet",
     )
     parser.add_argument(
-        "--rungs", nargs="+", default=[], metavar="NAME", help="only these rungs of the ladder"
+        "--systems", "--rungs", nargs="+", default=[], metavar="NAME", help="only these systems"
     )
     args, flags = parser.parse_known_args(argv)
     for flag in flags:
@@ -54,14 +54,14 @@ def main(argv: list[str] | None = None) -> None:
         dump_files(args.test)  # it is read last
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.seed_table.climb import climb
-    from product_mil.seed_table.plan import Ladder, plan
+    from product_mil.seed_table.plan import TableOptions, plan
     from product_mil.seed_table.table import TABLE, TEXT_FILE
+    from product_mil.seed_table.train_systems import train_systems
 
     check_output(args.output, TABLE)
     configure_jax()
-    ladder = Ladder(**vars(args))
+    options = TableOptions(**vars(args))
     fields = [flag.removeprefix("--config.").partition("=") for flag in flags]
-    planned, left_out = plan(ladder, [(name, value) for name, _, value in fields])
-    climb(planned, left_out, ladder)
+    planned, left_out = plan(options, [(name, value) for name, _, value in fields])
+    train_systems(planned, left_out, options)
     print((args.output / TEXT_FILE).read_text(encoding="utf-8"))

@@ -1,4 +1,4 @@
-"""What is asked and what a run answers: columns over products, whatever they were made from."""
+"""Labelled products and a model's answers to them, as columns over products."""
 
 from dataclasses import dataclass, fields, replace
 from typing import Any, TypeVar
@@ -48,7 +48,7 @@ Columns = TypeVar("Columns", Questions, Answers)
 
 
 def take(columns: Columns, rows: Int64[np.ndarray, " r"]) -> Columns:
-    """The same of some products."""
+    """The columns of the products in these rows, in their order."""
     chosen: dict[str, Any] = {}
     for field in fields(columns):
         value = getattr(columns, field.name)
@@ -57,10 +57,10 @@ def take(columns: Columns, rows: Int64[np.ndarray, " r"]) -> Columns:
 
 
 @dataclass(frozen=True, eq=False)
-class Contestant:
-    """A variant with the answers of each of its seeds."""
+class Entry:
+    """One row of a comparison: a variant or one of its rules, with the answers of each seed."""
 
     name: str
     seeds: tuple[Answers, ...]
     how: str  # in words: its pooling, or its rule
-    rule_of: str | None = None  # the run whose images' probabilities this one fuses otherwise
+    rule_of: str | None = None  # a rule fuses the probabilities of this run's images in another way

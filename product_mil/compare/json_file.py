@@ -1,4 +1,4 @@
-"""`comparison.json`: a report for programs, with plain numbers and no NaN."""
+"""`comparison.json`: the report for programs, with plain numbers and no NaN."""
 
 import json
 from collections.abc import Mapping
@@ -31,7 +31,7 @@ def report_json(report: Report) -> str:
 
 
 def report_values(report: Report) -> dict[str, Any]:
-    """All of a report as JSON values."""
+    """A report as JSON values."""
     control = report.control
     return comparison_values(report.comparison) | {
         "headline": list(report.headline),
@@ -50,7 +50,7 @@ def report_values(report: Report) -> dict[str, Any]:
 
 
 def comparison_values(comparison: Comparison) -> dict[str, Any]:
-    """Its figures alone."""
+    """The figures of a comparison as JSON values."""
     runs, rules = (
         {one.name: _scores(one) for one in comparison.scores if (one.rule_of is None) == are_runs}
         for are_runs in (True, False)

@@ -1,4 +1,4 @@
-"""From answers to the published comparison: every figure, the page, the plots and the JSON file."""
+"""Write a comparison: compute every figure, and write the page, the plots and the JSON file."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from product_mil.compare.gather.gather import Contest
+from product_mil.compare.gather.gather import Gathered
 from product_mil.compare.gather.sources import file_details, run_details
 from product_mil.compare.json_file import JSON_FILE, report_json
 from product_mil.compare.page.figures import draw_all
@@ -26,7 +26,7 @@ PAGE_FILE = "index.html"
 
 
 def publish(
-    contest: Contest,
+    gathered: Gathered,
     runs: Mapping[str, Sequence[Path]],
     files: Mapping[str, Sequence[Path]],
     data: str | None,
@@ -36,39 +36,39 @@ def publish(
 ) -> Report:
     """Compute everything and write it to the directory `output`, whole or not at all.
 
-    The other arguments are those that `gather` took.
+    `runs`, `files`, `data` and `checkpoint` are those that `gather` took.
 
     Raises:
         UserError: the directory cannot be written.
     """
-    a, b = contest.headline
-    by_name = {contestant.name: contestant for contestant in contest.contestants}
-    comparison = compare(contest.questions, contest.contestants, contest.pairs, contest.categories)
+    a, b = gathered.headline
+    by_name = {entry.name: entry for entry in gathered.entries}
+    comparison = compare(gathered.questions, gathered.entries, gathered.pairs, gathered.categories)
     answers = {name: by_name[name].seeds[0] for name in (a, b)}
-    selection = select(contest.questions, answers[a], answers[b], contest.categories)
+    selection = select(gathered.questions, answers[a], answers[b], gathered.categories)
     details = {
-        name: _details(name, contest, selection, runs, files, data, checkpoint) for name in (a, b)
+        name: _details(name, gathered, selection, runs, files, data, checkpoint) for name in (a, b)
     }
     gallery = cards(
-        contest.questions,
+        gathered.questions,
         selection,
         details,
         answers,
-        contest.categories,
-        contest.catalogue,
-        contest.data_rows,
+        gathered.categories,
+        gathered.catalogue,
+        gathered.data_rows,
     )
     report = Report(
         comparison=comparison,
         headline=(a, b),
-        control=control(contest.questions, by_name[a], by_name[b], comparison.difference(a, b)),
+        control=control(gathered.questions, by_name[a], by_name[b], comparison.difference(a, b)),
         data=data,
-        differing_fields=contest.differing_fields,
-        like_for_like=bool(contest.differing_fields)
-        and not unfair_fields(contest.differing_fields),
-        notes=contest.notes,
-        warnings=contest.warnings,
-        gallery=_note(contest, selection, details, len(gallery["cards"])),
+        differing_fields=gathered.differing_fields,
+        like_for_like=bool(gathered.differing_fields)
+        and not unfair_fields(gathered.differing_fields),
+        notes=gathered.notes,
+        warnings=gathered.warnings,
+        gallery=_note(gathered, selection, details, len(gallery["cards"])),
         version=__version__,
         date=datetime.now(UTC).date().isoformat(),
     )
@@ -77,7 +77,9 @@ def publish(
         drawn.append(comparison.of(b))
     try:
         with draft_directory(output) as draft:
-            plots, confused = draw_all(contest.questions, answers, contest.categories, drawn, draft)
+            plots, confused = draw_all(
+                gathered.questions, answers, gathered.categories, drawn, draft
+            )
             text = page(report, plots=plots, confusions=confused, gallery=gallery)
             write_text(draft / PAGE_FILE, text)
             write_text(draft / JSON_FILE, report_json(report))
@@ -88,36 +90,36 @@ def publish(
 
 def _details(
     name: str,
-    contest: Contest,
+    gathered: Gathered,
     selection: Selection,
     runs: Mapping[str, Sequence[Path]],
     files: Mapping[str, Sequence[Path]],
     data: str | None,
     checkpoint: Literal["last", "best"],
 ) -> list[Detail] | None:
-    """What the first seed of a contestant says of the products to be shown."""
+    """What the first seed of an entry says of the products in the gallery."""
     if name in files:
-        return file_details(files[name][0], contest.questions.product_id[selection.rows])
+        return file_details(files[name][0], gathered.questions.product_id[selection.rows])
     assert data is not None
-    assert contest.data_rows is not None
+    assert gathered.data_rows is not None
     if not len(selection.rows):
         return []
-    rows = contest.data_rows[selection.rows]
+    rows = gathered.data_rows[selection.rows]
     variant, _, rule = name.partition("/")
     found = run_details(runs[variant][0], checkpoint, data, rows)
-    # A rule has the images' guesses of its run, and an answer of its own.
+    # A rule shares the guesses for single images with its run, but its answer differs.
     return [dataclasses.replace(detail, top=[]) for detail in found] if rule else found
 
 
 def _note(
-    contest: Contest,
+    gathered: Gathered,
     selection: Selection,
     details: Mapping[str, Sequence[Detail] | None],
     shown: int,
 ) -> GalleryNote:
-    """Whose guesses and attention stand under the images, and a remark on them."""
-    a, b = contest.headline
-    has_images = contest.catalogue is not None
+    """What the page says of its gallery: numbers of products, and what stands under the images."""
+    a, b = gathered.headline
+    has_images = gathered.catalogue is not None
     listed = details[a] or []
     even = all(
         np.allclose(list(d.attention.values()), 1 / len(d.attention)) for d in listed if d.attention

@@ -1,4 +1,4 @@
-"""A comparison and all that is said besides its figures."""
+"""A comparison with everything that is reported besides its figures."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from product_mil.compare.statistics.results import Comparison, Control, Differen
 
 @dataclass(frozen=True)
 class GalleryNote:
-    """What the page says of its gallery."""
+    """What the page says about its gallery."""
 
     shown: int  # products
-    total: int  # that only one of the headline's two gets right
+    total: int  # products that only one of the headline's two gets right
     fixed: int
     broke: int
     alone_by: str | None  # whose guesses stand under the images
@@ -22,7 +22,7 @@ class GalleryNote:
 
 @dataclass(frozen=True)
 class Report:
-    """What the page and `comparison.json` say."""
+    """Everything that the page and `comparison.json` report."""
 
     comparison: Comparison
     headline: tuple[str, str]  # the two that matter most, a and b
@@ -38,12 +38,12 @@ class Report:
 
     @property
     def difference(self) -> Difference:
-        """That of the headline."""
+        """The difference between the headline's two entries."""
         return self.comparison.difference(*self.headline)
 
     @property
     def temperature_hurts(self) -> bool:
-        """Whether fitting it makes the likelihood of every run worse."""
+        """Whether the fitted temperature makes the likelihood of every run worse."""
         found = [(run.metrics.get("calibrated_nll"), run.metrics.get("nll"))
                  for run in self.comparison.runs]  # fmt: skip
         return all(

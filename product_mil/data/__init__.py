@@ -1,1 +1,1 @@
-"""From BSON files to packed batches of pixels; nothing here uses JAX arrays."""
+"""From a catalogue to packed batches, in NumPy arrays alone."""

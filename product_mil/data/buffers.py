@@ -1,4 +1,4 @@
-"""Arrays that are used again: fresh memory costs a page fault every 4 KiB when it is written."""
+"""Arrays whose memory is used again, since writing to new memory costs a page fault every 4 KiB."""
 
 import mmap
 import os
@@ -15,10 +15,10 @@ Allocate = Callable[[tuple[int, ...], Any], np.ndarray]
 
 
 class BufferPool:
-    """Arrays of one shape and type; one is given out again once nothing refers to it any more.
+    """Arrays of one shape and type, each of which is used again when nothing refers to it any more.
 
-    Whoever holds an array, or a view of it, or a JAX array that shares its memory or still copies
-    from it, holds a reference to what owns the memory, and so keeps it from being overwritten.
+    An array, a view of it, and a JAX array that shares its memory or is copying from it all hold a
+    reference to the owner of the memory, so memory in use is never overwritten.
     """
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, allocate: Allocate = np.empty) -> None:
@@ -28,7 +28,7 @@ class BufferPool:
         self._lock = threading.Lock()
 
     def take(self) -> np.ndarray:
-        """An array with any contents; may be called from several threads."""
+        """An array with arbitrary contents. Several threads may call this."""
         with self._lock:
             for i in range(len(self._owners)):
                 if self._references(i) == self._free_references:
@@ -38,7 +38,7 @@ class BufferPool:
             return self._owners[-1].view()
 
     def __len__(self) -> int:
-        """Arrays made so far."""
+        """The number of arrays made so far."""
         return len(self._owners)
 
     def _references(self, i: int) -> int:
@@ -46,30 +46,30 @@ class BufferPool:
 
 
 class Region(NamedTuple):
-    """A part of a file in memory."""
+    """A part of a file that is in memory."""
 
     offset_bytes: int
     used_bytes: int
 
     @property
     def size_bytes(self) -> int:
-        """Whole pages."""
+        """The size of the region in whole pages."""
         return -(-self.used_bytes // mmap.ALLOCATIONGRANULARITY) * mmap.ALLOCATIONGRANULARITY
 
     def map(self, descriptor: int) -> mmap.mmap:
-        """Memory of this process that is the region; all its pages at once, where that is known."""
+        """Map the region into this process; where the system can, all its pages at once."""
         flags = mmap.MAP_SHARED | getattr(mmap, "MAP_POPULATE", 0)
         return mmap.mmap(descriptor, self.size_bytes, flags, offset=self.offset_bytes)
 
 
 class SharedMemory:
-    """Arrays in a file in memory, which processes that have its descriptor can map too.
+    """Arrays in a file in memory, which other processes with its descriptor can map too.
 
-    The file has no name: it ends with the last process that has it, however that ends.
+    The file has no name, so it disappears with the last process that has it open.
     """
 
     def __init__(self) -> None:
-        """Raises AttributeError or OSError where the system has no such files."""
+        """Make the file; raises AttributeError or OSError if the system has no such files."""
         self.descriptor = os.memfd_create("product_mil")
         self._end_bytes = 0
         self._regions: dict[int, Region] = {}  # by address
@@ -77,7 +77,7 @@ class SharedMemory:
         self._lock = threading.Lock()
 
     def empty(self, shape: tuple[int, ...], dtype: Any) -> np.ndarray:
-        """An array with any contents, in memory that is used again once nothing refers to it."""
+        """An array with arbitrary contents. Its memory is used again when nothing refers to it."""
         num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
         with self._lock:
             free = self._free[num_bytes]
@@ -88,9 +88,10 @@ class SharedMemory:
         return array
 
     def region_of(self, array: np.ndarray) -> Region:
-        """Where the array lies that `empty` made, or a view of all of it.
+        """The region of an array from `empty`, or of a view of the whole of it.
 
-        Raises KeyError for another array.
+        Raises:
+            KeyError: the array comes from somewhere else.
         """
         return self._regions[array.ctypes.data]
 

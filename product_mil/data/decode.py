@@ -1,4 +1,4 @@
-"""From the bytes of one picture to RGB pixels of the size that the model takes."""
+"""Decode the bytes of images to RGB pixels of the size that the model takes."""
 
 import functools
 import io
@@ -18,15 +18,15 @@ from product_mil.data.jpeg_end import with_end
 from product_mil.files.foreign import AVIF, kind_of_bytes
 from product_mil.sources.catalogue import Unread
 
-# 64 megapixels: larger than any product photo, and 200 MB once decoded.
+# 64 megapixels: larger than any image of a product, and 200 MB when decoded.
 MAX_PIXELS = 64_000_000
 MAX_BYTES = 64 * 1024 * 1024
-# What shops and dumps hold. Pillow knows many more; among them are parsers that start programs.
+# The formats of shops and dumps. Some of Pillow's other parsers start programs, which is unsafe.
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF")
-# `_check_pixels` does it, with one message and no warning printed on the way.
+# `_check_pixels` refuses large images instead, with one message and no warnings.
 Image.MAX_IMAGE_PIXELS = None
-warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # of the photo nothing is lost
-_ORIENTATION = 0x0112  # EXIF's tag, and what its values ask for
+warnings.filterwarnings("ignore", "Corrupt EXIF data", UserWarning)  # the pixels are intact
+_ORIENTATION = 0x0112  # EXIF's tag of the orientation; `_TURNS` undoes its values
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -49,40 +49,41 @@ NO_END = f"{_USED} its end marker is missing: the JPEG is whole up to there"
 
 
 class ImageError(Exception):
-    """Why a picture cannot be decoded, in words for the list of faults."""
+    """An image cannot be decoded; the message is the reason for the list of faults."""
 
 
 class _DamagedError(ImageError):
-    """A JPEG that simplejpeg knows and cannot decode whole."""
+    """simplejpeg knows this kind of JPEG, but cannot decode the whole of it."""
 
 
 def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> str | None:
-    """Decode a picture into `pixels`; what is worth saying of it all the same, or None.
+    """Decode an image into `pixels`, and return a remark on it or None.
 
-    JPEG is decoded by simplejpeg with its default flags, which are bit-equal to Pillow's but refuse
-    data that Pillow fills up with grey; straight into place where nothing is to be resized or
-    turned. Everything else (PNG, GIF, 16 bit, JPEG of rare kinds) is decoded by Pillow.
-    A plain JPEG of the size of `pixels` takes a short way; what fails there takes the long one.
-    It is decoded into memory that stays in cache and then copied: a copy writes to memory without
-    reading it first, which the decoder's own writing, row by row, does not.
+    simplejpeg decodes JPEGs, directly into `pixels` if the image need not be resized or turned. Its
+    results are bit-equal to Pillow's, but it refuses damaged data that Pillow would fill with grey.
+    Pillow decodes everything else (PNG, GIF, 16 bits, rare kinds of JPEG).
+
+    A plain JPEG of the size of `pixels` is decoded in a shorter way: into memory that stays in the
+    cache, from which it is copied. Copying is faster than decoding into other memory row by row,
+    because it need not read that memory first. If this fails, the longer way is tried.
 
     Raises:
-        ImageError: the bytes are empty, too many, no picture, damaged, or a picture of more than
-            `MAX_PIXELS` (checked before decoding).
+        ImageError: the data are empty, too long, damaged or not an image, or the image has more
+            than `MAX_PIXELS` (which is checked before decoding).
     """
     if len(data) <= MAX_BYTES and _plain_shape(data) == pixels.shape:
         cached = _cached_pixels(pixels.shape)
         try:
             simplejpeg.decode_jpeg(data, buffer=cached)
         except ValueError:
-            pass  # of a rare subsampling, or damaged: below it is decoded or named
+            pass  # rare subsampling or damage, which the longer way below can decode or name
         else:
             pixels[...] = cached
             return None
     if len(data) == 0:
-        raise ImageError("the picture has no bytes")
+        raise ImageError("the image has no bytes")
     if len(data) > MAX_BYTES:
-        raise ImageError(f"the picture has {len(data)} bytes, more than {MAX_BYTES}")
+        raise ImageError(f"the image has {len(data)} bytes, more than {MAX_BYTES}")
     if bytes(data[:2]) == b"\xff\xd8":
         try:
             if _decode_jpeg(data, pixels):
@@ -93,18 +94,18 @@ def decode_into(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) ->
                     _decode_jpeg(ended, pixels)
                     return NO_END
             raise
-    with _faults_told(data):
+    with _as_image_errors(data):
         decode_opened(Image.open(io.BytesIO(data), formats=_formats()), pixels)
     return None
 
 
 def decode_opened(image: Image.Image, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Put an image that Pillow has opened into `pixels`, as `decode_into` does with its file.
+    """Put an image that Pillow has opened into `pixels`, with the result of `decode_into`.
 
     Raises:
-        ImageError: it is damaged, of more than `MAX_PIXELS`, or has pixels of 32 bits.
+        ImageError: the image is damaged, has more than `MAX_PIXELS`, or has 32-bit pixels.
     """
-    with _faults_told(b""):
+    with _as_image_errors(b""):
         _check_pixels(*image.size)
         image.load()
         _place(_eight_bit(image), _orientation(lambda: image), pixels)
@@ -115,8 +116,9 @@ def decode_images(
 ) -> dict[int, str]:
     """Decode each image into its target.
 
-    Returns, by number in `found`, why images could not be used; what the targets of those hold
-    means nothing. Remarks on images that are used (`is_remark`) are among the reasons.
+    Returns the reasons why images could not be used, by their number in `found`; the targets of
+    these images have arbitrary pixels. The reasons include remarks on images that are used
+    (`is_remark`).
     """
     reasons: dict[int, str] = {}
     for number, (data, pixels) in enumerate(zip(found, targets, strict=True)):
@@ -133,12 +135,12 @@ def decode_images(
 
 
 def is_remark(reason: str) -> bool:
-    """Whether what is said of a picture is no fault: it is used."""
+    """Whether a reason is only a remark on an image, which is used nevertheless."""
     return reason.startswith(_USED)
 
 
 def _cached_pixels(shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
-    """The same memory each time that a thread asks for this shape."""
+    """Memory that a thread gets again each time it asks for the same shape."""
     pixels = getattr(_of_thread, "pixels", None)
     if pixels is None or pixels.shape != shape:
         pixels = _of_thread.pixels = np.empty(shape, np.uint8)
@@ -146,10 +148,10 @@ def _cached_pixels(shape: tuple[int, ...]) -> UInt8[np.ndarray, "h w 3"]:
 
 
 def _plain_shape(data: bytes | memoryview) -> tuple[int, int, int] | None:
-    """Shape of the pixels, for a JPEG that simplejpeg decodes to the right colours as it stands.
+    """The shape of a JPEG's pixels if simplejpeg alone decodes it correctly; otherwise None.
 
-    Found by walking from segment to segment, as decoders do. None for any other picture, and where
-    EXIF may ask for a rotation.
+    The segments of the JPEG are read one after another, as decoders do. The result is None for
+    other formats, and where EXIF may ask for a rotation.
     """
     at = 2
     try:
@@ -160,15 +162,15 @@ def _plain_shape(data: bytes | memoryview) -> tuple[int, int, int] | None:
             at += 2 + length
             marker, length = _segment(data, at)
         bits, height, width, components = _frame(data, at + 4)
-    except struct.error:  # the data ends before
+    except struct.error:  # the data are too short
         return None
-    # Four components are ink, which simplejpeg would take for light without a word.
+    # Four components are CMYK, which simplejpeg would silently decode to wrong colours.
     plain = data[:2] == b"\xff\xd8" and marker in _FRAMES and bits == 8 and components in (1, 3)
     return (height, width, 3) if plain else None
 
 
 def _decode_jpeg(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -> bool:
-    """Whether simplejpeg can read this kind of JPEG, which is then decoded."""
+    """Decode a JPEG if simplejpeg can read its kind, and return whether it can."""
     try:
         rows, columns, colorspace, _ = simplejpeg.decode_jpeg_header(data)
     except (ValueError, KeyError):  # damaged, or of a rare subsampling
@@ -184,7 +186,7 @@ def _decode_jpeg(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -
     except ValueError as error:
         raise _DamagedError(f"damaged JPEG: {error}") from error
     if not in_place:
-        with _faults_told(data):
+        with _as_image_errors(data):
             image = Image.fromarray(decoded) if not has_ink else _inked(decoded)
             opened = partial(Image.open, io.BytesIO(data), formats=("JPEG",))  # the header alone
             _place(image, _orientation(opened) if has_exif else 1, pixels)
@@ -192,7 +194,7 @@ def _decode_jpeg(data: bytes | memoryview, pixels: UInt8[np.ndarray, "h w 3"]) -
 
 
 def _inked(decoded: UInt8[np.ndarray, "h w 4"]) -> Image.Image:
-    """CMYK as Adobe's programs store it, and all others after them: inverted."""
+    """An image of CMYK pixels that are stored inverted, as Adobe's and other programs do."""
     height, width, _ = decoded.shape
     return Image.frombytes("CMYK", (width, height), (255 - decoded).tobytes())
 
@@ -208,29 +210,29 @@ def _has_exif(data: bytes | memoryview) -> bool:
 
 
 @contextmanager
-def _faults_told(data: bytes | memoryview) -> Iterator[None]:
-    """Whatever goes wrong inside is an `ImageError`."""
+def _as_image_errors(data: bytes | memoryview) -> Iterator[None]:
+    """Turn every exception of the body into an `ImageError`."""
     try:
         yield
     except ImageError:
         raise
     except UnidentifiedImageError:
-        raise ImageError(f"not a readable picture: {_what_it_is(data)}") from None
+        raise ImageError(f"not a readable image: {_what_it_is(data)}") from None
     except Exception as error:
         # Pillow's plugins raise whatever their parser stumbles on (struct.error, SyntaxError,
         # zlib.error, ...); a bad picture never stops a run.
-        raise ImageError(f"not a readable picture: {error}".replace("\n", " ")[:200]) from error
+        raise ImageError(f"not a readable image: {error}".replace("\n", " ")[:200]) from error
 
 
 @functools.cache
 def _formats() -> tuple[str, ...]:
-    """Those that are read; AVIF where Pillow was built with it."""
+    """The formats that are read, with AVIF if Pillow was built with it."""
     has_avif = "avif" in features.modules and features.check("avif")
     return (*_FORMATS, "AVIF") if has_avif else _FORMATS
 
 
 def _what_it_is(data: bytes | memoryview) -> str:
-    """The kind of content that no format of ours is, as far as its first bytes tell."""
+    """Words for the kind of data that are not in a known format, by their first bytes."""
     head = bytes(data[:4096])
     kind = kind_of_bytes(head)
     if not head.strip(b"\0"):
@@ -245,15 +247,15 @@ def _what_it_is(data: bytes | memoryview) -> str:
 
 
 def _orientation(opened: Callable[[], Image.Image]) -> int:
-    """EXIF's number for how the picture is to be turned; 1, not at all, where that is damaged."""
+    """EXIF's number of the orientation; 1 (upright) if EXIF is damaged."""
     try:
         return int(opened().getexif().get(_ORIENTATION, 1))
     except Exception:
-        return 1  # whatever is wrong with it, the pixels are not concerned
+        return 1  # damage to EXIF does not affect the pixels
 
 
 def _place(image: Image.Image, orientation: int, pixels: UInt8[np.ndarray, "h w 3"]) -> None:
-    """Turn the picture, lay it on white where it is transparent, resize it into `pixels`."""
+    """Turn the image, make transparent parts white, and resize it into `pixels`."""
     if orientation in _TURNS:
         image = image.transpose(_TURNS[orientation])
     height, width = pixels.shape[:2]
@@ -268,16 +270,16 @@ def _place(image: Image.Image, orientation: int, pixels: UInt8[np.ndarray, "h w 
 
 
 def _check_pixels(width: int, height: int) -> None:
-    """Refuse a pixel bomb; only the header has been read."""
+    """Refuse an image of too many pixels, when only its header has been read."""
     if width * height > MAX_PIXELS:
-        raise ImageError(f"the picture is {width}x{height}, more than {MAX_PIXELS} pixels")
+        raise ImageError(f"the image is {width}x{height}, more than {MAX_PIXELS} pixels")
 
 
 def _eight_bit(image: Image.Image) -> Image.Image:
-    """16-bit greyscale scaled to 8; Pillow's own conversion would clip it to white."""
+    """The image with 16-bit grey scaled to 8 bits; Pillow's own conversion clips it to white."""
     if image.mode.startswith("I;16") or (image.mode == "I" and image.format == "PNG"):
         values = np.asarray(image, np.float64) / 257.0
         return Image.fromarray(np.clip(np.round(values), 0, 255).astype(np.uint8))
     if image.mode in ("I", "F"):
-        raise ImageError("the picture has 32-bit pixels, of which none says what is white")
+        raise ImageError("the image has 32-bit pixels, of which none says what is white")
     return image

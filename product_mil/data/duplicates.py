@@ -1,4 +1,4 @@
-"""Identical images: the products they link, those that two sets share, and placeholders."""
+"""Find identical images: in several products, in two sets of products, and placeholders."""
 
 import hashlib
 import re
@@ -11,28 +11,28 @@ from jaxtyping import Bool, Int32, Int64, UInt64
 from product_mil.errors import UserError
 from product_mil.sources.catalogue import Catalogue, Unread
 
-MAX_LINKING_PRODUCTS = 20  # an image in more of them says nothing about any (design.md, 12)
+MAX_LINKING_PRODUCTS = 20  # an image in more products is a placeholder rather than a duplicate
 _SMALL_CATALOGUE_IMAGES = 100_000
 
 
 class ImageGroups(NamedTuple):
-    """Images in the order of their content hash, cut into G groups of identical ones."""
+    """Images sorted by their content hash, in G groups of identical ones."""
 
     image_row: Int64[np.ndarray, " M"]  # ascending within a group
-    product_row: Int32[np.ndarray, " M"]  # of each
-    start: Int64[np.ndarray, " G"]  # where in these two each group begins
-    num_products: Int64[np.ndarray, " G"]  # distinct products that show the image
+    product_row: Int32[np.ndarray, " M"]  # the product of each image
+    start: Int64[np.ndarray, " G"]  # the place in these two columns at which each group begins
+    num_products: Int64[np.ndarray, " G"]  # number of distinct products with the image
 
 
 def group_images(
     image_hash: UInt64[np.ndarray, "M 2"], product: Int32[np.ndarray, " M"]
 ) -> ImageGroups:
-    """Group images by their whole 128-bit hash; `product` is ascending."""
+    """Group images by their 128-bit hash. `product` has the product of each image, ascending."""
     image = np.argsort(image_hash[:, 0], kind="stable")
     high, low = image_hash[image, 0], image_hash[image, 1]
     new = np.ones(len(image), bool)
     new[1:] = high[1:] != high[:-1]
-    if np.any(~new[1:] & (low[1:] != low[:-1])):  # equal in 64 bits, yet not the same
+    if np.any(~new[1:] & (low[1:] != low[:-1])):  # different images whose first 64 bits agree
         image = np.lexsort((image_hash[:, 1], image_hash[:, 0]))
         high, low = image_hash[image, 0], image_hash[image, 1]
         new[1:] = (high[1:] != high[:-1]) | (low[1:] != low[:-1])
@@ -45,18 +45,18 @@ def group_images(
 
 
 def product_of_images(catalogue: Catalogue) -> Int32[np.ndarray, " M"]:
-    """Row of the product that each image belongs to."""
+    """The row of the product that each image belongs to."""
     rows = np.arange(catalogue.num_products, dtype=np.int32)
     return np.repeat(rows, catalogue.num_images)
 
 
 def with_bytes(catalogue: Catalogue) -> Bool[np.ndarray, " M"]:
-    """Mark the images that have any bytes: those without are not identical to each other."""
+    """Which images have any bytes. Images without bytes do not count as identical."""
     return np.asarray(catalogue.image_length_bytes) > 0
 
 
 def hashes_of(catalogue: Catalogue) -> UInt64[np.ndarray, "M 2"]:
-    """The content hashes, which the catalogue must have been opened with."""
+    """The content hashes of images; the catalogue must have been opened with them."""
     if catalogue.image_hash is None:
         raise ValueError("open the catalogue with hash_images=True")
     return catalogue.image_hash
@@ -68,7 +68,7 @@ def shared_with(
     catalogue_b: Catalogue,
     rows_b: Int64[np.ndarray, " b"],
 ) -> int:
-    """Number of products of b that show an image which some product of a shows too."""
+    """The number of products of b that have an image in common with some product of a."""
     return int(sharing_products(catalogue_a, rows_a, catalogue_b, rows_b).sum())
 
 
@@ -78,7 +78,7 @@ def sharing_products(
     catalogue_b: Catalogue,
     rows_b: Int64[np.ndarray, " b"],
 ) -> Bool[np.ndarray, " b"]:
-    """Which products of b show an image that some product of a shows too."""
+    """Which products of b have an image in common with some product of a."""
     hashes, owners = [], []
     for catalogue, rows in ((catalogue_a, rows_a), (catalogue_b, rows_b)):
         wanted = np.zeros(catalogue.num_products, bool)
@@ -96,13 +96,14 @@ def sharing_products(
 
 
 def drop_images(catalogue: Catalogue, md5_hex: Sequence[str]) -> Bool[np.ndarray, " M"]:
-    """Mark the images whose bytes have one of the given md5 sums, such as placeholders.
+    """Which images have one of the given MD5 sums, such as placeholders.
 
-    The index has another hash, so one image of each group of identical ones is read from its
-    file, the group in most products first, until every sum is found. In a catalogue of more than
-    100,000 distinct images only those in more than 20 products are looked at.
+    The index has another hash, so one image of each group of identical images is read. Groups in
+    most products come first, until every sum is found. In a catalogue of more than 100,000 distinct
+    images only groups in more than 20 products are read.
 
-    Raises `UserError` where a sum is malformed or a file cannot be read.
+    Raises:
+        UserError: a sum is malformed, or a file cannot be read.
     """
     wanted = {text.strip().lower() for text in md5_hex}
     for text in wanted:

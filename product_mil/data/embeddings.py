@@ -1,8 +1,8 @@
-"""What a frozen backbone says of each distinct image, computed once and kept on disk.
+"""The embedding cache: a frozen backbone's embedding of each distinct image, kept on disk.
 
-A store belongs to one backbone with its weights, one image size and one number format, and is
-keyed by the content of images: runs, variants, seeds and exports share it. It is a directory of
-parts, each written whole, so a run that is killed while it embeds loses a part at most.
+A store belongs to one backbone with its weights, one image size and one number format. Its keys are
+hashes of the images' contents, so runs, variants, seeds and exports can share it. It is a directory
+of parts, each written whole, so a run that is killed while it embeds loses at most one part.
 """
 
 import shutil
@@ -23,32 +23,32 @@ from product_mil.progress import Progress
 from product_mil.sources.catalogue import UNREAD, Catalogue, kind_of
 from product_mil.sources.lookup import rows_in_sorted
 
-PART_IMAGES = 4096  # at most so many are lost by a kill
-FLOAT32_BYTES = 4_000_000_000  # stores expected to be larger hold float16
+PART_IMAGES = 4096  # at most this many embeddings are lost if the process is killed
+FLOAT32_BYTES = 4_000_000_000  # stores that would be larger hold float16
 
 Embed = Callable[[UInt8[np.ndarray, "b h w 3"]], Float[np.ndarray, "b d"]]
 
 
 def store_dtype(num_images: int, dim: int) -> str:
-    """float32, or float16 where so many embeddings would be large."""
+    """The number format of a store: float32, or float16 if the store would be large."""
     return "float32" if num_images * dim * 4 <= FLOAT32_BYTES else "float16"
 
 
 def _keys(hashes: UInt64[np.ndarray, "m 2"]) -> np.ndarray:
-    """128-bit hashes as values that sort and compare whole."""
+    """128-bit hashes as single values, which can be sorted and compared."""
     pairs = np.ascontiguousarray(hashes, ">u8")
     return pairs.view("S16").reshape(-1) if pairs.size else np.zeros(0, "S16")
 
 
 class EmbeddingStore:
-    """The parts of one store, as one sorted table."""
+    """All parts of one store as one sorted table."""
 
     def __init__(self, directory: Path, *, dim: int, dtype: str) -> None:
         self.directory, self.dim, self.dtype = directory, dim, np.dtype(dtype)
         self.reload()
 
     def reload(self) -> None:
-        """Map the parts that are there now; one that is damaged is left out, and made again."""
+        """Map the existing parts. A damaged one is left out, and its images are embedded again."""
         self._parts: list[np.ndarray] = []
         keys, parts, rows = [], [], []
         for path in sorted(self.directory.glob("part-*")):
@@ -72,7 +72,7 @@ class EmbeddingStore:
         return len(self._keys)
 
     def find(self, hashes: UInt64[np.ndarray, "m 2"]) -> Int64[np.ndarray, " m"]:
-        """The store row of each image; -1 where it is not there."""
+        """The store row of each image; -1 if the store does not have it."""
         return rows_in_sorted(self._keys, _keys(hashes))
 
     def take(self, store_rows: Int64[np.ndarray, " m"]) -> Float[np.ndarray, "m d"]:
@@ -85,7 +85,7 @@ class EmbeddingStore:
         return result
 
     def add(self, hashes: UInt64[np.ndarray, "m 2"], embeddings: Float[np.ndarray, "m d"]) -> None:
-        """Write a part, whole; `reload` shows it."""
+        """Write a part as a whole. It can be read after `reload`."""
         with whole_directory(self.directory / f"part-{uuid.uuid4().hex}") as part:
             np.save(part / "hash.npy", hashes)
             np.save(part / "embedding.npy", embeddings.astype(self.dtype))
@@ -118,7 +118,7 @@ class ImageSource:
         return f"ImageSource({len(self._image_rows)} images)"
 
     def __getitem__(self, index: int) -> _ImageBatch:
-        """Decode a batch; the last one is filled up with black."""
+        """Decode a batch. The last one is filled up with black images."""
         start = int(index) * self._batch_images
         rows = self._image_rows[start : start + self._batch_images]
         images, faults = self._decoder.decode(rows, np.arange(len(rows)))
@@ -137,9 +137,9 @@ def embed_images(
     threads: int = 0,
     shows_progress: bool = True,
 ) -> Iterator[tuple[Int64[np.ndarray, " b"], Float[np.ndarray, "b d"], list[ImageFault]]]:
-    """Image rows and embeddings of those that can be read, batch by batch, in order.
+    """Yield image rows and embeddings of the readable images, and faults, batch by batch.
 
-    `embed` always gets `batch_images` images: sums in other shapes may round differently.
+    `embed` always gets `batch_images` images, because sums of other shapes may round differently.
     """
     source = ImageSource(
         catalogue, image_rows, image_size_px=image_size_px, batch_images=batch_images
@@ -153,7 +153,7 @@ def embed_images(
 
 
 def used_images(products: Products) -> Int64[np.ndarray, " m"]:
-    """Image rows of all that the products' batches will hold, in file order."""
+    """The rows of all images in the products' batches, ascending."""
     return np.sort(products.images_of(np.arange(len(products))).image_row)
 
 
@@ -168,14 +168,14 @@ def fill_store(
 ) -> tuple[int, list[ImageFault]]:
     """Embed every distinct image of the products that the store does not hold yet.
 
-    Returns the number of images embedded, the ones that could not be read, and remarks on images
-    that were embedded now.
+    Returns the number of images embedded, and a list of the images that could not be read and of
+    remarks on images that were embedded now.
     """
     embedded, faults = 0, []
     for products in selections:
         catalogue, image_rows = products.catalogue, used_images(products)
         hashes = _hashes(catalogue, image_rows)
-        reasons: dict[Any, str] = {}  # by an image's fault without its reason, and by content
+        reasons: dict[Any, str] = {}  # by the image's fault without a reason, and by its content
         left = np.flatnonzero(store.find(hashes) < 0)
         while len(left):
             keys = _keys(hashes[left])
@@ -198,7 +198,7 @@ def fill_store(
                     _write_part(store, waiting)
             _write_part(store, waiting)
             store.reload()
-            # Of identical images one was tried: where the file could not be read, another is next.
+            # One of several identical images was tried; if its file could not be read, try another.
             unread = []
             for tried in first[store.find(hashes[left[first]]) < 0].tolist():
                 reason = reasons[image_fault(catalogue, int(image_rows[left[tried]]), "")]
@@ -233,11 +233,11 @@ class EmbeddedSource:
     def __init__(
         self, products: Products, plan: Plan, store: EmbeddingStore, *, num_steps: int
     ) -> None:
-        """The store has been filled; images that it lacks are unreadable and become padding."""
+        """The store must be filled. Images that it lacks are unreadable, and become padding."""
         self._products, self._plan, self._store = products, plan, store
         self._num_steps = num_steps
         image_rows = used_images(products)
-        # Of each image row, and of padding: row -1 is the last one.
+        # The store row of each image row; padding has image row -1, which is the last element.
         self._store_row = np.full(products.catalogue.num_images_total + 1, -1, np.int64)
         self._store_row[image_rows] = store.find(_hashes(products.catalogue, image_rows))
 
@@ -258,7 +258,7 @@ class EmbeddedSource:
 
 
 def room_for(directory: Path, num_images: int, dim: int, dtype: str) -> tuple[int, int]:
-    """Bytes that so many embeddings take, and bytes free where the store lies."""
+    """The bytes that these embeddings take, and the free bytes on the disk of the store."""
     there: Any = directory
     while not there.exists():
         there = there.parent

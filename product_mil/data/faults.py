@@ -1,4 +1,4 @@
-"""The list of what could not be read: one line a fault, beside the output it concerns."""
+"""The list of records and images that could not be read, a CSV file beside the output."""
 
 import csv
 import io
@@ -18,16 +18,16 @@ from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault, kind_of
 
 COLUMNS = ImageFault._fields
 FAULTS = Kind("a list of faults", (".csv", ""), csv_with_header(COLUMNS))
-MAX_KINDS = 8  # named in the summary; all are in the list
+MAX_KINDS = 8  # kinds of faults that the summary names; the list has all
 _SUFFIX = ".bad_records.csv"
 
 Policy = Literal["skip", "fail"]
 
 
 class FaultList:
-    """Collects faults, each once however often its image is met, and writes them as CSV.
+    """Collects faults and writes them as CSV. A fault that occurs again is listed once.
 
-    Where the policy is "fail", the first fault is raised instead, as a `UserError`.
+    With the policy "fail", the first fault is raised as a `UserError` instead.
     """
 
     def __init__(
@@ -38,18 +38,18 @@ class FaultList:
         bad_images: Policy = "skip",
         resumes: bool = True,
     ) -> None:
-        """A run that resumes adds to the faults listed at `path`, another replaces them.
+        """Make a list. A run that resumes adds to the list at `path`; another run replaces it.
 
-        Without a path faults are only counted.
+        Without a path, faults are only counted.
         """
         self.path = path
         self._bad_records, self._bad_images = bad_records, bad_images
         self._faults: dict[tuple[str, ...], tuple[str, ...]] = {}
-        self._unlisted = 0  # counted by the index, which lists the first 100,000
+        self._unlisted = 0  # faults that the index counts beyond the 100,000 that it lists
         if resumes and path is not None and path.exists():
             with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 for row in list(csv.reader(file))[1:]:
-                    if len(row) == len(COLUMNS):  # else cut short
+                    if len(row) == len(COLUMNS):  # otherwise the row is incomplete
                         self._keep(tuple(row))
 
     def __len__(self) -> int:
@@ -62,25 +62,25 @@ class FaultList:
         self._faults.setdefault((file, offset_bytes, *own), row)
 
     def add(self, faults: Iterable[ImageFault]) -> None:
-        """Add faults of images, and remarks on images that are used all the same.
+        """Add faults of images, and remarks on images that are used nevertheless.
 
         Raises:
-            UserError: there is a fault, and the policy for images is to fail.
+            UserError: there is a fault, and the policy for images is "fail".
         """
         for fault in faults:
             if self._bad_images == "fail" and not fault.is_remark:
                 raise UserError(
                     f"{fault.file}, byte {fault.offset_bytes}: image {fault.image_index} of "
-                    f"product {fault.product_id}: {fault.reason}; mend the file, or leave such "
+                    f"product {fault.product_id}: {fault.reason}; correct the file, or leave such "
                     "images out with bad_images=skip"
                 )
             self._keep(tuple(map(str, fault)))
 
     def add_records(self, catalogue: Catalogue) -> None:
-        """Add what indexing found.
+        """Add the faults that were found when the catalogue was indexed.
 
         Raises:
-            UserError: there is something, and the policy is to fail.
+            UserError: there is a fault, and the policy is "fail".
         """
         self.add_products(catalogue.faults)
         self._unlisted += sum(catalogue.fault_counts.values()) - len(catalogue.faults)
@@ -89,7 +89,7 @@ class FaultList:
         """Add faults of records.
 
         Raises:
-            UserError: there is one, and the policy is to fail.
+            UserError: there is a fault, and the policy is "fail".
         """
         for path, fault in faults:
             image = fault.image_index
@@ -103,21 +103,22 @@ class FaultList:
             if self._bad_records == "fail":
                 product = f" product {product_id}:" if product_id else ""
                 raise UserError(
-                    f"{path}, byte {fault.offset_bytes}:{product} {fault.reason}; mend the file, "
-                    "or go on without with bad_records=skip"
+                    f"{path}, byte {fault.offset_bytes}:{product} {fault.reason}; correct the "
+                    "file, or leave such records out with bad_records=skip"
                 )
             self._keep((str(path), str(fault.offset_bytes), product_id, "", fault.reason))
 
     def add_rows(self, path: Path, errors: Iterable[str]) -> None:
-        """Add rows of a category file that were left out; they have a line, not an offset."""
+        """Add rows of a category file that were left out; these have a line, not an offset."""
         for error in errors:
             line, _, reason = error.partition(": ")
             self._keep((str(path), line, "", "", f"category row left out: {reason}"))
 
     def write(self) -> str | None:
-        """Write the list whole; a line that sums it up.
+        """Write the list as a whole, and return a line that summarises it.
 
-        Without faults there is neither: what a former list says no longer holds, and it goes.
+        Without faults, nothing is written and None is returned; an earlier list, which is no longer
+        true, is removed.
         """
         if not self._faults:
             if self.path is not None and is_former(self.path, FAULTS):
@@ -141,12 +142,12 @@ class FaultList:
 
 
 def faults_path(output: Path) -> Path:
-    """Where the list beside an output is written."""
+    """The path of the list of faults that belongs to an output."""
     return beside(output, _SUFFIX)
 
 
 def lost(catalogue: Catalogue) -> str | None:
-    """What of the data is in no product, in words; None where nothing is."""
+    """Words for the part of the data that is in no product; None if there is none."""
     records, unread_bytes = catalogue.num_bad_records, catalogue.unread_bytes
     parts = [f"{records} broken records"] if records else []
     parts += [f"{unread_bytes} bytes that could not be read as records"] if unread_bytes else []
@@ -154,7 +155,7 @@ def lost(catalogue: Catalogue) -> str | None:
 
 
 def first_fault(catalogue: Catalogue, kind: str) -> str | None:
-    """The first fault of a kind with its place, such as `a.bson, byte 17: ...`; None if none."""
+    """The first fault of a kind with its place, such as `a.bson, byte 17: ...`, or None."""
     found = ((path, fault) for path, fault in catalogue.faults if kind_of(fault.reason) == kind)
     for path, fault in found:
         return f"{path}, byte {fault.offset_bytes}: {fault.reason}"
@@ -162,9 +163,9 @@ def first_fault(catalogue: Catalogue, kind: str) -> str | None:
 
 
 def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path, Fault]]:
-    """Products with more images than are used, and those without a category that is known.
+    """Faults for products with more images than are used, or without a known category.
 
-    Where products need not be `labelled`, their categories are nobody's fault.
+    Unless products have to be `labelled`, one without a category is no fault.
     """
     catalogue = products.catalogue
     num_images = np.asarray(catalogue.num_images)[products.product_rows]

@@ -1,4 +1,4 @@
-"""Products as a program hands them over: what an image may be, and the bytes that stand for it."""
+"""Products that a program passes in memory: the forms of their images, and the bytes of these."""
 
 import io
 import os
@@ -26,10 +26,10 @@ _PRODUCT = (
 
 
 def checked_products(products: object) -> list[GivenProduct]:
-    """The products as a list, once each is known to be a list of images.
+    """The products as a list, after a check that each one is a list of images.
 
     Raises:
-        TypeError: they are something else, with what a product is.
+        TypeError: they are something else; the message says what a product is.
     """
     if isinstance(products, (*_IMAGE, Mapping)) or not isinstance(products, Iterable):
         raise TypeError(f"products is {_of_type(products)}: give a list of products; {_PRODUCT}")
@@ -46,14 +46,14 @@ def checked_products(products: object) -> list[GivenProduct]:
 
 
 class ReadProducts(NamedTuple):
-    """The bytes of all images, product by product, and why some of them have none."""
+    """The bytes of all images, product by product, and the errors of images without bytes."""
 
     images: list[list[bytes]]
     errors: dict[tuple[int, int], str]  # by product and image; the bytes of these are empty
 
 
 def read_products(products: Sequence[GivenProduct], image_size_px: int) -> ReadProducts:
-    """Read each image, so that a net of this image size sees it as if it came from a file."""
+    """Read each image. A net of this image size gets the same pixels as from a file."""
     read: list[list[bytes]] = []
     errors: dict[tuple[int, int], str] = {}
     for number, product in enumerate(products):
@@ -68,10 +68,10 @@ def read_products(products: Sequence[GivenProduct], image_size_px: int) -> ReadP
 
 
 def image_bytes(image: GivenImage, image_size_px: int) -> bytes:
-    """The bytes of an image file: as they are given, or of a BMP with what the net is to see.
+    """The bytes of an image file: those given, or of a BMP file with the pixels for the net.
 
     Raises:
-        ImageError: the file cannot be read or is too large, or what is given is no image.
+        ImageError: the file cannot be read or is too large, or the argument is not an image.
     """
     if isinstance(image, _BYTES):
         _refuse_too_many(memoryview(image).nbytes)

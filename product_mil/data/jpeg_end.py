@@ -1,8 +1,8 @@
-"""A JPEG that lacks its end marker and nothing else, told exactly from one that is cut off.
+"""Recognise a JPEG that lacks nothing but its end marker, rather than one that is cut off.
 
-Decoders show both, and fill up what is cut off with grey. Two things tell them apart: every scan
-that the picture needs has begun, and the last one decodes to its last block without a bit missing.
-The first is looked at here; the second by decoding strictly what this adds an end marker to.
+Decoders show both, and fill the missing part with grey. A JPEG is complete if every scan that it
+needs has begun, and the last scan can be decoded to its last block without a missing bit. This
+module checks the first condition and adds an end marker; strict decoding then checks the second.
 """
 
 import re
@@ -16,10 +16,11 @@ _COEFFICIENTS = 64
 
 
 def with_end(data: bytes) -> list[bytes]:
-    """The JPEG with an end marker, in the ways to try; none where one is there or a scan lacks.
+    """The JPEG with an end marker added, in one or two ways to try.
 
-    Zeros behind it, as a disk's blocks are filled up with, are taken for no part of it; a single
-    one may be.
+    The list is empty if there is an end marker already, or a scan is missing. Zeros at the end,
+    with which disks fill their blocks, are removed. A single zero may belong to the JPEG, so both
+    ways are returned.
     """
     if not _scans_begun_and_no_end(data):
         return []
@@ -31,8 +32,8 @@ def with_end(data: bytes) -> list[bytes]:
 
 
 def _scans_begun_and_no_end(data: bytes) -> bool:
-    """Whether there is a scan, to the last bit, for each coefficient of each component."""
-    left: dict[int, list[int]] = {}  # bits that are not there yet, by component and coefficient
+    """Whether scans have begun for every bit of each component, and no end marker follows."""
+    left: dict[int, list[int]] = {}  # number of missing low bits, by component and coefficient
     at = 2
     try:
         while at < len(data):
@@ -57,7 +58,7 @@ def _scans_begun_and_no_end(data: bytes) -> bool:
 
 
 def _begin_scan(header: bytes, left: dict[int, list[int]]) -> None:
-    """Note which bits a scan brings: sequential ones all, progressive ones down to a place."""
+    """Note the bits that a scan has: all of them if sequential, down to a place if progressive."""
     count = header[2]
     first, last, places = header[3 + 2 * count : 6 + 2 * count]
     for component in header[3 : 3 + 2 * count : 2]:

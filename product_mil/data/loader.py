@@ -1,7 +1,7 @@
-"""From a plan to packed batches: read, decode into the slot, in Grain's threads.
+"""Load the packed batches of a plan: read images and decode them into their slots.
 
-Element i of a source is the whole batch of step i, so the step is the only cursor: there is no
-iterator state to save, and any number of threads gives the same batches.
+Element i of a source is the whole batch of step i. So the step alone says where a run is: there is
+no iterator state to save, and any number of Grain's threads gives the same batches.
 """
 
 import math
@@ -18,15 +18,15 @@ from product_mil.data.buffers import BufferPool
 from product_mil.data.decode import decode_images, is_remark
 from product_mil.data.plan import Plan
 from product_mil.data.products import ImageFault, Products, image_fault
-from product_mil.data.workers import Elsewhere, process_workers
+from product_mil.data.workers import ProcessDecoder, process_workers
 from product_mil.sources.catalogue import Catalogue
 
-# To start a process takes a core as long as decoding 4,000 images of 180 px.
+# To start a process takes as long as to decode 4,000 images of 180 px on one core.
 IMAGES_BEFORE_PROCESSES = 20_000
 
 
 class Loaded(NamedTuple):
-    """A batch, and what of it stays on the host."""
+    """A batch, with information about it that stays on the host."""
 
     batch: PackedBatch | EmbeddedBatch | SizedBatch
     positions: Int64[np.ndarray, "S p"]  # in `Products`; -1 for padding
@@ -34,7 +34,7 @@ class Loaded(NamedTuple):
 
 
 class _Assigned(NamedTuple):
-    """Slots of a step with the images that are to fill them."""
+    """The slots of a step, and the images that will fill them."""
 
     slots: Slots
     positions: Int64[np.ndarray, "S p"]
@@ -42,7 +42,7 @@ class _Assigned(NamedTuple):
 
 
 def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
-    """Give the images of step `step` their slots, in the order of the plan."""
+    """Assign slots to the images of a step, in the order of the plan."""
     s, n, p = plan.shards, plan.image_slots, plan.product_slots
     slots = Slots(
         segment=np.full((s, n), p, np.int32),
@@ -65,9 +65,10 @@ def assign_slots(products: Products, plan: Plan, step: int) -> _Assigned:
 class ImageDecoder:
     """Reads images of a catalogue and decodes them into batches of one shape.
 
-    Of the threads that call at the same time one decodes by itself, and each other hands its images
-    to a process: two in one process would wait for each other at every picture. The first images
-    are decoded by threads alone: for few of them no process is worth its start.
+    Several threads may call `decode` at the same time. One of them decodes by itself, and each
+    other one passes its images to a process, since two threads of one process would wait for each
+    other at every image. The first images are decoded by threads alone, because starting processes
+    does not pay for few images.
     """
 
     def __init__(
@@ -82,25 +83,25 @@ class ImageDecoder:
         self._left = images_before_processes
         self._reader = catalogue.reader()
         self._buffers = BufferPool(shape, np.uint8)
-        self._here, self._starts = threading.Lock(), threading.Lock()
-        self._elsewhere: Elsewhere | None = None
+        self._thread_decodes, self._starts = threading.Lock(), threading.Lock()
+        self._processes: ProcessDecoder | None = None
 
     def decode(
         self, image_rows: Int64[np.ndarray, " m"], slots: Int64[np.ndarray, " m"]
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, ImageFault]]:
         """Decode each image into its slot of a batch.
 
-        `slots` count in the batch as if it had one axis of images; all others are black. Returns
-        the batch, whose memory is used again once nothing refers to it any more, and by number in
-        `image_rows` the faults, whose pixels are black too, and the remarks.
+        `slots` are indices into the batch as if it had one axis of images; other slots become
+        black. Returns the batch, and by number in `image_rows` the faults and remarks. Images with
+        a fault are black, too. The memory of the batch is used again when nothing refers to it.
         """
         addresses = self._catalogue.addresses(image_rows)
-        here = self._here.acquire(blocking=False)
+        in_thread = self._thread_decodes.acquire(blocking=False)
         try:
-            images, reasons = self._decode(addresses, slots, here)
+            images, reasons = self._decode(addresses, slots, in_thread)
         finally:
-            if here:
-                self._here.release()
+            if in_thread:
+                self._thread_decodes.release()
         self._left -= len(image_rows)
         black = np.ones(math.prod(self._shape[:-3]), bool)
         black[slots] = False
@@ -114,13 +115,13 @@ class ImageDecoder:
         return images, faults
 
     def _decode(
-        self, addresses: Any, slots: Int64[np.ndarray, " m"], here: bool
+        self, addresses: Any, slots: Int64[np.ndarray, " m"], in_thread: bool
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]]:
-        if not here and self._left <= 0 and self._reader.travels:
+        if not in_thread and self._left <= 0 and self._reader.travels:
             with self._starts:
-                if self._elsewhere is None and (workers := process_workers()):
-                    self._elsewhere = Elsewhere(workers, self._reader, self._shape)
-            found = self._elsewhere and self._elsewhere.decode(addresses, slots)
+                if self._processes is None and (workers := process_workers()):
+                    self._processes = ProcessDecoder(workers, self._reader, self._shape)
+            found = self._processes and self._processes.decode(addresses, slots)
             if found:
                 return found
         images = self._buffers.take()
@@ -129,7 +130,7 @@ class ImageDecoder:
         return images, decode_images(self._reader.read(addresses), targets)
 
     def __reduce__(self) -> Any:
-        """Another process has memory and workers of its own."""
+        """Pickle the arguments alone, since another process has its own memory and workers."""
         return ImageDecoder, (self._catalogue, self._shape)
 
 
@@ -160,9 +161,9 @@ class PixelSource:
         return f"PixelSource({len(self._products)} products, {self._num_steps} steps)"
 
     def __getitem__(self, step: int) -> Loaded:
-        """Decode the batch; a picture that fails leaves its slot as padding, with a fault.
+        """Decode the batch of a step. An unreadable image becomes padding, and a fault.
 
-        The memory of the pixels is used again once nothing refers to the batch any more.
+        The memory of the pixels is used again when nothing refers to the batch any more.
         """
         slots, positions, image_rows = assign_slots(self._products, self._plan, int(step))
         used = np.flatnonzero(image_rows >= 0)  # image slots
@@ -173,7 +174,7 @@ class PixelSource:
 
 
 class UnseenSource:
-    """Grain's source for a model that looks at no photo: slots with embeddings 0, nothing read."""
+    """Grain's source for a model that looks at no image: all embeddings are 0, nothing is read."""
 
     def __init__(self, products: Products, plan: Plan) -> None:
         self._products, self._plan = products, plan
@@ -192,9 +193,9 @@ class UnseenSource:
 
 
 def batches(source: Any, *, first_step: int = 0, threads: int = 0) -> Iterator[Any]:
-    """The source's elements from `first_step` on, loaded ahead in threads, in order.
+    """The source's elements from `first_step` on, in order, loaded in advance by threads.
 
-    `threads=0` takes one a core. Decoding releases the GIL.
+    `threads=0` means one for each core. Decoding releases the GIL.
     """
     import grain
 

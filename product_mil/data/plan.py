@@ -1,8 +1,8 @@
-"""Which products fill which slots of which step: integers only, decided before any pixel is read.
+"""Plans decide which products fill which slots of which step, before any pixel is read.
 
-A step has S shards of n image slots and p product slots, and a product never crosses a shard.
-Both plans are pure functions of their arguments: `positions(step)` needs no earlier step, so a run
-resumes by starting at step k, whatever the number of threads, hosts or devices.
+A step has S shards with n image slots and p product slots each, and all images of a product are in
+one shard. Plans are pure functions of their arguments, and `positions(step)` needs no earlier step.
+So a run resumes by starting at step k, whatever the number of threads, hosts or devices.
 """
 
 import threading
@@ -15,12 +15,12 @@ from jaxtyping import Float64, Int, Int64
 
 @runtime_checkable
 class Plan(Protocol):
-    """What the loader needs to know of a plan."""
+    """The properties of a plan that the loader uses."""
 
     shards: int
-    image_slots: int  # n, of a shard
-    product_slots: int  # p, of a shard
-    num_steps: int  # of one pass over the products
+    image_slots: int  # n, in a shard
+    product_slots: int  # p, in a shard
+    num_steps: int  # steps of one pass over the products
 
     def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
         """For each shard, the positions of its products in the array the plan was made from."""
@@ -28,16 +28,16 @@ class Plan(Protocol):
 
 
 def _template(counts: Int[np.ndarray, " sizes"], num_bins: int) -> Int64[np.ndarray, "bins sizes"]:
-    """How many products of each size go into each bin, as evenly as can be.
+    """The number of products of each size in each bin, such that bins are filled evenly.
 
-    Larger products are dealt first, each to the emptiest bin; products of one size are dealt by
-    "water filling", a whole size in one NumPy step.
+    Sizes are distributed from the largest on, each product to the emptiest bin. All products of one
+    size are distributed in one NumPy step, like water that fills the lowest places.
     """
     template = np.zeros((num_bins, len(counts)), np.int64)
     filled = np.zeros(num_bins, np.int64)
     for size in range(len(counts) - 1, 0, -1):
-        # Bin b takes its j-th product of this size at level filled[b] + j * size; the products
-        # go to the lowest levels, ties to the lower bin.
+        # Bin b would take its j-th product of this size at level filled[b] + j * size. Products go
+        # to the lowest levels, and with equal levels to the lower bin.
         rounds = -(-int(counts[size]) // num_bins) + 1 + int(np.ptp(filled)) // size
         levels = filled[:, None] + size * np.arange(rounds)[None, :]
         order = np.argsort(levels, axis=None, kind="stable")[: counts[size]]
@@ -48,10 +48,10 @@ def _template(counts: Int[np.ndarray, " sizes"], num_bins: int) -> Int64[np.ndar
 
 
 def balanced_draws(labels: Int[np.ndarray, " N"], power: float) -> Float64[np.ndarray, " N"]:
-    """How often each product is drawn in an epoch of N draws, so that classes come more evenly.
+    """How often each product is drawn in an epoch of N draws to make classes more balanced.
 
-    A class of n products comes in proportion to n ** (1 - power): 0 leaves them as they are, 1
-    draws every class as often, 0.5 lies between ("square-root sampling").
+    A class of n products is drawn in proportion to n ** (1 - power). A power of 0 changes nothing,
+    1 draws all classes equally often, and 0.5 is between ("square-root sampling").
     """
     sizes = np.bincount(labels).astype(np.float64)
     weights = sizes[labels] ** -power
@@ -59,14 +59,14 @@ def balanced_draws(labels: Int[np.ndarray, " N"], power: float) -> Float64[np.nd
 
 
 class ShuffledPlan:
-    """Training: every epoch a new global shuffle with a constant number of steps.
+    """The plan for training: each epoch is a new shuffle of all products, with constant steps.
 
-    From the histogram of products by number of images one template of bins is made; each epoch
-    permutes the products within a size, and the bins. Every product appears once an epoch.
+    The histogram of products by number of images gives one template of bins. Each epoch permutes
+    the bins, and the products of each size. Every product appears once in an epoch.
 
-    With `draws`, and labels beside them, product i appears `draws[i]` times an epoch on average:
-    the whole part of that always, and one time more in some epochs. The histogram is then that of
-    the draws, so the number of steps stays constant.
+    With `draws` and `labels`, product i appears `draws[i]` times in an epoch on average: the whole
+    part of that in each epoch, and once more in some. The histogram is then that of the draws, so
+    the number of steps stays constant.
     """
 
     def __init__(
@@ -79,10 +79,10 @@ class ShuffledPlan:
         draws: Float64[np.ndarray, " N"] | None = None,
         labels: Int[np.ndarray, " N"] | None = None,
     ) -> None:
-        """`num_images` is from 1 to `image_slots` for each product.
+        """Make a plan for products with `num_images` images each, from 1 to `image_slots`.
 
         Raises:
-            ValueError: no products, or a number of images outside that range.
+            ValueError: there is no product, or a number of images is outside that range.
         """
         if len(num_images) == 0:
             raise ValueError("a plan needs at least one product")
@@ -92,7 +92,7 @@ class ShuffledPlan:
         counts = np.bincount(num_images)
         self._draws, self._labels = draws, labels
         if draws is not None:
-            # Rounded up: no size, however rare, is never drawn.
+            # Rounded up, so that even the rarest size is drawn.
             counts = np.ceil(np.bincount(num_images, draws) - 1e-6).astype(np.int64)
         self._counts = counts
         total = int((counts * np.arange(len(counts))).sum())
@@ -102,8 +102,8 @@ class ShuffledPlan:
             template = _template(counts, self.num_steps * shards)
             if (template @ sizes).max() <= image_slots:
                 break
-            self.num_steps += 1 + self.num_steps // 256  # few tries, however badly sizes fill
-        # A multiple of 8 keeps the shapes of nearly equal data sets, so compiled programs, equal.
+            self.num_steps += 1 + self.num_steps // 256  # growing increments, so few tries
+        # A multiple of 8, so that similar data sets have equal shapes and share compiled programs.
         self.product_slots = min(-(-int(template.sum(1).max()) // 8) * 8, image_slots)
         self._template = template
         self._starts = np.cumsum(template, axis=0) - template
@@ -112,7 +112,7 @@ class ShuffledPlan:
         self._lock = threading.Lock()
 
     def _order(self, epoch: int) -> tuple[np.ndarray, list[np.ndarray]]:
-        """The bins' and products' orders of an epoch; two epochs are kept, for their border."""
+        """The orders of bins and products in an epoch; the last two epochs are kept."""
         with self._lock:
             if epoch not in self._epochs:
                 rng = np.random.Generator(np.random.PCG64([self.seed, epoch]))
@@ -131,19 +131,19 @@ class ShuffledPlan:
     def _drawn(
         self, rows: Int64[np.ndarray, " n"], count: int, rng: np.random.Generator
     ) -> Int64[np.ndarray, " c"]:
-        """The products of one size for an epoch, `count` draws in random order."""
+        """The `count` products of one size that an epoch draws, in random order."""
         order = rng.permutation(rows)
         if self._draws is None or self._labels is None or not len(rows):
             return order
-        # Systematic sampling (Madow 1949) along the classes, in random order within each: every
-        # class and every product comes as often as it should, to within one draw.
+        # Systematic sampling (Madow 1949) of products sorted by class, in random order within each
+        # class: each class and each product is drawn as often as it should, to within one draw.
         order = order[np.argsort(self._labels[order], kind="stable")]
         ends = np.cumsum(self._draws[order])
         points = (np.arange(count) + rng.random()) * (ends[-1] / count)
         return rng.permutation(order[np.searchsorted(ends, points, side="right")])
 
     def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
-        """For each shard of global step `step` (epochs follow each other), its products."""
+        """For each shard of step `step`, counted over all epochs, the positions of its products."""
         epoch, index = divmod(step, self.num_steps)
         bins, products = self._order(epoch)
         return [
@@ -157,7 +157,7 @@ class ShuffledPlan:
         ]
 
     def __getstate__(self) -> dict[str, object]:
-        """Locks do not pickle, and permutations are cheap to make again."""
+        """Leave out the lock, which cannot be pickled, and the permutations, which are cheap."""
         return {**self.__dict__, "_lock": None, "_epochs": OrderedDict()}
 
     def __setstate__(self, state: dict[str, object]) -> None:
@@ -166,9 +166,9 @@ class ShuffledPlan:
 
 
 class SequentialPlan:
-    """Evaluation and prediction: every product once, in the order given, packed by next fit.
+    """The plan for prediction: every product once, in the given order, packed by next fit.
 
-    Products without images take a product slot and no image slot, so that none is lost.
+    A product without images takes a product slot and no image slot, so none is lost.
     """
 
     def __init__(
@@ -179,13 +179,13 @@ class SequentialPlan:
         image_slots: int,
         product_slots: int | None = None,
     ) -> None:
-        """`num_images` is from 0 to `image_slots` for each product.
+        """Make a plan for products with `num_images` images each, from 0 to `image_slots`.
 
-        By default a shard has as many product slots as the fullest one needs. Given a number of
-        them, batches have the same shape whatever the products are.
+        By default each shard has as many product slots as the fullest one needs. With a given
+        number of `product_slots`, the shape of batches does not depend on the products.
 
         Raises:
-            ValueError: a number of images outside that range.
+            ValueError: a number of images is outside that range.
         """
         if len(num_images) and (num_images.min() < 0 or num_images.max() > image_slots):
             raise ValueError(f"products need 0 to {image_slots} images to be packed")
@@ -203,7 +203,7 @@ class SequentialPlan:
         self.product_slots = product_slots or min(-(-largest // 8) * 8, image_slots)
 
     def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
-        """For each shard of step `step`, its products; the last step may have empty shards."""
+        """For each shard of step `step`, its products. The last step may have empty shards."""
         last = len(self._bounds) - 1
         first = step * self.shards
         return [

@@ -14,19 +14,19 @@ from product_mil.sources.catalogue import Catalogue
 class ProductImages:
     """Images with the products that own them."""
 
-    owner: Int64[np.ndarray, " m"]  # which of the products asked for
+    owner: Int64[np.ndarray, " m"]  # index into the products that were asked for
     image_row: Int64[np.ndarray, " m"]
     image_index: Int64[np.ndarray, " m"]  # from 0 within the product
 
 
 @dataclass(frozen=True)
 class Products:
-    """A selection of a catalogue's products with their class indices."""
+    """A selection of a catalogue's products, with their class indices."""
 
     catalogue: Catalogue
     product_rows: Int64[np.ndarray, " N"]
     labels: Int32[np.ndarray, " N"]  # class index; -1 where unknown
-    max_images: int  # the first ones of a product are used
+    max_images: int  # the first `max_images` of a product are used
     dropped: Bool[np.ndarray, " M"] | None = field(default=None, repr=False)  # placeholder images
 
     def __len__(self) -> int:
@@ -34,7 +34,7 @@ class Products:
 
     @property
     def num_images(self) -> Int64[np.ndarray, " N"]:
-        """Images of each product that will be read."""
+        """The number of images of each product that are used."""
         counts = np.asarray(self.catalogue.num_images)[self.product_rows].astype(np.int64)
         if self.dropped is not None:
             sums = np.concatenate([[0], np.cumsum(~self.dropped)])
@@ -43,7 +43,7 @@ class Products:
         return np.minimum(counts, self.max_images)
 
     def images_of(self, positions: Int64[np.ndarray, " q"]) -> ProductImages:
-        """The images of some of the products, product by product."""
+        """The images of the products at these positions, product by product."""
         first = np.asarray(self.catalogue.first_image[self.product_rows[positions]])
         counts = np.asarray(self.catalogue.num_images[self.product_rows[positions]]).astype(
             np.int64
@@ -75,7 +75,7 @@ class Products:
 
 
 class ImageFault(NamedTuple):
-    """A picture that could not be used and is left out, or a remark on one that is used."""
+    """An image that cannot be used and is left out, or a remark on one that is used."""
 
     file: str
     offset_bytes: int
@@ -85,12 +85,12 @@ class ImageFault(NamedTuple):
 
     @property
     def is_remark(self) -> bool:
-        """Whether the image is used all the same."""
+        """Whether the image is used nevertheless."""
         return is_remark(self.reason)
 
 
 def image_fault(catalogue: Catalogue, image_row: int, reason: str) -> ImageFault:
-    """The fault of an image."""
+    """The fault of an image, with its place and product."""
     # Products without images share `first_image` with the product after them.
     product_row = int(np.searchsorted(catalogue.first_image, image_row, side="right")) - 1
     return ImageFault(

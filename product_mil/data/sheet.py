@@ -1,4 +1,4 @@
-"""A contact sheet: products below each other, with all their images and what is wrong with them."""
+"""A contact sheet: products one below another, with their images, and words for all faults."""
 
 import textwrap
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ LINE_PX = 14
 _MARK = "product_mil"  # in the files of sheets
 MAX_IMAGES = 12  # of a product; a line says how many more there are
 RED = (200, 30, 30)
-# Told apart on white, also by the colour-blind (Okabe and Ito 2008).
+# Everybody can distinguish these on white, also the colour-blind (Okabe and Ito 2008).
 FRAMES = ((0, 114, 178), (230, 159, 0), (0, 158, 115), (204, 121, 167), (86, 180, 233))
 
 
@@ -37,14 +37,14 @@ class Shown:
     """A product on the sheet."""
 
     lines: list[str]
-    images: list[np.ndarray | str]  # pixels, or why there are none
+    images: list[np.ndarray | str]  # pixels, or the reason why there are none
     captions: list[str]
     frames: list[tuple[int, int, int] | None]
-    variants: list[list[np.ndarray | None]] = field(default_factory=list)  # a row a step
+    variants: list[list[np.ndarray | None]] = field(default_factory=list)  # one row for each step
 
 
 class Book:
-    """A catalogue with what is worth saying of each product and image."""
+    """A catalogue with what a sheet says about each product and image."""
 
     def __init__(
         self, catalogue: Catalogue, categories: Categories | None, image_size_px: int
@@ -56,12 +56,12 @@ class Book:
         )
         self._images, self._start = whole[groups.image_row], groups.start
         sizes = np.diff(groups.start, append=len(groups.image_row))
-        self._group = np.full(catalogue.num_images_total, -1)  # of images that are not alone
+        self._group = np.full(catalogue.num_images_total, -1)  # of images that occur again
         self._group[self._images] = np.repeat(np.arange(len(sizes)), sizes)
         self._group[self._images[np.repeat(sizes, sizes) == 1]] = -1
         self._sizes = sizes
         self._faults: dict[int, list[str]] = {}
-        self._lost: dict[Place, str] = {}  # of an image that the record lacks
+        self._lost: dict[Place, str] = {}  # reasons of images that their records lack
         for path, fault in catalogue.faults:
             if fault.image_index is not None:
                 self._lost[Place(str(path), fault.offset_bytes)] = fault.reason
@@ -74,7 +74,7 @@ class Book:
         return range(first, first + int(self.catalogue.num_images[product_row]))
 
     def shares_images(self, product_row: int) -> bool:
-        """Whether another place of the catalogue holds one of its images too."""
+        """Whether one of the product's images occurs again in the catalogue."""
         return any(self._group[image] >= 0 for image in self.image_rows(product_row))
 
     def is_bad(self, product_row: int) -> bool:
@@ -84,16 +84,16 @@ class Book:
         return any(isinstance(self.pixels(image), str) for image in self.image_rows(product_row))
 
     def pixels(self, image_row: int) -> np.ndarray | str:
-        """As training reads it, or why it cannot."""
+        """The pixels of an image as training reads them, or the reason why it cannot."""
         if not self.catalogue.image_length_bytes[image_row]:
             lost = self._lost.get(self.catalogue.place_of_image(image_row))
-            return lost or "the picture has no bytes"
+            return lost or "the image has no bytes"
         pixels = np.zeros((self._size_px, self._size_px, 3), np.uint8)
         reason = decode_images(self.catalogue.read(np.array([image_row])), [pixels]).get(0)
         return pixels if reason is None or is_remark(reason) else reason
 
     def show(self, product_row: int) -> Shown:
-        """The product as it is drawn."""
+        """Everything that the sheet draws for a product."""
         catalogue = self.catalogue
         images = self.image_rows(product_row)
         lines = [f"product {int(catalogue.product_id[product_row])}", self._category(product_row)]
@@ -128,7 +128,7 @@ class Book:
         return f"{number}: {' > '.join(self._categories.names[class_index])}"
 
     def _others(self, image_row: int) -> str:
-        """Where an identical image is shown."""
+        """A second line of the caption that says where an identical image is, or nothing."""
         group = int(self._group[image_row])
         if group < 0:
             return ""
@@ -152,11 +152,11 @@ SHEET = Kind("a contact sheet", (".png", ".jpg", ".jpeg"), _is_sheet)
 
 
 def save(sheet: Image.Image, path: Path) -> None:
-    """Write the sheet as PNG or JPEG, by its name, with a mark that it was made here.
+    """Write the sheet as PNG or JPEG, by its name, with a mark that we made it.
 
     Raises:
-        OSError: it cannot be written.
-        UserError: something else has been put there meanwhile.
+        OSError: the file cannot be written.
+        UserError: another file has appeared there.
     """
     with whole(path, SHEET) as file:
         if path.suffix.lower() == ".png":
@@ -168,7 +168,7 @@ def save(sheet: Image.Image, path: Path) -> None:
 
 
 def draw(products: list[Shown]) -> Image.Image:
-    """The products below each other, each with its text, images and variants."""
+    """The sheet: products one below another, each with its text, images and variants."""
     columns = max((len(product.images) for product in products), default=0)
     width = TEXT_WIDTH_PX + max(columns, 1) * (THUMBNAIL_PX + GAP_PX) + GAP_PX
     blocks = [_block(product, width) for product in products]

@@ -23,13 +23,13 @@ __all__ = ["Split", "drop_images", "shared_with", "split_products"]
 
 @dataclass(frozen=True, eq=False)
 class Split:
-    """Rows of the catalogue on each side, ascending, and what was found on the way."""
+    """The product rows of each part, ascending, and the links that were found."""
 
     train_rows: Int64[np.ndarray, " t"]
     valid_rows: Int64[np.ndarray, " v"]
     num_linked: int  # products that share an image (or their id) with another one
     popular_images: Int64[np.ndarray, " q"]  # one row of each image in too many products to link
-    popular_num_products: Int64[np.ndarray, " q"]
+    popular_num_products: Int64[np.ndarray, " q"]  # how many products these are in
 
 
 def split_products(
@@ -42,14 +42,14 @@ def split_products(
 ) -> Split:
     """Split the products, or a random `max_products` of them (0: all), by the seed.
 
-    Products that share an image are one component and stay on one side, as do those of one id. An
-    image in more than 20 products links nothing and is listed; images in `ignored_images` (a
-    mask) link nothing. The validation part has as many products as whole components allow, up to
-    the fraction. Within a category components are taken evenly, and no category loses its last
-    product to validation.
+    Products that share an image or an id are one component, and stay in one part. Images in more
+    than 20 products do not link these, and are listed; nor do images in the mask `ignored_images`.
+    The validation part has as many products as whole components allow, up to the fraction.
+    Components are taken evenly from all categories, and the last product of a category is never
+    taken.
 
-    Randomness is a hash of (seed, product id), not of a row: neither the order of the records nor
-    their number of files changes the split, and a smaller `max_products` draws a subset.
+    Random numbers are hashes of seed and product id. So the split depends neither on the order of
+    records nor on the files that hold them, and a smaller `max_products` gives a subset.
     """
     key = _keyed_hash(catalogue.product_id, seed)
     rows = np.arange(catalogue.num_products)
@@ -72,7 +72,7 @@ def split_products(
 def _link(
     catalogue: Catalogue, rows: Int64[np.ndarray, " n"], ignored: Bool[np.ndarray, " M"] | None
 ) -> tuple[Int32[np.ndarray, " n"], Int64[np.ndarray, " q"], Int64[np.ndarray, " q"]]:
-    """Component of each row; images in too many products to link, and in how many."""
+    """The component of each row, the images in too many products to link, and their products."""
     wanted = np.zeros(catalogue.num_products, bool)
     wanted[rows] = True
     chosen = np.repeat(wanted, catalogue.num_images) & with_bytes(catalogue)
@@ -85,10 +85,10 @@ def _link(
     popular = popular[np.argsort(-groups.num_products[popular], kind="stable")]
     popular_images = np.flatnonzero(chosen)[groups.image_row[groups.start[popular]]]
 
-    # A chain through each group's products; a second one through the products of one id.
+    # Link the products of each group in a chain, and the products of each id in another.
     linking = (groups.num_products > 1) & (groups.num_products <= MAX_LINKING_PRODUCTS)
     linked = np.repeat(linking, np.diff(groups.start, append=len(groups.image_row)))
-    linked[groups.start] = False  # to the image before, which is of another group
+    linked[groups.start] = False  # the image before these belongs to another group
     by_image = np.flatnonzero(linked)
     product_id = catalogue.product_id[rows]
     order = np.argsort(product_id, kind="stable").astype(np.int32)
@@ -109,8 +109,8 @@ def _choose(
     target: int,
     seed: int,
 ) -> Bool[np.ndarray, " n"]:
-    """Mark up to `target` products for validation, in whole components."""
-    # Number the components by their least key, which breaks every tie below.
+    """Choose up to `target` products for validation, in whole components."""
+    # Number the components by their least key, which decides between equals below.
     order = np.argsort(key, kind="stable")
     earliest = np.empty(component.max(initial=-1) + 1, np.int64)
     earliest[component[order[::-1]]] = np.arange(len(order))[::-1]  # the last write stays
@@ -120,8 +120,8 @@ def _choose(
     component = number[component]
     size = np.bincount(component)
 
-    # A component counts under the category of its head, and within that it stands where its
-    # score in 0..1 says: taking the lowest scores takes from all categories evenly.
+    # A component belongs to the category of its head, and gets a score from 0 to 1 within it.
+    # Taking the lowest scores then takes from all categories evenly.
     of_category = np.argsort(category[head], kind="stable")
     ordered = category[head][of_category]
     start = np.flatnonzero(np.append(True, ordered[1:] != ordered[:-1])[: len(ordered)])
@@ -150,7 +150,7 @@ def _choose(
 def _fill(
     candidates: Int64[np.ndarray, " c"], size: Int64[np.ndarray, " C"], target: int
 ) -> Int64[np.ndarray, " c2"]:
-    """Take components in their order, stepping over those that no longer fit."""
+    """Take components in order, leaving out those that no longer fit."""
     taken = []
     while True:
         candidates = candidates[size[candidates] <= target]
@@ -165,7 +165,7 @@ def _fill(
 def _keyed_hash(
     numbers: Int64[np.ndarray, " N"], seed: int, purpose: int = 0
 ) -> UInt64[np.ndarray, " N"]:
-    """Random 64 bits for each number: splitmix64 (Steele, Lea and Flood 2014), once a key."""
+    """64 random bits for each number, by splitmix64 (Steele, Lea and Flood 2014) with two keys."""
     bits = np.asarray(numbers, np.int64).view(np.uint64)
     for key in (seed, purpose):
         bits = bits + np.uint64((key + 1) * 0x9E3779B97F4A7C15 % 2**64)

@@ -1,4 +1,4 @@
-"""What a catalogue holds, counted."""
+"""Counts of what a catalogue holds."""
 
 from typing import Any
 
@@ -16,7 +16,7 @@ _MAX_SHOWN_FAULTS = 10
 
 
 def summarise(catalogue: Catalogue) -> dict[str, Any]:
-    """Count what the catalogue holds; the values are plain JSON."""
+    """Counts of products, images, categories and faults, as plain JSON values."""
     sizes, products = np.unique(catalogue.num_images, return_counts=True)
     category_id = catalogue.category_id[catalogue.category_id != NO_CATEGORY]
     whole = with_bytes(catalogue)

@@ -1,8 +1,8 @@
-"""Processes that decode pictures into memory shared with this one.
+"""Processes that decode images into memory which they share with this process.
 
-Threads decode side by side too, but what they do between two pictures needs the interpreter's
-lock: 2 threads lose a twentieth of their time waiting for it, more threads more. A process has a
-lock of its own. The threads of the loader stay: each hands its batch to a process and waits.
+Threads can decode at the same time, too, but between two images they need the interpreter's lock. 2
+threads lose a twentieth of their time by waiting for it, and more threads lose more. Each process
+has its own lock. The loader's threads remain: each passes its batch to a process and waits.
 """
 
 import functools
@@ -26,7 +26,7 @@ from product_mil.data.decode import decode_images
 from product_mil.errors import UserError
 from product_mil.sources.catalogue import Reader
 
-_READERS = 8  # that a process holds open: those of the sources in use
+_READERS = 8  # readers that a process keeps open, for the sources in use
 _SERVE = """
 import sys
 sys.path[:] = sys.argv[3:]
@@ -36,9 +36,9 @@ serve(*map(int, sys.argv[1:3]))
 
 
 class Task(NamedTuple):
-    """Images to decode into slots of a batch."""
+    """Images to decode into the slots of a batch."""
 
-    number: int  # of the reader, which a process keeps
+    number: int  # identifies the reader, which a process keeps
     reader: Reader
     addresses: Any
     region: Region
@@ -47,26 +47,30 @@ class Task(NamedTuple):
 
 
 class Workers:
-    """One process a caller at a time, as many as there were callers at once; kept until the end."""
+    """Decoding processes, kept until the program ends.
+
+    A caller borrows an idle one or starts a new one, so there are never more processes than callers
+    that wait at the same time.
+    """
 
     def __init__(self) -> None:
-        """Raises OSError where the system has no memory to share this way."""
+        """Make the shared memory; raises OSError if the system has none of this kind."""
         self.memory = SharedMemory()
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._failed = threading.Event()
 
     def next_reader(self) -> int:
-        """A number for `Task.number`."""
+        """A new number for `Task.number`."""
         return next(self._numbers)
 
     @property
     def live(self) -> bool:
-        """Whether none has died so far."""
+        """Whether no process has died so far."""
         return not self._failed.is_set()
 
     def decode(self, task: Task) -> dict[int, str] | None:
-        """What `decode_images` returns; None where no process can do it."""
+        """Decode in a process, with the result of `decode_images`; None if no process can do it."""
         worker = None
         try:
             worker = self._idle_or_new()
@@ -97,8 +101,8 @@ class Workers:
                 self._idle.get_nowait().close()
 
 
-class Elsewhere:
-    """The batches of one reader, in memory that the workers write to."""
+class ProcessDecoder:
+    """Decodes the batches of one reader by `Workers`, in memory that is shared with them."""
 
     def __init__(self, workers: Workers, reader: Reader, shape: tuple[int, ...]) -> None:
         """`shape` is that of the images of a batch: any axes, then h, w, 3."""
@@ -109,9 +113,9 @@ class Elsewhere:
     def decode(
         self, addresses: Any, slots: Int64[np.ndarray, " m"]
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]] | None:
-        """A batch with the images in their slots, and what `decode_images` returns.
+        """A batch with the images in their slots, and the result of `decode_images`.
 
-        None where no process, or no memory to share, is to be had.
+        None if there is no process or no shared memory.
         """
         if not self._workers.live:
             return None
@@ -130,7 +134,7 @@ class Elsewhere:
 
 @functools.cache
 def process_workers() -> Workers | None:
-    """The one set of workers of this process; None where the system has no such memory."""
+    """The workers, of which a program has one set; None if the system has no shared memory."""
     import atexit
 
     try:
@@ -142,7 +146,7 @@ def process_workers() -> Workers | None:
 
 
 class _Worker:
-    """A process at the other end of a socket, which ends when the socket does."""
+    """A process that is connected by a socket, and ends when the socket is closed."""
 
     def __init__(self, memory: int) -> None:
         ours, theirs = socket.socketpair()
@@ -153,7 +157,7 @@ class _Worker:
                 pass_fds=handed,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
-                process_group=0,  # Ctrl-C goes to a whole group; the parent alone decides
+                process_group=0,  # Ctrl-C reaches a whole group, but only the parent shall react
             )
             self._connection = Connection(ours.detach())
 
@@ -167,7 +171,7 @@ class _Worker:
 
 
 def serve(connection: int, memory: int) -> None:
-    """Answer tasks until the other end closes; runs in a process of its own."""
+    """Decode tasks until the other end closes the socket. This runs in a separate process."""
 
     @functools.lru_cache(_READERS)
     def reader(_: int) -> Reader:
@@ -185,6 +189,6 @@ def serve(connection: int, memory: int) -> None:
             targets = (images[slot] for slot in task.slots.tolist())
             try:
                 reasons = decode_images(reader(task.number).read(task.addresses), targets)
-            except UserError:  # the thread tries, and tells it if it fails too
+            except UserError:  # the caller's thread tries again, and reports the error
                 reasons = None
             tasks.send(reasons)

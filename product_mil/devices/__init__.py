@@ -1,1 +1,1 @@
-"""What JAX is told about this machine: the mesh, memory, caches."""
+"""How JAX uses this machine: the mesh of devices, memory, the cache of compiled programs."""

@@ -1,4 +1,4 @@
-"""One axis of devices, "data": batches are split over it by shard, all else is replicated."""
+"""The mesh of devices. Its one axis, "data", splits batches by shard; all else is replicated."""
 
 from typing import TypeVar
 
@@ -14,10 +14,10 @@ Tree = TypeVar("Tree")
 def data_mesh(shards: int) -> Mesh:
     """A mesh over all devices.
 
-    `Mesh` rather than `jax.make_mesh`: the latter's explicit axes refuse segment sums.
+    This is a `Mesh` because the explicit axes of `jax.make_mesh` refuse segment sums.
 
     Raises:
-        UserError: the devices do not divide the shards.
+        UserError: the number of shards is not a multiple of the number of devices.
     """
     devices = jax.devices()
     if shards % len(devices):
@@ -29,10 +29,10 @@ def data_mesh(shards: int) -> Mesh:
 
 
 def put_batch(batch: Tree, mesh: Mesh) -> Tree:
-    """Send a batch to the devices, each its shards."""
+    """Send a batch to the devices; each gets its shards."""
     return jax.device_put(batch, NamedSharding(mesh, PartitionSpec("data")))
 
 
 def replicate(tree: Tree, mesh: Mesh) -> Tree:
-    """A copy on every device."""
+    """The tree with a copy of each array on every device."""
     return jax.device_put(tree, NamedSharding(mesh, PartitionSpec()))

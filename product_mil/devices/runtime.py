@@ -1,4 +1,4 @@
-"""How this program uses JAX: set in one place, and what it can expect of the devices."""
+"""Settings of JAX and of the process, and what can be expected of the devices."""
 
 import ctypes
 import functools
@@ -20,23 +20,23 @@ from product_mil.files.cache import cache_root, can_be_written
 
 
 def embedding_batch_images(at_most: int | None = None) -> int:
-    """Images in one forward pass that only embeds; `at_most` says that there are not more.
+    """The number of images in one forward pass that only embeds.
 
-    On a CPU groups of 4 a device stay in cache and run 1.4 times as fast as groups of 16 or more
-    (MobileNetV2 at 180 px); the sizes for GPUs are not measured yet. There are few, because each is
-    compiled.
+    `at_most` is the number of images that there are, if that is known. On a CPU groups of 4 images
+    per device stay in the cache, and run 1.4 times as fast as groups of 16 or more (MobileNetV2 at
+    180 px). The sizes for GPUs are not measured yet. There are few sizes: each one is compiled.
     """
     sizes = [4] if jax.default_backend() == "cpu" else [16, 256]
     sizes = [size * jax.device_count() for size in sizes]
     return next((size for size in sizes if at_most is not None and at_most <= size), sizes[-1])
 
 
-# glibc's `mallopt`: one arena, no memory maps of their own for large blocks, nothing handed back.
+# For glibc's `mallopt`: one arena, no separate memory maps for large blocks, no memory given back.
 _KEEP_FREED_MEMORY = ((-8, 1), (-4, 0), (-1, -1))
 
 
 def configure_jax() -> None:
-    """Start JAX, with compiled programs kept between runs.
+    """Start JAX, and let it keep compiled programs in the cache for later runs.
 
     Raises:
         UserError: JAX cannot be started as the environment asks, or too few files may be open.
@@ -46,7 +46,7 @@ def configure_jax() -> None:
     if can_be_written("xla"):
         jax.config.update("jax_compilation_cache_dir", str(cache_root() / "xla"))
         jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.5)
-        # Of a disk that fills up: the program is compiled again next time.
+        # When the disk is full, the program is compiled again next time; no warning is needed.
         warnings.filterwarnings("ignore", message="Error (reading|writing) persistent compilation")
     refuse_xla_flags(os.environ.get("XLA_FLAGS", ""))
     start_devices()
@@ -58,10 +58,10 @@ _OPEN_FILES = 65_536  # a part of the embedding cache is open while it is mapped
 
 
 def allow_open_files() -> None:
-    """Raise this process's limit of open files as far as it may be raised and helps.
+    """Raise the limit of open files of this process, as far as that is allowed and useful.
 
     Raises:
-        UserError: it stays too low for any work.
+        UserError: the limit stays too low for any work.
     """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES if hard == resource.RLIM_INFINITY else min(_OPEN_FILES, hard)
@@ -80,7 +80,7 @@ def start_devices() -> None:
     """Let JAX find its devices.
 
     Raises:
-        UserError: there are none of the kind that JAX_PLATFORMS asks for.
+        UserError: there is no device of the kind that JAX_PLATFORMS asks for.
     """
     try:
         jax.devices()
@@ -102,10 +102,10 @@ _PARSE_FLAGS = "from jaxlib import _jax; getattr(_jax, 'CompileOptions', int)()"
 
 @functools.cache
 def refuse_xla_flags(flags: str) -> None:
-    """Try XLA_FLAGS in a process of its own: XLA ends the process where it does not know one.
+    """Try XLA_FLAGS in a separate process, since XLA ends its process at an unknown flag.
 
     Raises:
-        UserError: they are wrong.
+        UserError: XLA does not accept the flags.
     """
     if not flags.strip():
         return
@@ -122,12 +122,11 @@ def refuse_xla_flags(flags: str) -> None:
 
 
 def keep_freed_memory() -> None:
-    """Let malloc hold on to what it has.
+    """Let malloc keep freed memory instead of giving it back to the system.
 
-    On a CPU XLA asks for a step's memory anew each time, and half of a step was page faults.
-
-    Only where the C library is glibc, and not beside a GPU: there many threads decode, and each
-    does better with an arena of its own.
+    On a CPU, XLA allocates the memory of each step again, and page faults took half of a step. This
+    needs glibc. It is not done beside a GPU, where many threads decode and each one is faster with
+    its own arena.
     """
     if sys.platform == "linux" and not Path("/dev/nvidiactl").exists():
         mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # musl has none
@@ -139,9 +138,9 @@ def keep_freed_memory() -> None:
 def step_flops(step: Callable[..., Any], *arguments: Any) -> float:
     """Floating-point operations of a jitted function, over all devices; 0 where JAX has no CPU.
 
-    XLA's count of the program before it is optimised: afterwards, on GPUs, convolutions are calls
-    into a library, and count as nothing. JAX counts that way for CPUs alone, so it is lowered for
-    one, whatever the arguments lie on.
+    This is XLA's count for the program before optimisation. After it, convolutions on GPUs are
+    calls into a library and count as 0. JAX gives the earlier count on CPUs only, so the function
+    is lowered for a CPU, wherever the arguments are.
     """
     try:
         cpu = jax.sharding.SingleDeviceSharding(jax.devices("cpu")[0])
@@ -155,9 +154,10 @@ def step_flops(step: Callable[..., Any], *arguments: Any) -> float:
 
 
 def matmul_flops_per_s(dtype: str, size: int = 8192, repeats: int = 8) -> float:
-    """What a large matrix multiplication of this type reaches on the first device, measured.
+    """The measured operations per second of a large matrix multiplication on the first device.
 
-    Of random numbers: equal ones cost a GPU less power, and it clocks higher than a net lets it.
+    It multiplies random numbers: with equal ones a GPU needs less power, and runs at a higher clock
+    than with a net.
     """
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     multiply = jax.jit(lambda x: x @ x)
@@ -172,7 +172,10 @@ def matmul_flops_per_s(dtype: str, size: int = 8192, repeats: int = 8) -> float:
 
 
 def peak_flops_per_s(dtype: str) -> float:
-    """The matrix-multiply ceiling of all GPUs; 0 on a CPU, where utilisation tells little."""
+    """The operations per second of matrix multiplication on all GPUs; 0 on a CPU.
+
+    On a CPU the share of it that is used would say little.
+    """
     if jax.default_backend() == "cpu":
         return 0.0
     return matmul_flops_per_s(dtype) * jax.device_count()

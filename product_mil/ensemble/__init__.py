@@ -1,1 +1,1 @@
-"""Several models' predictions, combined."""
+"""Combine the predictions of several models."""

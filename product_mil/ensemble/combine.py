@@ -1,4 +1,4 @@
-"""Prediction files combined: from blocks of members' probabilities to blocks of predictions."""
+"""Combine prediction files: blocks of the members' probabilities become blocks of predictions."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -28,8 +28,8 @@ def combine_files(
 ) -> Iterator[PredictionBlock]:
     """The ensemble's predictions of all products, in the order of the first member.
 
-    Memory does not grow with the number of products beyond a few columns. Photos are not known
-    here, so the columns of images are empty.
+    Memory does not grow with the number of products beyond a few columns. Images are not known from
+    files, so their columns are empty.
     """
 
     @jax.jit
@@ -44,7 +44,7 @@ def combine_files(
         chosen = slice(done, done + probabilities.shape[1])
         done = chosen.stop
         label, missing = labels[chosen], aligned.block_rows - len(labels[chosen])
-        # One shape, one program.
+        # Padding to one shape, so that only one program is compiled.
         padded = np.pad(probabilities, ((0, 0), (0, missing), (0, 0)), constant_values=1)
         found = jax.device_get(step(padded, np.pad(label, (0, missing))))
         values, classes, true = (part[: len(label)] for part in found[:3])
@@ -70,7 +70,7 @@ def combine_files(
 def file_log_probs(
     aligned: AlignedMembers, label: Int32[np.ndarray, " N"]
 ) -> Iterator[tuple[Float32[np.ndarray, "m b k"], Int32[np.ndarray, " b"]]]:
-    """Log-probabilities of every member, and the labels, of consecutive products."""
+    """Yield the log-probabilities of all members, and the labels, for consecutive products."""
     done = 0
     for probabilities in aligned.blocks():
         chosen = slice(done, done + probabilities.shape[1])

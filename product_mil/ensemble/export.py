@@ -1,4 +1,4 @@
-"""An ensemble's predictions, written to files: of trained runs, or of their prediction files."""
+"""Write the predictions of an ensemble of trained runs, or of their prediction files."""
 
 import dataclasses
 import logging
@@ -43,7 +43,7 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class Combined(NamedTuple):
-    """What an ensemble wrote, and the weights of its members, which sum to 1."""
+    """The result of an ensemble, and the weights of its members, which sum to 1."""
 
     weights: Float64[np.ndarray, " m"]
     written: Written
@@ -64,14 +64,15 @@ def combine_runs(
     bad_records: Policy | None = None,
     bad_images: Policy | None = None,
 ) -> Combined:
-    """Predict the BSON files `spec` with all runs in one pass; all outputs whole, or not at all.
+    """Predict the BSON files `spec` by all runs, in one pass over the images.
 
-    Without weights they are fitted on the labelled products of `fit_on`, by default the runs' own
-    validation products, as predictions that back off are calibrated. The other arguments are those
-    of `runs.predict.predict`; None leaves a policy as in training of the first run.
+    All outputs are written whole, or not at all. If no weights are given, they are fitted on the
+    labelled products of `fit_on`, by default the validation products of the runs; predictions that
+    back off are calibrated on the same. The other arguments are those of `runs.predict.predict`. A
+    policy of None is that of the first run.
 
     Raises:
-        UserError: runs or data that cannot be used together, or outputs that cannot be written.
+        UserError: runs or data cannot be used together, or outputs cannot be written.
     """
     weights = normalised(weights, len(workdirs))
     listing = missing_path(outputs.submission)
@@ -141,12 +142,13 @@ def combine_predictions(
 ) -> Combined:
     """Combine prediction files and write all outputs, whole or not at all.
 
-    Without weights they are fitted on `fit_paths`, validation predictions of the same models in
-    the same order, as predictions that back off are calibrated. `spec` and `fit_on` are the BSON
-    files that were predicted, where the files do not tell categories and numbers of images.
+    If no weights are given, they are fitted on `fit_paths`, which are validation predictions of the
+    same models in the same order; predictions that back off are calibrated on the same. `spec` and
+    `fit_on` are the BSON files that were predicted. They are needed if the prediction files do not
+    have categories and numbers of images.
 
     Raises:
-        UserError: files that cannot be used together, or outputs that cannot be written.
+        UserError: files cannot be used together, or outputs cannot be written.
     """
     weights = normalised(weights, len(paths))
     listing = missing_path(outputs.submission)
@@ -202,10 +204,10 @@ def combine_predictions(
 
 
 def _facts(aligned: AlignedMembers, spec: str | None, flag: str, *, needed: bool) -> ProductFacts:
-    """What is known of the products, from labelled data or from the members.
+    """The categories and numbers of images of the products, from data or from the members.
 
     Raises:
-        UserError: it is needed and nobody has it, or the data lacks products.
+        UserError: these are needed and missing, or the data lack products.
     """
     ids = aligned.product_id
     if spec is None:
@@ -236,7 +238,7 @@ def _about(rule: Rule, weights: Float64[np.ndarray, " m"]) -> dict[str, Any]:
 
 
 def _logged(fitted: Fitted, names: Sequence[Path], num_products: int) -> Float64[np.ndarray, " m"]:
-    """The weights, after a table of what they reach."""
+    """Log a table of the weights with their likelihoods, and return the weights."""
     some = "" if fitted.num_products == num_products else f" of {num_products}"
     lines = [f"weights fitted on {fitted.num_products}{some} validation products:"]
     columns = zip(names, fitted.weights, fitted.member_nll, strict=True)

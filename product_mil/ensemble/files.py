@@ -1,4 +1,4 @@
-"""Prediction files as members of an ensemble: brought to one order of products and of classes."""
+"""Prediction files as members of an ensemble, in one order of products and of classes."""
 
 import csv
 import io
@@ -24,21 +24,21 @@ MISSING_COLUMNS = ("member", "missing", "id")
 MISSING = Kind("a list of missing ids", (".csv",), csv_with_header(MISSING_COLUMNS))
 BLOCK_BYTES = 32_000_000  # of all members' probabilities together
 _MAX_BLOCK_ROWS = 4096
-_NAMED = 5  # of the missing ids, in the error itself
+_NAMED = 5  # missing ids that the error names
 
 
 def missing_path(submission: Path) -> Path:
-    """Where the ids that members miss are listed, beside an ensemble's submission."""
+    """The path of the list of ids that members lack, beside an ensemble's submission."""
     return beside(submission, ".missing.csv")
 
 
 class MatrixMember:
-    """A full matrix `[N, k]`, read with `pread`, so that a file that shrinks is an error."""
+    """A full matrix `[N, k]`. It is read by `pread`, so that a file that shrinks is an error."""
 
     facts: ProductFacts | None = None
 
     def __init__(self, path: Path) -> None:
-        """Raises `UserError` where the files are absent, damaged or do not fit each other."""
+        """Open the files; raises UserError if they are missing, damaged or do not fit together."""
         self.path = path
         matrix_path, ids_path, columns_path, about_path = matrix_files(path)
         self.product_id, self.class_ids = _ids(ids_path), _ids(columns_path)
@@ -58,7 +58,7 @@ class MatrixMember:
         self._matrix_path = matrix_path
 
     def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
-        """The probabilities in these rows; neighbours are read at once."""
+        """The probabilities in these rows. Neighbouring rows are read together."""
         starts = np.flatnonzero(np.diff(places, prepend=-2) != 1)
         row_bytes = self._dtype.itemsize * len(self.class_ids)
         parts = []
@@ -83,18 +83,18 @@ class AlignedMembers:
     """Members in the order of the first one's products and of ascending category ids."""
 
     members: list[Member]
-    places: list[Int64[np.ndarray, " N"]]  # of each product, in each member
-    columns: list[Int64[np.ndarray, " k"]]  # of each class, in each member
+    places: list[Int64[np.ndarray, " N"]]  # row of each product, in each member
+    columns: list[Int64[np.ndarray, " k"]]  # column of each class, in each member
     categories: Categories
 
     @property
     def product_id(self) -> Int64[np.ndarray, " N"]:
-        """In the order of all blocks."""
+        """The ids of the products, in the order of all blocks."""
         return self.members[0].product_id
 
     @property
     def facts(self) -> ProductFacts | None:
-        """Of the first member that has them, in the order of all blocks."""
+        """The facts of the first member that has them, in the order of all blocks."""
         for member, places in zip(self.members, self.places, strict=True):
             if member.facts is not None:
                 return ProductFacts(*(values[places] for values in vars(member.facts).values()))
@@ -102,15 +102,15 @@ class AlignedMembers:
 
     @property
     def block_rows(self) -> int:
-        """Products in a block: what memory allows, however many classes there are."""
+        """The number of products in a block, by the memory for all classes."""
         row_bytes = 4 * len(self.members) * len(self.categories.ids)
         return int(np.clip(BLOCK_BYTES // row_bytes, 1, _MAX_BLOCK_ROWS))
 
     def blocks(self) -> Iterator[Float32[np.ndarray, "m b k"]]:
-        """Every member's probabilities of consecutive products.
+        """Yield the probabilities of all members for consecutive products.
 
         Raises:
-            UserError: numbers that are no probabilities, with the file and the product.
+            UserError: numbers are not probabilities; the message names the file and the product.
         """
         for first in range(0, len(self.product_id), self.block_rows):
             chosen = slice(first, first + self.block_rows)
@@ -138,10 +138,10 @@ class AlignedMembers:
 
 
 def open_member(path: Path) -> Member:
-    """A Parquet file or a full matrix of `product-mil predict`.
+    """Open a Parquet file or a full matrix that `product-mil predict` wrote.
 
     Raises:
-        UserError: another kind of file.
+        UserError: the file is of another kind.
     """
     if path.is_dir() or path.suffix.lower() == ".npy":
         return MatrixMember(path)
@@ -157,8 +157,8 @@ def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
     """Match members by product and category id.
 
     Raises:
-        UserError: a product twice in a member, or products or classes that a member misses; a
-            long list of those is written to `listing`.
+        UserError: a member has a product twice, or lacks products or classes that others have; a
+            long list of these is written to `listing`.
     """
     names = [str(member.path) for member in members]
     for name, member in zip(names, members, strict=True):
@@ -187,7 +187,7 @@ def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
 def refuse_missing(
     what: str, names: Sequence[str], ids: Sequence[Int64[np.ndarray, " _"]], listing: Path
 ) -> None:
-    """Refuse members that lack ids which others have; the whole list, if long, is a CSV file."""
+    """Refuse members that lack ids which others have. A long list of ids is written as CSV."""
     if all(np.array_equal(found, ids[0]) for found in ids[1:]):
         return
     union = np.unique(np.concatenate(ids))
@@ -223,10 +223,10 @@ def _ids(path: Path) -> Int64[np.ndarray, " _"]:
 
 
 def read_array(path: Path) -> np.ndarray:
-    """A NumPy file, mapped into memory.
+    """The array of a NumPy file, mapped into memory.
 
     Raises:
-        UserError: it is absent, damaged or another kind of file.
+        UserError: the file is missing, damaged or of another kind.
     """
     refuse_foreign(path, MATRIX)
     try:
@@ -236,7 +236,7 @@ def read_array(path: Path) -> np.ndarray:
 
 
 def _categories_in(about: Path) -> Categories | None:
-    """The names of the classes; a matrix made elsewhere may lack them."""
+    """The categories of a matrix; None for a matrix of another program without description."""
     if not about.exists():
         return None
     return Categories.from_json(json.dumps(read_description(about)["categories"]))

@@ -1,4 +1,4 @@
-"""A Parquet file of predictions as a member of an ensemble: the most probable classes alone."""
+"""A Parquet file of predictions, with the most probable classes, as a member of an ensemble."""
 
 import os
 from collections.abc import Iterator
@@ -23,7 +23,7 @@ _BUFFER_BYTES = 65_536  # of each column
 
 @dataclass(frozen=True, eq=False)
 class ProductFacts:
-    """What is known of products besides probabilities."""
+    """What is known about products besides probabilities."""
 
     category_id: Int64[np.ndarray, " N"]  # `NO_CATEGORY` where unlabelled
     num_images: Int32[np.ndarray, " N"]
@@ -46,14 +46,14 @@ class _Rows:
 
 
 class ParquetMember:
-    """What a product's listed classes leave over is spread evenly over the other classes.
+    """A file whose remaining probability is spread evenly over the classes that are not listed.
 
-    Products in the order of the file are read as a stream. `hold` them where another order is to
-    be read.
+    Products are read as a stream, in the order of the file. Call `hold` to read them in another
+    order.
     """
 
     def __init__(self, path: Path) -> None:
-        """Raises `UserError` where the file is absent, damaged or of another kind."""
+        """Open the file; raises UserError if it is missing, damaged or of another kind."""
         self.path = path
         file = read_predictions(path, _FACTS)
         self.categories = Categories.from_json(file.categories_json)
@@ -71,14 +71,14 @@ class ParquetMember:
         self._all = False
 
     def hold(self) -> None:
-        """Keep all rows in memory once they were read."""
+        """Keep all rows in memory after they have been read."""
         self._all = True
 
     def rows(self, places: Int64[np.ndarray, " b"]) -> Float32[np.ndarray, "b k"]:
-        """The probabilities in these rows: consecutive ones, or after `hold` any.
+        """The probabilities in these rows, which must be consecutive unless `hold` was called.
 
         Raises:
-            UserError: the file is damaged there.
+            UserError: the file is damaged.
         """
         first, stop = (0, len(self.product_id)) if self._all else (places[0], places[-1] + 1)
         held = self._read(int(first), int(stop)).at(places - first)
@@ -89,7 +89,7 @@ class ParquetMember:
         return rows
 
     def _read(self, first: int, stop: int) -> _Rows:
-        """These rows: read on or, for what has gone by, anew."""
+        """Read these rows. Earlier rows than the last ones need a new stream."""
         if first < self._first:
             self._stream, self._first, self._held = self._batches(), 0, []
         last = self._first + sum(map(len, self._held))
@@ -104,7 +104,7 @@ class ParquetMember:
 
     def _batches(self) -> Iterator[_Rows]:
         try:
-            # Buffered: a whole row group would be fetched otherwise.
+            # The buffer prevents that a whole row group is read at once.
             with (
                 pa.OSFile(os.fsencode(self.path)) as opened,
                 pq.ParquetFile(opened, pre_buffer=False, buffer_size=_BUFFER_BYTES) as file,

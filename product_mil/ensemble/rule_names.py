@@ -1,4 +1,4 @@
-"""The rules by which several answers become one, in words, and the weights that they take."""
+"""The names of rules that combine several answers, and a check of their weights."""
 
 from typing import Literal, get_args
 
@@ -20,10 +20,10 @@ IMAGE_RULES = {  # of the answers to the images of a product
 def normalised(
     weights: Float[np.ndarray, " w"] | None, num_members: int
 ) -> Float64[np.ndarray, " m"] | None:
-    """Weights that sum to 1; None, which means that they are to be fitted, stays None.
+    """The weights, normalised to a sum of 1. None, for weights to be fitted, stays None.
 
     Raises:
-        UserError: not one for each member, a negative one, or all 0.
+        UserError: there is not one weight for each member, one is negative, or all are 0.
     """
     if weights is None:
         return None

@@ -1,6 +1,6 @@
-"""Several models' probabilities, combined by a rule, and weights fitted by likelihood.
+"""Combine the probabilities of several models by a rule, and fit its weights by likelihood.
 
-Numbers to numbers: members are the leading axis m of log-probabilities, whatever they come from.
+All functions work on arrays. Members are the leading axis m of log-probabilities.
 """
 
 from collections.abc import Callable, Iterable
@@ -14,19 +14,19 @@ from scipy.optimize import minimize
 
 from product_mil.ensemble.rule_names import Rule
 
-# A probability that rounded to 0 vetoes nothing and leaves every likelihood finite.
+# Takes the place of log 0, so that one member cannot veto a class, and likelihoods stay finite.
 FLOOR = float(np.log(np.finfo(np.float32).tiny))
 _TIE_SHARE = 0.01
 _MAX_COMPARED_VOTERS = 12  # 3**12 outcomes of one class against another
 _EQUAL = 1e-5  # sums of weights that differ by less are a tie
-FIT_BYTES = 1_000_000_000  # of log-probabilities, held while weights are fitted
-_ROWS = 1024  # of a chunk, in float64
+FIT_BYTES = 1_000_000_000  # of log-probabilities that are in memory while weights are fitted
+_ROWS = 1024  # rows of a chunk in float64
 
 
 def combine(
     log_probs: Float[Array, "m *e k"], weights: Float[np.ndarray, " m"], rule: Rule
 ) -> Float[Array, "*e k"]:
-    """Log-probabilities of the ensemble; the weights are not negative and sum to 1.
+    """The log-probabilities of the ensemble. Weights are not negative, and sum to 1.
 
     - `average`: the weighted mean of the probabilities.
     - `geometric_mean`: the weighted mean of the log-probabilities, normalised again.
@@ -51,10 +51,11 @@ def combine(
 
 
 def tie_share(weights: Float[np.ndarray, " m"]) -> float:
-    """How much the mean probabilities may count beside votes without ever outweighing one.
+    """The share that mean probabilities may have beside votes without outweighing any vote.
 
-    Two classes' votes differ by a sum of weights with signs (or 0); the least such difference
-    that is no tie stands against a difference of mean probabilities of at most 1.
+    The votes of two classes differ by a sum of weights with signs or factors 0. The smallest such
+    difference that is not a tie must be larger than a difference of mean probabilities, which is at
+    most 1, times this share.
     """
     voters = np.sort(np.asarray(weights, np.float64))[::-1][:_MAX_COMPARED_VOTERS]
     sums = np.zeros(1)
@@ -65,7 +66,7 @@ def tie_share(weights: Float[np.ndarray, " m"]) -> float:
 
 
 def equal_weights(members: int) -> Float64[np.ndarray, " m"]:
-    """Every member counts the same."""
+    """Weights that are the same for every member."""
     return np.full(members, 1 / members)
 
 
@@ -77,16 +78,16 @@ def combined_attention(
 
 
 class Optimum(NamedTuple):
-    """Weights, and the mean log-likelihood of the labels under them."""
+    """Weights, and the mean log-likelihood of the labels with these."""
 
     weights: Float64[np.ndarray, " m"]
     log_likelihood: float
 
 
 def fit_average(log_prob_true: Float[np.ndarray, "N m"]) -> Optimum:
-    """Weights of `average` that make N labels most likely: a concave problem on the simplex.
+    """The weights of `average` that make N labels most likely: a concave problem on the simplex.
 
-    `log_prob_true` is what each member gives the true class of each product. The mean
+    `log_prob_true` has the log-probability of each product's true class by each member. The mean
     log-likelihood is never below that of any member or of equal weights.
     """
     log_probs = np.maximum(log_prob_true, FLOOR).astype(np.float64)
@@ -103,9 +104,10 @@ def fit_average(log_prob_true: Float[np.ndarray, "N m"]) -> Optimum:
 def fit_geometric_mean(
     log_probs: Float[np.ndarray, "m N k"], label: Int[np.ndarray, " N"]
 ) -> Optimum:
-    """Weights of `geometric_mean` that make N labels most likely; as concave and as safe.
+    """The weights of `geometric_mean` that make N labels most likely.
 
-    Memory beyond the argument does not grow with N.
+    This problem is concave too, with the same guarantee as `fit_average`. Memory besides the
+    argument does not grow with N.
     """
     m, n, _ = log_probs.shape
 
@@ -128,12 +130,12 @@ def fit_geometric_mean(
 
 
 class Fitted(NamedTuple):
-    """Weights, and what they reached on the products that they were fitted on."""
+    """Fitted weights, and the likelihoods of the products that they were fitted on."""
 
     weights: Float64[np.ndarray, " m"]
-    num_products: int  # that were fitted on
-    member_nll: Float64[np.ndarray, " m"]  # of those products, by each member
-    nll: float  # by the ensemble; of `vote`, by the average that its weights are fitted for
+    num_products: int  # products that were fitted on
+    member_nll: Float64[np.ndarray, " m"]  # of each member
+    nll: float  # of the ensemble; for `vote`, of the average whose weights it has
 
 
 def fit_weights(
@@ -143,10 +145,10 @@ def fit_weights(
 ) -> Fitted:
     """Fit the weights of a rule on the members' log-probabilities of `num_products` products.
 
-    A label below 0 is unknown, and such products count for nothing. `average` and `vote` need
-    one number a product and member; votes have no likelihood, so theirs are the weights of
-    `average`. `geometric_mean` needs all of them, and takes a random part of the products where
-    more than `FIT_BYTES` would be held.
+    Products with a label below 0, which is unknown, are left out. `average` needs one number for
+    each product and member. Votes have no likelihood, so `vote` has the weights of `average`.
+    `geometric_mean` needs all log-probabilities, and takes a random part of the products if they
+    would be more than `FIT_BYTES`.
 
     Raises:
         ValueError: no product has a label.
@@ -181,10 +183,9 @@ Objective = Callable[[Float64[np.ndarray, " m"]], tuple[float, Float64[np.ndarra
 
 
 def _best_on_simplex(objective: Objective, m: int) -> Optimum:
-    """The point of the simplex where a concave objective, given with its gradient, is largest.
+    """The point of the simplex that maximises a concave objective, which returns its gradient too.
 
-    What the solver finds stands only where it is as good as equal weights and every single
-    member.
+    The solver's result is used only if it is as good as equal weights and as every single member.
     """
 
     def negated(weights: Any) -> tuple[float, Any]:

@@ -1,4 +1,4 @@
-"""Trained runs as members of an ensemble: one pass over the images, whoever looks at them."""
+"""Trained runs as members of an ensemble, with one pass over the images for all."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -35,11 +35,11 @@ from product_mil.runs.trained import TrainedRun, open_run
 def open_members(
     workdirs: Sequence[Path], checkpoint: Literal["last", "best"], listing: Path
 ) -> list[TrainedRun]:
-    """Open runs that can answer together.
+    """Open runs that can be combined.
 
     Raises:
-        UserError: they know other categories (a long list of those is written to `listing`),
-            look at other images of a product, or one goes by hand-made features and another not.
+        UserError: the runs have different categories (a long list of these is written to
+            `listing`), use different images of a product, or only some use hand-made features.
     """
     runs = [open_run(workdir, checkpoint) for workdir in workdirs]
     names = [str(workdir) for workdir in workdirs]
@@ -64,7 +64,7 @@ def open_members(
 
 
 class MemberOutputs:
-    """All members' outputs for a batch, inside a traced function.
+    """The outputs of all members for a batch, for use inside a traced function.
 
     Members with equal backbones (the same arrays, image size and precision) share embeddings.
     """
@@ -74,7 +74,7 @@ class MemberOutputs:
         self._views: Views = views
         self._tau = tau
         self._structures = [run.model.structure for run in runs]
-        # A run that looks at no image takes images of any size.
+        # A run that looks at no image accepts images of any size.
         self.run_of_size = {run.config.data.image_size_px: run for run in _seeing(runs)}
         sizes_px = list(self.run_of_size)
         self._size = [
@@ -87,7 +87,7 @@ class MemberOutputs:
     def __call__(
         self, arrays: Sequence[Any], batch: Batch | SizedBatch
     ) -> tuple[Float[Array, "m S p k"], Float[Array, "m S n"], Float[Array, "m S n k"]]:
-        """Log-probabilities of products, attention, and log-probabilities of images alone."""
+        """Log-probabilities of products, attention, and log-probabilities of single images."""
         embedded: dict[str, Array] = {}
         log_probs, attention, alone = [], [], []
         for number, (parameters, statistics, log_prior) in enumerate(arrays):
@@ -110,12 +110,12 @@ class MemberOutputs:
 
 
 def _seeing(runs: Sequence[TrainedRun]) -> list[TrainedRun]:
-    """Those that look at images; where none does, the first one."""
+    """The runs that look at images; if there is none, the first run."""
     return [run for run in runs if run.config.model.backbone != NO_BACKBONE] or [*runs[:1]]
 
 
 def _backbone_of(run: TrainedRun) -> str:
-    """A name that only equal backbones on equal pixels share."""
+    """A name that is the same only for equal backbones on equal pixels."""
     if run.config.model.backbone == NO_BACKBONE:
         return NO_BACKBONE
     model, size_px = run.config.model, run.config.data.image_size_px
@@ -130,7 +130,7 @@ def make_ensemble_step(
     topk: int,
     keep_all: bool,
 ) -> Callable[[Any], Predicted]:
-    """The ensemble as a predict step of one batch: what `predict_products` takes."""
+    """A function that predicts a batch by the ensemble, for `predict_products`."""
 
     def ensemble_step(arrays: Any, batch: Any) -> Predicted:
         log_probs, attention, alone = members(arrays, batch)
@@ -156,7 +156,7 @@ def member_log_probs(
     products: Products,
     batches: Iterable[Loaded],
 ) -> Iterator[tuple[Float[np.ndarray, "m b k"], Any]]:
-    """Log-probabilities of every member, and the labels, of consecutive products."""
+    """Yield the log-probabilities of all members, and the labels, for consecutive products."""
     step = jax.jit(lambda arrays, batch: members(arrays, batch)[0])
     for loaded in batches:
         log_probs = np.asarray(step(members.arrays, put_batch(loaded.batch, runs[0].mesh)))
@@ -172,9 +172,10 @@ def member_batches(
     *,
     views: Views,
 ) -> Batches:
-    """Every product once, in order, each image decoded once for each image size among the runs.
+    """Batches with every product once, in order.
 
-    Where all members share one backbone, the batches are those of any of them.
+    Each image is decoded once for each image size among the runs. If all members share one
+    backbone, these are the batches of the first run, which may come from its embedding cache.
     """
     if len(set(members.backbones)) == 1:
         return runs[0].batches(products, images_per_batch, pixels=views != "none")
@@ -185,7 +186,7 @@ def member_batches(
 
 
 def _of_all_sizes(streams: Sequence[Iterable[Loaded]]) -> Iterator[Loaded]:
-    """The same batches at several image sizes as one."""
+    """Join streams of the same batches at several image sizes."""
     for parts in zip(*streams, strict=True):
         slots = parts[0].batch.slots
         # An image that one size could not read is padding for all.

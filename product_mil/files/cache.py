@@ -1,7 +1,7 @@
-"""Where everything lies that can be made or fetched again; without such a place, work is slower.
+"""The cache: a directory for everything that can be computed or downloaded again.
 
-What is only read is looked for under `cache_root()`. What is to be written goes to
-`writable_cache(name)`, which is a temporary directory where the cache cannot be written.
+Files are looked for under `cache_root()`, and written to `writable_cache(name)`. Where the cache
+cannot be written, that is a temporary directory, and the next process repeats the work.
 """
 
 import atexit
@@ -16,7 +16,7 @@ import platformdirs
 
 from product_mil.errors import UserError
 
-_PROBE_BYTES = 1 << 20  # a disk without room for this is full
+_PROBE_BYTES = 1 << 20  # a disk without room for this counts as full
 
 
 def cache_root() -> Path:
@@ -30,14 +30,14 @@ def cache_root() -> Path:
     try:
         return Path(platformdirs.user_cache_dir("product_mil"))
     except RuntimeError:  # neither HOME nor an entry in the user database
-        _tell(Path("~"), "there is no home directory to keep a cache in")
+        _warn_once(Path("~"), "there is no home directory to keep a cache in")
         return temporary_cache()
 
 
 def can_be_written(name: str = "") -> bool:
-    """Whether something can be kept in the directory `name` of the cache, which is made if need be.
+    """Whether files can be written to the directory `name` of the cache, which is made if missing.
 
-    One warning says where it cannot: a read-only file system, a full disk, another user's.
+    If not (a read-only file system, a full disk, another user's directory), a warning says so once.
     """
     return _can_be_written(cache_root(), name)
 
@@ -46,12 +46,12 @@ def can_be_written(name: str = "") -> bool:
 def _can_be_written(root: Path, name: str) -> bool:
     reason = why_not_writable(root / name)
     if reason is not None:
-        _tell(root, f"the cache {root / name} cannot be written ({reason})")
+        _warn_once(root, f"the cache {root / name} cannot be written ({reason})")
     return reason is None
 
 
 def writable_cache(name: str = "") -> Path:
-    """The directory `name` of the cache where it can be written, or of `temporary_cache()`.
+    """The directory `name` of the cache or, if that cannot be written, of `temporary_cache()`.
 
     Raises:
         UserError: neither can be written.
@@ -82,7 +82,7 @@ def temporary_cache() -> Path:
 
 
 def why_not_writable(directory: Path) -> str | None:
-    """Why nothing can be kept in a directory, which is made if it is missing; None if it can."""
+    """The reason why a directory cannot be written, or None. The directory is made if missing."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory, buffering=0) as file:
@@ -101,13 +101,13 @@ def _no_place(error: OSError) -> UserError:
     )
 
 
-_told: set[Path] = set()
+_warned: set[Path] = set()
 
 
-def _tell(root: Path, reason: str) -> None:
-    """Warn of the temporary cache, once for all that is kept in one."""
-    if root not in _told:
-        _told.add(root)
+def _warn_once(root: Path, reason: str) -> None:
+    """Warn that a temporary cache takes the place of `root`, at the first time."""
+    if root not in _warned:
+        _warned.add(root)
         logging.getLogger(__name__).warning(
             "%s: what is made or fetched now will be made or fetched again next time; set "
             "PRODUCT_MIL_CACHE to a directory that can be written",

@@ -1,6 +1,6 @@
-"""What a file is by its first bytes, so that one of another kind is called what it is.
+"""Recognise the kind of a file by its first bytes, so that messages can name it.
 
-Nothing here reads a file through: a look takes its first bytes, and of a pipe or a device none.
+Only the first bytes of a file are read, and none of a pipe or a device.
 """
 
 import os
@@ -13,9 +13,9 @@ from typing import NamedTuple
 from product_mil.errors import UserError
 
 _LOOK_BYTES = 64 << 10
-_SEARCH_BYTES = 1 << 20  # for a record, in what may be the rest of a damaged one
-_SAMPLES = 64  # of a file that begins with zeros
-_MAX_RECORD_BYTES = 64 << 20  # as `sources/bson/recovery.py` has it
+_SEARCH_BYTES = 1 << 20  # searched for a record after what may be a damaged one
+_SAMPLES = 64  # places that are read in a file that begins with zeros
+_MAX_RECORD_BYTES = 64 << 20  # equal to that of `sources/bson/recovery.py`
 _MAX_SHOWN = 60  # characters of a text's first line
 
 _ID_FIRST = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")
@@ -26,7 +26,7 @@ _WIDE = re.compile(rb"(?:[\t\n\r\x20-\x7e]\0){8}")
 
 
 class Kind(NamedTuple):
-    """A kind of content: its name in a message, what it is good for here, what to do about it."""
+    """A kind of file: its name for messages, the group of its uses, and advice to the user."""
 
     name: str
     group: str = "other"
@@ -98,17 +98,17 @@ _MAGIC = (
 
 
 class Wanted(NamedTuple):
-    """What a reader takes."""
+    """The kinds of files that a reader accepts, and how messages describe them."""
 
     what: str
     groups: frozenset[str]
-    advice: str  # where a file of another kind was named
+    advice: str  # for a user who named a file of another kind
 
 
 DUMP = Wanted("BSON dump of MongoDB", frozenset({"bson"}), "name a .bson file written by mongodump")
 CATEGORY_FILE = Wanted(
     "CSV file of categories",
-    frozenset({"table", "text", "utf-16", "empty"}),  # the reader says more of these
+    frozenset({"table", "text", "utf-16", "empty"}),  # the reader's own messages say more of these
     "name the CSV whose columns are category_id,category_level1,category_level2,category_level3",
 )
 CLASS_FILE = CATEGORY_FILE._replace(
@@ -131,10 +131,10 @@ CONFIGURATION = Wanted(
 
 
 def refuse_foreign(path: Path, wanted: Wanted) -> None:
-    """Raise `UserError` where the file is of a known kind that the reader does not take.
+    """Raise `UserError` if the file is of a known kind that the reader does not accept.
 
-    A file of no known kind passes: it may be one with a damaged beginning, and its reader says
-    more of it. So does a file that is not there.
+    A file of no known kind passes, since it may be the right kind with a damaged beginning, and so
+    does a missing file: its reader's message says more.
     """
     try:
         kind = kind_of_file(path)
@@ -179,7 +179,7 @@ def _kind_of_open(descriptor: int) -> Kind | None:
         return kind
     if _is_record(descriptor, size_bytes, head):
         return BSON
-    # It may be a damaged record: its length, or the rest of it.
+    # These bytes may be the length of a damaged record, or its remaining part.
     if _may_be_length(head) or kind.group in ("image", "text", "table", "json"):
         start = os.pread(descriptor, _SEARCH_BYTES, 0)
         second = os.pread(descriptor, 16, _length(head))
@@ -189,7 +189,7 @@ def _kind_of_open(descriptor: int) -> Kind | None:
 
 
 def kind_of_bytes(head: bytes) -> Kind | None:  # noqa: PLR0911, one for each kind
-    """What begins with these bytes, of which 64 KiB are enough; None where nothing tells."""
+    """The kind of a file that begins with these bytes (64 KiB are enough); None if unknown."""
     if not head:
         return _EMPTY
     if _ID_FIRST.match(head, 4):
@@ -237,7 +237,7 @@ def _inside_gzip(head: bytes) -> Kind:
 
 
 def _media(head: bytes) -> Kind:
-    """An ISO media file by its brands, of which the first says least: `mif1` may hold AVIF."""
+    """The kind of an ISO media file. All its brands count, since a `mif1` may hold AVIF."""
     stop = min(int.from_bytes(head[:4], "big"), 256)
     brands = [head[at : at + 4] for at in (8, *range(16, stop, 4))]
     known = [_BRANDS[brand] for brand in brands if brand in _BRANDS]
@@ -247,18 +247,18 @@ def _media(head: bytes) -> Kind:
 
 
 def _is_tar(head: bytes) -> bool:
-    """Whether a tar's first header stands there; older ones have no mark but a check sum."""
+    """Whether the bytes are the first header of a tar; older ones only have a check sum."""
     if len(head) < 512:
         return False
     try:
-        told = int(head[148:156].strip(b" \0"), 8)
+        check_sum = int(head[148:156].strip(b" \0"), 8)
     except ValueError:
         return False
-    return head.startswith(b"ustar", 257) or told == sum(head[:148] + head[156:512]) + 256
+    return head.startswith(b"ustar", 257) or check_sum == sum(head[:148] + head[156:512]) + 256
 
 
 def _text(head: bytes) -> Kind:  # noqa: PLR0911, one for each kind
-    """A text by how it begins."""
+    """The kind of a text by its beginning."""
     text = head.decode("utf-8-sig", errors="replace").lstrip()
     lower = text[:4096].lower()
     if not text:
@@ -271,8 +271,8 @@ def _text(head: bytes) -> Kind:  # noqa: PLR0911, one for each kind
         if "<svg" in lower:
             return Kind("an SVG drawing", "page")
         name = "an HTML page" if "<html" in lower or "<!doctype html" in lower else "an XML page"
-        told = "perhaps a server's answer in place of the file: get the file again"
-        return Kind(name, "page", told)
+        advice = "perhaps a server's answer in place of the file: get the file again"
+        return Kind(name, "page", advice)
     if re.match(r"\{\s*[\"'}]|\[\s*[\[{\"\]\d-]", text):
         return Kind("JSON", "json")
     if text.startswith("data:image/") or re.match(r"https?://", text):
@@ -285,14 +285,14 @@ def _text(head: bytes) -> Kind:  # noqa: PLR0911, one for each kind
 
 
 def _is_record(descriptor: int, size_bytes: int, head: bytes) -> bool:
-    """Whether a known beginning is just the length of a first record that is whole."""
+    """Whether the file begins with a whole BSON record, whose length looks like another kind."""
     if not (_may_be_length(head) and _length(head) <= size_bytes and _ELEMENT.match(head, 4)):
         return False
     return os.pread(descriptor, 1, _length(head) - 1) == b"\0"
 
 
 def _all_zeros(descriptor: int, size_bytes: int, head: bytes) -> bool:
-    """Whether all of a small file, and every sample of a large one, is zeros."""
+    """Whether the file is all zeros; of a large file only samples are read."""
     if head.strip(b"\0"):
         return False
     places = range(0, size_bytes, max(_LOOK_BYTES, size_bytes // _SAMPLES))

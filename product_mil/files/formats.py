@@ -1,4 +1,4 @@
-"""The numbers of the formats that files of this package carry, and the refusal of unknown ones."""
+"""Refuse files whose format number this version does not know."""
 
 from collections.abc import Container
 
@@ -9,12 +9,12 @@ from product_mil.version import __version__
 def refuse_unknown_format(
     found: object, known: Container[object], version: object, place: object
 ) -> None:
-    """Refuse what is of a format that this version does not know.
+    """Check that the format number `found` is a `known` one.
 
-    `version` is the one that wrote it, and `place` says where it was found.
+    `version` of product_mil wrote the file, and `place` names it in the message.
 
     Raises:
-        UserError: in one line.
+        UserError: the format is unknown.
     """
     if found not in known:
         raise UserError(

@@ -1,4 +1,4 @@
-"""Kinds of outputs, and where they may go: never in the place of what we did not write.
+"""Kinds of outputs, and the checks that an output never replaces a file that we did not write.
 
 Every output of every command has a `Kind`, passes `check_output` before any work begins, and is
 written whole or not at all (`files/whole.py`).
@@ -18,10 +18,10 @@ from typing import IO
 
 from product_mil.errors import UserError
 
-DRAFT_PREFIX = ".draft-"  # of the names of all drafts, files and directories
+DRAFT_PREFIX = ".draft-"  # begins the names of all drafts, of files and of directories
 _HEAD_BYTES = 4096
 _MARK = "user.product_mil"
-# What training writes to a run's directory: no other output may have these names there.
+# Training writes these to a run's directory, so no other output may have these names there.
 RUN_FILES = (
     "config.json", "run.json", "metrics.jsonl", "log.txt", "curves.png", "bad_records.csv",
     "checkpoints", "tensorboard", "products.npz", "lock",
@@ -30,11 +30,11 @@ RUN_FILES = (
 
 @dataclass(frozen=True)
 class Kind:
-    """A kind of output: how its names end, and how a former output of this kind is recognised."""
+    """A kind of output: the endings of its file names, and a test for earlier outputs of it."""
 
     what: str  # with its article, for messages: "a submission"
-    endings: tuple[str, ...]  # of file names, in lower case; "": none at all; (): a directory
-    is_former: Callable[[Path], bool]  # whether the file or directory there is one of ours
+    endings: tuple[str, ...]  # of file names, in lower case; "" for no ending; () for a directory
+    is_former: Callable[[Path], bool]  # whether an existing file or directory is such an output
 
     @property
     def is_directory(self) -> bool:
@@ -43,9 +43,9 @@ class Kind:
 
 
 def user_path(text: str) -> Path:
-    """The path that a user typed, as an argument of a command.
+    """The path that a user typed as an argument of a command.
 
-    `~` stands for the home directory, unless something has just that name.
+    `~` stands for the home directory, unless a file of exactly that name exists.
     """
     with suppress(RuntimeError):  # no such user, or no home directory
         if not os.path.lexists(text):
@@ -54,20 +54,20 @@ def user_path(text: str) -> Path:
 
 
 def beside(path: Path, suffix: str) -> Path:
-    """The file beside an output that has its name and a suffix."""
+    """The path in the same directory whose name has this suffix added."""
     return path.parent / (path.name + suffix)
 
 
 def check_output(path: Path, kind: Kind) -> None:
-    """Refuse an output that cannot be made, or that would take the place of something else.
+    """Refuse an output that cannot be written, or that would replace something else.
 
-    There may be nothing yet, an empty file or directory, or a former output of the same kind.
-    To be called before any work begins.
+    Allowed are a new path, an empty file or directory, and an earlier output of the same kind. Call
+    this before any work begins.
 
     Raises:
-        UserError: the name ends wrongly, is too long or none; the directory around it is missing
-            or cannot be written; or what is there is a link, a device, a directory where a file
-            should go (or the other way round), or no former output of this kind.
+        UserError: the name is missing, too long or has a wrong ending; its directory is missing or
+            cannot be written; or the path is a link, a device, a directory in place of a file (or
+            the other way round), or anything that is not an earlier output of this kind.
     """
     if not path.name:
         raise UserError(f"'{path}' names no output: give it a name")
@@ -96,7 +96,7 @@ def check_output(path: Path, kind: Kind) -> None:
 
 
 def _refuse_places_of_ours(path: Path) -> None:
-    """Refuse the names that a run's own files have, and everything below them and in indexes."""
+    """Refuse the paths of a run's own files, and everything inside of these and of indexes."""
     place = path.resolve()
     for inner in (place, *place.parents):
         owner = inner.parent
@@ -118,10 +118,12 @@ def _refuse_ending(path: Path, kind: Kind) -> None:
 
 
 def refuse_to_replace(path: Path, mode: int, kind: Kind) -> None:
-    """Refuse what is there, of this mode, unless it is empty or a former output of this kind.
+    """Refuse to replace an existing path unless it is empty or an earlier output of this kind.
+
+    `mode` is the path's mode by `lstat`.
 
     Raises:
-        UserError: it is somebody else's.
+        UserError: the path is anything else.
     """
     if kind.is_directory:
         if not path.is_dir():
@@ -141,13 +143,13 @@ def refuse_to_replace(path: Path, mode: int, kind: Kind) -> None:
 
 
 def names_in(directory: Path) -> set[str]:
-    """The names in a directory, without those of drafts."""
+    """The names of all files in a directory, except drafts."""
     names = {path.name for path in directory.iterdir()}
     return {name for name in names if not name.startswith(DRAFT_PREFIX)}
 
 
 def is_former(path: Path, kind: Kind) -> bool:
-    """Whether a former output of this kind is there."""
+    """Whether the path is an earlier output of this kind."""
     try:
         return kind.is_former(path)
     except (
@@ -160,10 +162,10 @@ def is_former(path: Path, kind: Kind) -> bool:
 
 
 def csv_with_header(columns: Sequence[str], *, marked: bool = False) -> Callable[[Path], bool]:
-    """Whether a file (compressed if its name ends in .gz) begins with just this line.
+    """A test whether a file (compressed if its name ends in .gz) begins with exactly this header.
 
-    `marked` asks for the mark of `Draft.publish` too, where the file system can keep it: others
-    write files with the same header.
+    `marked` also asks for the mark that `Draft.publish` leaves, where the file system can keep it,
+    since other programs write files with the same header.
     """
     header = (",".join(columns) + "\n").encode()
 
@@ -177,7 +179,7 @@ def csv_with_header(columns: Sequence[str], *, marked: bool = False) -> Callable
 
 
 def mark(file: IO[bytes]) -> None:
-    """Note in the file's extended attributes, where there are any, that it was written here."""
+    """Note in the file's extended attributes, where there are any, that we wrote it."""
     if hasattr(os, "setxattr"):  # Linux
         with suppress(OSError):
             os.setxattr(file.fileno(), _MARK, b"1")

@@ -1,4 +1,4 @@
-"""What comes with the package: its configurations, in a checkout or as installed."""
+"""The configurations that come with the package, in a checkout or installed."""
 
 from pathlib import Path
 

@@ -1,8 +1,8 @@
 """Files and directories that appear whole or not at all.
 
-Each is written under a name of its own beside its place, its draft, and renamed to it in the end.
-A draft is locked while its process lives, so that the next one can tell and remove what a killed
-one left.
+An output is first written as a draft: a file with a temporary name in the same directory, which is
+renamed when it is complete. A draft stays locked while its process lives, so that a later process
+can recognise and remove the draft of a killed one.
 """
 
 import fcntl
@@ -23,38 +23,38 @@ _DIRECTORY_PREFIX = DRAFT_PREFIX + "files-"
 
 
 class Draft:
-    """A file of a name of its own beside the output, which takes its place when it is whole.
+    """An unfinished output under a temporary name, which is renamed when it is complete.
 
-    Two processes that write the same output do not meet.
+    Every draft has another name, so two processes can write the same output at the same time.
     """
 
     def __init__(self, path: Path, kind: Kind | None = None) -> None:
-        """Open the draft as `file`. With a `kind`, `publish` checks once more what is there.
+        """Open the draft as `file`. With a `kind`, `publish` checks again what it would replace.
 
         Raises:
-            OSError: it cannot be made.
+            OSError: the draft cannot be made.
         """
         self.path, self._kind = path, kind
         prefix = DRAFT_PREFIX + hashlib.sha256(os.fsencode(path.name)).hexdigest()[:8] + "-"
         _remove_abandoned(path.parent, prefix)
         while True:
-            # The same ending: some writers choose their format by it.
+            # The draft keeps the ending, since some writers choose their format by it.
             self.draft = path.with_name(prefix + secrets.token_hex(4) + path.suffix[:16])
             self.file: IO[bytes] = self.draft.open("xb")
             if _lock(self.file) is not False and self.draft.exists():
-                break  # else it was taken for abandoned before it was locked
+                break  # otherwise another process removed it as abandoned before it was locked
             self.file.close()
 
     def close(self) -> None:
-        """Write out what is buffered; `publish` and `discard` do, too."""
+        """Write what is buffered and close the file; `publish` and `discard` do this, too."""
         self.file.close()
 
     def publish(self) -> None:
-        """Give the draft its name.
+        """Rename the draft to the output's name.
 
         Raises:
-            UserError: meanwhile something else was put there; the draft stays, and is named.
-            OSError: it cannot be written or renamed.
+            UserError: something else has appeared there; the draft stays, and the message names it.
+            OSError: the draft cannot be written or renamed.
         """
         if not self.file.closed:
             mark(self.file)
@@ -72,14 +72,14 @@ class Draft:
         self.file.close()
 
     def discard(self) -> None:
-        """Remove the draft, if it is still one."""
+        """Remove the draft unless it was published."""
         with suppress(OSError, ValueError):
             self.file.close()
         self.draft.unlink(missing_ok=True)
 
 
 def _lock(file: IO[bytes] | int) -> bool | None:
-    """Whether the lock of a file is ours now; None where the file system has no locks."""
+    """Try to lock a file, and return whether it is ours; None if the file system has no locks."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -113,7 +113,7 @@ def _opened(path: Path) -> Iterator[int]:
 
 @contextmanager
 def _locked_directory(parent: Path) -> Iterator[Path]:
-    """A new directory in `parent`; what is still under its name in the end is removed."""
+    """A new locked directory in `parent`, which is removed at the end unless it was renamed."""
     _remove_abandoned(parent, _DIRECTORY_PREFIX)
     draft, descriptor = _make_locked(parent)
     try:
@@ -128,7 +128,7 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
     while True:
         draft = parent / (_DIRECTORY_PREFIX + secrets.token_hex(8))
         draft.mkdir()
-        with suppress(FileNotFoundError):  # taken for abandoned before it was locked
+        with suppress(FileNotFoundError):  # another process removed it before it was locked
             descriptor = os.open(draft, os.O_RDONLY)
             if _lock(descriptor) is not False and draft.exists():
                 return draft, descriptor
@@ -137,10 +137,10 @@ def _make_locked(parent: Path) -> tuple[Path, int]:
 
 @contextmanager
 def draft_directory(path: Path) -> Iterator[Path]:
-    """A new directory in `path`; its files move to `path` when the body ends well.
+    """A new directory in `path`, whose files move to `path` when the body ends without an error.
 
     Raises:
-        OSError: it cannot be made, or a file cannot be moved.
+        OSError: the directory cannot be made, or a file cannot be moved.
     """
     path.mkdir(parents=True, exist_ok=True)
     with _locked_directory(path) as draft:
@@ -151,14 +151,13 @@ def draft_directory(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def whole_directory(path: Path, is_whole: Callable[[Path], bool] = Path.is_dir) -> Iterator[Path]:
-    """A new directory, which becomes `path` when the body ends well.
+    """A new directory, which becomes `path` when the body ends without an error.
 
-    A directory that is at `path` by then, since another process was faster, stays if `is_whole`
-    says so, and is replaced otherwise. The directories around it are made, and removed again
-    where nothing comes of it.
+    If another process has made `path` meanwhile, that directory stays if `is_whole` accepts it, and
+    is replaced otherwise. Missing parent directories are made, and removed again if the body fails.
 
     Raises:
-        OSError: it cannot be made or renamed.
+        OSError: the directory cannot be made or renamed.
     """
     missing = [place for place in path.parents if not place.exists()]
     try:
@@ -181,11 +180,11 @@ def whole_directory(path: Path, is_whole: Callable[[Path], bool] = Path.is_dir) 
 
 @contextmanager
 def whole(path: Path, kind: Kind | None = None) -> Iterator[IO[bytes]]:
-    """Open a draft for writing, which becomes `path` when the body ends well.
+    """Open a draft for writing, which becomes `path` when the body ends without an error.
 
     Raises:
         UserError: see `Draft.publish`.
-        OSError: it cannot be written.
+        OSError: the file cannot be written.
     """
     draft = Draft(path, kind)
     try:
@@ -196,17 +195,17 @@ def whole(path: Path, kind: Kind | None = None) -> Iterator[IO[bytes]]:
 
 
 def write_text(path: Path, text: str, kind: Kind | None = None) -> None:
-    """Write a file whole or not at all; names of files that are no UTF-8 keep their bytes."""
+    """Write a text file whole or not at all. File names that are not UTF-8 keep their bytes."""
     with whole(path, kind) as file:
         file.write(text.encode("utf-8", "surrogateescape"))
 
 
 def to_json(value: Any, indent: int | None = 1, *, allow_nan: bool = True) -> str:
-    """JSON that can be read by people, and written as UTF-8 whatever names are in it."""
+    """JSON that people can read, and that can be written as UTF-8 whatever file names it has."""
     text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=allow_nan)
     try:
         text.encode()
-    except UnicodeEncodeError:  # the name of a file that is no UTF-8
+    except UnicodeEncodeError:  # a file name that is not UTF-8
         return json.dumps(value, indent=indent, allow_nan=allow_nan)
     return text
 

@@ -1,1 +1,1 @@
-"""From a model and batches to predictions, and what can be said of them."""
+"""Predictions of a model for batches, their metrics, their calibration and their files."""

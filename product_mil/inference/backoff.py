@@ -1,7 +1,7 @@
-"""Predictions that back off: a category where that is sure enough, else its group, else nothing.
+"""Predictions that back off: a category if that is sure enough, otherwise its group, or nothing.
 
-What a catalogue team can use without looking at every product: each answer, at whatever level of
-the tree, is right about as often as its calibrated probability says.
+A catalogue team can use these without checking every product: each answer, at any level of the
+tree, is right about as often as its calibrated probability says.
 """
 
 import csv
@@ -40,15 +40,15 @@ LEVELS = Kind("a list of categories by level", (".csv",), csv_with_header(HEADER
 
 
 class Answers(NamedTuple):
-    """One answer a product: level 3 is a class, 2 and 1 a group, 0 the whole tree."""
+    """One answer for each product: level 3 is a class, 2 and 1 are groups, 0 is the whole tree."""
 
     level: Int32[np.ndarray, " b"]
     node: Int64[np.ndarray, " b"]  # class index, or number of the group at that level; 0 at 0
-    probability: Float64[np.ndarray, " b"]  # that the product lies under the node
+    probability: Float64[np.ndarray, " b"]  # that the product belongs to the node
 
 
 class BackOff:
-    """The rule for one tree, confidence and temperature."""
+    """Answers for one tree of categories, with one minimal confidence and one temperature."""
 
     def __init__(
         self, categories: Categories, *, min_confidence: float, temperature: float
@@ -68,9 +68,9 @@ class BackOff:
     def answers(
         self, probabilities: Float32[np.ndarray, "b k"], seen: Bool[np.ndarray, " b"]
     ) -> Answers:
-        """The deepest level at which one node has at least `min_confidence`.
+        """The node with at least `min_confidence` at the deepest level that has one.
 
-        `seen` is that of `calibrated`.
+        `seen` is as in `calibrated`.
         """
         of_class = calibrated(probabilities, seen, self.temperature)
         level = np.zeros(len(of_class), np.int32)
@@ -87,20 +87,20 @@ class BackOff:
         return Answers(level, node, np.minimum(probability, 1))
 
     def right(self, answers: Answers, label: Int32[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
-        """Whether each product, of this class, lies under the answer."""
+        """Whether the class of each product belongs to the node of its answer."""
         true = np.stack([np.zeros_like(label), *(groups[label] for groups in self._labels)])
         return true[answers.level, np.arange(len(label))] == answers.node
 
 
 def _membership(groups: Int32[np.ndarray, " k"]) -> csr_array:
-    """Sums over groups as a matrix product `[b, k] @ [k, g]`."""
+    """The matrix `[k, g]` that sums the columns of `[b, k]` over groups."""
     k = len(groups)
     shape = (k, int(groups.max()) + 1)
     return csr_array((np.ones(k), (np.arange(k), groups)), shape=shape)
 
 
 class LevelCounts:
-    """How many products were answered at each level, and how many of the labelled ones rightly."""
+    """The numbers of products, labelled products and right answers at each level."""
 
     def __init__(self) -> None:
         self.products = np.zeros(4, np.int64)
@@ -108,7 +108,7 @@ class LevelCounts:
         self.right = np.zeros(4, np.int64)
 
     def add(self, back_off: BackOff, answers: Answers, label: Int32[np.ndarray, " b"]) -> None:
-        """Count answers; a label of -1 is unknown."""
+        """Count answers. A label of -1 is unknown."""
         self.products += np.bincount(answers.level, minlength=4)
         known = label >= 0
         chosen = Answers(*(values[known] for values in answers))
@@ -117,7 +117,7 @@ class LevelCounts:
         self.right += np.bincount(chosen.level[right], minlength=4)
 
     def table(self, title: str) -> str:
-        """Coverage and precision by level, deepest first, and summed from there."""
+        """A table of coverage and precision by level, deepest first, with sums from there on."""
         total = max(int(self.products.sum()), 1)
         rows = [("  level", "products", "coverage", "precision", "  down to here: both")]
         for level, name in ((3, "3 (category)"), (2, "2"), (1, "1"), (0, "none sure enough")):
@@ -146,8 +146,8 @@ class Calibration(NamedTuple):
 def calibrate(blocks: Iterable[PredictionBlock], categories: Categories) -> Calibration:
     """Fit a temperature by the likelihood of labelled products with images (Guo et al. 2017).
 
-    Of the blocks, which come with all probabilities, the first `TEMPERATURE_PRODUCTS` such
-    products count.
+    The blocks need all probabilities. Only the first `TEMPERATURE_PRODUCTS` of these products are
+    used.
     """
     kept, labels, count = [], [], 0
     for block in blocks:
@@ -172,7 +172,7 @@ def _labels(block: PredictionBlock, categories: Categories) -> Int32[np.ndarray,
 def calibrated_back_off(
     blocks: Iterable[PredictionBlock], categories: Categories, min_confidence: float
 ) -> BackOff:
-    """Predictions that back off, calibrated on these blocks; logs what to expect of them."""
+    """Predictions that back off, calibrated on these blocks; their accuracy there is logged."""
     found = calibrate(blocks, categories)
     back_off = BackOff(categories, min_confidence=min_confidence, temperature=found.temperature)
     counts, seen = LevelCounts(), np.ones(len(found.label), bool)
@@ -186,10 +186,10 @@ def calibrated_back_off(
 
 
 class BackOffWriter:
-    """A row a product: the level, the node's id (of a category) and names, its probability."""
+    """Writes a row for each product: level, id (of a category), names and probability of a node."""
 
     def __init__(self, path: Path, back_off: BackOff) -> None:
-        """Raises `OSError` where the file cannot be made."""
+        """Open the file; raises OSError if it cannot be made."""
         draft = Draft(path, LEVELS)
         self.drafts = [draft]
         self.counts = LevelCounts()
@@ -199,7 +199,7 @@ class BackOffWriter:
         self._names = node_names(back_off.categories)
 
     def write(self, block: PredictionBlock) -> None:
-        """Append a block; it must have come with its probabilities."""
+        """Append a block, which must have all probabilities."""
         assert block.probabilities is not None
         categories = self._back_off.categories
         answers = self._back_off.answers(block.probabilities, block.num_readable_images > 0)
@@ -218,7 +218,10 @@ class BackOffWriter:
 
 
 def node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:
-    """Names of the nodes of each level, from the root's to the classes'; empty below them."""
+    """The names of the nodes of each level, from the root to the classes.
+
+    A node has three names; those of levels below it are empty.
+    """
     level1 = {
         int(g): (n[0], "", "") for g, n in zip(categories.level1, categories.names, strict=True)
     }

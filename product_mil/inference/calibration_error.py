@@ -1,4 +1,4 @@
-"""How far confidence is from accuracy, over equal bins of confidence (Guo et al. 2017)."""
+"""The expected calibration error over equal bins of confidence (Guo et al. 2017)."""
 
 import numpy as np
 from jaxtyping import Bool, Float, Int64
@@ -7,7 +7,7 @@ CALIBRATION_BINS = 15
 
 
 def bins_of(confidence: Float[np.ndarray, " N"]) -> Int64[np.ndarray, " N"]:
-    """Which of the bins each confidence falls into."""
+    """The bin of each confidence."""
     return np.clip((confidence * CALIBRATION_BINS).astype(np.int64), 0, CALIBRATION_BINS - 1)
 
 
@@ -19,6 +19,6 @@ def total_gap(gaps: Float[np.ndarray, "*e bins"]) -> Float[np.ndarray, "*e 1"]:
 def expected_calibration_error(
     confidence: Float[np.ndarray, " N"], correct: Bool[np.ndarray, " N"]
 ) -> float:
-    """Mean distance between confidence and accuracy."""
+    """The mean distance between confidence and accuracy."""
     gaps = np.bincount(bins_of(confidence), confidence - correct, CALIBRATION_BINS)
     return float(total_gap(gaps).item() / max(len(confidence), 1))

@@ -1,7 +1,7 @@
 """Prediction files: the submission, the most probable classes as Parquet, the whole matrix.
 
-Category ids, never class indices, leave the process, and every file with probabilities says which
-classes and which run they come from.
+Files have category ids, never class indices. Every file with probabilities also has the list of
+classes and a description of the run.
 """
 
 import gzip
@@ -29,18 +29,18 @@ from product_mil.version import __version__
 FORMAT = "1"
 CONTRIBUTION = "image_contribution"  # a column that older files lack
 _CONTRIBUTION_TYPE = pa.list_(pa.float32())
-ROWS_PER_GROUP = 32_768  # of the Parquet file; what is held in memory before it is written
+ROWS_PER_GROUP = 32_768  # rows of the Parquet file that are collected in memory, then written
 
 
 class SubmissionWriter:
-    """`_id,category_id`, a row a product; compressed where the name ends in .gz."""
+    """Writes a CSV with a row `_id,category_id` for each product, compressed if named .gz."""
 
     def __init__(self, path: Path, class_ids: Int64[np.ndarray, " k"]) -> None:
-        """Raises `OSError` where the file cannot be made."""
+        """Open the file; raises OSError if it cannot be made."""
         draft = Draft(path, SUBMISSION)
         self.drafts = [draft]
         self._class_ids = class_ids
-        # No name and time in the header: the same predictions give the same bytes.
+        # Without name and time in the header, equal predictions give equal bytes.
         compressed = path.name.lower().endswith(".gz")
         self._gzip = gzip.GzipFile("", "wb", 6, draft.file, mtime=0) if compressed else None
         self._stream = self._gzip or draft.file
@@ -59,7 +59,7 @@ class SubmissionWriter:
 
 
 class ParquetWriter:
-    """The top t classes of each product with what is left over, and what is known of its images."""
+    """Writes the t most probable classes of each product, and attention and guess of its images."""
 
     def __init__(
         self,
@@ -70,7 +70,7 @@ class ParquetWriter:
         categories_json: str,
         run: Mapping[str, Any],
     ) -> None:
-        """`categories_json` and `run` travel in the file's metadata; see `PredictionFile`.
+        """Open the file; `categories_json` and `run` go into its metadata (`PredictionFile`).
 
         Raises:
             OSError: the file cannot be made.
@@ -93,8 +93,8 @@ class ParquetWriter:
     def write(self, block: PredictionBlock) -> None:
         """Append a block."""
         batch = _record_batch(block, self._class_ids, self._schema)
-        # A copy in Arrow's own memory: NumPy's small arrays, kept for long between the large
-        # ones of passing batches, would leave the heap full of holes.
+        # Copy it into Arrow's memory: small NumPy arrays that stay between the large ones of
+        # batches would fragment the heap.
         self._waiting.append(batch.take(np.arange(len(block))))
         self._rows_waiting += len(block)
         if self._rows_waiting >= ROWS_PER_GROUP:
@@ -126,7 +126,7 @@ def _schema(topk: int) -> pa.Schema:
             ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these:
             ("image_attention", pa.list_(pa.float32())),
             ("image_category_id", pa.list_(pa.int64())),
-            # To the logit of the first category; null where the logits are no sum over images.
+            # To the logit of the first category; null if the logits are not a sum over images.
             (CONTRIBUTION, _CONTRIBUTION_TYPE),
         ]
     )
@@ -136,7 +136,7 @@ def _record_batch(
     block: PredictionBlock, class_ids: Int64[np.ndarray, " k"], schema: pa.Schema
 ) -> pa.RecordBatch:
     topk = block.top_class.shape[1]
-    # A block made from files knows of no images: its lists are empty.
+    # A block that comes from files has no images, so its lists are empty.
     listed = block.num_readable_images if len(block.image_index) else 0 * block.num_readable_images
     offsets = np.concatenate([[0], np.cumsum(listed)]).astype(np.int32)
     kept = block.top_probability.sum(1, dtype=np.float64)
@@ -173,10 +173,10 @@ def _record_batch(
 
 
 class MatrixWriter:
-    """All probabilities as `.npy` files: float32 `[N, k]`, ids `[N]` and category ids `[k]`.
+    """Writes all probabilities as `.npy` files: float32 `[N, k]`, ids `[N]`, category ids `[k]`.
 
-    Written as a stream, so that a full disk is an error and not a SIGBUS; to be read with
-    `np.load(..., mmap_mode="r")`.
+    They are written as a stream rather than a memory map, so that a full disk is an error and not a
+    SIGBUS. Read them by `np.load(..., mmap_mode="r")`.
     """
 
     def __init__(
@@ -188,7 +188,12 @@ class MatrixWriter:
         categories_json: str,
         run: Mapping[str, Any],
     ) -> None:
-        """Raises `UserError` where the disk has no room, `OSError` where a file cannot be made."""
+        """Open the files.
+
+        Raises:
+            UserError: the disk has too little room.
+            OSError: a file cannot be made.
+        """
         matrix, ids, columns, about = matrix_files(path)
         if matrix.parent == path:
             path.mkdir(exist_ok=True)
@@ -221,7 +226,7 @@ class MatrixWriter:
             raise
 
     def write(self, block: PredictionBlock) -> None:
-        """Append a block; it must have come with its probabilities."""
+        """Append a block, which must have all probabilities."""
         assert block.probabilities is not None
         self._matrix.write(block.probabilities.astype("<f4", copy=False).tobytes())
         self._ids.write(block.product_id.astype("<i8").tobytes())
@@ -231,10 +236,10 @@ class MatrixWriter:
 
 
 def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
-    """Where `MatrixWriter` puts matrix, product ids, category ids and what they come from.
+    """The paths of the matrix, its product ids, its category ids and its description.
 
-    `path` is a directory, or the matrix file itself if it ends in .npy; the others then share
-    its stem.
+    `path` is a directory, or the file of the matrix if it ends in .npy; the other files then have
+    the same stem.
     """
     if path.suffix.lower() == ".npy":
         others = (f"{path.stem}.{name}" for name in ("ids.npy", "category_ids.npy", "about.json"))
@@ -246,7 +251,7 @@ def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
 
 
 def _is_top_classes(path: Path) -> bool:
-    with pa.OSFile(os.fsencode(path)) as file:  # Arrow takes a name that is no UTF-8 as bytes
+    with pa.OSFile(os.fsencode(path)) as file:  # as bytes, since a name may not be UTF-8
         return b"product_mil.format" in (pq.read_schema(file).metadata or {})
 
 
@@ -259,7 +264,7 @@ TOP_CLASSES = Kind("a table of the most probable classes", (".parquet", ""), _is
 def matrix_kind(path: Path, *, directory: bool = False) -> Kind:
     """The kind of the files of the matrix at `path`, or of the directory that holds them.
 
-    A former one has a description that was written here.
+    An earlier output is recognised by its description.
     """
     about = matrix_files(path)[-1]
 
@@ -272,7 +277,7 @@ def matrix_kind(path: Path, *, directory: bool = False) -> Kind:
 
 @dataclass(frozen=True, eq=False)
 class PredictionFile:
-    """What `ParquetWriter` wrote: rows in file order, and what the ids mean."""
+    """A file of `ParquetWriter`: its rows in order, its categories and its run."""
 
     path: Path
     table: pa.Table
@@ -280,7 +285,7 @@ class PredictionFile:
     run: dict[str, Any]  # configuration, checkpoint and fingerprints
 
     def column(self, name: str) -> np.ndarray:
-        """A column `[N]` or, of the top classes, `[N, t]`; numbers that are absent become NaN."""
+        """A column `[N]`, or `[N, t]` for the top classes; missing numbers become NaN."""
         column = self.table.column(name).combine_chunks()
         if pa.types.is_fixed_size_list(column.type):
             return column.flatten().to_numpy().reshape(len(column), -1)
@@ -288,12 +293,12 @@ class PredictionFile:
 
 
 def read_predictions(path: Path, columns: Sequence[str] | None = None) -> PredictionFile:
-    """Read a file that `ParquetWriter` wrote; of all its columns, or of those named.
+    """Read a file of `ParquetWriter`, with all its columns or those named.
 
-    Contributions are null in a file from before there were any.
+    Contributions are null in files from versions without them.
 
     Raises:
-        UserError: it is absent, damaged or another kind of file.
+        UserError: the file is missing, damaged or of another kind.
     """
     refuse_foreign(path, PARQUET_PREDICTIONS)
     try:
@@ -333,10 +338,10 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
 
 
 def read_description(about: Path) -> dict[str, Any]:
-    """What `MatrixWriter` says of a matrix: its categories, and what they come from.
+    """The description of a matrix: its categories and its run.
 
     Raises:
-        UserError: it is damaged, or of another format.
+        UserError: the description is damaged, or of another format.
     """
     try:
         found = json.loads(about.read_bytes())

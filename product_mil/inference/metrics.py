@@ -1,4 +1,4 @@
-"""Metrics over products, each counted exactly once, from the scores that the eval step returns."""
+"""Metrics over products, each counted exactly once, from the scores of the evaluation step."""
 
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, NamedTuple
@@ -19,7 +19,7 @@ TREE_METRICS = ("top1_level_1", "top1_level_2", "top1_level_3", "error_tree_dist
 
 
 class ProductScores(NamedTuple):
-    """`Scores` of N products, in their own order."""
+    """The `Scores` of N products, in the order of the products."""
 
     top1: Int[np.ndarray, " N"]
     in_top5: Bool[np.ndarray, " N"]
@@ -52,10 +52,10 @@ def score_products(
 def scores_in_place(
     num_products: int, batches: Iterable[Loaded], step: Callable[..., Any], mesh: Mesh
 ) -> dict[str, np.ndarray]:
-    """What `step(batch)` returns of each product slot, `[*e S p]`, as columns `[*e N]` by name.
+    """The results `[*e S p]` of `step(batch)` as columns `[*e N]` over products, by name.
 
     Raises:
-        RuntimeError: a product was scored twice or not at all, which would be a fault of ours.
+        RuntimeError: a product was scored twice or not at all, which would be a bug.
     """
     columns: dict[str, np.ndarray] = {}
     times = np.zeros(num_products, np.int64)
@@ -78,10 +78,11 @@ def scores_in_place(
 def tree_distance(
     top1: Int[np.ndarray, " N"], label: Int[np.ndarray, " N"], categories: Categories
 ) -> Int[np.ndarray, " N"]:
-    """Edges from each category up to the lowest node that it shares with the true one.
+    """The number of edges from each category up to the lowest node shared with the true one.
 
-    0: the category itself; 1: they share the group at level 2; 2: at level 1 alone; 3: the root
-    alone. All categories lie at level 3, so the way back down is as long.
+    0 means that the category is right, 1 that the two share the group at level 2, 2 that they share
+    the group at level 1, and 3 that they share the root. All categories are at level 3, so the way
+    down to the true one is equally long.
     """
     same1 = categories.level1[top1] == categories.level1[label]
     same2 = categories.level2[top1] == categories.level2[label]
@@ -89,7 +90,7 @@ def tree_distance(
 
 
 def mean_class_accuracy(correct: Bool[np.ndarray, " N"], label: Int[np.ndarray, " N"]) -> float:
-    """Mean over the classes with a product of the share that is right (balanced accuracy)."""
+    """The mean of the accuracies of all classes that have products (balanced accuracy)."""
     products = np.bincount(label)
     right = np.bincount(label, weights=correct)
     return float((right[products > 0] / products[products > 0]).mean())
@@ -98,13 +99,14 @@ def mean_class_accuracy(correct: Bool[np.ndarray, " N"], label: Int[np.ndarray, 
 def metrics_of(
     scores: ProductScores, products: Products, categories: Categories
 ) -> dict[str, float]:
-    """top1, top5, nll, calibration_error, top1_level_1..3 and top1_images_1.. with their counts.
+    """The metrics of these scores by name.
 
-    `mean_class_accuracy` counts every class alike, `error_tree_distance` is the mean of
-    `tree_distance` over the products that are wrong (0 without any).
+    They are top1, top5, nll, calibration_error, top1_level_1 to 3, and top1_images_1 and so on with
+    the number of products of each. `mean_class_accuracy` gives every class the same weight.
+    `error_tree_distance` is the mean of `tree_distance` over wrong products, or 0 without any.
 
-    Products of unknown category are left out (`products` says how many counted); the number of
-    images is the recorded one.
+    Products of unknown category are left out; `products` is the number of the others. The number of
+    images is that in the record, up to `max_images`.
     """
     known = products.labels >= 0
     label = products.labels[known]

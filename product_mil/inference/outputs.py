@@ -1,4 +1,4 @@
-"""The files that predictions are written to, whichever model they come from."""
+"""The set of files that predictions of any model are written to."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -29,16 +29,16 @@ _FILE_ENDINGS = (".csv", ".gz", ".h5", ".npz", ".parquet", ".zip")
 
 @dataclass(frozen=True)
 class Outputs:
-    """Which files are asked for; None: not that one."""
+    """The files to write; None for a file that is not wanted."""
 
     submission: Path
     top_classes: Path | None = None  # Parquet
-    topk: int = 10  # classes of a product that it holds
+    topk: int = 10  # number of classes for each product in the Parquet file
     matrix: Path | None = None  # every probability: a directory, or a .npy file
-    min_confidence: float | None = None  # of a list by level, which lies beside the submission
+    min_confidence: float | None = None  # for a list by level, beside the submission
 
     def __post_init__(self) -> None:
-        """Raises `UserError` where a number is out of its bounds."""
+        """Raise `UserError` if a number is out of its bounds."""
         if self.topk < 1:
             raise UserError(f"--topk={self.topk}: must be at least 1")
         if self.min_confidence is not None and not 0 <= self.min_confidence <= 1:
@@ -46,7 +46,7 @@ class Outputs:
 
     @property
     def levels(self) -> Path:
-        """Where predictions that back off are written."""
+        """The path of the list of predictions that back off."""
         return beside(self.submission, LEVELS_SUFFIX)
 
     @property
@@ -55,10 +55,10 @@ class Outputs:
         return self.matrix is not None or self.min_confidence is not None
 
     def files(self) -> dict[Path, Kind]:
-        """Every file that is asked for, with its kind.
+        """Every file to write, with its kind.
 
         Raises:
-            UserError: two of them have one name.
+            UserError: two of the files have the same name.
         """
         from product_mil.inference.backoff import LEVELS
 
@@ -77,12 +77,12 @@ class Outputs:
         return dict(found)
 
     def check(self, spec: str | None, more: Mapping[Path, Kind]) -> None:
-        """Refuse outputs that cannot work; to be called before anything is read.
+        """Refuse outputs that cannot be written. Call this before anything is read.
 
-        `spec` names the BSON files that are predicted, and `more` are files written besides.
+        `spec` names the BSON files of the products, and `more` are further files to be written.
 
         Raises:
-            UserError: with the file and what to change.
+            UserError: a file cannot be written; the message names it and says what to change.
         """
         files = {**self.files(), **more}
         refuse_data(files, spec)
@@ -98,10 +98,10 @@ class Outputs:
 
 
 def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
-    """Never write over what is read.
+    """Refuse to write over the data.
 
     Raises:
-        UserError: an output is one of the files of the data, or those are not there.
+        UserError: an output is one of the files of the data, or these files are missing.
     """
     read = set() if spec is None else {path.resolve() for path in named_files(spec)}
     for path in outputs:
@@ -110,12 +110,12 @@ def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
 
 
 class Written(NamedTuple):
-    """What was predicted and written."""
+    """The numbers of a finished prediction."""
 
     num_products: int
-    num_images: int  # 0 where images are not known
+    num_images: int  # 0 if images are not known
     spent_s: float
-    levels: "LevelCounts | None"  # of predictions that back off
+    levels: "LevelCounts | None"  # counts of predictions that back off
     remarks: list[str]  # lines for people
 
 
@@ -127,9 +127,9 @@ def write_predictions(
     about: Mapping[str, Any],
     back_off: "BackOff | None" = None,
 ) -> "LevelCounts | None":
-    """Write predictions to all files, whole or not at all; what backed off, if that is asked for.
+    """Write predictions to all files, whole or not at all; returns counts of those that back off.
 
-    `about` says in the files where they come from, as plain JSON.
+    `about` describes the run in the files, as plain JSON.
 
     Raises:
         UserError: a file cannot be written.
@@ -151,7 +151,7 @@ def _open(
     run: Mapping[str, Any],
     back_off: "BackOff | None",
 ) -> "LevelCounts | None":
-    """Add a writer for each file; the submission, named last, is the sign of success."""
+    """Add a writer for each file. The submission is last, so its presence means success."""
     about: dict[str, Any] = {"categories_json": categories.to_json(), "run": run}
     counts = None
     if outputs.matrix:

@@ -1,7 +1,7 @@
-"""What a prediction is, and how files of them get their names: whole or not at all.
+"""Predictions in blocks of products, and writers whose files appear whole or not at all.
 
-A writer takes blocks of consecutive products and writes to drafts beside its files;
-`written_whole` publishes all drafts at the end, or discards them.
+A writer gets blocks of consecutive products and writes them to drafts of its files. `written_whole`
+publishes all drafts at the end, or discards them after an error.
 """
 
 from collections.abc import Iterator
@@ -20,7 +20,7 @@ from product_mil.files.whole import Draft
 class PredictionBlock:
     """Predictions of b consecutive products, in file order, and of their m readable images.
 
-    The columns of images may be empty where nothing is known of them.
+    The columns of images may be empty if images are not known.
     """
 
     product_id: Int64[np.ndarray, " b"]
@@ -28,15 +28,15 @@ class PredictionBlock:
     has_category: Bool[np.ndarray, " b"]
     log_prob_true: Float32[np.ndarray, " b"]  # NaN where the true category is not a class
     num_images: Int32[np.ndarray, " b"]  # in the record
-    num_readable_images: Int32[np.ndarray, " b"]  # of those used; 0: the prior is predicted
+    num_readable_images: Int32[np.ndarray, " b"]  # with 0, the prior is predicted
     top_class: Int32[np.ndarray, "b t"]  # class indices, the most probable first
     top_probability: Float32[np.ndarray, "b t"]
     image_index: Int32[np.ndarray, " m"]  # within the product, product after product
     attention: Float32[np.ndarray, " m"]  # sums to 1 over a product's images
-    image_top_class: Int32[np.ndarray, " m"]  # each image's own guess, as if it were alone
+    image_top_class: Int32[np.ndarray, " m"]  # the guess from each image alone
     probabilities: Float32[np.ndarray, "b k"] | None
-    # What each image adds to the logit of the product's most probable class, where the logits are
-    # a sum over images: together that logit minus the mean over all classes.
+    # If logits are a sum over images: what each image adds to the logit of the product's most
+    # probable class. The sum over a product's images is that logit minus the mean of all logits.
     contribution: Float32[np.ndarray, " m"] | None = None
 
     def __len__(self) -> int:
@@ -45,7 +45,7 @@ class PredictionBlock:
 
 @runtime_checkable
 class Writer(Protocol):
-    """What takes blocks in file order and writes them to its drafts."""
+    """An object that takes blocks in file order and writes them to its drafts."""
 
     drafts: list[Draft]
 
@@ -54,18 +54,18 @@ class Writer(Protocol):
         ...
 
     def close(self) -> None:
-        """Finish the drafts; nothing may be written afterwards."""
+        """Finish the drafts. Nothing may be written afterwards."""
         ...
 
 
 @contextmanager
 def written_whole(writers: list[Writer]) -> Iterator[None]:
-    """Give all files their names when the body ends well; otherwise leave nothing behind.
+    """Publish all files when the body ends without an error; otherwise remove the drafts.
 
-    `writers` may still be empty: the body may add to it.
+    The body may add to `writers`.
 
     Raises:
-        UserError: a file cannot be written (a full disk, say).
+        UserError: a file cannot be written, for instance because the disk is full.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The steps that change nothing: evaluate, predict, embed. Pure functions, jitted once."""
+"""The steps without training, to evaluate, predict and embed: pure functions, jitted once."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,7 +15,7 @@ from product_mil.model.warp import Views, seen_through, view_maps
 
 
 def view_embeddings(model: Any, batch: Batch, views: Views) -> Float[Array, "v S n d"]:
-    """Embeddings of each view."""
+    """The embeddings of each view of the images."""
     if views == "none" or isinstance(batch, EmbeddedBatch):
         return model.embed(batch, use_running_statistics=True)[None]
 
@@ -23,32 +23,32 @@ def view_embeddings(model: Any, batch: Batch, views: Views) -> Float[Array, "v S
         images = seen_through(jnp.asarray(batch.images), one)
         return model.embed(batch._replace(images=images), use_running_statistics=True)
 
-    # One after another: the memory of one view, and the backbone is compiled once.
+    # One view after another, which needs the memory of one and compiles the backbone once.
     return jax.lax.map(one_view, jnp.asarray(view_maps(views)))
 
 
 def log_mean_exp(x: Float[Array, "v *e"]) -> Float[Array, "*e"]:
-    """Logarithm of the mean probability over the views; of one view, itself."""
+    """The logarithm of the mean probability over the views; a single view stays as it is."""
     return x[0] if len(x) == 1 else jax.nn.logsumexp(x, axis=0) - jnp.log(len(x))
 
 
 class Scores(NamedTuple):
-    """What evaluation keeps of each product slot."""
+    """The scores of each product slot in an evaluation."""
 
     top1: Int32[Array, "S p"]  # class index
     in_top5: Bool[Array, "S p"]
     confidence: Float[Array, "S p"]  # probability of top1
     log_prob_true: Float[Array, "S p"]
-    nll_at: Float[Array, "t S p"] | None = None  # under each temperature that was asked for
+    nll_at: Float[Array, "t S p"] | None = None  # at each temperature that was asked for
 
 
 def product_log_probs(
     output: HeadOutput, batch: Batch, log_prior: Float[Array, " k"], tau: float = 0.0
 ) -> Float[Array, "S p k"]:
-    """Log-probabilities; products without a readable image get the prior.
+    """The log-probabilities of products; those without a readable image get the prior.
 
-    `tau` subtracts so much of the log prior from the logits (Menon et al. 2021, equation 9): with
-    1, a model that was trained on the classes as they come answers as if all were as frequent.
+    `tau` times the log prior is subtracted from the logits (Menon et al. 2021, equation 9). With 1,
+    a model that was trained with the natural class frequencies answers as if these were equal.
     """
     counts = packing_of(batch.slots).image_counts()
     logits = output.logits - tau * log_prior[None, None] if tau else output.logits
@@ -62,10 +62,11 @@ def contribution_to(
     log_prior: Float[Array, " k"],
     tau: float = 0.0,
 ) -> Float[Array, "S n"] | None:
-    """What each image adds to the logit of one class of its product; None where the head is no sum.
+    """What each image adds to the logit of one class of its product, or None.
 
-    A product's images together give that logit minus the mean over the classes. What `tau` of
-    `product_log_probs` subtracts is no image's, and divided evenly among them.
+    The sum over a product's images is that logit minus the mean over all classes. What the `tau` of
+    `product_log_probs` subtracts is divided evenly among the images. The result is None if the
+    logits of the head are not a sum over images.
     """
     if output.contributions is None:
         return None
@@ -80,9 +81,9 @@ def contribution_to(
 def largest(
     x: Float[Array, "*e k"], count: int
 ) -> tuple[Float[Array, "*e t"], Int32[Array, "*e t"]]:
-    """The `count` largest values and their indices, the lower index first among equals.
+    """The `count` largest values and their indices; among equals, the lower index is first.
 
-    `lax.top_k` computes the same, but XLA gathers its argument from all devices first.
+    `lax.top_k` computes the same, but XLA would first gather its argument from all devices.
     """
     index = jax.lax.broadcasted_iota(jnp.int32, x.shape, x.ndim - 1)
     negated, index = jax.lax.sort((-x, index), num_keys=1, is_stable=True)
@@ -92,7 +93,7 @@ def largest(
 def nll_under(
     temperatures: Sequence[float], log_probs: Float[Array, "S p k"], label: Int32[Array, "S p 1"]
 ) -> Float[Array, "t S p"]:
-    """Negative log-likelihood of the labels under each temperature."""
+    """The negative log-likelihood of the labels at each temperature."""
 
     def of_one(temperature: float) -> Float[Array, "S p"]:
         scaled = jax.nn.log_softmax(log_probs / temperature)
@@ -104,10 +105,10 @@ def nll_under(
 def make_eval_step(
     structure: Any, views: Views = "none", tau: float = 0.0, temperatures: Sequence[float] = ()
 ) -> Callable[..., Scores]:
-    """Score labelled products with running statistics and without dropout; changes nothing.
+    """A jitted function that scores labelled products, without dropout or changes to the model.
 
-    The step takes parameters, statistics, a batch and the logarithm of the prior `[k]`; `tau` is
-    of `product_log_probs`. `temperatures` are those for which likelihoods are returned besides.
+    It takes parameters, statistics, a batch and the logarithm of the prior `[k]`. `tau` is that of
+    `product_log_probs`. Likelihoods are also returned at each of `temperatures`.
     """
 
     def eval_step(
@@ -134,13 +135,13 @@ def make_eval_step(
 
 
 class Predicted(NamedTuple):
-    """What prediction fetches of each product and image slot."""
+    """The predictions for each product slot and each image slot."""
 
     top_class: Int32[Array, "S p t"]  # class indices, the most probable first
     top_probability: Float[Array, "S p t"]
     log_prob_true: Float[Array, "S p"]  # meaningless where the label is -1
     attention: Float[Array, "S n"]
-    image_top_class: Int32[Array, "S n"]  # each image's own guess, as if it were alone
+    image_top_class: Int32[Array, "S n"]  # the guess from each image alone
     probabilities: Float[Array, "S p k"] | None
     contribution: Float[Array, "S n"] | None = None  # of each image to its product's top class
 
@@ -148,10 +149,10 @@ class Predicted(NamedTuple):
 def make_predict_step(
     structure: Any, *, topk: int, keep_all: bool, views: Views = "none", tau: float = 0.0
 ) -> Callable[..., Predicted]:
-    """The most probable classes, and attention, own guess and contribution of each image.
+    """A jitted function that predicts classes, and attention, guess and contribution of images.
 
-    Of several views attention and contribution are the means. `keep_all` also returns the full
-    matrix, which is large: k floats a product; `tau` is of `product_log_probs`.
+    With several views, attention and contribution are means over them. `keep_all` also returns all
+    probabilities, which are k numbers for each product. `tau` is that of `product_log_probs`.
     """
 
     def predict_step(
@@ -168,7 +169,7 @@ def make_predict_step(
         contributions = [
             contribution_to(output, classes[..., 0], batch, log_prior, tau) for output in outputs
         ]
-        told = [each for each in contributions if each is not None]  # all of them or none
+        known = [each for each in contributions if each is not None]  # all of them or none
         label = jnp.maximum(jnp.asarray(batch.slots.label), 0)[..., None]
         return Predicted(
             top_class=classes,
@@ -177,7 +178,7 @@ def make_predict_step(
             attention=jnp.stack([output.attention for output in outputs]).mean(0),
             image_top_class=log_mean_exp(alone).argmax(-1).astype(jnp.int32),
             probabilities=jnp.exp(log_probs) if keep_all else None,
-            contribution=jnp.stack(told).mean(0) if told else None,
+            contribution=jnp.stack(known).mean(0) if known else None,
         )
 
     return jax.jit(predict_step)
@@ -186,7 +187,7 @@ def make_predict_step(
 def make_embed_step(
     structure: Any,
 ) -> Callable[..., Float[Array, "b d"]]:
-    """The backbone alone, with running statistics: what a frozen stage may keep of its images."""
+    """A jitted function that embeds images by the backbone, with running statistics."""
 
     def embed_step(
         parameters: Arrays, statistics: Arrays, images: UInt8[Array, "b h w 3"]

@@ -1,4 +1,4 @@
-"""From packed batches to blocks of predictions: every product once, in the order given."""
+"""Predict packed batches and return blocks of products, each product once and in order."""
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -15,7 +15,7 @@ from product_mil.inference.step import Predicted
 from product_mil.progress import Progress
 from product_mil.sources.catalogue import NO_CATEGORY
 
-BATCHES_IN_FLIGHT = 2  # the host runs this far ahead of the devices
+BATCHES_IN_FLIGHT = 2  # the host loads this many batches ahead of the devices
 
 
 def predict_products(
@@ -24,13 +24,13 @@ def predict_products(
     predict_step: Callable[..., Predicted],
     mesh: Mesh,
 ) -> Iterator[tuple[PredictionBlock, list[ImageFault]]]:
-    """Run `predict_step(batch)` over batches of a `SequentialPlan`; a block for each batch.
+    """Run `predict_step(batch)` over the batches of a `SequentialPlan`.
 
-    Yields blocks of consecutive products with the pictures that could not be read. Memory does
-    not grow with the number of products.
+    Yields a block of consecutive products for each batch, with the images that could not be read.
+    Memory does not grow with the number of products.
 
     Raises:
-        RuntimeError: a product came twice, late or not at all, which would be a fault of ours.
+        RuntimeError: a product came twice, late or not at all, which would be a bug.
     """
     waiting: deque[tuple[Loaded, Predicted]] = deque()
     done = 0
@@ -57,7 +57,7 @@ def predict_products(
 
 
 def watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
-    """The same batches, with how far they have come."""
+    """The same batches, with a line on their progress."""
     with Progress(num_images, "images") as bar:
         for loaded in batches:
             yield loaded
@@ -65,13 +65,13 @@ def watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
 
 
 def _block(products: Products, loaded: Loaded, predicted: Predicted) -> PredictionBlock:
-    """What the device said of a batch, with what the catalogue knows; no padding."""
+    """The predictions for a batch, with the catalogue's columns and without padding."""
     slots, is_product = loaded.batch.slots, loaded.positions >= 0
     positions = loaded.positions[is_product]
     product_rows = products.product_rows[positions]
     category_id = np.asarray(products.catalogue.category_id[product_rows])
     is_image = slots.is_image
-    # Products are numbered through the shards, images lie in the order of their products.
+    # Products are numbered over all shards, and images are in the order of their products.
     first = np.cumsum(is_product.sum(1)) - is_product.sum(1)
     owner = (first[:, None] + slots.segment)[is_image]
     probabilities, contribution = predicted.probabilities, predicted.contribution

@@ -1,8 +1,8 @@
 """How far to trust the correction of a `ResidualHead`: two numbers fitted on validation products.
 
-Where photos of a product disagree, the correction wins by far; where they agree it can lose a
-little, because labels of products are fewer than labels of images. Training data can't tell which
-is the case, since there the correction always helps; products that were not trained on can.
+If the images of a product disagree, the correction improves answers by far. If they agree, it can
+make them a little worse, because there are fewer labels of products than of images. Training data
+cannot show which is the case, since there the correction always helps; validation products can.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,18 +20,18 @@ from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.heads.residual import ResidualHead
 from product_mil.model.packing import packing_of
 
-TRUST = "head/trust"  # its path among the statistics
+TRUST = "head/trust"  # path of the two numbers among the statistics
 SHARES = (0.0, 0.25, 0.5, 0.75, 1.0)
-TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)  # so that confidence alone decides nothing
+TEMPERATURES = (1.0, 1.5, 2.0, 3.0, 4.0)  # so that calibration does not influence the choice
 
 
 def make_trust_step(
     structure: Any, adjustment: Float[np.ndarray, " k"] | None = None
 ) -> Callable[..., Float[Array, "S p a t"]]:
-    """Negative log-likelihood of each product's label under each share and temperature.
+    """A jitted function: -log p of each product's label at each share and temperature.
 
-    `adjustment` is added to the logits: what a model that learned to treat classes alike lacks to
-    tell how likely they are among products as they come (`losses.Target`).
+    `adjustment` is added to the logits. It restores the natural class frequencies for a model that
+    was trained with others (`losses.Target`).
     """
 
     def trust_step(parameters: Arrays, statistics: Arrays, batch: Any) -> Float[Array, "S p a t"]:
@@ -57,12 +57,12 @@ def make_trust_step(
 def fit_trust(
     nll: Float[np.ndarray, "N a t"], several: Bool[np.ndarray, " N"]
 ) -> Float[np.ndarray, " 2"]:
-    """The shares for products with one image and with several.
+    """The shares of the correction for products with one image and for products with several.
 
-    At the temperature that suits all products best, the smallest share whose mean likelihood is
-    within one standard error of the best one's (the "one standard error rule" of Breiman et al.
-    1984): the averaged model stands until there is evidence against it. A kind of product that
-    is not there at all gets the whole correction.
+    At the best temperature for all products, this is the smallest share whose mean likelihood is
+    within one standard error of the best one (the "one standard error rule" of Breiman et al.
+    1984). So the averaged model is kept until there is evidence against it. If there are no
+    products of one kind, they get the whole correction.
     """
     groups = [nll[~several], nll[several]]
     best = [group.sum(0).min(0) for group in groups]  # over shares, for each temperature
@@ -80,7 +80,7 @@ def fit_trust(
 def collect_nll(
     num_products: int, batches: Iterable[Loaded], step: Callable[..., Array], mesh: Mesh
 ) -> Float[np.ndarray, "N a t"]:
-    """What `step(batch)` says of each product, in the products' order."""
+    """The results of `step(batch)` for all products, in the order of the products."""
     nll = np.zeros((num_products, len(SHARES), len(TEMPERATURES)), np.float64)
     for loaded in batches:
         real = loaded.positions >= 0

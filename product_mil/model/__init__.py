@@ -1,1 +1,1 @@
-"""Backbones, pooling and the classifier; nothing here sees a label or a data file."""
+"""Backbones, heads and the classifier, which know neither labels nor data files."""

@@ -1,4 +1,4 @@
-"""Backbone and head together, as a module and as the plain arrays that training moves."""
+"""The classifier of backbone and head, as a module and as plain arrays that can be trained."""
 
 import hashlib
 from collections.abc import Callable
@@ -20,9 +20,9 @@ Arrays = dict[str, Array]  # leaves by path, such as "backbone/blocks/0/kernel"
 
 
 def layer_norm(x: Float[Array, "*e d"]) -> Float[Array, "*e d"]:
-    """Each embedding minus its mean, by its standard deviation (Ba et al. 2016).
+    """Each embedding minus its mean, divided by its standard deviation (Ba et al. 2016).
 
-    It has no parameters; an embedding of zeros, which is padding, stays zeros.
+    There are no parameters. An embedding of zeros, which padding has, stays zero.
     """
     x = x - x.mean(-1, keepdims=True)
     return x * jax.lax.rsqrt(jnp.square(x).mean(-1, keepdims=True) + 1e-6)
@@ -40,7 +40,7 @@ class Classifier(nnx.Module):
     ):
         self.backbone = backbone
         self.head = head
-        self.layer_norm = layer_norm  # of what the head reads
+        self.layer_norm = layer_norm  # whether the head gets normalised embeddings
 
     def __call__(
         self,
@@ -51,12 +51,12 @@ class Classifier(nnx.Module):
         backbone_key: PRNGKeyArray | None = None,
         first_shard: int | Int[Array, ""] = 0,
     ) -> HeadOutput:
-        """Classify a packed batch; its labels are not read.
+        """Classify the products of a packed batch without looking at its labels.
 
-        `use_running_statistics=False` normalises by the batch's own statistics, over real slots
-        alone, and moves the running ones. `key` turns dropout on, `backbone_key` stochastic
-        depth: what they draw depends on the shard, and on the slot in it. Where the batch is a part
-        of a larger one, `first_shard` is the place of its first shard there.
+        `use_running_statistics=False` normalises by the batch's statistics over real slots, and
+        updates the running statistics. `key` turns on dropout, and `backbone_key` stochastic depth.
+        Their random numbers depend on the shard and on the slot in it. If the batch is a part of a
+        larger one, `first_shard` is the index of its first shard there.
         """
         embeddings = self.embed(
             batch,
@@ -74,7 +74,7 @@ class Classifier(nnx.Module):
         key: PRNGKeyArray | None = None,
         first_shard: int | Int[Array, ""] = 0,
     ) -> Float[Array, "S n d"]:
-        """An embedding for each image slot, 0 for padding; `key` is the backbone's."""
+        """The embedding of each image slot, 0 for padding. `key` is for the backbone."""
         s, n = batch.slots.segment.shape
         real = jnp.asarray(batch.slots.is_image)  # S n
         if isinstance(batch, EmbeddedBatch):
@@ -88,7 +88,7 @@ class Classifier(nnx.Module):
                 keys=None if key is None else image_keys(key, s, n, first_shard).reshape(s * n),
             ).reshape(s, n, -1)
         embeddings = embeddings.astype(jnp.promote_types(embeddings.dtype, jnp.float32))
-        # Segments keep padding out of every sum; this keeps it out of 0 x NaN in the gradients.
+        # Sums leave padding out by its segment; this prevents 0 x NaN in the gradients.
         return jnp.where(real[..., None], embeddings, 0)
 
     def fuse(
@@ -98,7 +98,7 @@ class Classifier(nnx.Module):
         key: PRNGKeyArray | None,
         first_shard: int | Int[Array, ""] = 0,
     ) -> HeadOutput:
-        """What the head says of the products that the slots describe."""
+        """The head's output for the products that the slots describe."""
         x = self.head_input(embeddings)
         if key is None:
             return self.head(x, packing_of(slots), None)
@@ -110,33 +110,33 @@ class Classifier(nnx.Module):
         return jax.vmap(one_shard)(x, slots, shard_keys(key, len(x), first_shard))
 
     def each_alone(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n k"]:
-        """Logits of every image as if it were its product's only one."""
+        """The logits of every image as if it were the only one of its product."""
         alone = each_alone(*embeddings.shape[:2])
         return self.head(self.head_input(embeddings), alone, None).logits
 
     def head_input(self, embeddings: Float[Array, "S n d"]) -> Float[Array, "S n d"]:
-        """Embeddings as the head reads them."""
+        """The embeddings as the head gets them."""
         return layer_norm(embeddings) if self.layer_norm else embeddings
 
 
 def shard_keys(
     key: PRNGKeyArray, shards: int, first_shard: int | Int[Array, ""] = 0
 ) -> Key[Array, " S"]:
-    """A key for each shard, by its place in the whole batch."""
+    """A random key for each shard, by its index in the whole batch."""
     return jax.vmap(lambda shard: jax.random.fold_in(key, shard))(first_shard + jnp.arange(shards))
 
 
 def image_keys(
     key: PRNGKeyArray, shards: int, slots: int, first_shard: int | Int[Array, ""] = 0
 ) -> Key[Array, "S n"]:
-    """A key for each image slot of each shard, by its place in the whole batch."""
+    """A random key for each image slot of each shard, by its index in the whole batch."""
     of_shards = shard_keys(key, shards, first_shard)
     return jax.vmap(lambda of: shard_keys(of, slots))(of_shards)
 
 
 @dataclass(frozen=True)
 class Model:
-    """A classifier as its structure and arrays."""
+    """A classifier, as its structure and arrays."""
 
     structure: Any
     parameters: Arrays
@@ -153,7 +153,7 @@ class Model:
         return digest.hexdigest()
 
     def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
-        """A step of this structure as a function of the batch alone.
+        """A function of the batch alone that calls a step with the arrays of this model.
 
         The step takes parameters, statistics, the batch and then `more`.
         """
@@ -161,18 +161,18 @@ class Model:
 
 
 def split_model(model: nnx.Module) -> tuple[Any, Arrays, Arrays]:
-    """A module as its structure, its parameters and its running statistics."""
+    """The structure, the parameters and the running statistics of a module."""
     structure, parameters, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
     return structure, _flat(parameters), _flat(statistics)
 
 
 def merge_model(structure: Any, parameters: Arrays, statistics: Arrays) -> Any:
-    """The module again; cheap, and meant to be called inside a traced function."""
+    """The module of these arrays. This is cheap, and meant for use inside traced functions."""
     return nnx.merge(structure, _nested(parameters), _nested(statistics))
 
 
 def statistics_of(model: nnx.Module) -> Arrays:
-    """The running statistics as a forward pass left them."""
+    """The running statistics of a module, as its last forward pass left them."""
     return _flat(nnx.state(model, nnx.BatchStat))
 
 

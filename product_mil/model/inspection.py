@@ -1,4 +1,4 @@
-"""What a weights file holds, and which backbones it fits."""
+"""List the layers of a weights file, and find the backbones that it fits."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +13,7 @@ from product_mil.model.weights.load import fit
 
 
 class LayerShapes(NamedTuple):
-    """A layer of a file, with its place, and the shapes of its tensors."""
+    """The name of a layer in a file, with its container, and the shapes of its tensors."""
 
     name: str
     tensors: dict[str, tuple[int, ...]]
@@ -23,7 +23,7 @@ def layer_shapes(path: Path) -> list[LayerShapes]:
     """All layers of a weights file, in its order.
 
     Raises:
-        UserError: it cannot be read, or is of no known kind.
+        UserError: the file cannot be read, or is of no known kind.
     """
     with file_layers(path) as (layers, _):
         return [
@@ -39,12 +39,12 @@ class Fit(NamedTuple):
     """How a file fits a backbone."""
 
     backbone: str
-    faults: str  # what keeps it from fitting; empty: nothing
-    classes: int  # of its top; 0: it has none
+    faults: str  # the reasons why it does not fit; empty if it does
+    classes: int  # number of classes of its top; 0 if it has none
 
 
 def fits(path: Path, names: Sequence[str] = ()) -> list[Fit]:
-    """How the file fits these backbones, or every one that reads weights files.
+    """How the file fits these backbones, by default all that read weights files.
 
     Raises:
         UserError: a backbone of `names` reads no weights file.

@@ -1,4 +1,4 @@
-"""How Keras names and orders the layers of a backbone: what its weights files speak of."""
+"""The names and the order that Keras gives to the layers of a backbone in weights files."""
 
 import re
 from collections.abc import Sequence
@@ -8,15 +8,15 @@ from typing import NamedTuple
 class KerasLayer(NamedTuple):
     """A layer that holds tensors.
 
-    `name` is Keras' name of it in a fresh process; where Keras numbers the layers of a kind as
-    they are made (`conv2d_42`), only their order counts. `path` leads to the module that takes
-    the tensors, None for the ImageNet classifier, which is no part of a backbone.
+    `name` is Keras' name in a new process. Where Keras numbers the layers of a kind (`conv2d_42`),
+    only their order counts. `path` leads to the module that gets the tensors; it is None for the
+    ImageNet classifier, which is not part of a backbone.
     """
 
     name: str
     kind: str  # the class in snake case, by which `.weights.h5` files number layers
     path: str | None
-    other_name: str = ""  # where files with the ImageNet classifier use another
+    other_name: str = ""  # the name in files with the ImageNet classifier, if that differs
     container: str = ""  # the Sequential that holds it, as `.weights.h5` files number it
 
 
@@ -27,10 +27,11 @@ Branch = Sequence[str | tuple[str, str]]
 
 
 def unnamed_units(branches: Sequence[Branch], made: int) -> tuple[list[KerasLayer], int]:
-    """The numbered layers of units in branches that are then concatenated, in a file's order.
+    """The layers of units in parallel branches, in the order of a file.
 
-    Keras numbers layers as they are made, branch by branch, and writes those first that are
-    farther from where the branches meet. `made` counts the units before these; also the new count.
+    Keras numbers layers in the order in which they are made, branch by branch, but writes those
+    first that are farther from the end of the branches. `made` is the number of units before these;
+    the new number is returned as well.
     """
     units: list[tuple[int, int, str]] = []
     for branch in branches:

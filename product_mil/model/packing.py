@@ -1,8 +1,8 @@
 """Reductions over the images of each product, shard by shard.
 
-All of them map over the leading shard dimension S, so that a batch sharded over devices needs no
-communication. Padding images belong to segment p, which is computed and sliced off: what they
-hold can change nothing, not even as 0 x NaN.
+All functions map over the leading shard dimension S, so a batch that is sharded over devices needs
+no communication. Padding images belong to segment p, which is computed and then cut off. So they
+cannot change any result, not even as 0 x NaN.
 """
 
 from collections.abc import Callable
@@ -17,11 +17,11 @@ from product_mil.batch import Slots
 
 @dataclass(frozen=True)
 class Packing:
-    """Which product each image slot of S shards belongs to; no label."""
+    """Which product each image slot of S shards belongs to, without labels."""
 
     segment: Int32[Array, "S n"]  # product slot of each image; p marks padding
     image_index: Int32[Array, "S n"]  # index of the image within its product, from 0
-    p: int  # product slots a shard
+    p: int  # number of product slots in a shard
 
     @property
     def is_image(self) -> Bool[Array, "S n"]:
@@ -33,16 +33,16 @@ class Packing:
         return self.sum(jnp.ones(self.segment.shape, jnp.float32))
 
     def sum(self, x: Float[Array, "S n *e"]) -> Float[Array, "S p *e"]:
-        """Sum over each product's images; 0 for a product without images."""
+        """The sum over each product's images; 0 for a product without images."""
         return self._reduce(jax.ops.segment_sum, x)
 
     def mean(self, x: Float[Array, "S n *e"]) -> Float[Array, "S p *e"]:
-        """Mean over each product's images; 0 for a product without images."""
+        """The mean over each product's images; 0 for a product without images."""
         counts = jnp.maximum(self.image_counts(), 1)
         return self.sum(x) / counts.reshape(counts.shape + (1,) * (x.ndim - 2))
 
     def max(self, x: Float[Array, "S n *e"]) -> Float[Array, "S p *e"]:
-        """Maximum over each product's images; 0 for a product without images."""
+        """The maximum over each product's images; 0 for a product without images."""
         largest = self._reduce(jax.ops.segment_max, x)
         return jnp.where(jnp.isfinite(largest), largest, 0)
 
@@ -64,7 +64,7 @@ class Packing:
         return exp / jnp.where(real, total, 1)
 
     def uniform_attention(self) -> Float[Array, "S n"]:
-        """Each image of a product counts the same; 0 for padding."""
+        """Equal attention to all images of a product; 0 for padding."""
         return self.softmax(jnp.zeros(self.segment.shape, jnp.float32))
 
     def spread(self, x: Num[Array, "S p *e"]) -> Num[Array, "S n *e"]:
@@ -85,11 +85,11 @@ class Packing:
 
 
 def packing_of(slots: Slots) -> Packing:
-    """The slots without their labels, as a head may know them."""
+    """The packing of these slots. It has no labels, so that a head cannot see them."""
     return Packing(jnp.asarray(slots.segment), jnp.asarray(slots.image_index), slots.label.shape[1])
 
 
 def each_alone(s: int, n: int) -> Packing:
-    """Every image of `[S, n]` slots as its product's only one."""
+    """The packing in which each of `[S, n]` image slots is a product of its own."""
     alone = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (s, n))
     return Packing(alone, jnp.zeros((s, n), jnp.int32), n)

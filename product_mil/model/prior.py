@@ -1,4 +1,4 @@
-"""What belongs to the prior, which reads no image: a net that sees nothing, and its frequencies."""
+"""The prior, which predicts the frequencies of the classes without looking at any image."""
 
 from typing import Any
 
@@ -15,7 +15,7 @@ NO_BACKBONE = "none"  # its name among the backbones
 
 
 class NoBackbone(nnx.Module):
-    """Sees nothing of any image."""
+    """A backbone that gives every image the same embedding."""
 
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = jnp.float32):
         del rngs, dtype
@@ -26,7 +26,7 @@ class NoBackbone(nnx.Module):
 
 
 def with_log_prior(model: Model, log_prior: Float[np.ndarray, " k"]) -> Model:
-    """The model with these log-frequencies."""
+    """The model with these logarithms of frequencies."""
     parameters: Arrays = {**model.parameters, LOG_PRIOR: jnp.asarray(log_prior)}
     return Model(model.structure, parameters, model.statistics)
 

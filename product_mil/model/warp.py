@@ -1,7 +1,7 @@
-"""Images moved through affine maps on the device, and the fixed views of test-time augmentation.
+"""Affine transformations of images on the device, and the views of test-time augmentation.
 
-A map leads from the pixels of the result to places in the photo, measured from the centre in units
-of the side. An image is sampled once, bilinearly.
+An affine map leads from pixels of the result to places in the image, measured from the centre in
+units of the side. Each image is sampled once, bilinearly.
 """
 
 from typing import Literal
@@ -14,13 +14,13 @@ from jaxtyping import Array, Float, Num
 Border = Literal["edge", "mean"]
 Views = Literal["none", "flip", "crops", "flip_crops"]
 
-CROP_SIDE = 0.875  # of the views called crops
+CROP_SIDE = 0.875  # side of the crops, as a share of the image's
 
 
 def warp(
     images: Num[Array, "m h w 3"], maps: Float[Array, "m 2 3"], border: Border = "edge"
 ) -> Float[Array, "m h w 3"]:
-    """Each image through its own map, sampled bilinearly."""
+    """Each image transformed by its own map, with bilinear sampling."""
     return jax.vmap(lambda image, one: _warp_one(image, one, border))(images, maps)
 
 
@@ -29,7 +29,7 @@ def _warp_one(
 ) -> Float[Array, "h w 3"]:
     h, w, _ = image.shape
     pixels = image.reshape(h * w, 3)
-    # Whole and half numbers are exact, so reflections are to the bit.
+    # Whole and half numbers are exact, so reflections are exact to the last bit.
     x = jnp.arange(w, dtype=one.dtype)[None, :] - (w - 1) / 2  # 1 w
     y = jnp.arange(h, dtype=one.dtype)[:, None] - (h - 1) / 2  # h 1
     source_x = one[0, 0] * x + one[0, 1] * y + (one[0, 2] * w + (w - 1) / 2)  # h w
@@ -51,7 +51,7 @@ def _warp_one(
 
 
 def view_maps(views: Views) -> Float[np.ndarray, "v 2 3"]:
-    """The maps of the fixed views: the photo itself, then reflected, or cut to its corners."""
+    """The maps of the fixed views: the image itself, crops of its corners, and reflections."""
     offset = (1 - CROP_SIDE) / 2
     crops = [(1.0, 0.0, 0.0)]
     if views in ("crops", "flip_crops"):
@@ -63,7 +63,7 @@ def view_maps(views: Views) -> Float[np.ndarray, "v 2 3"]:
 def seen_through(
     images: Num[Array, "S n h w 3"], one: Float[Array, "2 3"]
 ) -> Float[Array, "S n h w 3"]:
-    """Every image through the same map."""
+    """Every image transformed by the same map."""
     s, n, *size = images.shape
     maps = jnp.broadcast_to(one, (s * n, 2, 3))
     return warp(jnp.asarray(images).reshape(s * n, *size), maps).reshape(s, n, *size)

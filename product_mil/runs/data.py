@@ -1,4 +1,4 @@
-"""The products of a run, their classes, and what is worth saying of them."""
+"""The training and validation products of a run, their classes, and notes on them."""
 
 import hashlib
 from collections.abc import Iterator
@@ -33,7 +33,7 @@ from product_mil.sources.sample.draw import ensure_sample
 
 @dataclass(frozen=True)
 class RunData:
-    """The products of a run, their classes, and what is worth saying of them."""
+    """The products of a run, their classes, and notes on them."""
 
     train: Products
     valid: Products
@@ -41,12 +41,12 @@ class RunData:
     class_counts: Int64[np.ndarray, " k"]  # in train
     fingerprint: str
     notes: list[str]
-    product_faults: list[tuple[Path, Fault]]  # that no single file's index can tell
+    product_faults: list[tuple[Path, Fault]]  # found with the run's settings, not by the index
     category_faults: list[str]  # rows of the category file that were left out
 
 
 def data_config(config: Config) -> Config:
-    """What of a configuration decides its products: the data and, where it draws them, the seed."""
+    """The part of a configuration that decides its products: data, and the seed if it matters."""
     draws = not config.data.valid or config.data.max_products
     return Config(data=config.data, seed=config.seed if draws else 0)
 
@@ -55,14 +55,14 @@ def build_data(config: Config) -> RunData:
     """Index, split and label the products.
 
     Raises:
-        UserError: files that are missing, no BSON, or hold no labelled product.
+        UserError: a file is missing or not BSON, or there is no labelled product.
     """
     data, notes = config.data, []
     train_spec, categories_path = data.train, data.categories
     if not train_spec:
         sample = ensure_sample(data.sample_seed)
         train_spec, categories_path = str(sample.train), str(sample.categories)
-    dump_files(data.valid or train_spec)  # of another kind: refused before the first is read
+    dump_files(data.valid or train_spec)  # refuses wrong kinds of files before any is read
     catalogue = open_catalogue(train_spec)
     refuse_unlabelled(train_spec, catalogue)
     category_faults: list[str] = []

@@ -1,4 +1,4 @@
-"""A run's directory: whose it is, who trains in it, and of which format its records are."""
+"""A run's directory: checks that it is a run's, a lock while it trains, and its JSON files."""
 
 import fcntl
 import json
@@ -17,15 +17,15 @@ from product_mil.train.record import refuse_newer
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"
-# What a start that was killed, or a measurement before it, leaves where no run has begun.
+# Files that a killed start, or a measurement before it, leaves before the run has begun.
 _LEFT_OVERS = (LOCK_FILE, "log.txt", f"{CONFIG_FILE}.draft")
 
 
 def read_record(path: Path, advice: str) -> dict[str, Any] | None:
-    """A JSON file of a run; None where there is none.
+    """The content of a run's JSON file; None if there is none.
 
     Raises:
-        UserError: it is damaged, with the advice; or of a newer format.
+        UserError: the file is damaged (the message ends with `advice`), or of a newer format.
     """
     try:
         found = json.loads(path.read_bytes())
@@ -41,10 +41,10 @@ def read_record(path: Path, advice: str) -> dict[str, Any] | None:
 
 
 def stored_config(workdir: Path) -> dict[str, Any] | None:
-    """The configuration of the run in a directory; None where none has begun.
+    """The configuration of the run in a directory; None if no run has begun.
 
     Raises:
-        UserError: it is damaged, newer than this version or no run's.
+        UserError: the configuration is damaged, newer than this version or not that of a run.
     """
     there = workdir / RUN_FILE
     advice = (
@@ -63,7 +63,7 @@ def stored_config(workdir: Path) -> dict[str, Any] | None:
 
 
 def refuse_newer_run(workdir: Path) -> None:
-    """Refuse a run that a newer version wrote; files that are damaged are not looked into.
+    """Refuse a run that a newer version wrote. Damaged files are ignored.
 
     Raises:
         UserError: as `refuse_newer` does.
@@ -76,18 +76,18 @@ def refuse_newer_run(workdir: Path) -> None:
 
 
 def checkpoint_directory(workdir: Path, stage: str) -> Path:
-    """Where the checkpoints of a stage lie."""
+    """The directory of a stage's checkpoints."""
     return workdir / "checkpoints" / stage
 
 
 @contextmanager
 def training_in(workdir: Path) -> Iterator[None]:
-    """Make the directory if need be, and keep everybody else from training in it.
+    """Make the directory if it is missing, and lock it against other trainings.
 
-    Where the body ends before a run began, what was made is removed again.
+    If the body ends before a run has begun, everything that was made is removed.
 
     Raises:
-        UserError: another process trains there, something else is there, or nothing can be.
+        UserError: another process trains there, the directory has other files, or cannot be made.
     """
     _refuse_foreign(workdir)
     try:
@@ -109,7 +109,7 @@ def training_in(workdir: Path) -> Iterator[None]:
 
 
 def _refuse_foreign(workdir: Path) -> None:
-    """Refuse a place that is no directory, or one that holds something else than a run."""
+    """Refuse a path that is not a directory, or a directory with files that are not a run's."""
     try:
         names = names_in(workdir)
     except FileNotFoundError:
@@ -131,17 +131,22 @@ def _refuse_foreign(workdir: Path) -> None:
 
 
 def _make(workdir: Path) -> list[Path]:
-    """Make the directory and those above it; the ones that were made, outermost first."""
+    """Make the directory and its parents, and return those that were made, outermost first."""
     missing = [path for path in (workdir, *workdir.parents) if not path.exists()]
     workdir.mkdir(parents=True, exist_ok=True)
     return missing[::-1]
 
 
 class _Lock:
-    """A locked file, which the system unlocks when its process ends, however that ends."""
+    """A locked file, which the system unlocks when its process ends or is killed."""
 
     def __init__(self, path: Path) -> None:
-        """Raises `UserError` where another process has it, OSError where it cannot be made."""
+        """Lock the file.
+
+        Raises:
+            UserError: another process has the lock.
+            OSError: the file cannot be made.
+        """
         self._path = path
         while True:
             self._file = path.open("a+", encoding="utf-8")
@@ -160,14 +165,14 @@ class _Lock:
             with suppress(FileNotFoundError):
                 if os.path.samestat(os.fstat(self._file.fileno()), path.stat()):
                     break
-            self._file.close()  # whoever had it has just removed it
+            self._file.close()  # the process that had the lock has just removed the file
         self._file.truncate(0)
         began = time.strftime("%Y-%m-%d %H:%M:%S")
         self._file.write(f"process {os.getpid()} on {socket.gethostname()} since {began}\n")
         self._file.flush()
 
     def release(self, *, remove: bool) -> None:
-        """Unlock; the file stays empty, or goes."""
+        """Unlock the file, and leave it empty or remove it."""
         with suppress(OSError):
             if remove:
                 self._path.unlink()

@@ -1,4 +1,4 @@
-"""What a frozen backbone says of images: computed over the devices, kept in the user's cache."""
+"""Compute embeddings of a frozen backbone over all devices, and keep them in the cache."""
 
 import dataclasses
 import logging
@@ -35,7 +35,7 @@ from product_mil.train.augment import Ranges
 
 @dataclass(frozen=True)
 class CachedEmbeddings:
-    """A store that holds all the images asked for, or None and why."""
+    """A store that has all images, or None with the reason in `summary`."""
 
     store: EmbeddingStore | None
     summary: str
@@ -43,7 +43,7 @@ class CachedEmbeddings:
 
 
 def embed_function(model: Model, mesh: Mesh) -> Embed:
-    """The model's backbone as a function from images to embeddings, over the devices."""
+    """A function that embeds images by the model's backbone, over all devices."""
     arrays = replicate((model.parameters, model.statistics), mesh)
     embed_step = Model(model.structure, *arrays).bound(make_embed_step(model.structure))
 
@@ -54,7 +54,7 @@ def embed_function(model: Model, mesh: Mesh) -> Embed:
 
 
 def in_groups(embed: Embed) -> Embed:
-    """The same for any number of images: it gets them in groups of a few sizes, filled up."""
+    """A function for any number of images, which calls `embed` with filled groups of few sizes."""
 
     def embed_all(images: np.ndarray) -> np.ndarray:
         size = embedding_batch_images(at_most=len(images))
@@ -68,7 +68,7 @@ def in_groups(embed: Embed) -> Embed:
 
 
 def embeds_once(config: Config, stage: StageConfig) -> bool:
-    """Whether a stage trains the head alone, on images that are the same at each use."""
+    """Whether a stage trains only the head, on images that do not change between uses."""
     return stage.trainable == "head" and config.data.embedding_cache and not augments(stage)
 
 
@@ -90,13 +90,14 @@ def cached_embeddings(
     mesh: Mesh,
     deadline: float = math.inf,
 ) -> CachedEmbeddings:
-    """Embed what the cache lacks of these products' images.
+    """Embed the images of these products that the cache lacks.
+
+    The name of the store contains a hash of the backbone's arrays, so equal backbones share it,
+    whether they come from a file, a seed or an earlier run. Without room on the disk there is no
+    store.
 
     Raises:
-        Interrupted: `time.monotonic` reached the deadline; what is in the cache stays there.
-
-    The store is named by the backbone's own arrays, so that whatever made them (a file, a seed, an
-    earlier run), equal backbones share it. Without room on the disk there is no store.
+        Interrupted: `time.monotonic` reached the deadline. Finished embeddings stay in the cache.
     """
     spec = backbone(config.model.backbone)
     num_images = sum(len(used_images(products)) for products in selections)
@@ -134,7 +135,7 @@ def cached_embeddings(
             )
         except OSError as error:
             lacking = f"{directory} cannot be written: {error.strerror or error}"
-            if can_be_written("embeddings"):  # else a warning said so
+            if can_be_written("embeddings"):  # otherwise there was a warning already
                 logging.getLogger(__name__).warning("the embedding cache in %s", lacking)
             continue
         spent_s = time.monotonic() - started
@@ -148,8 +149,8 @@ def cached_embeddings(
 
 
 def _roots() -> Iterator[Path]:
-    """Where embeddings are looked for and kept: the cache, and a temporary one if that fails."""
-    can_be_written("embeddings")  # else warns; what is there already may be all that is needed
+    """The directories for embeddings: the cache, and a temporary one if that fails."""
+    can_be_written("embeddings")  # warns if not; but all embeddings may be there already
     yield cache_root()
-    with suppress(UserError):  # no temporary files either
+    with suppress(UserError):  # there may be no temporary files either
         yield temporary_cache()

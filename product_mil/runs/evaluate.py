@@ -1,4 +1,4 @@
-"""A trained run measured on labelled products, as training measures its validation part."""
+"""Evaluate a trained run on labelled products, as training does on its validation part."""
 
 from pathlib import Path
 from typing import NamedTuple
@@ -14,11 +14,11 @@ from product_mil.runs.trained import TrainedRun
 
 
 class Evaluation(NamedTuple):
-    """What was measured, and how far it is a test."""
+    """The metrics, and whether they are those of a test."""
 
     metrics: dict[str, float]  # of `metrics_of`
     remarks: list[str]  # lines for people on the data
-    known: Known | None  # what the run has seen of it; None where that cannot be said
+    known: Known | None  # how much of the data the run has seen; None if that is not known
 
 
 def evaluate(
@@ -32,13 +32,13 @@ def evaluate(
     bad_records: Policy | None = None,
     bad_images: Policy | None = None,
 ) -> Evaluation:
-    """Measure the run on the BSON files `spec`.
+    """Evaluate the run on the BSON files `spec`.
 
-    `views` and `tau` are those of `make_eval_step`. What cannot be read is listed in `listing`, or
-    ends the work: None is as in training.
+    `views` and `tau` are those of `make_eval_step`. Faults are listed in `listing`, or raised, by
+    the policies; a policy of None is that of training.
 
     Raises:
-        UserError: files that cannot be read, or without a product of the run's categories.
+        UserError: a file cannot be read, or no product has a category of the run.
     """
     products = run.products(spec)
     refuse_other_categories(products.catalogue)

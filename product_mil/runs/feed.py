@@ -1,4 +1,4 @@
-"""What a model is fed with: embeddings from the cache, pixels, or nothing; decided here alone."""
+"""Choose the input of a model: embeddings from the cache, pixels, or nothing."""
 
 import math
 from collections.abc import Iterator, Sequence
@@ -27,9 +27,9 @@ from product_mil.runs.embed import (
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches to go through once, and the faults of images that were read before the first one.
+    """Batches to iterate over once, and faults of images that were read before the first batch.
 
-    Faults of images that are read later lie in the batches themselves.
+    Faults of images that are read later are in the batches.
     """
 
     loaded: Iterator[Loaded]
@@ -41,24 +41,24 @@ class Batches:
 
 @dataclass(frozen=True)
 class Feed:
-    """Where the batches of some selections of products come from."""
+    """The source of a model's batches."""
 
     config: DataConfig
-    sees_images: bool = True  # False: nothing is read
-    store: EmbeddingStore | None = None  # of all their images; None: pixels
-    embed: Embed | None = None  # of pixels, where the model is fed with embeddings made at once
-    faults: list[ImageFault] = field(default_factory=list)  # of images embedded or missing there
-    note: str = ""  # for people: what was embedded, or why nothing was kept
+    sees_images: bool = True  # if False, no image is read
+    store: EmbeddingStore | None = None  # has the embeddings of all images; without it, pixels
+    embed: Embed | None = None  # turns pixels into embeddings on the way to the model
+    faults: list[ImageFault] = field(default_factory=list)  # of images that the store lacks
+    note: str = ""  # a line for people on the embeddings
 
     @property
     def runs_backbone(self) -> bool:
-        """Whether images go through the net on the devices."""
+        """Whether images pass through the net on the devices."""
         return self.sees_images and self.store is None and self.embed is None
 
     def batches(
         self, products: Products, plan: Plan, *, num_steps: int | None = None, first_step: int = 0
     ) -> Iterator[Loaded]:
-        """The batches of a plan from a step on; `num_steps` is by default one pass."""
+        """The batches of a plan from a step on. By default `num_steps` is one pass."""
         num_steps = plan.num_steps if num_steps is None else num_steps
         if not self.sees_images:
             source = UnseenSource(products, plan)
@@ -73,7 +73,7 @@ class Feed:
 
 
 def _embedded(loaded: Loaded, embed: Embed) -> Loaded:
-    """The same batch with the embeddings of its images in their place."""
+    """The batch with embeddings in place of images."""
     assert isinstance(loaded.batch, PackedBatch)
     images, slots = loaded.batch
     values = embed(images[slots.is_image])
@@ -83,10 +83,10 @@ def _embedded(loaded: Loaded, embed: Embed) -> Loaded:
 
 
 def call_feed(config: Config, model: Model, mesh: Mesh) -> Feed:
-    """A feed for products that a program hands over: it reads no cache, and nothing is kept.
+    """A feed for products in memory, without a cache.
 
-    Where a cache would hold embeddings, they are made alike: sums in other shapes round
-    differently.
+    If a cache would be used for files, embeddings are computed here in the same groups as there,
+    because sums of other shapes round differently.
     """
     spec = backbone(config.model.backbone)
     if spec.name == NO_BACKBONE:
@@ -107,13 +107,13 @@ def open_feed(
     pixels: bool = False,
     deadline: float = math.inf,
 ) -> Feed:
-    """Decide what the model is fed with, and embed what the cache lacks of the selections' images.
+    """Choose the input of the model, and embed the images that the cache lacks.
 
-    `stage` is the one that is to be trained; without one, the model is as training left it.
-    `pixels` asks for images even where the cache would serve.
+    `stage` is the stage to be trained; without it, the model is trained already. `pixels` asks for
+    images even if cached embeddings could be used.
 
     Raises:
-        Interrupted: `time.monotonic` reached the deadline; what is in the cache stays there.
+        Interrupted: `time.monotonic` reached the deadline. Finished embeddings stay in the cache.
     """
     if config.model.backbone == NO_BACKBONE:
         return Feed(config.data, sees_images=False)

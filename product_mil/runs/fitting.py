@@ -1,4 +1,4 @@
-"""Products that something is fitted on after training, and what runs have seen of them."""
+"""Products to fit weights or temperatures on after training, and warnings if runs know them."""
 
 import logging
 from collections.abc import Sequence
@@ -14,7 +14,7 @@ def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Product
     """The labelled products with images of `spec`, or the runs' own validation products.
 
     Raises:
-        UserError: the runs have no validation products in common, or they can't be had any more.
+        UserError: the runs have no validation products in common, or these are no longer available.
     """
     if spec:
         products = runs[0].products(spec)
@@ -40,7 +40,7 @@ def validation_products(runs: Sequence[TrainedRun], spec: str | None) -> Product
 
 
 def log_known(runs: Sequence[TrainedRun], fitted: Products | None, predicted: Products) -> None:
-    """Log what the runs have seen of the products that are fitted on, and of those predicted."""
+    """Log how many of the fitted and of the predicted products the runs have seen in training."""
     logger = logging.getLogger(__name__)
     for run in runs:
         known = None if fitted is None else run.known(fitted)
@@ -56,7 +56,7 @@ def log_known(runs: Sequence[TrainedRun], fitted: Products | None, predicted: Pr
 
 
 def _split(config: Config) -> tuple[Any, ...]:
-    """What decides which products are validated on."""
+    """The settings that decide which products are used for validation."""
     data = config.data
     drawn = (data.valid_fraction, data.max_products, config.seed)
     fixed = (data.valid, data.drop_images_md5)

@@ -1,4 +1,4 @@
-"""The embeddings of all images of BSON files, by a pretrained backbone, written to a file."""
+"""Write the embeddings of all images of BSON files, by a pretrained backbone, to a file."""
 
 import logging
 import shutil
@@ -41,7 +41,7 @@ EMBEDDINGS = Kind("a file of embeddings", (".npz",), _is_embeddings)
 
 
 class Exported(NamedTuple):
-    """What was embedded, of how much."""
+    """The numbers of a finished export."""
 
     num_embedded: int  # images that could be read
     num_images: int
@@ -61,11 +61,11 @@ def export_embeddings(
 ) -> Exported:
     """Embed the images of the BSON files `spec` and write an .npz file of `COLUMNS`.
 
-    `weights` is "imagenet" or a weights file. What cannot be read is listed beside the output, or
-    ends the work.
+    `weights` is "imagenet" or a weights file. Faults are listed beside the output, or raised, by
+    the policies.
 
     Raises:
-        UserError: data or weights that cannot be read, or a place that cannot be written.
+        UserError: data or weights cannot be read, or the output cannot be written.
     """
     net = backbone(backbone_name)
     settings = ModelConfig(backbone=backbone_name, weights=weights, pooling="probabilities")
@@ -81,7 +81,7 @@ def export_embeddings(
             f"--image_size_px {image_size_px}: {net.name} takes images from "
             f"{net.min_image_size_px} px"
         )
-    dump_files(spec)  # a typing error shows before weights are read
+    dump_files(spec)  # refuses a mistyped path before weights are read
     config = Config(data=DataConfig(image_size_px=image_size_px), model=settings)
     model, notes = build_model(config, classes=1)
     catalogue = open_catalogue(spec)
@@ -106,7 +106,7 @@ def _export(
     image_size_px: int,
     output: Path,
 ) -> int:
-    """Write the .npz whole, or not at all; embeddings pass through a file, not through memory."""
+    """Write the .npz whole, or not at all. Embeddings are collected in a file, to save memory."""
     total = catalogue.num_images_total
     owner = np.repeat(np.arange(catalogue.num_products), catalogue.num_images)
     faults.add_records(catalogue)
@@ -145,7 +145,7 @@ def _export(
 
 
 def _refuse_full_disk(directory: Path, num_bytes: int) -> None:
-    """Refuse a disk that is too full now: a page of a map that finds no room kills the process."""
+    """Refuse a disk that is too full, because a memory map without room kills the process."""
     if shutil.disk_usage(directory).free < 2 * num_bytes:  # the rows, then the .npz
         raise UserError(
             f"the embeddings need {2 * num_bytes / 1e6:,.1f} MB beside --output while they are "

@@ -1,4 +1,4 @@
-"""What a trained run's attention has learned: which images count, and which do not."""
+"""Describe what the attention of a trained run has learned: which images get more of it."""
 
 import math
 from collections import defaultdict
@@ -18,14 +18,14 @@ from product_mil.model.registry import head
 from product_mil.runs.trained import TrainedRun
 from product_mil.sources.categories import path_of
 
-RELEVANCE = "head/relevance/kernel"  # its path among the parameters
+RELEVANCE = "head/relevance/kernel"  # path among the parameters
 
 
 class AttentionRow(NamedTuple):
     """Attention in products with the same number of images, relative to the uniform share.
 
-    1 means that these images count as much as the average image of their products. An image
-    agrees if its own guess is what the model predicts for its product.
+    1 means that these images get as much attention as the average image of their products. An image
+    agrees if the guess from it alone is the prediction for its product.
     """
 
     num_images: int | None  # readable ones; None for all products with several
@@ -36,10 +36,11 @@ class AttentionRow(NamedTuple):
 
 
 def relevance_of(run: TrainedRun) -> Float[np.ndarray, " k"] | None:
-    """How much an image that surely shows a category counts; None for other heads.
+    """For each category, the attention score of an image that surely shows it.
 
-    The score of such an image, averaged over the heads, minus the mean over all categories. Within
-    a product, an image whose score is higher by 0.7 gets twice the attention.
+    Scores are averaged over the attention heads, minus their mean over all categories. Within a
+    product, an image whose score is higher by 0.7 gets twice the attention. The result is None for
+    heads without such scores.
     """
     kernel = run.model.parameters.get(RELEVANCE)
     if kernel is None:
@@ -51,10 +52,10 @@ def relevance_of(run: TrainedRun) -> Float[np.ndarray, " k"] | None:
 def predicted_blocks(
     run: TrainedRun, spec: str, images_per_batch: int | None
 ) -> Iterable[PredictionBlock]:
-    """What the run predicts of all products in these BSON files.
+    """The predictions of the run for all products in these BSON files.
 
     Raises:
-        UserError: files that cannot be read.
+        UserError: a file cannot be read.
     """
     products = run.products(spec)
     batches = watched(run.batches(products, images_per_batch), int(products.num_images.sum()))
@@ -63,7 +64,7 @@ def predicted_blocks(
 
 
 def attention_table(blocks: Iterable[PredictionBlock]) -> list[AttentionRow]:
-    """A row for each number of images from 2 up, and one for all of them together, the last.
+    """A row for each number of images from 2 on, and a last one for all of them together.
 
     Raises:
         UserError: no product has several images.
@@ -100,11 +101,11 @@ def inspect_run(
 ) -> dict[str, Any]:
     """What the attention of a run has learned, as plain values for JSON.
 
-    `relevance` lists all categories, the one that counts most first; `attention` has the rows of
-    `attention_table` on the BSON files `spec`. Both are None where there is none to show.
+    `relevance` lists all categories, that with the highest score first. `attention` has the rows of
+    `attention_table` on the BSON files `spec`. Both are None if the head has no such thing.
 
     Raises:
-        UserError: data that cannot be read, or without products of several images.
+        UserError: the data cannot be read, or have no products with several images.
     """
     pooling, relevance = run.config.model.pooling, relevance_of(run)
     found: dict[str, Any] = {"pooling": pooling, "relevance": None, "attention": None}
@@ -127,6 +128,6 @@ def inspect_run(
 
 
 def _plain(row: AttentionRow) -> dict[str, Any]:
-    """NaN, which JSON lacks, as None."""
+    """The row with None for NaN, which JSON lacks."""
     values = row._asdict().items()
     return {k: None if isinstance(v, float) and math.isnan(v) else v for k, v in values}

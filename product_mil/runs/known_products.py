@@ -1,4 +1,4 @@
-"""Which products a run has seen, so that nobody takes a figure on them for a test."""
+"""Find which products a run has seen, so that nobody takes its accuracy on them for a test."""
 
 import functools
 import zipfile
@@ -26,20 +26,20 @@ PRODUCTS_FILE = "products.npz"
 class Known:
     """How many of some products a run was trained on, or chose its settings on (validation).
 
-    A product is told by its id and, where the run's data are at hand, by an image of it: in
-    another shop the same number may be another product.
+    A product is recognised by its id and, if the run's data are available, by an image, because the
+    same id may be another product in another shop.
     """
 
     products: int
     trained: int
     validated: int
-    # Both None where the run's data are not at hand, so that ids alone were compared.
-    same_id: int | None  # others that have the id of one of them, and only images unknown to it
-    same_image: int | None  # others that show an image of a training product
+    # Both are None if the run's data are not available, and only ids were compared.
+    same_id: int | None  # other products with a known id, but only unknown images
+    same_image: int | None  # other products with an image of a training product
 
     @property
     def is_test(self) -> bool:
-        """Whether nothing is known that the run has seen of these products."""
+        """Whether the run has seen none of these products, as far as is known."""
         return not (self.trained or self.validated or self.same_image)
 
     def sentence(self, run: str) -> str:
@@ -65,7 +65,7 @@ class Known:
 
 
 def keep_products(workdir: Path, data: RunData) -> None:
-    """Write the ids of a run's training and validation products into its directory, once."""
+    """Write the ids of training and validation products to a run's directory, if not yet there."""
     path = workdir / PRODUCTS_FILE
     if not path.exists():
         with whole(path) as file:
@@ -77,14 +77,14 @@ def _ids(products: Products) -> Int64[np.ndarray, " N"]:
 
 
 class Shown(NamedTuple):
-    """Which products of a catalogue show an image of a run's data."""
+    """Which products of a catalogue have an image in common with a run's data."""
 
     trained: Bool[np.ndarray, " N"]  # an image of a training product
     validated: Bool[np.ndarray, " N"]  # an image of a validation product
 
 
 def shown_by(data: RunData, catalogue: Catalogue) -> Shown:
-    """Look for the images of a run's data among those of all products of a catalogue."""
+    """Which products of a catalogue have an image in common with a run's data."""
     rows = np.arange(catalogue.num_products)
     return Shown(
         *(
@@ -97,10 +97,11 @@ def shown_by(data: RunData, catalogue: Catalogue) -> Shown:
 def known_products(
     workdir: Path, data: RunData | None, products: Products, shown: Shown | None = None
 ) -> Known | None:
-    """What the run in `workdir` knows of some products.
+    """How many of some products the run in `workdir` has seen.
 
-    `data` are those of the run, from `run_data`, and `shown` what `shown_by` says of them, where
-    that is known already. None where neither the data nor the run's own list are at hand.
+    `data` are the run's data, from `run_data`, and `shown` is the result of `shown_by` for these if
+    it is known already. The result is None if neither the data nor the run's list of ids are
+    available.
     """
     ids = _listed(workdir)
     if ids is None:
@@ -130,7 +131,7 @@ def known_products(
 
 
 def known_to_file(about: Mapping[str, Any], product_id: Int64[np.ndarray, " N"]) -> Known | None:
-    """The same for a file of predictions, by the lists of the runs that it says it comes from."""
+    """`known_products` for a prediction file, by the lists of ids of the runs that it names."""
     lists = []
     for run in (about, *about.get("members", ())):
         if isinstance(run, Mapping) and "workdir" in run:
@@ -161,13 +162,13 @@ def _listed(
                 np.int64
             ).ravel()
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
-        return None  # a run from before, or a damaged list: the data may tell
+        return None  # an older run, or a damaged list
 
 
 def run_data(config: Config, fingerprint: str) -> tuple[RunData | None, str]:
-    """The training and validation products of a run; None, and why, where they are gone.
+    """The training and validation products of a run, or None with a reason if they are gone.
 
-    `fingerprint` is that of the data that the run began with.
+    `fingerprint` is that of the data with which the run began.
     """
     try:
         found = _data_of(data_config(config))

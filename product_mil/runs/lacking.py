@@ -1,4 +1,4 @@
-"""Why data cannot be trained or measured on: one line that says what is the case."""
+"""Messages for data that cannot be used for training or evaluation, each in one line."""
 
 import numpy as np
 from jaxtyping import Int64
@@ -15,7 +15,7 @@ _NO_IMAGES = ("no field imgs", "imgs is not an array", "imgs is empty", NO_PICTU
 
 
 def refuse_other_categories(catalogue: Catalogue) -> None:
-    """Raise `UserError` where no product has a category, because they are of another type."""
+    """Raise `UserError` if no product has a category because category ids are not integers."""
     count = catalogue.fault_counts.get(OTHER_CATEGORY, 0)
     if count and not _any_category(catalogue):
         raise UserError(
@@ -25,7 +25,7 @@ def refuse_other_categories(catalogue: Catalogue) -> None:
 
 
 def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training") -> None:
-    """Raise `UserError` where no product has a category, with why."""
+    """Raise `UserError` if no product has a category; the message says why."""
     refuse_other_categories(catalogue)
     if not _any_category(catalogue):
         raise UserError(f"{spec}: no product has a category_id; {purpose} needs labelled products")
@@ -36,7 +36,7 @@ def _any_category(catalogue: Catalogue) -> bool:
 
 
 def no_training_product(spec: str, products: Products, categories_path: str) -> str:
-    """Why none of the training products has both an image and a known category."""
+    """The reason why no training product has both an image and a known category."""
     catalogue, count = products.catalogue, len(products)
     with_image, known = products.num_images > 0, products.labels >= 0
     if not has_images(products):
@@ -52,19 +52,19 @@ def no_training_product(spec: str, products: Products, categories_path: str) -> 
 
 
 def has_images(products: Products) -> bool:
-    """Whether any product has an image of at least a byte; whether one can be decoded is open."""
+    """Whether any product has an image of at least one byte, which may still be unreadable."""
     of_bytes = np.asarray(products.catalogue.image_length_bytes) > 0
     return bool((products.num_images > 0).any() and of_bytes.any())
 
 
 def no_validation_product(spec: str, products: Products, categories_path: str) -> str:
-    """Why nothing of the validation data can be measured."""
+    """The reason why no validation product can be scored."""
     refuse_unlabelled(spec, products.catalogue, "validation")
     return f"{spec}: none of {len(products)} products {_of_others(products, categories_path)}"
 
 
 def no_split(spec: str, products: Products, valid_fraction: float) -> str:
-    """Why no product can be set aside for validation; `products` are all of them."""
+    """The reason why none of `products`, which are all, can be set aside for validation."""
     labels = products.labels[products.labels >= 0]
     counts = np.bincount(labels)
     counts = counts[counts > 0]
@@ -85,18 +85,18 @@ def no_split(spec: str, products: Products, valid_fraction: float) -> str:
 
 
 def one_category(products: Products, categories: Categories) -> list[str]:
-    """A note where all training products are of one category."""
+    """A note if all training products are of one category; otherwise an empty list."""
     classes = np.unique(products.labels)
     if len(classes) > 1:
         return []
     return [
         f"all {len(products)} training products are of one category, "
-        f"{categories.ids[classes[0]]}: there is nothing to tell apart, and every score says 1"
+        f"{categories.ids[classes[0]]}: there is nothing to distinguish, and every score says 1"
     ]
 
 
 def most_of(ids: Int64[np.ndarray, " N"]) -> tuple[int, int, str]:
-    """Number of categories and of products, and the largest ones in words."""
+    """The number of categories, the number of products, and words on the largest categories."""
     distinct, counts = np.unique(ids[ids != NO_CATEGORY], return_counts=True)
     most = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CATEGORIES]
     shown = ", ".join(f"{distinct[i]} of {counts[i]} products" for i in most)

@@ -1,4 +1,4 @@
-"""A trained run's predictions of all products of BSON files, written to files."""
+"""Write a trained run's predictions for all products of BSON files."""
 
 import logging
 import time
@@ -32,14 +32,14 @@ def predict(
 ) -> Written:
     """Predict every product of the BSON files `spec` and write all outputs, whole or not at all.
 
-    `views` and `tau` are those of `make_predict_step`. `fit_on` are labelled products for the
-    calibration of predictions that back off. By default the checkpoint says how it was calibrated
-    on the run's validation products; where it does not, or predicts otherwise than there, they are
-    predicted again. What cannot be read is listed beside the submission, or ends the work: None is
-    as in training.
+    `views` and `tau` are those of `make_predict_step`. `fit_on` names labelled products for the
+    calibration of predictions that back off. By default the temperature in the checkpoint is used,
+    which was fitted on the run's validation products. These are predicted again if the checkpoint
+    has no temperature, or if `views` or `tau` change predictions. Faults are listed beside the
+    submission, or raised, by the policies; a policy of None is that of training.
 
     Raises:
-        UserError: data that cannot be read, or outputs that cannot be written.
+        UserError: data cannot be read, or outputs cannot be written.
     """
     outputs.check(spec, {faults_path(outputs.submission): FAULTS})
     products = run.products(spec)
@@ -91,7 +91,7 @@ def predict(
 
 
 def predicted_as(products: Products, views: Views, tau: float) -> dict[str, Any]:
-    """What prediction files say of the data and the way of predicting; plain JSON."""
+    """The description of data and settings for prediction files, as plain JSON."""
     return {
         "predicted_files": [str(path) for path in products.catalogue.paths],
         "predicted_fingerprint": products.catalogue.fingerprint,

@@ -1,4 +1,4 @@
-"""A training run from its first line to its last: both stages, in one directory."""
+"""Run a training from its first line to its last: all stages, in one directory."""
 
 import json
 import math
@@ -53,11 +53,12 @@ _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "nu
 
 
 def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
-    """Train, or go on with, the run in `workdir`, at most until `time.monotonic` is `deadline`.
+    """Start or continue the run in `workdir`, at most until `time.monotonic` is `deadline`.
 
     Raises:
-        UserError: what the user can put right.
-        Interrupted: asked to stop (SIGTERM, SIGHUP, Ctrl-C), or at the deadline; all is saved.
+        UserError: there is an error that the user can correct.
+        Interrupted: the user asked to stop (SIGTERM, SIGHUP, Ctrl-C), or the deadline passed.
+            Everything is saved.
     """
     with training_in(workdir):
         _refuse_another(config, workdir)
@@ -67,7 +68,7 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
 def _run(config: Config, workdir: Path, deadline: float) -> None:
     started = time.monotonic()
     log = RunLog(workdir)
-    log.metrics()  # refused now where it is damaged
+    log.metrics()  # raises now if the file is damaged
     data = build_data(config)
     mesh = data_mesh(config.data.shards)
     model, notes = untrained_model(config, data)
@@ -77,7 +78,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
         faults.add_records(catalogue)
     faults.add_products(data.product_faults)
     faults.add_rows(Path(config.data.categories), data.category_faults)
-    # Only now: a mistyped path, found above, leaves no directory that refuses its correction.
+    # After the checks above, so that a mistyped path leaves no run that refuses the correct one.
     _claim(config, workdir)
     _write_once(workdir, record)
     keep_products(workdir, data)
@@ -93,7 +94,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
             name: build_stage(parts, name, number)
             for number, name in list(enumerate(stages))[begun:]
         }
-        _tell_expectations(config, workdir, data, model, built, log)
+        _log_expectations(config, workdir, data, model, built, log)
         for name, (stage, start) in built.items():
             with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
                 state = replicate(start(model), mesh)
@@ -112,7 +113,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
 
 
 def _saved_step(directory: Path) -> int:
-    """The step of the last whole checkpoint of a stage; 0 where there is none."""
+    """The step of the last whole checkpoint of a stage; 0 if there is none."""
     if not directory.is_dir():
         return 0
     with Checkpoints(directory, read_only=True) as checkpoints:
@@ -127,7 +128,7 @@ def _begun(workdir: Path, stages: Sequence[str]) -> int:
     return 0
 
 
-def _tell_expectations(
+def _log_expectations(
     config: Config,
     workdir: Path,
     data: RunData,
@@ -135,10 +136,10 @@ def _tell_expectations(
     built: Mapping[str, tuple[Stage, Callable[[Model], TrainState]]],
     log: RunLog,
 ) -> None:
-    """Say how long each stage that is not complete will take, and how much memory it needs.
+    """Log how long each incomplete stage will take, and the memory used so far.
 
     Raises:
-        Interrupted: asked to stop.
+        Interrupted: the user asked to stop.
     """
     with stop_requests() as stop:
         for name, (stage, start) in built.items():
@@ -152,9 +153,9 @@ def _tell_expectations(
             # A forward pass is a third of a step.
             batches = data.valid.num_images.sum() / getattr(config, name).images_per_batch
             evaluation_s = float(batches) * cost.step_s / 3
-            told = expected_time(stage, cost, step=step, evaluation_s=evaluation_s)
+            time_line = expected_time(stage, cost, step=step, evaluation_s=evaluation_s)
             peak_gb, free_gb = peak_memory_bytes() / 1e9, free_memory_bytes() / 1e9
-            log.say(f"  {told}; memory until here {peak_gb:.1f} GB, {free_gb:.1f} GB free")
+            log.say(f"  {time_line}; memory until here {peak_gb:.1f} GB, {free_gb:.1f} GB free")
 
 
 def trained_stages(config: Config) -> tuple[str, ...]:
@@ -163,7 +164,7 @@ def trained_stages(config: Config) -> tuple[str, ...]:
 
 
 def fault_list(config: Config, workdir: Path) -> FaultList:
-    """An empty list of what could not be read, by the configuration's policies."""
+    """An empty list of faults with the configuration's policies."""
     return FaultList(
         workdir / FAULTS_FILE,
         bad_records=config.data.bad_records,
@@ -172,10 +173,10 @@ def fault_list(config: Config, workdir: Path) -> FaultList:
 
 
 def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
-    """The model that the first stage starts from, and lines that say what it was made of.
+    """The model from which the first stage starts, and lines on its weights.
 
     Raises:
-        UserError: weights that do not fit, or cannot be had.
+        UserError: weights do not fit, or are not available.
     """
     model, notes = build_model(
         config, len(data.categories.ids), data.categories.ids, levels_of(data.categories)
@@ -203,7 +204,7 @@ def _refuse_another(config: Config, workdir: Path) -> None:
 
 
 def _claim(config: Config, workdir: Path) -> None:
-    """Make the directory this run's."""
+    """Write the configuration, by which the directory belongs to this run."""
     if not (workdir / CONFIG_FILE).exists():
         _write(workdir / CONFIG_FILE, marked(config.to_dict()))
 
@@ -219,7 +220,7 @@ def _write(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Note what the run started with; data that changed since is refused."""
+    """Write what the run started with, or check that its data have not changed since."""
     path = workdir / RUN_FILE
     stored = read_record(path, "remove it, and it is written anew")
     if stored is not None:
@@ -241,7 +242,7 @@ def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
 
 def _git_revision() -> str | None:
     root = checkout()
-    if root is None:  # installed: what lies around it is somebody else's
+    if root is None:  # installed; a repository around it is not ours
         return None
     command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
     try:

@@ -1,4 +1,4 @@
-"""The numbers of a stage: its plans, its steps, and in what portions its batches are computed."""
+"""The plans and the number of steps of a stage, and the sizes of its batches."""
 
 import jax
 import numpy as np
@@ -9,31 +9,31 @@ from product_mil.data.plan import SequentialPlan
 from product_mil.data.products import Products
 from product_mil.runs.model import log_prior_of
 
-# In one pass through the net on a CPU: fewer are slower, more take memory
-# (docs/guide/fine-tuning.md).
+# Images in one pass through the net on a CPU: with fewer it is slower, with more it takes more
+# memory (docs/guide/fine-tuning.md).
 PART_IMAGES = 8
 
-# Image slots of a device where products come in calls of any size: a call takes the smallest that
-# holds all its images, or else the largest. There are few, because each is compiled: that takes
-# seconds. On a CPU small batches are as fast as any; a head alone has many products at a time in an
-# export, and XLA sums in another order where there are fewer than 64.
+# Image slots of a device for calls with any number of products. A call uses the smallest size that
+# holds all its images, or else the largest. There are few sizes, because to compile one takes
+# seconds. On a CPU small batches are as fast as large ones. A head alone gets at least 64 images,
+# because with fewer XLA would sum in another order than in an export.
 CALL_SLOTS = {"cpu": (PART_IMAGES // 2, PART_IMAGES)}
 CALL_SLOTS_OF_HEAD = {"cpu": (64,)}
-CALL_SLOTS_ELSEWHERE = (16, 256)
+CALL_SLOTS_DEFAULT = (16, 256)
 
 
 def evaluation_plan(products: Products, shards: int, image_slots: int) -> SequentialPlan:
-    """Every product once, in order."""
+    """The plan that has every product once, in order."""
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
 def call_plan(products: Products, shards: int, *, runs_backbone: bool) -> SequentialPlan:
-    """Every product once, in order, in batches of one of few shapes.
+    """The plan that has every product once, in order, in batches of one of few shapes.
 
-    `runs_backbone` says that images go through the net, and not to the head alone.
+    `runs_backbone` says that images pass through the net, and not only through the head.
     """
     of_platform = CALL_SLOTS if runs_backbone else CALL_SLOTS_OF_HEAD
-    sizes = of_platform.get(jax.default_backend(), CALL_SLOTS_ELSEWHERE)
+    sizes = of_platform.get(jax.default_backend(), CALL_SLOTS_DEFAULT)
     slots = next((size for size in sizes if shards * size >= products.num_images.sum()), sizes[-1])
     slots = max(slots, products.max_images)
     return SequentialPlan(
@@ -42,20 +42,20 @@ def call_plan(products: Products, shards: int, *, runs_backbone: bool) -> Sequen
 
 
 def prediction_slots(*, runs_backbone: bool) -> int:
-    """Image slots of a device where nobody says how many: what is fastest, in little memory.
+    """The default number of image slots of a device: the fastest one that needs little memory.
 
-    A net on a CPU takes few images at a time; a head alone takes many.
+    A net on a CPU takes few images at a time, and a head alone takes many.
     """
     if not runs_backbone or jax.default_backend() != "cpu":
-        return CALL_SLOTS_ELSEWHERE[-1]
+        return CALL_SLOTS_DEFAULT[-1]
     return PART_IMAGES
 
 
 def evaluation_slots(config: Config, stage: StageConfig) -> tuple[int, int]:
-    """Shards, and image slots of each, of the batches that a stage is evaluated in.
+    """The number of shards, and of image slots in each, of a stage's evaluation batches.
 
-    On a CPU a net that learns sees `PART_IMAGES` at a time, as in training, for the sake of memory;
-    otherwise batches are those of training.
+    A net that is trained on a CPU gets `PART_IMAGES` at a time, as in training, to save memory.
+    Otherwise batches have the size of training batches.
     """
     if stage.trainable != "head" and jax.default_backend() == "cpu":
         return jax.device_count(), max(PART_IMAGES, config.data.max_images)
@@ -63,10 +63,10 @@ def evaluation_slots(config: Config, stage: StageConfig) -> tuple[int, int]:
 
 
 def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
-    """Whole epochs, as many as the stage asks for, or its `max_steps` where those are fewer.
+    """The number of steps of a stage: its whole epochs, or `max_steps` if that is less.
 
-    By steps, small data is seen often enough to converge and large data at least `min_epochs`
-    times (docs/measured/heads.md).
+    If epochs follow from `steps`, small data are seen often enough to converge, and large data at
+    least `min_epochs` times (docs/measured/heads.md).
     """
     epochs = stage.epochs
     if epochs < 0:
@@ -76,17 +76,18 @@ def stage_num_steps(stage: StageConfig, steps_per_epoch: int) -> int:
 
 
 def average_decay(stage: StageConfig, num_steps: int) -> float:
-    """The decay of the average of parameters: as given, or by the share it reaches back over."""
+    """The decay of the moving average of parameters, as given or by the steps that it covers."""
     if not stage.ema_memory:
         return stage.ema_decay
     return 1 - 1 / max(stage.ema_memory * num_steps, 1)
 
 
 def step_parts(stage: StageConfig, shards: int) -> int:
-    """In how many parts a batch goes through the net: on one CPU, of at least `PART_IMAGES` images.
+    """The number of parts in which a batch passes through the net.
 
-    Statistics of a batch need all of it at once, a frozen net keeps nothing for a gradient, and a
-    GPU is fastest with whole batches.
+    On a single CPU these have at least `PART_IMAGES` images. There is one part if batch statistics
+    need the whole batch, for a frozen net, which keeps nothing for gradients, and on a GPU, which
+    is fastest with whole batches.
     """
     devices = jax.devices()
     whole = stage.batch_statistics or stage.trainable == "head"
@@ -102,10 +103,11 @@ def adjustments(
     draws: Float[np.ndarray, " N"] | None,
     log_prior: Float[np.ndarray, " k"],
 ) -> tuple[Float[np.ndarray, " k"] | None, Float[np.ndarray, " k"] | None]:
-    """What is added to logits in the loss, and what on validation products as they come.
+    """Two vectors to add to logits.
 
-    Both None where classes are drawn as they are and no adjustment is asked for. The loss goes by
-    the frequencies that training sees; the second one undoes the sampling besides.
+    The first goes into the training loss, and corrects for the class frequencies that training
+    sees. The second restores the natural frequencies in validation. Both are None if classes are
+    drawn as they are, and no adjustment is asked for.
     """
     if not stage.logit_adjustment and draws is None:
         return None, None

@@ -1,4 +1,4 @@
-"""A contact sheet of products, with their images as training would see them."""
+"""Draw a contact sheet of products, with their images as training would see them."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +17,7 @@ Which = Literal["random", "first", "bad", "identical"]
 
 
 class Sheet(NamedTuple):
-    """What is on a sheet, and what was found on the way."""
+    """The numbers of a finished sheet."""
 
     num_shown: int  # products
     num_products: int  # in the data
@@ -40,14 +40,15 @@ def make_sheet(
     augmented: int = 0,
     ranges: AugmentConfig | None = None,
 ) -> Sheet:
-    """Draw products of the BSON files `spec` into a picture file.
+    """Draw products of the BSON files `spec` into a PNG or JPEG file.
 
     At most `num_products` are shown: a random choice, the first ones, those with faults or
-    unreadable images (bad), or those that share an image (identical); or the products of `ids`.
-    Each gets `augmented` more rows: its images as training with these ranges sees them.
+    unreadable images (bad), or those that share an image (identical). With `ids`, these products
+    are shown. Each product gets `augmented` more rows with its images as training with these ranges
+    would see them.
 
     Raises:
-        UserError: files that cannot be read or written, or no such product.
+        UserError: a file cannot be read or written, or there is no such product.
     """
     left_out: list[str] = []
     categories = read_categories(categories_path, left_out) if categories_path else None
@@ -83,7 +84,7 @@ def make_sheet(
 
 
 def _chosen(book: Book, which: Which, num_products: int, seed: int) -> Int64[np.ndarray, " b"]:
-    """Rows of the catalogue."""
+    """The product rows to show."""
     rows = np.arange(book.catalogue.num_products)
     if which == "random":
         drawn = np.random.default_rng(seed).permutation(rows)[:num_products]
@@ -105,7 +106,7 @@ def _chosen(book: Book, which: Which, num_products: int, seed: int) -> Int64[np.
 def _variants(
     product: Shown, steps: int, ranges: AugmentConfig, seed: int
 ) -> list[list[np.ndarray | None]]:
-    """The product's images as they would be in slots 0, 1, ... of the first steps of a run."""
+    """The images of a product as they would be in slots 0, 1, ... of the first steps of a run."""
     import dataclasses
 
     import jax

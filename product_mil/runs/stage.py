@@ -1,4 +1,4 @@
-"""A stage of training: its batches, its steps, and the state that it starts from."""
+"""Build a stage of training: its batches, its steps, and the state from which it starts."""
 
 import dataclasses
 import math
@@ -44,7 +44,7 @@ from product_mil.version import __version__
 
 
 def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
-    """What travels with the weights of a run: enough to predict without the run's data."""
+    """The record that checkpoints keep with the weights, enough to predict without the data."""
     return {
         "format": FORMAT,
         "config": config.to_dict(),
@@ -58,21 +58,21 @@ def run_record(config: Config, data: RunData, model: Model) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class RunParts:
-    """What the stages of a run have in common."""
+    """Everything that the stages of a run have in common."""
 
     config: Config
     data: RunData
-    model: Model  # as the first stage finds it
+    model: Model  # before the first stage
     mesh: Mesh
     record: dict[str, Any]  # of `run_record`
     log: RunLog
     faults: FaultList
-    deadline: float = math.inf  # of `time.monotonic`; there each stage stops
+    deadline: float = math.inf  # value of `time.monotonic` at which each stage stops
 
 
 @dataclass(frozen=True)
 class StageBatches:
-    """The batches of a stage, of training products and of validation products."""
+    """The batches of a stage, for training and for validation."""
 
     run: RunParts
     settings: StageConfig
@@ -82,7 +82,7 @@ class StageBatches:
 
     @cached_property
     def feed(self) -> Feed:
-        """Opened at the first batch: a stage that is already complete needs none."""
+        """The source of batches, opened at the first one, since a complete stage needs none."""
         run = self.run
         selections = (run.data.train, run.data.valid)
         opened = open_feed(
@@ -94,22 +94,22 @@ class StageBatches:
         return opened
 
     def train(self, first_step: int) -> Iterator[Loaded]:
-        """Those that the stage learns from, from a step on."""
+        """The training batches from a step on."""
         return self.feed.batches(
             self.run.data.train, self.plan, num_steps=self.num_steps, first_step=first_step
         )
 
     def valid(self) -> Iterator[Loaded]:
-        """Every validation product once."""
+        """Batches with every validation product once."""
         return self.feed.batches(self.run.data.valid, self.valid_plan)
 
 
 def build_stage(
     run: RunParts, name: str, number: int
 ) -> tuple[Stage, Callable[[Model], TrainState]]:
-    """A stage, and the state in which it starts from a model like the run's.
+    """A stage, and a function that returns its first state for a model like the run's.
 
-    `number` is its place among the stages that the run trains, from 0.
+    `number` counts the stages that the run trains, from 0.
     """
     config, data, model = run.config, run.data, run.model
     settings: StageConfig = getattr(config, name)
@@ -144,7 +144,7 @@ def build_stage(
     stage = Stage(
         name=name,
         num_steps=num_steps,
-        # Each epoch; a stage of very many short epochs is looked at about 40 times.
+        # After each epoch, or about 40 times in a stage of many short epochs.
         evaluate_every_steps=plan.num_steps * -(-epochs // 40),
         patience_evaluations=settings.patience_evaluations,
         checkpoint_every_s=config.checkpoint_every_s,
@@ -175,7 +175,7 @@ def build_stage(
 def _optimizer(
     settings: StageConfig, num_steps: int, model: Model, blocks: tuple[str, ...]
 ) -> optax.GradientTransformation:
-    """The stage's optimiser; `blocks` are the parts of the net, where it trains those too."""
+    """The optimiser of a stage; `blocks` are the parts of the net if it is trained, too."""
     return make_optimizer(
         settings.optimizer,
         learning_rate=settings.learning_rate,
@@ -195,7 +195,7 @@ def _train_step(
     optimizer: optax.GradientTransformation,
     target: Target,
 ) -> Callable[..., Any]:
-    """The stage's step, which `make_train_step` describes."""
+    """The training step of a stage, by `make_train_step`."""
     weighted_from_step = None
     if settings.attention_weighted_from < 1:
         weighted_from_step = round(settings.attention_weighted_from * num_steps)

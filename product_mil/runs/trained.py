@@ -1,6 +1,6 @@
-"""A trained run opened for use: its newest weights, what they mean, and batches for them.
+"""Open a trained run to use it: its newest weights, what they mean, and batches for them.
 
-Nothing is written, so a run may be opened while another process trains in it.
+Nothing is written to its directory, so it may be opened while another process trains in it.
 """
 
 import dataclasses
@@ -47,34 +47,34 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class TrainedRun:
-    """A model on its devices, and what its outputs mean."""
+    """A trained model on its devices, with the meaning of its outputs."""
 
     workdir: Path
     stage: str
-    step: int  # of the stage, at the checkpoint
+    step: int  # of the checkpoint, in the stage
     config: Config
     categories: Categories
     class_counts: Int64[np.ndarray, " k"]  # in training
     model: Model
     mesh: Mesh
-    record: dict[str, Any]  # as the checkpoint holds it
+    record: dict[str, Any]  # from the checkpoint
 
     @property
     def log_prior(self) -> Float[np.ndarray, " k"]:
-        """What is predicted of a product without a readable image."""
+        """The logarithm of the prediction for a product without a readable image."""
         return log_prior_of(self.class_counts)
 
     @property
     def temperature(self) -> float | None:
-        """The one that makes the probabilities of its validation products most likely.
+        """The temperature that makes the labels of the validation products most likely.
 
-        None where the checkpoint was not evaluated, or was written by an earlier version.
+        None if the checkpoint was not evaluated, or was written by an earlier version.
         """
         return self.record.get(VALIDATION, {}).get("temperature")
 
     @property
     def summary(self) -> str:
-        """One line for people."""
+        """One line for people on the run and its checkpoint."""
         model = self.config.model
         return (
             f"{self.workdir}: {model.pooling} over {model.backbone}, {len(self.categories.ids)} "
@@ -84,7 +84,7 @@ class TrainedRun:
 
     @property
     def identity(self) -> dict[str, Any]:
-        """What tells this checkpoint from any other, for files made with it; plain JSON."""
+        """The identity of this checkpoint for files that are made with it, as plain JSON."""
         return {
             "workdir": str(self.workdir.resolve()),
             "stage": self.stage,
@@ -95,7 +95,7 @@ class TrainedRun:
         }
 
     def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
-        """A step as a function of the batch alone.
+        """A function of the batch alone that calls a step with this model's arrays.
 
         The step takes parameters, statistics, the batch, the logarithm of the prior and then
         `more`.
@@ -105,7 +105,7 @@ class TrainedRun:
     def predict_step(
         self, *, topk: int, keep_all: bool = False, views: Views = "none", tau: float = 0.0
     ) -> Callable[[Any], Predicted]:
-        """What `make_predict_step` returns for this model; of fewer classes than `topk`, all."""
+        """The prediction step of this model; `topk` is at most the number of classes."""
         topk = min(topk, len(self.categories.ids))
         structure = self.model.structure
         return self.bound(
@@ -113,21 +113,21 @@ class TrainedRun:
         )
 
     def eval_step(self, views: Views = "none", tau: float = 0.0) -> Callable[[Any], Scores]:
-        """What `make_eval_step` returns for this model."""
+        """The evaluation step of this model."""
         return self.bound(make_eval_step(self.model.structure, views, tau))
 
     def products(self, spec: str) -> Products:
         """The products of BSON files, with images chosen and labels numbered as in training.
 
-        Of several records with one id the first one counts.
+        If several records have the same id, the first one counts.
 
         Raises:
-            UserError: files that are missing or hold no product.
+            UserError: a file is missing or has no product.
         """
         return self.select(open_catalogue(spec))
 
     def select(self, catalogue: Catalogue) -> Products:
-        """The products of any catalogue, as `products` has those of BSON files."""
+        """The products of a catalogue, chosen and labelled as by `products`."""
         rows = catalogue.first_records()
         md5 = self.config.data.drop_images_md5
         return Products(
@@ -139,20 +139,20 @@ class TrainedRun:
         )
 
     def data(self) -> tuple[RunData | None, str]:
-        """Its training and validation products; None, and why, where they are gone."""
+        """The run's training and validation products, or None with a reason if they are gone."""
         return run_data(self.config, self.record["data_fingerprint"])
 
     def known(self, products: Products, shown: Shown | None = None) -> Known | None:
-        """How many of some products it has seen; None where that cannot be said.
+        """How many of some products the run has seen; None if that is not known.
 
-        `shown` is what `shown_by` says of its data and these products, where that is known already.
+        `shown` is the result of `shown_by` for the run's data, if it is known already.
         """
         return known_products(self.workdir, self.data()[0], products, shown)
 
     def fault_list(
         self, path: Path | None, bad_records: Policy | None, bad_images: Policy | None
     ) -> FaultList:
-        """A new list for an output of this run, with the run's policies where none are given."""
+        """A new list of faults for an output of this run; a policy of None is that of the run."""
         data = self.config.data
         return FaultList(
             path,
@@ -166,9 +166,9 @@ class TrainedRun:
     ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
-        By default of as many as are fastest there. Where training left the backbone frozen,
-        embeddings come from its cache, which is filled before this returns; the faults of all
-        images are then known. `pixels` asks for images all the same.
+        The default is the fastest number. If training left the backbone frozen, embeddings come
+        from the cache, which is filled before this returns, so the faults of all images are known.
+        `pixels` asks for images even then.
         """
         if images_per_batch is not None and images_per_batch < 1:
             raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
@@ -184,8 +184,8 @@ class TrainedRun:
     def call_batches(self, products: Products) -> Batches:
         """Every product once, in order, in batches of a few shapes, with nothing kept on disk.
 
-        For products that a program hands over, call after call: steps are compiled for the first
-        calls alone.
+        This is for repeated calls with products in memory; steps are compiled in the first calls
+        only.
         """
         feed = self._call_feed
         plan = call_plan(products, self.mesh.size, runs_backbone=feed.runs_backbone)
@@ -201,10 +201,10 @@ def open_run(
 ) -> TrainedRun:
     """Load a checkpoint of the last stage that has one, onto all devices or those of `mesh`.
 
-    Files that the run began with (data, pretrained weights) are not needed.
+    The files with which the run began (data, pretrained weights) are not needed.
 
     Raises:
-        UserError: no run in `workdir`, no checkpoint yet, or one of another version.
+        UserError: there is no run in `workdir`, no checkpoint yet, or one of another version.
     """
     if not workdir.is_dir():
         raise UserError(f"{workdir}: no such directory; --workdir names the directory of a run")
@@ -218,7 +218,7 @@ def open_run(
         except UserError as error:
             damaged.append(str(error))
             run = None
-        # A run that trains meanwhile removes old checkpoints once it has newer ones: look again.
+        # A run that is training removes old checkpoints when it has newer ones, so look again.
         if damaged == before or (run is not None and not damaged):
             break
         before = damaged
@@ -230,7 +230,7 @@ def open_run(
 
 
 def _newest_whole(workdir: Path, checkpoint: str, mesh: Mesh, damaged: list[str]) -> TrainedRun:
-    """Load the first checkpoint that is whole; of those before it a line each goes to `damaged`."""
+    """Load the first undamaged checkpoint, and add a line to `damaged` for each one before it."""
     for stage in reversed(STAGES):
         directory = checkpoint_directory(workdir, stage)
         if not directory.is_dir():
@@ -255,7 +255,7 @@ def _load(workdir: Path, stage: str, step: int, found: Checkpoints, mesh: Mesh) 
         raise UserError(f"checkpoint {step} of {workdir} was written by another version")
     config = config_from_dict(record["config"])
     categories = Categories.from_json(record["categories"])
-    # The pretrained file may be gone, and its values are all replaced.
+    # Without the pretrained file, which may be gone; all its values are replaced.
     untrained = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
     model, _ = build_model(untrained, len(categories.ids), levels=levels_of(categories))
     parameters, statistics = found.restore_model(

@@ -1,4 +1,4 @@
-"""What a stage measures, and fits, on its validation products."""
+"""Metrics and calibration of a stage on its validation products."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -41,7 +41,7 @@ class Validation:
         return make_trust_step(self.structure, self.restoring)
 
     def calibrate(self, parameters: Arrays, statistics: Arrays) -> Arrays:
-        """The statistics, with those fitted anew that say how far to trust a `ResidualHead`."""
+        """The statistics, with a new fit of how far to trust the correction of a `ResidualHead`."""
         if TRUST not in statistics:
             return statistics
         valid = self.data.valid
@@ -52,9 +52,9 @@ class Validation:
         return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
 
     def evaluate(self, parameters: Arrays, statistics: Arrays) -> dict[str, float]:
-        """The metrics by name, and the temperature that makes probabilities most likely.
+        """The metrics by name, with the temperature that makes the labels most likely.
 
-        What could not be read is added to the faults.
+        Images that could not be read are added to the faults.
         """
         valid = self.data.valid
         model = Model(self.structure, parameters, statistics)

@@ -1,4 +1,4 @@
-"""Begin from one's own earlier run, also when its categories were others."""
+"""Start from the weights of an earlier run, even if it had other categories."""
 
 from pathlib import Path
 
@@ -17,14 +17,14 @@ from product_mil.sources.categories import Categories
 def warm_start(
     model: Model, settings: ModelConfig, categories: Categories, workdir: Path
 ) -> tuple[Model, list[str]]:
-    """The model with every leaf of the run in `workdir` that it can use, and lines that say so.
+    """The model with all weights of the run in `workdir` that it can use, and lines on these.
 
-    The backbone is taken whole. Of the layers with an axis of categories, what belongs to
-    categories that both know is taken by id, the rest stays new; so do leaves that the earlier
-    head lacks.
+    The whole backbone is taken. In layers with an axis of categories, the parts of common
+    categories are taken by id, and the others stay new. Leaves that the earlier head lacks stay
+    new, too.
 
     Raises:
-        UserError: no run there, or one with another backbone or other inputs of the head.
+        UserError: there is no run, or it has another backbone or other inputs of the head.
     """
     source = open_run(workdir)
     theirs = source.config.model

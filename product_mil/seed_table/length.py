@@ -1,4 +1,4 @@
-"""How long a training may be to end within its time: its cost measured, its stages shortened."""
+"""How many steps a training can take within its time, from measured costs of its stages."""
 
 import dataclasses
 import time
@@ -17,17 +17,17 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage
 from product_mil.train.state import TrainState, evaluated_parameters
 
-RESERVE = 0.15  # of a rung's time: what measures slower later than it did at first
-_PARTS = 1000  # lengths that are tried, from the shortest to the whole one
-_LEAST_PARTS = 250  # of them, where several stages are shortened
-_STEPS_S = 2.0  # steps are measured for so long, ...
-_MIN_STEPS = 3  # ... in at least so many
-_EVALUATION_SHARE = 0.1  # of the time left: a longer evaluation is not tried (again)
+RESERVE = 0.15  # share of a system's time that is kept free, since later steps may be slower
+_PARTS = 1000  # number of lengths that are tried, from the shortest to the whole one
+_LEAST_PARTS = 250  # the fewest of these parts to which several stages are shortened together
+_STEPS_S = 2.0  # seconds for which steps are measured
+_MIN_STEPS = 3  # steps that are measured at least
+_EVALUATION_SHARE = 0.1  # of the time left; an evaluation that takes longer is not measured (again)
 
 
 @dataclass(frozen=True)
 class StageCost:
-    """What a stage takes: steps of its whole length, and seconds."""
+    """What a stage costs: the number of its steps, and the seconds for each part of the work."""
 
     num_steps: int
     evaluate_every_steps: int
@@ -36,9 +36,10 @@ class StageCost:
     evaluation_s: float
 
     def seconds(self, num_steps: int) -> float:
-        """What so many steps take, with their evaluations.
+        """Seconds that `num_steps` steps take, with their evaluations.
 
-        Each length is a program of its own, and that of the whole one was compiled already.
+        Each number of steps needs a compiled program of its own. That of the whole length was
+        compiled when the cost was measured, so it costs nothing more.
         """
         if not num_steps:
             return 0.0
@@ -49,25 +50,26 @@ class StageCost:
 
 @dataclass(frozen=True)
 class RunCost:
-    """What a run takes: its start, and its stages."""
+    """What a run costs: the seconds until it trains, and the cost of each stage."""
 
     start_s: float
     stages: dict[str, StageCost]
 
     @property
     def steps(self) -> dict[str, int]:
-        """The whole length."""
+        """The number of steps of each stage at its whole length."""
         return {name: stage.num_steps for name, stage in self.stages.items()}
 
     def seconds(self, steps: Mapping[str, int]) -> float:
-        """What a run of so many steps in each stage takes."""
+        """Seconds that a run with these numbers of steps takes."""
         return self.start_s + sum(stage.seconds(steps[name]) for name, stage in self.stages.items())
 
     def steps_within(self, spare_s: float) -> dict[str, int]:
-        """The longest stages, in proportion, that leave a reserve of so many seconds.
+        """The largest numbers of steps that fit into `spare_s` seconds, less the reserve.
 
-        Where that is less than a quarter of them, the last stage is given up (0 steps) for those
-        before it. The least is a step of the first one, whatever that takes.
+        All stages are shortened in the same proportion. Where that would leave less than a quarter
+        of them, the last stage is dropped (0 steps) in favour of those before it. The result has at
+        least one step of the first stage, however long that takes.
         """
         for kept in range(len(self.stages), 0, -1):
             for number in range(_PARTS, 0 if kept == 1 else _LEAST_PARTS - 1, -1):
@@ -77,14 +79,17 @@ class RunCost:
         return self._part(1, 0)
 
     def _part(self, kept: int, number: int) -> dict[str, int]:
-        """So many thousandths of the first stages, at least a step, and none of the others."""
+        """`number` thousandths of the steps of the first `kept` stages, at least one step each.
+
+        The other stages get 0 steps.
+        """
         return {
             name: max(steps * number // _PARTS, 1) if place < kept else 0
             for place, (name, steps) in enumerate(self.steps.items())
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON keeps it."""
+        """The cost as JSON values."""
         return dataclasses.asdict(self)
 
     @classmethod
@@ -95,7 +100,10 @@ class RunCost:
 
 
 def with_steps(config: Config, steps: Mapping[str, int]) -> Config:
-    """The configuration with its stages, their schedules too, no longer than this; 0: without."""
+    """The configuration with each stage limited to these steps; 0 leaves the stage out.
+
+    Schedules (warm-up and decay) shrink with their stages.
+    """
     bounded = {
         name: dataclasses.replace(
             getattr(config, name), **({"max_steps": bound} if bound else {"epochs": 0})
@@ -106,19 +114,20 @@ def with_steps(config: Config, steps: Mapping[str, int]) -> Config:
 
 
 def shortening(steps: Mapping[str, int], whole: Mapping[str, int]) -> str:
-    """How much of its steps a run was given; empty where it is all of them."""
+    """Words for the part of its steps that a run was given; empty where it was all of them."""
     if steps == whole:
         return ""
     return " and ".join(f"{steps[name]} of {count}" for name, count in whole.items()) + " steps"
 
 
 def measure_cost(config: Config, workdir: Path, deadline: float) -> RunCost:
-    """Begin each stage of a run in `workdir`, measure a few steps and an evaluation, keep nothing.
+    """Measure what a run in `workdir` will cost, by a few steps and an evaluation of each stage.
 
-    What is embedded meanwhile stays in the cache, and does not count.
+    The trained parameters are thrown away. Embeddings that are computed meanwhile stay in the
+    cache, so their time is not part of the cost.
 
     Raises:
-        Interrupted: embedding took until the deadline of `time.monotonic`.
+        Interrupted: embedding took until the deadline (a value of `time.monotonic`).
     """
     started = time.monotonic()
     data, mesh = build_data(config), data_mesh(config.data.shards)
@@ -142,9 +151,9 @@ def _measure_stage(
     stage: Stage, state: TrainState, batches_to_evaluate: float, deadline: float
 ) -> StageCost:
     cost, state = measure_steps(stage, state, seconds=_STEPS_S, at_least=_MIN_STEPS)
-    # At most: to train takes longer than to predict.
+    # An upper bound, since a training step takes longer than a prediction.
     evaluation_s = batches_to_evaluate * cost.step_s
-    for _ in range(2):  # the first time it is compiled
+    for _ in range(2):  # the first one includes compilation
         if evaluation_s < _EVALUATION_SHARE * (deadline - time.monotonic()):
             evaluation_s = min(evaluation_s, _evaluation_s(stage, state))
     return StageCost(

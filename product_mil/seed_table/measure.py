@@ -1,4 +1,4 @@
-"""A trained rung's line of the table."""
+"""A trained system's row of the table."""
 
 import time
 
@@ -14,25 +14,25 @@ from product_mil.model.registry import backbone
 from product_mil.runs.data import build_data
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.seed_table.length import shortening
-from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.plan import Planned, TableOptions
 from product_mil.seed_table.progress import Progress, Row
 
 TIMED_IMAGES = 128
 
 
-def measure(rung: Planned, own: Progress, ladder: Ladder, *, cut: bool) -> Row:
-    """Accuracy, size and speed of the rung's newest checkpoint; `cut`: it was stopped before."""
-    row: Row = {"system": rung.name, "cut_short": cut, "shortened": "", "note": rung.note}
+def measure(system: Planned, own: Progress, options: TableOptions, *, cut: bool) -> Row:
+    """Accuracy, size and speed of the system's newest checkpoint; `cut`: it was stopped before."""
+    row: Row = {"system": system.name, "cut_short": cut, "shortened": "", "note": system.note}
     if own.steps is not None and own.cost is not None:
         row["shortened"] = shortening(own.steps, own.cost.steps)
     try:
         run = open_run(own.workdir)
     except UserError:
-        return row | {"note": f"{rung.note}; no checkpoint in its time".lstrip("; ")}
+        return row | {"note": f"{system.note}; no checkpoint in its time".lstrip("; ")}
     if own.steps is not None:
         last = [(stage, count) for stage, count in own.steps.items() if count][-1:]
         row["cut_short"] = cut and [(run.stage, run.step)] != last  # asked to stop when it was done
-    products = run.products(ladder.test) if ladder.test else build_data(run.config).valid
+    products = run.products(options.test) if options.test else build_data(run.config).valid
     scores, _ = score_products(len(products), run.batches(products), run.eval_step(), run.mesh)
     metrics = metrics_of(scores, products, run.categories)
     if row["cut_short"]:
@@ -48,7 +48,10 @@ def measure(rung: Planned, own: Progress, ladder: Ladder, *, cut: bool) -> Row:
 
 
 def images_per_s(run: TrainedRun, products: Products) -> float:
-    """Photos a second from the file to the prediction, the second time over a few."""
+    """Images per second from the file to the prediction.
+
+    A few products are predicted twice. The second time counts, since all is compiled by then.
+    """
     few = products.subset(np.cumsum(products.num_images) <= TIMED_IMAGES)
     num_images = int(few.num_images.sum())
     step = run.eval_step()

@@ -1,4 +1,4 @@
-"""Which rungs can be trained, on the data and with the weights at hand."""
+"""Which systems can be trained, on the data and with the weights at hand."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -12,36 +12,36 @@ from product_mil.model.registry import backbone
 from product_mil.model.weights.published import is_at_hand
 from product_mil.runs.check import check_config
 
-SUBSTITUTE = "efficientnet_lite0"  # comes along; for nets whose weights are not at hand
-NAMED_SUBSTITUTE = "mobilenet_v2"  # in its place, where --weights names it
-SUBSTITUTE_FROM = "blocks/14"  # what of either the second stage trains, and all above
+SUBSTITUTE = "efficientnet_lite0"  # replaces nets without weights; its own are installed with us
+NAMED_SUBSTITUTE = "mobilenet_v2"  # used instead of it where --weights names it
+SUBSTITUTE_FROM = "blocks/14"  # the second stage trains this block of either, and all after it
 
 
 @dataclass(frozen=True)
-class Rung:
-    """One system: its configuration, and its share of the budget against the others'."""
+class System:
+    """A system of the table: its configuration, and its weight when the budget is divided."""
 
     name: str
     config: str  # as `load_config` takes it
     share: float
 
 
-RUNGS = (
-    Rung("prior", "prior", 0.1),
-    Rung("tree", "tree", 3.0),
-    Rung("cnn_1", "cnn_1", 4.0),
-    Rung("cnn_2", "cnn_2", 4.0),
-    Rung("cnn_3", "cnn_3", 6.0),
-    Rung("inception_v3", "inception_v3:unlocked", 4.0),
-    Rung("inception_v3-joint", "inception_v3:unlocked_joint", 4.0),
-    Rung("xception", "xception:unlocked", 4.0),
-    Rung("xception-joint", "xception:unlocked_joint", 4.0),
+SYSTEMS = (
+    System("prior", "prior", 0.1),
+    System("tree", "tree", 3.0),
+    System("cnn_1", "cnn_1", 4.0),
+    System("cnn_2", "cnn_2", 4.0),
+    System("cnn_3", "cnn_3", 6.0),
+    System("inception_v3", "inception_v3:unlocked", 4.0),
+    System("inception_v3-joint", "inception_v3:unlocked_joint", 4.0),
+    System("xception", "xception:unlocked", 4.0),
+    System("xception-joint", "xception:unlocked_joint", 4.0),
 )
 
 
 @dataclass(frozen=True)
-class Ladder:
-    """What is asked for: the flags of `product-mil seed-table`."""
+class TableOptions:
+    """What the user asks for, by the flags of `product-mil seed-table`."""
 
     output: Path
     budget_minutes: float = 15.0
@@ -52,12 +52,12 @@ class Ladder:
     max_products: int = 0
     seed: int = 0
     weights: Sequence[str] = ()  # BACKBONE=FILE or BACKBONE=imagenet
-    rungs: Sequence[str] = ()  # empty: all
+    systems: Sequence[str] = ()  # empty: all
 
 
 @dataclass(frozen=True)
 class Planned:
-    """A rung made ready for the data and the weights at hand."""
+    """A system whose configuration has the user's data, and weights that are at hand."""
 
     name: str
     config: Config
@@ -66,33 +66,36 @@ class Planned:
 
 
 def plan(
-    ladder: Ladder, overrides: Sequence[tuple[str, str]] = ()
+    options: TableOptions, overrides: Sequence[tuple[str, str]] = ()
 ) -> tuple[list[Planned], list[str]]:
-    """The rungs that can be trained, equal ones joined, and what is left out and why.
+    """The systems that can be trained, and a line for each one that cannot, with the reason.
 
-    `overrides` change fields of all of their configurations.
+    Systems that become equal, because the same net replaces theirs, are planned once.
+    `overrides` change fields of every configuration.
 
     Raises:
-        UserError: unknown rungs or backbones, or configurations that are wrong.
+        UserError: a system or backbone is unknown, or a configuration is wrong.
     """
-    names = [rung.name for rung in RUNGS]
-    for name in ladder.rungs:
+    names = [system.name for system in SYSTEMS]
+    for name in options.systems:
         if name not in names:
-            raise UserError(f"--rungs {name}: there is no such rung; choose of {', '.join(names)}")
-    weights = _named_weights(ladder.weights)
+            raise UserError(
+                f"--systems {name}: there is no such system; choose of {', '.join(names)}"
+            )
+    weights = _named_weights(options.weights)
     planned: dict[str, Planned] = {}
     left_out: list[str] = []
-    for rung in RUNGS:
-        if ladder.rungs and rung.name not in ladder.rungs:
+    for system in SYSTEMS:
+        if options.systems and system.name not in options.systems:
             continue
-        config = load_config(rung.config)
-        name, note = rung.name, ""
+        config = load_config(system.config)
+        name, note = system.name, ""
         if not isinstance(config.model.start, Random):
             wanted = config.model.backbone
             used = _net_at_hand(wanted, weights)
             if used is None:
                 left_out.append(
-                    f"{rung.name}: no weights of {wanted} at hand, nor of {SUBSTITUTE} in "
+                    f"{system.name}: no weights of {wanted} at hand, nor of {SUBSTITUTE} in "
                     f"its place; name them with --weights {wanted}=FILE (or =imagenet: download)"
                 )
                 continue
@@ -101,14 +104,14 @@ def plan(
             )
             config = dataclasses.replace(config, model=model)
             if used != wanted:
-                name = rung.name.replace(wanted, used)
+                name = system.name.replace(wanted, used)
                 stage = dataclasses.replace(config.finetune, trainable=SUBSTITUTE_FROM)
                 config = dataclasses.replace(config, finetune=stage)
                 before = planned[name].note + " and " if name in planned else "in place of "
-                note = f"{before}{rung.name}, whose weights are not at hand"
+                note = f"{before}{system.name}, whose weights are not at hand"
                 note = note.replace(", whose weights are not at hand and", " and")
-        config = _on_data(config, name, ladder, overrides)
-        share = rung.share + (planned[name].share if name in planned else 0)
+        config = _on_data(config, name, options, overrides)
+        share = system.share + (planned[name].share if name in planned else 0)
         planned[name] = Planned(name, config, share, note)
     return list(planned.values()), left_out
 
@@ -124,7 +127,7 @@ def _named_weights(items: Sequence[str]) -> dict[str, str]:
 
 
 def _net_at_hand(wanted: str, weights: Mapping[str, str]) -> str | None:
-    """The net that a rung runs on: its own, or one of the substitutes."""
+    """The net that a system runs on: its own, or a substitute. None if there are no weights."""
     if wanted in weights or is_at_hand(backbone(wanted)):
         return wanted
     if NAMED_SUBSTITUTE in weights:
@@ -133,16 +136,16 @@ def _net_at_hand(wanted: str, weights: Mapping[str, str]) -> str | None:
 
 
 def _on_data(
-    config: Config, name: str, ladder: Ladder, overrides: Sequence[tuple[str, str]]
+    config: Config, name: str, options: TableOptions, overrides: Sequence[tuple[str, str]]
 ) -> Config:
     data = dataclasses.replace(
         config.data,
-        train=ladder.data,
-        valid=ladder.valid,
-        categories=ladder.categories,
-        max_products=ladder.max_products,
+        train=options.data,
+        valid=options.valid,
+        categories=options.categories,
+        max_products=options.max_products,
     )
-    config = dataclasses.replace(config, name=name, seed=ladder.seed, data=data)
+    config = dataclasses.replace(config, name=name, seed=options.seed, data=data)
     config, errors = override(config, overrides)
     refuse([*errors, *problems(config), *check_config(config)])
     return config

@@ -1,4 +1,4 @@
-"""What is known of a rung between sessions: time spent, the length decided on, its line."""
+"""What is kept of a system between sessions: time spent, chosen length, row of the table."""
 
 import json
 import shutil
@@ -14,7 +14,7 @@ Row = dict[str, Any]
 
 
 class Progress:
-    """One rung's file and directory."""
+    """The state of one system, kept in a file beside its run's directory."""
 
     def __init__(self, directory: Path, name: str) -> None:
         self.workdir = directory / "runs" / name
@@ -29,7 +29,7 @@ class Progress:
         }
         if self._path.exists():
             self._found |= json.loads(self._path.read_text(encoding="utf-8"))
-        if self._found["started"] is not None:  # it was killed: count until its last sign of life
+        if self._found["started"] is not None:  # it was killed: count until it last wrote a file
             signs = [path.stat().st_mtime for path in self.workdir.rglob("*") if path.is_file()]
             lost_s = max([*signs, self._found["started"]]) - self._found["started"]
             self._keep(spent_s=self.spent_s + lost_s, started=None)
@@ -41,58 +41,58 @@ class Progress:
 
     @property
     def training_s(self) -> float:
-        """Seconds of the present training."""
+        """Seconds of the current training, without that of a shorter one before it."""
         return self.spent_s - self._found["before_s"]
 
     @property
     def cost(self) -> RunCost | None:
-        """What its training costs; None before it was measured."""
+        """What the training costs; None before it was measured."""
         found = self._found["cost"]
         return None if found is None else RunCost.from_dict(found)
 
     @property
     def steps(self) -> dict[str, int] | None:
-        """The length of each stage that was decided on; None before that."""
+        """The chosen number of steps of each stage; None before they are chosen."""
         return self._found["steps"]
 
     @property
     def row(self) -> Row | None:
-        """Its line of the table; None before it was measured."""
+        """The row of the table; None before the system was measured."""
         return self._found["row"]
 
     @property
     def unfinished(self) -> bool:
-        """Whether it has no line yet, was cut, or is being trained anew."""
+        """Whether it has no row yet, ran out of time, or is being trained again for longer."""
         return self.row is None or self.row["cut_short"] or self.row["steps"] != self.steps
 
     @property
     def shortened(self) -> bool:
-        """Whether the length decided on is less than what its configuration asks for."""
+        """Whether the chosen number of steps is less than the configuration asks for."""
         return self.steps is not None and self.cost is not None and self.steps != self.cost.steps
 
     def start(self) -> None:
-        """A session of training begins."""
+        """Note that a session of training begins."""
         self._keep(started=time.time())
 
     def stop(self, spent_s: float) -> None:
-        """It ended after so long."""
+        """Note that the session ended after `spent_s` seconds."""
         self._keep(started=None, spent_s=self.spent_s + spent_s)
 
     def decide(self, cost: RunCost, steps: Mapping[str, int]) -> None:
-        """Keep the length, and what it was decided by."""
+        """Keep the chosen numbers of steps, and the cost by which they were chosen."""
         self._keep(cost=cost.to_dict(), steps=dict(steps))
 
     def lengthen(self, steps: Mapping[str, int]) -> None:
-        """Decide on a longer training, from its beginning; the shorter run is kept beside it."""
+        """Start again with more steps; the shorter run is moved to `<name>-shortened`."""
         kept = self.workdir.with_name(f"{self.workdir.name}-shortened")
         shutil.rmtree(kept, ignore_errors=True)
         self.workdir.replace(kept)
         self._keep(steps=dict(steps), before_s=self.spent_s)
 
     def measured(self, row: Row) -> None:
-        """Keep the line, with the length and the time that it is of.
+        """Keep the row, with the steps and the seconds of the training that it measures.
 
-        What was cut before it could take the place of a shorter training that is complete does not.
+        A row of a training that ran out of time does not replace that of a complete, shorter one.
         """
         if row["cut_short"] and self.row is not None and not self.row["cut_short"]:
             return

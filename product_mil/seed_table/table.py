@@ -1,4 +1,4 @@
-"""The table as text, as CSV and as a picture."""
+"""The table as text, as CSV and as a bar chart."""
 
 import csv
 import io
@@ -12,7 +12,7 @@ import jax
 
 from product_mil.files.outputs import Kind, csv_with_header, names_in
 from product_mil.files.whole import whole, write_text
-from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.plan import Planned, TableOptions
 from product_mil.seed_table.progress import Progress, Row
 from product_mil.text import table
 
@@ -38,14 +38,15 @@ def publish(
     planned: Sequence[Planned],
     progress: Mapping[str, Progress],
     left_out: Sequence[str],
-    ladder: Ladder,
+    options: TableOptions,
 ) -> None:
-    """Write the table of what has been measured so far, each file whole."""
-    rows = [row for rung in planned if (row := progress[rung.name].row) is not None]
+    """Write the table of all systems measured so far. Each file appears whole."""
+    rows = [row for system in planned if (row := progress[system.name].row) is not None]
     products = next((row["products"] for row in rows if "products" in row), 0)
+    measured_on = options.test or options.valid or options.data or "embedded sample"
     title = (
-        f"{ladder.test or ladder.valid or ladder.data or 'embedded sample'}: {products} products, "
-        f"seed {ladder.seed}, budget {ladder.budget_minutes:g} min; {date.today()}, "
+        f"{measured_on}: {products} products, "
+        f"seed {options.seed}, budget {options.budget_minutes:g} min; {date.today()}, "
         f"{os.cpu_count()} {platform.machine()} cores, {jax.device_count()} "
         f"{jax.devices()[0].device_kind} device(s), JAX {jax.__version__}"
     )
@@ -55,13 +56,13 @@ def publish(
     writer.writerows(rows)
     lines = [title, "", *text_lines(rows), *(f"left out: {line}" for line in left_out), ""]
     for name, content in ((TEXT_FILE, "\n".join(lines)), (CSV_FILE, csv_text.getvalue())):
-        write_text(ladder.output / name, content)
+        write_text(options.output / name, content)
     if rows:
-        plot(rows, title, ladder.output / PLOT_FILE)
+        plot(rows, title, options.output / PLOT_FILE)
 
 
 def text_lines(rows: Sequence[Row]) -> list[str]:
-    """The table for people."""
+    """The lines of the table for people."""
     names = ("system", "top-1", "several images", "NLL", "parameters", "training", "images/s", "")
     lines: list[tuple[str, ...]] = [names]
     for row in rows:
@@ -76,14 +77,14 @@ def text_lines(rows: Sequence[Row]) -> list[str]:
 
 
 def said(row: Row) -> str:
-    """What has to be known of a line besides its numbers."""
+    """A remark on a row besides its numbers: shortened, out of time, or a substitute."""
     shortened = f"shortened to {row['shortened']}" if row["shortened"] else ""
     note = "; ".join(filter(None, (shortened, row["note"])))
     return f"CUT SHORT: {note}" if row["cut_short"] else note
 
 
 def plot(rows: Sequence[Row], title: str, path: Path) -> None:
-    """Accuracy of every rung, overall and on products with several images."""
+    """Draw the accuracy of every system, overall and on products with several images."""
     from matplotlib.figure import Figure
 
     measured = [row for row in rows if "top1" in row]

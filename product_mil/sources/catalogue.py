@@ -1,7 +1,7 @@
-"""A catalogue: the columns of products and their images, and how the bytes of images are read.
+"""A catalogue: columns of products and their images, and a reader of the images' bytes.
 
-Where the bytes come from is a matter of each form of catalogue: `bson` reads them from dumps,
-`memory` has them. A form is a subclass of `Catalogue` with a `Reader` of its own.
+Each source of products has its subclass of `Catalogue` with its own `Reader`: `bson` reads images
+from dumps, `memory` from memory.
 """
 
 from abc import ABC, abstractmethod
@@ -15,62 +15,62 @@ import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
 NO_CATEGORY = int(np.iinfo(np.int64).min)
-UNREAD = "the file cannot be read here"  # the kind of faults that are not the image's own
+UNREAD = "the file cannot be read here"  # the kind of faults for which the image is not to blame
 
 
 class Fault(NamedTuple):
-    """Something in a file that could not be used, and where."""
+    """Something in a file that cannot be used, with its place."""
 
     offset_bytes: int
     product_id: int | None
-    reason: str  # what stands before a colon names the kind
-    image_index: int | None = None  # where it is one image's
+    reason: str  # the part before a colon names the kind of fault
+    image_index: int | None = None  # if the fault is in one image
 
 
 def kind_of(reason: str) -> str:
-    """The kind of a fault: its reason without what tells one such fault from another."""
+    """The kind of a fault: its reason without the details of the single case."""
     return reason.split(":", maxsplit=1)[0]
 
 
 class Place(NamedTuple):
-    """Where a product or an image lies, for people."""
+    """The place of a product or an image, for messages."""
 
     file: str
     offset_bytes: int
 
 
 class Unread(NamedTuple):
-    """Why the bytes of an image cannot be had now, which is no fault of the image."""
+    """The reason why the bytes of an image cannot be read now; the image itself may be fine."""
 
     detail: str
 
     @property
     def reason(self) -> str:
-        """The reason of its fault."""
+        """The reason, as `Fault` has it."""
         return f"{UNREAD}: {self.detail}"
 
 
 @runtime_checkable
 class Reader(Protocol):
-    """Reads the bytes of images; several threads may do so at once.
+    """Reads the bytes of images. Several threads may use one reader at the same time.
 
-    One that travels can be pickled, and opens in another process what it reads there.
+    A reader that `travels` can be pickled; in another process it opens its files again.
     """
 
     travels: bool
 
     def read(self, addresses: Any) -> Iterator[bytes | Unread]:
-        """The bytes of each image that `Catalogue.addresses` has an address for.
+        """The bytes of the images at these addresses, which come from `Catalogue.addresses`.
 
         Raises:
-            UserError: this process lacks what all reading needs, such as room for an open file.
+            UserError: this process cannot read any file, for instance because too many are open.
         """
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Columns:
-    """N products in order and their M images, each product's images in a row."""
+    """N products and their M images, with the images of each product one after another."""
 
     product_id: Int64[np.ndarray, " N"]
     category_id: Int64[np.ndarray, " N"]  # NO_CATEGORY where there is none
@@ -81,44 +81,44 @@ class Columns:
 
     @property
     def num_products(self) -> int:
-        """Products, those without images included."""
+        """The number of products, including those without images."""
         return len(self.product_id)
 
     @property
     def num_images_total(self) -> int:
-        """Images of all products."""
+        """The number of images of all products."""
         return len(self.image_length_bytes)
 
 
 @dataclass(frozen=True, eq=False)
 class Catalogue(Columns, ABC):
-    """Products from anywhere: their columns, what could not be used, and the images' bytes.
+    """Products from any source: their columns, their faults, and the bytes of their images.
 
-    An image row counts through the images of all products, a product row through the products.
+    An image row is an index into the images of all products, a product row one into the products.
     """
 
-    paths: tuple[Path, ...]  # the files that it comes from, where there are any
-    fingerprint: str  # another one where any value differs
+    paths: tuple[Path, ...]  # the files of the source, if there are any
+    fingerprint: str  # differs if any value differs
     faults: list[tuple[Path, Fault]]  # the first 100,000 of each file
-    fault_counts: dict[str, int]  # all of them, by kind
-    num_bad_records: int  # that are no product
-    unread_bytes: int  # in which no product could be found
+    fault_counts: dict[str, int]  # the number of all faults, by kind
+    num_bad_records: int  # records that are not a product
+    unread_bytes: int  # bytes in which no product could be found
 
     @abstractmethod
     def reader(self) -> Reader:
-        """A new reader of its images."""
+        """A new reader of the images."""
 
     @abstractmethod
     def addresses(self, image_rows: Int64[np.ndarray, " m"]) -> Any:
-        """What its readers need to know of these images; small, and can be pickled."""
+        """Where a reader finds these images. Addresses are small, and can be pickled."""
 
     @abstractmethod
     def place_of_product(self, product_row: int) -> Place:
-        """Where the product lies."""
+        """The place of a product."""
 
     @abstractmethod
     def place_of_image(self, image_row: int) -> Place:
-        """Where the image lies."""
+        """The place of an image."""
 
     @cached_property
     def _own_reader(self) -> Reader:
@@ -133,12 +133,12 @@ class Catalogue(Columns, ABC):
         return self._own_reader.read(self.addresses(image_rows))
 
     def first_records(self) -> Int64[np.ndarray, " r"]:
-        """Product rows without those whose product id an earlier row has."""
+        """The product rows whose product id no earlier row has."""
         return np.setdiff1d(np.arange(self.num_products), later_duplicates(self.product_id))
 
 
 def later_duplicates(product_id: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " r"]:
-    """Rows, ascending, whose product id an earlier row has."""
+    """The rows, ascending, whose product id an earlier row has."""
     if np.all(product_id[1:] > product_id[:-1]):
         return np.zeros(0, np.int64)
     order = np.argsort(product_id, kind="stable")

@@ -1,4 +1,4 @@
-"""The classes and their 3-level tree: all rows of the category file, sorted by category id."""
+"""The classes and their tree of 3 levels, from the category file, sorted by category id."""
 
 import csv
 import io
@@ -19,7 +19,7 @@ from product_mil.sources.lookup import rows_in_sorted
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
 _MAX_LISTED_ERRORS = 10
 _MAX_SHOWN = 60  # characters of the first line
-_ESCAPED = re.compile("[\0\udc80-\udcff]")  # bytes that were no UTF-8, or of UTF-16
+_ESCAPED = re.compile("[\0\udc80-\udcff]")  # bytes that are not UTF-8, or that come from UTF-16
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,7 +44,7 @@ class Categories:
         return rows_in_sorted(self.ids, category_ids).astype(np.int32)
 
     def to_json(self) -> str:
-        """All of it as text, for checkpoints and prediction files."""
+        """The ids and names as JSON, for checkpoints and prediction files."""
         return json.dumps({"ids": self.ids.tolist(), "names": self.names}, ensure_ascii=False)
 
     @classmethod
@@ -57,10 +57,11 @@ class Categories:
 def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     """Read a CSV with the columns category_id, category_level1, _level2 and _level3, in UTF-8.
 
-    Spaces around a name are none of its own.
+    Spaces around a name do not belong to it. If a list `skipped` is given, wrong rows are left out,
+    and what is wrong with each is added to that list.
 
-    Raises `UserError` that lists what is wrong by line, all at once. Where a list `skipped` is
-    given, rows that are wrong are left out and told there instead.
+    Raises:
+        UserError: rows are wrong; the message lists them all by line. Or there is no row.
     """
     path = Path(path)
     refuse_foreign(path, CATEGORY_FILE)
@@ -101,7 +102,7 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
         more = len(errors) - _MAX_LISTED_ERRORS
         tail = f"; and {more} more" if more > 0 else ""
         raise UserError(
-            f"{path}: {'; '.join(errors[:_MAX_LISTED_ERRORS])}{tail}; mend these rows, or leave "
+            f"{path}: {'; '.join(errors[:_MAX_LISTED_ERRORS])}{tail}; correct these rows, or leave "
             "them out with config.data.bad_categories=skip"
         )
     if not rows:
@@ -111,9 +112,12 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
 
 
 def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
-    """The distinct ids as classes of a flat tree: each is its own group, named by its id.
+    """The distinct ids as the classes of a flat tree, in which each id is a group named by it.
 
-    `NO_CATEGORY` is left out. Raises `UserError` where nothing else is there.
+    `NO_CATEGORY` is left out.
+
+    Raises:
+        UserError: there is no other id.
     """
     distinct = np.unique(ids[ids != NO_CATEGORY]).tolist()
     if not distinct:
@@ -122,17 +126,17 @@ def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
-    """First and last line and the four fields in our order, of every row that is not empty.
+    """The first line, last line and four fields, in the order of `_HEADER`, of each nonempty row.
 
-    None of a row with another number of fields than the header. Commas, semicolons or tabs lie
-    between the fields, as the header has it.
+    A row whose number of fields differs from the header's has an empty list. Fields are separated
+    by commas, semicolons or tabs, as they are in the header.
     """
     heading = text.partition("\n")[0].rstrip()
     delimiter = max(",;\t", key=heading.count)
     reader = csv.reader(
         io.StringIO(text, newline=""), strict=True, delimiter=delimiter, skipinitialspace=True
     )
-    line = 1  # where the row begins that is read next
+    line = 1  # the line on which the next row begins
     try:
         header = [name.strip() for name in next(reader, [])]
         missing = [name for name in _HEADER if name not in header]
@@ -154,9 +158,9 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
                 yield line, reader.line_num, fields
             line = reader.line_num + 1
     except csv.Error as error:
-        told = f"{error}, at line {reader.line_num}"
+        reason = f"{error}, at line {reader.line_num}"
         raise UserError(
-            f"{path}:{line}: a quote that begins here is not closed as it should be ({told}); "
+            f"{path}:{line}: a quote that begins here is not closed as it should be ({reason}); "
             "close it on its line, or double it where it belongs to a name"
         ) from None
 
@@ -175,7 +179,7 @@ def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:
 
 
 def path_of(categories: Categories, category_id: int) -> list[str]:
-    """The names of a category from level 1 down, repeated ones once; its id if unknown."""
+    """The names of a category from level 1 down, without repetitions; its id if it is unknown."""
     place = int(categories.class_of(np.array([category_id], np.int64))[0])
     if place < 0:
         return [str(category_id)]

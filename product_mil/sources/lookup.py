@@ -1,4 +1,4 @@
-"""Where ids stand in a column of ids."""
+"""Find the rows of ids in a column."""
 
 import numpy as np
 from jaxtyping import Int64, Shaped
@@ -17,7 +17,7 @@ def rows_of(
 def rows_in_sorted(
     ids: Shaped[np.ndarray, " M"], wanted: Shaped[np.ndarray, " N"]
 ) -> Int64[np.ndarray, " N"]:
-    """The same, for ids that are in ascending order already."""
+    """`rows_of` for ids in ascending order, which is faster."""
     if not len(ids):
         return np.full(len(wanted), -1)
     row = np.minimum(np.searchsorted(ids, wanted), len(ids) - 1)

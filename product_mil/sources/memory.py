@@ -1,4 +1,4 @@
-"""A catalogue of images that are in memory already, for products that no file holds."""
+"""A catalogue of products whose images are in memory rather than in a file."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Place, Unread
 
 
 class MemoryReader:
-    """Reads by image row; it stays in its process, for the images would have to be copied."""
+    """Reads images by their row. It is not sent to other processes, to avoid copying the images."""
 
     travels = False
 
@@ -34,15 +34,15 @@ class MemoryCatalogue(Catalogue):
         return MemoryReader(self.images)
 
     def addresses(self, image_rows: Int64[np.ndarray, " m"]) -> Int64[np.ndarray, " m"]:
-        """The rows themselves."""
+        """The image rows, which are the addresses here."""
         return image_rows
 
     def place_of_product(self, product_row: int) -> Place:
-        """No file; the product's id tells which one it is."""
+        """A place without a file; the product's id identifies it."""
         return Place("memory", 0)
 
     def place_of_image(self, image_row: int) -> Place:
-        """No file; the product's id and the image's index tell which one it is."""
+        """A place without a file; the product's id and the image's index identify it."""
         return Place("memory", 0)
 
 
@@ -52,12 +52,12 @@ def catalogue_of(
     product_id: Sequence[int] | None = None,
     category_id: Sequence[int | None] | None = None,
 ) -> MemoryCatalogue:
-    """A catalogue of products, each of which is given as the bytes of its image files.
+    """A catalogue of products, each given as the bytes of its image files.
 
-    Without ids products are numbered from 0; without a category a product has none.
+    Without `product_id` products are numbered from 0. A category may be None.
 
     Raises:
-        ValueError: as many ids or categories as products are needed.
+        ValueError: the number of ids or categories differs from the number of products.
     """
     count = len(products)
     ids = range(count) if product_id is None else product_id

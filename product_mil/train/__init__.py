@@ -1,1 +1,1 @@
-"""Steps, optimisers, checkpoints and the loop over them."""
+"""Training: steps, losses, optimisers, checkpoints, and the loop over steps."""

@@ -1,8 +1,8 @@
-"""Images changed at random on the device, for training.
+"""Augmentation: random changes of training images, on the device.
 
-However many changes of its geometry apply, an image is sampled once, bilinearly, through one affine
-map (model/warp.py). Erasing and colours follow, pixel by pixel. Randomness is a function of
-(key, slot), and the key of (seed, step): neither the devices nor the loader's threads change it.
+All changes of an image's geometry are joined to one affine map, by which it is sampled once,
+bilinearly (model/warp.py). Erasing and colours follow, pixel by pixel. Random numbers depend on the
+seed, the step and the slot, and not on the number of devices or threads.
 """
 
 from typing import NamedTuple
@@ -17,17 +17,17 @@ ERASED_SHARES = (0.02, 0.2)  # of an image's area, at least and at most
 
 
 class Ranges(NamedTuple):
-    """How far training images are changed at most; 0 leaves a change out."""
+    """The strength of each random change; 0 turns a change off."""
 
     flip: float = 0.0  # probability of a horizontal reflection
     rotation_deg: float = 0.0  # to either side
     shear_deg: float = 0.0  # to either side
     translation: float = 0.0  # to either side, along both axes, as a share of the side
     scale: float = 0.0  # 0.2: things are drawn at 1/1.2 to 1.2 times their size
-    crop: float = 0.0  # 0.2: a square of 0.8 to 1 of the side, anywhere, fills the picture
+    crop: float = 0.0  # 0.2: a square of 0.8 to 1 of the side, anywhere, fills the image
     colors: float = 0.0  # 0.3: brightness, contrast and saturation, each times 1/1.3 to 1.3
-    erasing: float = 0.0  # probability that a rectangle gets the photo's mean colour
-    border: Border = "edge"  # beyond the photo: its outermost pixels, or its mean colour
+    erasing: float = 0.0  # probability that a rectangle gets the image's mean colour
+    border: Border = "edge"  # outside the image: its outermost pixels, or its mean colour
 
     @property
     def warps(self) -> bool:
@@ -36,7 +36,7 @@ class Ranges(NamedTuple):
 
     @property
     def on(self) -> bool:
-        """Whether anything is on."""
+        """Whether any change is on."""
         return any(self[:8])
 
 
@@ -46,9 +46,9 @@ def augment(
     ranges: Ranges,
     first_shard: int | Int[Array, ""] = 0,
 ) -> Num[Array, "S n h w 3"]:
-    """Change each slot's image at random; values stay in 0..255.
+    """Change the image of each slot at random. Values stay in 0..255.
 
-    Where the images are a part of a batch, `first_shard` is the place of their first shard there.
+    If the images are a part of a batch, `first_shard` is the index of their first shard there.
     """
     if not ranges.on:
         return images
@@ -58,10 +58,10 @@ def augment(
     changed = flat
     if ranges.warps:
         changed = warp(flat, random_maps(key, slots, ranges), ranges.border)
-    elif ranges.flip:  # pixels move, none is sampled
+    elif ranges.flip:  # a reflection moves pixels, without sampling
         mirrored = random_maps(key, slots, ranges)[:, 0, 0] < 0
         changed = jnp.where(mirrored[:, None, None, None], flat[:, :, ::-1], flat)
-    # The mean colour is that of the photo, so the warped image is not computed twice.
+    # The mean colour of the original is used, so that the warped image is computed only once.
     mean = flat.mean((1, 2), keepdims=True)
     if ranges.erasing:
         erased = random_rectangles(key, slots, ranges.erasing, size[0], size[1])
@@ -74,7 +74,7 @@ def augment(
 def _uniform(
     key: PRNGKeyArray, slots: Int[Array, " m"], purpose: int, count: int
 ) -> Float[Array, "count m"]:
-    """Numbers from 0 to 1 for each slot, others than those of the maps and of other purposes."""
+    """Random numbers from 0 to 1 for each slot, which differ between purposes."""
 
     def of_slot(slot: Int[Array, ""]) -> Float[Array, " count"]:
         slot_key = jax.random.fold_in(key, slot)
@@ -88,7 +88,7 @@ def random_factors(
 ) -> Float[Array, "3 m"]:
     """Factors of brightness, contrast and saturation for each slot.
 
-    Each is from 1 / (1 + strength) to 1 + strength, its logarithm evenly distributed.
+    Each is between 1 / (1 + strength) and 1 + strength, with evenly distributed logarithms.
     """
     return jnp.exp(jnp.log1p(strength) * (2 * _uniform(key, slots, 1, 3) - 1))
 
@@ -96,15 +96,16 @@ def random_factors(
 def recolor(
     images: Num[Array, "m h w 3"], mean: Float[Array, "m 1 1 3"], factors: Float[Array, "3 m"]
 ) -> Float[Array, "m h w 3"]:
-    """Each image with its brightness, contrast and saturation multiplied, within 0..255.
+    """Multiply brightness, contrast and saturation of each image, and clip it to 0..255.
 
-    Contrast is the distance from the mean grey, saturation a pixel's distance from its own grey.
+    Contrast is the distance from the mean grey, and saturation the distance of a pixel from its own
+    grey.
     """
     brightness, contrast, saturation = factors[:, :, None, None, None]
     middle = brightness * mean.mean(-1, keepdims=True)
     changed = middle + contrast * (brightness * images - middle)
     red, green, blue = (changed[..., at : at + 1] for at in range(3))
-    grey = (red + green + blue) / 3  # on CPUs half the time of a mean over the last axis
+    grey = (red + green + blue) / 3  # on CPUs twice as fast as a mean over the last axis
     return jnp.clip(grey + saturation * (changed - grey), 0, 255)
 
 

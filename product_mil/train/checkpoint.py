@@ -1,9 +1,9 @@
 """The checkpoints of one stage: the last two and the best, in Orbax's format.
 
-A checkpoint holds `model` (parameters and statistics) and `training` (optimiser, step, sums)
-apart from each other, so that a next stage or a prediction reads the model alone, and as metadata
-the record of the run: what the weights mean (classes, tree, configuration). Digests of its files
-lie beside them: one that was damaged later is told, and the one before it used.
+A checkpoint has two parts, `model` (parameters and statistics) and `training` (optimiser, step,
+sums), so that the next stage or a prediction can read the model alone. Its metadata are the record
+of the run, which says what the weights mean (classes, tree, configuration). A file has digests of
+all others. If a checkpoint is damaged later, this is reported, and the one before it is used.
 """
 
 import logging
@@ -25,19 +25,19 @@ MAX_LISTED_LEAVES = 10
 
 
 class DamagedCheckpoint(UserError):
-    """A checkpoint that is not as it was written."""
+    """A checkpoint has changed since it was written."""
 
 
 class Checkpoints:
-    """Save and restore under one directory; to be closed.
+    """Saves and restores checkpoints in one directory. Close it after use.
 
     Raises:
-        UserError: a checkpoint that cannot be written, or is of another model or a newer format.
+        UserError: a checkpoint cannot be written, or is of another model or a newer format.
     """
 
     def __init__(self, directory: Path, *, read_only: bool = False) -> None:
-        """`read_only` leaves a directory alone in which another process may be saving."""
-        logging.getLogger("absl").addFilter(_is_not_told_again)
+        """Open a directory; with `read_only` nothing in it is changed, as another may be saving."""
+        logging.getLogger("absl").addFilter(_is_news)
         self.set_aside: list[str] = []  # lines on damaged checkpoints that `restore` came across
         self._directory, self._directories = directory, StepDirectories(directory)
         if not read_only:
@@ -48,7 +48,8 @@ class Checkpoints:
             self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
             raise UserError(f"cannot read {directory}: {error.strerror}") from None
-        # Orbax fails at brackets, backslashes and bytes that are no UTF-8: it sees none of a name.
+        # Orbax fails at names with brackets, backslashes or bytes that are not UTF-8, so it gets
+        # an alias.
         alias = f"/proc/self/fd/{self._descriptor}"
         self._place = alias if Path(alias).is_dir() else str(directory.absolute())
 
@@ -59,7 +60,7 @@ class Checkpoints:
         self.close()
 
     def close(self) -> None:
-        """Let go of the directory."""
+        """Close the directory."""
         if self._descriptor >= 0:
             os.close(self._descriptor)
             self._descriptor = -1
@@ -76,7 +77,7 @@ class Checkpoints:
             ) from error
 
     def _own_words(self, error: BaseException) -> str:
-        """What an error says, with the directory under its own name."""
+        """The text of an error, with the real name of the directory."""
         return str(error).replace(self._place, str(self._directory))
 
     def steps(self) -> list[int]:
@@ -94,10 +95,11 @@ class Checkpoints:
     def save(
         self, state: TrainState, run: Mapping[str, Any], metrics: Mapping[str, float] | None
     ) -> None:
-        """Write the state of step `state.step`; `metrics` decide which one is the best.
+        """Write the state of step `state.step`. `metrics` decide which checkpoint is the best.
 
         Raises:
-            UserError: it cannot be written (a full disk, say); the checkpoints before it stay.
+            UserError: it cannot be written, for instance because the disk is full. Earlier
+                checkpoints stay.
         """
         from orbax.checkpoint import v1 as ocp
 
@@ -116,13 +118,13 @@ class Checkpoints:
             shutil.rmtree(draft, ignore_errors=True)
 
     def restore(self, state: TrainState) -> TrainState | None:
-        """The state of the last whole checkpoint, in the shapes and places of `state`.
+        """The state of the last undamaged checkpoint, with the shapes and devices of `state`.
 
-        Damaged ones after it are set aside under other names, which `set_aside` tells. None where
-        there is none.
+        Damaged ones after it are renamed, and `set_aside` has a line on each. The result is None if
+        there is no checkpoint.
 
         Raises:
-            UserError: it is of another model.
+            UserError: the checkpoint is of another model.
         """
         found: dict[str, Any] = {}
         for step in reversed(self.steps()):
@@ -154,10 +156,10 @@ class Checkpoints:
     def restore_model(
         self, step: int, parameters: Arrays, statistics: Arrays
     ) -> tuple[Arrays, Arrays]:
-        """Parameters and statistics of a step, in the shapes and places of those given.
+        """The parameters and statistics of a step, with the shapes and devices of those given.
 
         Raises:
-            DamagedCheckpoint: it is not as it was written.
+            DamagedCheckpoint: the checkpoint has changed since it was written.
             UserError: the checkpoint is of another model.
         """
         wanted = {"parameters": abstract(parameters), "statistics": abstract(statistics)}
@@ -165,10 +167,10 @@ class Checkpoints:
         return found["parameters"], found["statistics"]
 
     def run_record(self, step: int) -> dict[str, Any]:
-        """What the weights of a step mean.
+        """The record of a step's checkpoint, which says what its weights mean.
 
         Raises:
-            DamagedCheckpoint: it is not as it was written.
+            DamagedCheckpoint: the checkpoint has changed since it was written.
             UserError: its format is newer than this version.
         """
         self._verify(step)
@@ -233,7 +235,7 @@ class Checkpoints:
             ) from error
 
     def _refuse_another_model(self, step: int, wanted: Mapping[str, Mapping[str, Any]]) -> None:
-        """Compare leaves before reading them: Orbax' own message names none.
+        """Compare the leaves before reading them, because Orbax' message would not name them.
 
         Raises:
             UserError: leaves differ, or could not be listed.
@@ -256,13 +258,13 @@ class Checkpoints:
             )
 
 
-def _is_not_told_again(record: logging.LogRecord) -> bool:
-    """Each of Orbax' threads prints the traceback of what saving raises in the end."""
+def _is_news(record: logging.LogRecord) -> bool:
+    """Whether a record is more than the traceback of an error that saving raises again later."""
     return not (record.exc_info and "/orbax/" in record.pathname)
 
 
 def leaf_mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """Leaves (whatever has a shape) that are missing, unused or of another shape, a line each."""
+    """A line on each leaf (anything with a shape) that is missing, unused or of another shape."""
     lines = [f"missing: {path}" for path in wanted if path not in found]
     lines += [f"unused: {path}" for path in found if path not in wanted]
     lines += [
@@ -274,7 +276,7 @@ def leaf_mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list
 
 
 def _parts(state: TrainState) -> dict[str, Any]:
-    """What a checkpoint holds of a state: what predicts, and what only training needs."""
+    """The parts of a state in a checkpoint: one to predict, and one that only training needs."""
     return {
         "model": {
             "parameters": evaluated_parameters(state),
@@ -282,7 +284,7 @@ def _parts(state: TrainState) -> dict[str, Any]:
         },
         "training": {
             "step": state.step,
-            # With an average kept, `model` holds the average; the raw ones are needed here.
+            # If there is a moving average, `model` has it, and these are the current parameters.
             "trainable": None if state.ema is None else state.trainable,
             "optimizer": state.optimizer,
             "totals": state.totals,

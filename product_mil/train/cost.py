@@ -1,4 +1,4 @@
-"""What a stage costs, measured on a few steps before it begins."""
+"""The cost of a stage, measured by a few steps before it begins, and memory."""
 
 import os
 import resource
@@ -19,7 +19,7 @@ from product_mil.train.state import TrainState
 
 @dataclass(frozen=True)
 class StepCost:
-    """Seconds that a step takes, and that the first one takes besides."""
+    """Seconds that a step takes, and that the first one takes in addition."""
 
     compile_s: float
     step_s: float
@@ -28,10 +28,10 @@ class StepCost:
 def measure_steps(
     stage: Stage, state: TrainState, *, seconds: float, at_least: int
 ) -> tuple[StepCost, TrainState]:
-    """Take the first steps of a stage for so many seconds, in at least so many steps.
+    """Take the first steps of a stage, for these seconds and at least this number of steps.
 
-    Where images are embedded once, they are now. Nothing is saved; the state is the one after the
-    steps, for the one before is donated.
+    Images that are embedded once are embedded now. Nothing is saved. The returned state is that
+    after the steps, since the state before them is donated.
     """
     batches = stage.batches(0)
     times_s: list[float] = []
@@ -39,14 +39,14 @@ def measure_steps(
         started = time.monotonic()
         batch = put_batch(next(batches).batch, stage.mesh)
         if not times_s:
-            started = time.monotonic()  # embedding is no step
+            started = time.monotonic()  # embedding is not part of the step
         state, loss = stage.train_step(state, batch, stage.key)
         jax.block_until_ready(loss)
         times_s.append(time.monotonic() - started)
         enough = len(times_s) >= at_least and sum(times_s[1:]) >= seconds
         if enough or time.monotonic() >= stage.deadline:
             break
-    # The first one compiled, the next ones touch memory anew and wait for a loader that begins.
+    # The first step compiles, and the next ones allocate memory and wait for the loader to start.
     step_s = statistics.median(times_s[1 + (len(times_s) - 1) // 2 :] or times_s)
     return StepCost(max(times_s[0] - step_s, 0), step_s), state
 
@@ -67,16 +67,16 @@ def _short(seconds: float) -> str:
 
 
 def peak_memory_bytes() -> int:
-    """The most that was used until now: of the devices where they tell it, else of this process."""
-    told = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.devices()]
-    if any(told):
-        return max(told)
+    """The peak of used memory: of the devices if they report it, otherwise of this process."""
+    used = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.devices()]
+    if any(used):
+        return max(used)
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
 
 
 def free_memory_bytes() -> int:
-    """Memory that can be had without swapping; where the system does not tell, what there is."""
+    """Memory that is available without swapping; if the system does not say, all its memory."""
     with suppress(OSError, ValueError), Path("/proc/meminfo").open(encoding="ascii") as file:
         for line in file:
             if line.startswith("MemAvailable:"):

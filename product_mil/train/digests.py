@@ -1,4 +1,4 @@
-"""Digests of a directory's files, which tell whether these are still what was written."""
+"""Digests of the files in a directory, by which later changes are recognised."""
 
 import os
 from pathlib import Path
@@ -7,7 +7,7 @@ import xxhash
 
 DIGEST_FILE = "xxh3_128.txt"
 _CHUNK_BYTES = 1 << 20
-_OWN = "."  # the name of the digest file's last line, which is of the lines before it
+_OWN = "."  # the name in the last line, whose digest is that of the lines before it
 
 
 def write_digests(directory: Path) -> None:
@@ -21,7 +21,7 @@ def write_digests(directory: Path) -> None:
 
 
 def what_is_damaged(directory: Path) -> str | None:
-    """The first file that is not as it was written, with what is wrong; None where all are.
+    """The first file that has changed since it was written, and how; None if there is none.
 
     Raises:
         FileNotFoundError: there are no digests.

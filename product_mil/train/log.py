@@ -1,4 +1,4 @@
-"""What a run leaves for people: a log, metrics.jsonl, TensorBoard events, learning curves."""
+"""The records of a run for people: its log, metrics.jsonl, TensorBoard events and curves."""
 
 import json
 import logging
@@ -27,23 +27,23 @@ class RunLog:
         self._tensorboard: dict[str, Any] = {}
 
     def say(self, text: str) -> None:
-        """Log the text, and keep it."""
+        """Log the text, and write it to log.txt."""
         _LOGGER.info("%s", text)
         self.keep(text)
 
     def keep(self, text: str) -> None:
         """Write the text to log.txt, with the time."""
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
-        # Names of files that are no UTF-8 keep their bytes.
+        # File names that are not UTF-8 keep their bytes.
         path = self._workdir / LOG_FILE
         with (
-            suppress(OSError),  # a full disk: a checkpoint or the metrics will tell
+            suppress(OSError),  # a full disk is reported by the metrics or the next checkpoint
             path.open("a", encoding="utf-8", errors="surrogateescape") as file,
         ):
             file.writelines(f"{stamp} {line}\n" for line in text.splitlines() or [""])
 
     def metrics(self) -> list[dict[str, Any]]:
-        """All lines of metrics.jsonl; a last line cut off by a kill is left out.
+        """All lines of metrics.jsonl, except an incomplete last line after a kill.
 
         Raises:
             UserError: another line is damaged.
@@ -68,7 +68,7 @@ class RunLog:
         """Append a line to metrics.jsonl, and the same values for TensorBoard.
 
         Raises:
-            UserError: it cannot be written.
+            UserError: the file cannot be written.
         """
         row = {"stage": stage, "step": step, **values}
         path = self._workdir / METRICS_FILE
@@ -87,24 +87,24 @@ class RunLog:
             writer.flush()
 
     def cut(self, stage: str, step: int) -> None:
-        """Drop what a stage wrote after its last checkpoint: it goes on there and writes it again.
+        """Remove the lines of a stage after its last checkpoint, which it will write again.
 
-        Lines of other stages stay: a run that resumes passes through its finished stages.
+        Lines of other stages stay, since a run that resumes passes through its finished stages.
         """
         kept = [row for row in self.metrics() if row["stage"] != stage or row["step"] <= step]
         path = self._workdir / METRICS_FILE
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
 
     def _writer(self, stage: str, step: int) -> Any:
-        """TensorBoard's writer of a stage, or None where there can be none."""
+        """TensorBoard's writer of a stage, or None if it cannot be made."""
         if stage not in self._tensorboard:
             from tensorboardX import SummaryWriter
 
-            # Absolute: a relative name such as gs: would be taken for another computer's.
+            # Absolute, because a relative name such as gs: would mean another computer.
             directory = (self._workdir / "tensorboard" / stage).absolute()
             try:
                 writer = SummaryWriter(str(directory), purge_step=step)
-            except OSError as error:  # it needs a lock that processes share, which some lack
+            except OSError as error:  # it needs a shared lock, which some systems lack
                 self.say(f"  note: no events for TensorBoard: {error.strerror or error}")
                 writer = None
             self._tensorboard[stage] = writer
@@ -116,7 +116,7 @@ class RunLog:
             writer.close()
 
     def draw_curves(self) -> None:
-        """Loss and accuracy over the steps of all stages, as a picture in the directory."""
+        """Draw loss and accuracy over the steps of all stages to curves.png."""
         rows = [row for row in self.metrics() if "valid/top1" in row]
         if not rows:
             return
@@ -147,7 +147,7 @@ class RunLog:
 
 
 def metrics_table(values: Mapping[str, float], title: str) -> str:
-    """Metrics as aligned lines for people."""
+    """The metrics as aligned lines for people."""
     rows = []
     for name, value in values.items():
         if name.startswith("products_images_"):

@@ -1,4 +1,4 @@
-"""One stage: steps, evaluations, checkpoints; killed at any moment, it goes on where it was."""
+"""The loop of one stage: steps, evaluations and checkpoints, which can be resumed after a kill."""
 
 import math
 import signal
@@ -27,7 +27,7 @@ from product_mil.train.stopping import stop_requests
 
 @dataclass(frozen=True)
 class Stage:
-    """What a stage is made of; `evaluate(parameters, statistics)` returns named metrics."""
+    """Everything that a stage needs. `evaluate(parameters, statistics)` returns named metrics."""
 
     name: str
     num_steps: int
@@ -37,21 +37,21 @@ class Stage:
     train_step: Callable[..., tuple[TrainState, Any]]
     calibrate: Callable[[Arrays, Arrays], Arrays]  # statistics fitted on validation products
     evaluate: Callable[[Arrays, Arrays], dict[str, float]]
-    batches: Callable[[int], Iterator[Loaded]]  # from a step on
+    batches: Callable[[int], Iterator[Loaded]]  # takes the first step
     key: PRNGKeyArray
     mesh: Mesh
     run_record: Mapping[str, Any]
-    peak_flops_per_s: float = 0.0  # of all devices; 0: utilisation is not told
-    deadline: float = math.inf  # of `time.monotonic`; then it stops as if asked to
+    peak_flops_per_s: float = 0.0  # of all devices; with 0, utilisation is not reported
+    deadline: float = math.inf  # value of `time.monotonic` at which the stage stops
 
 
 def train_stage(
     stage: Stage, state: TrainState, checkpoints: Checkpoints, log: RunLog, faults: FaultList
 ) -> TrainState:
-    """Train from the last checkpoint, or from `state`, to the stage's end.
+    """Train from the last checkpoint, or from `state`, to the end of the stage.
 
     Raises:
-        Interrupted: asked to stop; the state is saved.
+        Interrupted: the user asked to stop, or the deadline passed. The state is saved.
         UserError: the loss is no longer finite, or a checkpoint cannot be written.
     """
     restored = checkpoints.restore(state)
@@ -64,7 +64,7 @@ def train_stage(
     if is_complete(stage, log, step):
         log.say(f"{stage.name}: complete, {step} steps")
         return state
-    log.cut(stage.name, step)  # what was logged after the checkpoint
+    log.cut(stage.name, step)  # removes lines after the checkpoint
     if step:
         log.say(f"{stage.name}: goes on at step {step} of {stage.num_steps}")
     return _take_steps(stage, state, step, checkpoints, log, faults)
@@ -78,7 +78,7 @@ def _take_steps(
     log: RunLog,
     faults: FaultList,
 ) -> TrainState:
-    """Take the steps after this one, to the end or until nothing gets better."""
+    """Take the steps after `step`, to the end or until validation no longer improves."""
     in_flight, left = StepsInFlight(stage.name), TimeLeft(stage.num_steps)
     throughput = Throughput(stage.peak_flops_per_s)
     saved_at, begun = time.monotonic(), step
@@ -95,15 +95,15 @@ def _take_steps(
                 state, loss = stage.train_step(state, batch, stage.key)
             step += 1
             in_flight.add(step, loss)
-            if step <= begun + 2:  # the first one compiles, and the second tells how fast it goes
+            if step <= begun + 2:  # the first step compiles, and the second one is timed
                 jax.block_until_ready(loss)
             if step > begun + 1:
                 throughput.count(loaded)
             else:
                 throughput.restart()
                 left.begin(step)
-            _tell(bar, throughput, left, log, stage, step)
-            # Read once: who asks later is heard after the next step, and saved then.
+            _report_progress(bar, throughput, left, log, stage, step)
+            # Asked once in a step; a later request is served after the next step.
             asked = stop() or signal.SIGTERM * (time.monotonic() >= stage.deadline)
             if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
                 in_flight.drain()
@@ -112,10 +112,10 @@ def _take_steps(
                 values |= _valid(found)
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values, left.seconds(step)))
-                faults.write()  # what lies before a checkpoint is not met again
+                faults.write()  # a resumed run will not meet earlier faults again
                 checkpoints.save(state, {**stage.run_record, VALIDATION: found}, values)
                 throughput.restart()
-                left.told()
+                left.logged()
                 saved_at = time.monotonic()
                 if _out_of_patience(stage, log, step):
                     log.say(f"{stage.name}: stopped early, valid/nll no longer falls")
@@ -130,27 +130,27 @@ def _take_steps(
     return state
 
 
-def _tell(
+def _report_progress(
     bar: tqdm, throughput: Throughput, left: TimeLeft, log: RunLog, stage: Stage, step: int
 ) -> None:
-    """Move the bar by a step; say from the second one on, each minute, how long it will take."""
+    """Move the bar by one step, and log each minute how long the rest will take."""
     if not bar.disable:
         bar.set_postfix_str(_rates(throughput.rates()), refresh=False)
     bar.update()
-    if left.is_time_to_tell(step):
+    if left.is_time_to_log(step):
         rates, time_left = _rates(throughput.rates()), duration(left.seconds(step))
         log.say(f"{stage.name}: step {step}/{stage.num_steps} | {rates}, {time_left} left")
 
 
 def _keep_untrained(stage: Stage, state: TrainState, checkpoints: Checkpoints, log: RunLog) -> None:
-    """Measure and save a model that has no steps to take: the prior, which is counted."""
+    """Evaluate and save a model without steps: the prior, whose frequencies are counted."""
     found = stage.evaluate(evaluated_parameters(state), state.statistics)
     log.write(stage.name, 0, _valid(found))
     checkpoints.save(state, {**stage.run_record, VALIDATION: found}, _valid(found))
 
 
 def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-    """The state with its statistics fitted and its totals at 0, and its metrics."""
+    """The state with fitted statistics and totals of 0, and its metrics."""
     parameters = evaluated_parameters(state)
     statistics = stage.calibrate(parameters, state.statistics)
     totals = jax.device_put(zero_totals(), state.step.sharding)
@@ -166,7 +166,7 @@ def _train_metrics(stage: Stage, state: TrainState) -> dict[str, float]:
     """Means over the training products since the last evaluation.
 
     Raises:
-        UserError: not one image could be read.
+        UserError: no image could be read.
     """
     totals = {name: float(value) for name, value in jax.device_get(state.totals).items()}
     if totals["images"] == 0:
@@ -201,14 +201,15 @@ def _rates(values: Mapping[str, float]) -> str:
 
 
 def is_complete(stage: Stage, log: RunLog, step: int) -> bool:
-    """Whether a stage that was saved at this step has nothing left to do."""
+    """Whether a stage that was saved at this step is finished."""
     return step >= stage.num_steps or _out_of_patience(stage, log, step)
 
 
 def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:
-    """Whether the last evaluations up to `step` brought no better likelihood.
+    """Whether the likelihood did not improve in the last evaluations up to `step`.
 
-    Read from metrics.jsonl, which was cut to the checkpoint: a resumed run decides the same.
+    Evaluations are read from metrics.jsonl, which was cut to the checkpoint, so a resumed run makes
+    the same decision.
     """
     if not stage.patience_evaluations:
         return False

@@ -1,4 +1,4 @@
-"""Losses as (sum, count), divided once over the whole global batch."""
+"""Losses as sums with counts, which are divided once, over the whole batch of all devices."""
 
 from typing import NamedTuple
 
@@ -13,27 +13,27 @@ from product_mil.model.packing import packing_of
 
 
 class Sum(NamedTuple):
-    """A sum over items and their number."""
+    """A sum over items, and the number of items."""
 
     total: Float[Array, ""]
     items: Float[Array, ""]
 
     def mean(self) -> Float[Array, ""]:
-        """The mean, 0 over nothing."""
+        """The mean; 0 without items."""
         return self.out_of(self.items)
 
     def out_of(self, items: Num[Array, ""]) -> Float[Array, ""]:
-        """What these items add to the mean over more, of which they are a part."""
+        """What these items contribute to the mean over a larger number of items."""
         return self.total / jnp.maximum(items, 1)
 
 
 class Target(NamedTuple):
-    """What besides the label shapes the loss; all of it is off by default.
+    """Settings of the loss besides the label, which are all off by default.
 
-    `adjustment` is added to the logits in the loss alone: with tau times the logarithm of the
-    class frequencies, the model learns logits that treat classes alike (Menon et al. 2021,
-    equation 10). `level_weights` are of two more terms, the cross-entropies of the groups at
-    levels 1 and 2, whose probabilities are the sums of their classes'.
+    `adjustment` is added to the logits in the loss only. If it is tau times the logarithm of the
+    class frequencies, the model learns logits as for balanced classes (Menon et al. 2021, equation
+    10). `level_weights` are the weights of two more terms, the cross-entropies of the groups at
+    levels 1 and 2. The probability of a group is the sum over its classes.
     """
 
     smoothing: float = 0.0
@@ -45,10 +45,10 @@ class Target(NamedTuple):
 def target_loss(
     logits: Float[Array, "*e k"], label: Int[Array, "*e"], target: Target
 ) -> Float[Array, "*e"]:
-    """The loss of each item; where its label is negative it has to be masked by the caller.
+    """The loss of each item. The caller has to mask items whose label is negative.
 
     Raises:
-        ValueError: level weights without groups.
+        ValueError: there are level weights, but no groups.
     """
     if target.adjustment is not None:
         adjustment = jnp.asarray(target.adjustment, logits.dtype)
@@ -71,16 +71,16 @@ def group_cross_entropy(
     of_class = jnp.asarray(groups)
     own = of_class[jnp.maximum(label, 0)][..., None]
     same = own == of_class.reshape((1,) * (log_probs.ndim - 1) + (-1,))
-    # Never empty: the label's own class is in it.
+    # The sum is never empty, since it has the class of the label.
     return -jax.nn.logsumexp(jnp.where(same, log_probs, -jnp.inf), -1)
 
 
 def cross_entropy(
     logits: Float[Array, "*e k"], label: Int[Array, "*e"], smoothing: float
 ) -> Float[Array, "*e"]:
-    """-log p of the label, mixed with the uniform distribution (Szegedy et al. 2016).
+    """The cross-entropy of the label, smoothed by the uniform distribution (Szegedy et al. 2016).
 
-    A negative label stands for class 0 and has to be masked by the caller.
+    A negative label counts as class 0, and has to be masked by the caller.
     """
     log_probs = jax.nn.log_softmax(logits)
     of_label = jnp.take_along_axis(log_probs, jnp.maximum(label, 0)[..., None], -1)[..., 0]
@@ -88,7 +88,7 @@ def cross_entropy(
 
 
 def masked_sum(values: Float[Array, "*e"], mask: Bool[Array, "*e"]) -> Sum:
-    """Sum and count where the mask is true; what lies elsewhere cannot touch either."""
+    """Sum and count of the values where the mask is true; the others have no influence."""
     return Sum(jnp.where(mask, values, 0).sum(), mask.sum().astype(values.dtype))
 
 
@@ -98,12 +98,12 @@ def learned_products(slots: Slots) -> Bool[Array, "S p"]:
 
 
 def image_labels(slots: Slots) -> Int[Array, "S n"]:
-    """The label of each image's product; -1 where it has none, and for padding."""
+    """The label of each image's product; -1 for padding, and if the product has none."""
     return packing_of(slots).spread(jnp.asarray(slots.label) + 1) - 1
 
 
 def product_loss(output: HeadOutput, slots: Slots, target: Target) -> Sum:
-    """Cross-entropy of products that have a label and at least one readable image."""
+    """The loss of products that have a label and at least one readable image."""
     label = jnp.asarray(slots.label)
     return masked_sum(target_loss(output.logits, label, target), learned_products(slots))
 
@@ -114,10 +114,10 @@ def image_loss(
     target: Target,
     by_attention: bool | Bool[Array, ""] = False,
 ) -> Sum:
-    """Cross-entropy of each image against its product's label.
+    """The loss of each image with the label of its product.
 
-    With `by_attention`, an image counts by its attention relative to the uniform share, so that a
-    product's images still count as many as they are. The attention learns nothing from it.
+    With `by_attention`, each image is weighted by its attention relative to uniform attention, so
+    the weights of a product's images add up to their number. No gradient goes into the attention.
 
     Raises:
         ValueError: the head has no image logits.

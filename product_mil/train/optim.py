@@ -11,7 +11,7 @@ from product_mil.train.state import Arrays
 def learning_rate_schedule(
     peak: float, *, num_steps: int, warmup_fraction: float
 ) -> optax.Schedule:
-    """Rises linearly to `peak`, then follows half a cosine to 0 at `num_steps`."""
+    """A learning rate that rises linearly to `peak`, then falls by a cosine to 0 at `num_steps`."""
     warmup_steps = min(round(num_steps * warmup_fraction), num_steps - 1)
     return optax.warmup_cosine_decay_schedule(
         init_value=peak / (warmup_steps + 1),
@@ -22,18 +22,18 @@ def learning_rate_schedule(
 
 
 def _kernels(parameters: Arrays) -> dict[str, bool]:
-    """Weight decay acts on kernels, not on biases, scales and learned places."""
+    """Which parameters have weight decay: kernels, but not biases, scales and embeddings."""
     return {path: path.endswith("kernel") for path in parameters}
 
 
 def rate_factors(
     paths: Iterable[str], blocks: Sequence[str], decay: float
 ) -> dict[str, float] | None:
-    """What multiplies the learning rate of each parameter: by depth, 1 in the head.
+    """Factors of the learning rate by depth: "layer-wise learning rate decay" (Clark et al. 2020).
 
-    The last of the backbone's `blocks` has `decay`, the one before it `decay` squared, and so on;
-    a block's normalisation, which stands after it by its name and `_norm`, goes with it. None where
-    all have the same rate. "Layer-wise learning rate decay" of Clark et al. 2020 (ELECTRA).
+    The head has 1, the last of the backbone's `blocks` has `decay`, the block before it `decay`
+    squared, and so on. A block and its normalisation, which follows it under its name with `_norm`,
+    have the same factor. The result is None if all rates are equal.
     """
     if decay == 1:
         return None
@@ -60,10 +60,10 @@ def make_optimizer(
 ) -> optax.GradientTransformation:
     """AdamW (Loshchilov & Hutter 2019), NAdamW (with Dozat 2016) or SGD with Nesterov momentum.
 
-    `rate_factors` multiply what a step, its weight decay too, does to each parameter.
+    `rate_factors` multiply the update of each parameter, including its weight decay.
 
     Raises:
-        ValueError: an unknown name.
+        ValueError: the name is unknown.
     """
     rate = learning_rate_schedule(
         learning_rate, num_steps=num_steps, warmup_fraction=warmup_fraction

@@ -1,4 +1,4 @@
-"""How far the host runs ahead of the devices, how fast a stage goes, how long it will take yet."""
+"""Limit how far the host runs ahead of the devices, and measure speed and remaining time."""
 
 import math
 import time
@@ -13,30 +13,30 @@ from product_mil.data.loader import Loaded
 from product_mil.devices.runtime import step_flops
 from product_mil.errors import UserError
 
-STEPS_IN_FLIGHT = 2  # the host runs this far ahead of the devices
-TELL_EVERY_S = 60.0  # how long it will take yet, ...
-TELL_FROM_S = 10.0  # ... if so long
+STEPS_IN_FLIGHT = 2  # the host runs this many steps ahead of the devices
+LOG_EVERY_S = 60.0  # between two lines on the remaining time
+LOG_FROM_S = 10.0  # a shorter remaining time is not logged
 
 
 class StepsInFlight:
-    """The losses of steps that the devices may not have taken yet."""
+    """The losses of steps that the devices may not have finished yet."""
 
     def __init__(self, stage: str) -> None:
         self._stage = stage
         self._losses: deque[tuple[int, Any]] = deque()
 
     def add(self, step: int, loss: Any) -> None:
-        """Note a step; wait for the one before the last two.
+        """Note a step, and wait for the step before the last two.
 
         Raises:
-            UserError: a loss is not finite; `drain` too.
+            UserError: a loss is not finite. `drain` raises it too.
         """
         self._losses.append((step, loss))
         if len(self._losses) > STEPS_IN_FLIGHT:
             self._check_oldest()
 
     def drain(self) -> None:
-        """Wait for all steps under way."""
+        """Wait for all steps."""
         while self._losses:
             self._check_oldest()
 
@@ -53,16 +53,16 @@ class StepsInFlight:
 
 
 class Throughput:
-    """What went through the devices since the last evaluation, and the time that it took."""
+    """Counts images, products and time since the last evaluation."""
 
     def __init__(self, peak_flops_per_s: float) -> None:
-        """`peak_flops_per_s` of all devices; 0: utilisation is not told."""
+        """Take the peak of all devices; with 0, utilisation is not reported."""
         self._peak_flops_per_s = peak_flops_per_s
         self._flops_a_step: float | None = None
         self.restart()
 
     def restart(self) -> None:
-        """Begin to measure anew: after compiling, and after an evaluation and its checkpoint."""
+        """Start measuring again, after compilation or after an evaluation and its checkpoint."""
         self._started, self._waited_s = time.monotonic(), 0.0
         self._steps = self._images = self._products = 0
 
@@ -86,9 +86,9 @@ class Throughput:
         self._products += int((slots.label >= 0).sum())
 
     def rates(self) -> dict[str, float]:
-        """How fast it went, and the share of time spent waiting for data.
+        """The speed, and the share of time spent waiting for data.
 
-        Where the devices' peak is known also what of it the model's operations use (MFU).
+        If the peak of the devices is known, also the share of it that is used (MFU).
         """
         spent_s = max(time.monotonic() - self._started, 1e-9)
         found = {
@@ -103,31 +103,31 @@ class Throughput:
 
 
 class TimeLeft:
-    """How long the rest of a stage will take, evaluations and checkpoints included."""
+    """Estimates the remaining time of a stage, including evaluations and checkpoints."""
 
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
         self._first: tuple[int, float] | None = None  # a step, and when it was done
-        self._told_at = -math.inf
+        self._logged_at = -math.inf
 
     def begin(self, step: int) -> None:
-        """Measure from now on, when this step is done: the first one compiled."""
+        """Start measuring after this step, the first one, which included compilation."""
         self._first = step, time.monotonic()
 
     def seconds(self, step: int) -> float:
-        """Seconds from this step to the last; 0 where only the first one is done."""
+        """Seconds from this step to the last; 0 if only the first one is done."""
         if self._first is None or step == self._first[0]:
             return 0.0
         first, done_at = self._first
         return (time.monotonic() - done_at) / (step - first) * (self._num_steps - step)
 
-    def is_time_to_tell(self, step: int) -> bool:
-        """Whether it is long, and was not told for a minute; now it is."""
-        if self.seconds(step) <= TELL_FROM_S or time.monotonic() - self._told_at < TELL_EVERY_S:
+    def is_time_to_log(self, step: int) -> bool:
+        """Whether the time is long and was not logged for a minute; a true answer counts as log."""
+        if self.seconds(step) <= LOG_FROM_S or time.monotonic() - self._logged_at < LOG_EVERY_S:
             return False
-        self.told()
+        self.logged()
         return True
 
-    def told(self) -> None:
-        """It was told now."""
-        self._told_at = time.monotonic()
+    def logged(self) -> None:
+        """Note that the remaining time was logged now."""
+        self._logged_at = time.monotonic()

@@ -1,4 +1,4 @@
-"""The record of a run: of which format it is, and the version that wrote it."""
+"""The format and the version in the record of a run."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -7,7 +7,7 @@ from product_mil.files.formats import refuse_unknown_format
 from product_mil.version import __version__
 
 VALIDATION = "validation"  # in a checkpoint's record: its metrics, where it was evaluated
-FORMAT = 1  # of a run's JSON files and of a checkpoint's record; 0: they had no number
+FORMAT = 1  # of a run's JSON files and of a checkpoint's record; the oldest have none, which is 0
 
 
 def marked(record: Mapping[str, Any]) -> dict[str, Any]:
@@ -19,7 +19,7 @@ def refuse_newer(record: Mapping[str, Any], place: object) -> None:
     """Refuse a record of a format that this version does not know.
 
     Raises:
-        UserError: with `place`, where the record was found, and the version that wrote it.
+        UserError: the format is unknown; the message has `place` and the version that wrote it.
     """
     known = range(FORMAT + 1)
     refuse_unknown_format(record.get("format", 0), known, record.get("version", "?"), place)

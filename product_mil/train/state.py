@@ -1,4 +1,4 @@
-"""Everything that a training step changes, and the rule of what it may change."""
+"""The state that a training step changes, and the choice of trainable parameters."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -24,19 +24,20 @@ class TrainState(NamedTuple):
     totals: dict[str, Array]
 
 
-# What a training step adds up; see `step.make_train_step`.
+# The sums of a training step; see `step.make_train_step`.
 TOTALS = ("loss", "steps", "correct", "products", "images")
-WHOLE_PARTS = ("head", "all")  # what may be trained besides "from this block up"
+WHOLE_PARTS = ("head", "all")  # values of `trainable` that are not the name of a block
 
 
 def trainable_prefixes(trainable: str, blocks: Sequence[str]) -> tuple[str, ...]:
-    """Beginnings of the paths that `trainable` lets change.
+    """The prefixes of the paths of trainable parameters.
 
-    It is `head`, `all`, or one of `blocks`, the backbone's parts in the order in which an image
-    passes through them: then that part, all after it and the head.
+    `trainable` is `head`, `all`, or one of `blocks`, which are the parts of the backbone in the
+    order in which an image passes through them. A block means that block, all after it and the
+    head.
 
     Raises:
-        ValueError: none of these.
+        ValueError: `trainable` is none of these.
     """
     if trainable == "all":
         return ("head/", "backbone/")
@@ -66,7 +67,7 @@ def partition(
 
 
 def zero_totals() -> dict[str, Array]:
-    """Sums at the beginning of an epoch."""
+    """The totals at the beginning of an epoch, which are 0."""
     return {name: jnp.asarray(np.zeros((), np.float32)) for name in TOTALS}
 
 
@@ -79,7 +80,7 @@ def initial_state(
     blocks: Sequence[str] = (),
     with_ema: bool,
 ) -> TrainState:
-    """The state before the first step; leaves are copies, since steps donate them."""
+    """The state before the first step. Its arrays are copies, since steps donate them."""
     chosen, frozen = partition(parameters, trainable, blocks)
     return TrainState(
         step=jnp.asarray(np.zeros((), np.int32)),
@@ -93,15 +94,15 @@ def initial_state(
 
 
 def _copy(arrays: Arrays) -> Arrays:
-    """Copies made by NumPy: JAX would compile a program for each shape."""
+    """Copies of the arrays, made by NumPy because JAX would compile a program for each shape."""
     return {path: jnp.array(np.array(value)) for path, value in arrays.items()}
 
 
 def evaluated_parameters(state: TrainState) -> Arrays:
-    """The parameters that evaluation, export and the next stage use: the average where kept."""
+    """The parameters for evaluation, export and the next stage: the moving average if kept."""
     return {**state.frozen, **(state.trainable if state.ema is None else state.ema)}
 
 
 def abstract(tree: Any) -> Any:
-    """Shapes and types of a state, with where its leaves live, for restoring into."""
+    """The shapes, types and devices of a state, into which a checkpoint can be restored."""
     return jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), tree)

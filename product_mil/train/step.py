@@ -1,4 +1,4 @@
-"""The training step: a pure function of state and batch, jitted once; whole or in parts."""
+"""The training step: a jitted pure function of state and batch, for a batch at once or in parts."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -24,16 +24,16 @@ NOTHING = Ranges()  # no augmentation
 
 
 class Part(NamedTuple):
-    """A batch, or some of its shards, and what they have to know of the whole."""
+    """A batch or some of its shards, with numbers of the whole batch."""
 
     batch: Batch
-    first_shard: Int[Array, ""]  # its place in the whole batch
-    products: Int[Array, ""]  # of the whole batch, those that have a loss
-    images: Int[Array, ""]
+    first_shard: Int[Array, ""]  # index of the first shard in the whole batch
+    products: Int[Array, ""]  # products of the whole batch that have a loss
+    images: Int[Array, ""]  # images of the whole batch that have a loss
 
 
 def parts_of(batch: Batch, num_parts: int) -> list[Part]:
-    """The batch's shards in equal parts, in their order."""
+    """The shards of a batch, in order, divided into equal parts."""
     slots, shards = batch.slots, len(batch.slots.label)
     of_part = shards // num_parts
     products, images = learned_products(slots).sum(), (image_labels(slots) >= 0).sum()
@@ -49,7 +49,7 @@ def parts_of(batch: Batch, num_parts: int) -> list[Part]:
 
 
 class Gradient(NamedTuple):
-    """What a batch says to the parameters; over its parts it adds up."""
+    """The gradient and the totals of a batch, which are sums over its parts."""
 
     parameters: Arrays
     totals: dict[str, Array]
@@ -69,22 +69,22 @@ def make_train_step(
     attention_weighted_from_step: int | None = None,
     num_parts: int = 1,
 ) -> Callable[[TrainState, Batch, PRNGKeyArray], tuple[TrainState, Array]]:
-    """A step that differentiates the trainable parameters alone and donates the state.
+    """A function that takes a training step and returns the new state and the loss.
 
-    It returns the new state and the batch's loss.
+    Only the trainable parameters are differentiated. The old state is donated.
 
-    The key is folded with the step, so randomness (dropout, and augmentation within `ranges`)
-    depends on (seed, step, slot) and nothing else. So does stochastic depth, which is off while
-    the backbone is frozen: there it would be noise that cached embeddings do not have.
+    Random numbers of dropout, augmentation (within `ranges`) and stochastic depth depend on seed,
+    step and slot alone. Stochastic depth is off while the backbone is frozen, because cached
+    embeddings cannot have it.
 
-    From `attention_weighted_from_step` on, images count in their own loss by their attention.
+    From `attention_weighted_from_step` on, images are weighted by their attention in their loss.
 
-    The batch's shards go through the net in `num_parts` parts, one after another, whose gradients
-    add up to that of the whole batch: the memory is that of a part. Each part is a call of its own,
-    for XLA's CPU runtime uses fewer cores in the body of a loop.
+    The shards of a batch pass through the net in `num_parts` parts, one after another, whose
+    gradients are added up. This needs the memory of one part. Each part is a separate call, because
+    XLA's CPU runtime uses fewer cores in the body of a loop.
 
     Raises:
-        ValueError: parts of a batch whose statistics are over all of it.
+        ValueError: there are several parts, but statistics are over the whole batch.
     """
     if batch_statistics and num_parts > 1:
         raise ValueError("statistics of a batch need the whole batch at once")
@@ -134,7 +134,7 @@ def _make_gradient(
     ranges: Ranges,
     attention_weighted_from_step: int | None,
 ) -> GradientOf:
-    """The gradient and the totals of a part, and the running statistics that it leaves."""
+    """A function that returns the gradient and totals of a part, and new running statistics."""
 
     def loss_of(
         trainable: Arrays, state: TrainState, part: Part, key: PRNGKeyArray
@@ -185,12 +185,12 @@ def _make_gradient(
 def _make_update(
     optimizer: optax.GradientTransformation, ema_decay: float
 ) -> Callable[[TrainState, Gradient, Arrays], tuple[TrainState, Array]]:
-    """The state after a gradient and new running statistics, and the loss."""
+    """A function that returns the state after a gradient and new statistics, and the loss."""
 
     def updated(state: TrainState, found: Gradient, statistics: Arrays) -> tuple[TrainState, Array]:
         totals = {**found.totals, "steps": jnp.ones(())}
         any_image = totals["images"] > 0
-        # Batch statistics over no image at all are NaN, and would be for ever.
+        # Batch statistics without any image are NaN, and would stay NaN.
         gradient = jax.tree.map(lambda g: jnp.where(any_image, g, 0), found.parameters)
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.trainable)
         trainable: Arrays = optax.apply_updates(state.trainable, updates)  # type: ignore[assignment]
@@ -200,7 +200,7 @@ def _make_update(
         }
         ema = state.ema
         if ema is not None:
-            # The weights of an average that never knew what it started from (Kingma & Ba 2015).
+            # Weights that correct the bias of the average to its start (Kingma & Ba 2015).
             steps = state.step.astype(jnp.float32)
             kept, whole = (-jnp.expm1(s * jnp.log(ema_decay)) for s in (steps, steps + 1))
             decay = ema_decay * kept / whole

@@ -1,4 +1,4 @@
-"""The checkpoints of a stage as directories, each named by its step: which there are, which go."""
+"""The directories of a stage's checkpoints, named by their steps: which exist, and which stay."""
 
 import json
 import os
@@ -10,19 +10,19 @@ from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.train.digests import what_is_damaged
 
 BEST_METRIC = "valid/top1"
-_KEPT_LATEST = 2  # the last one may be damaged
-_METRICS_FILE = Path("metrics", "metrics")  # as Orbax's own manager, which wrote older ones, has it
+_KEPT_LATEST = 2  # two, since the last one may be damaged
+_METRICS_FILE = Path("metrics", "metrics")  # as in older checkpoints, which Orbax's manager wrote
 
 
 class StepDirectories:
-    """Directories below one; `whole` are those whose digests were found right."""
+    """The checkpoints in a directory; `whole` are those whose digests were checked."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
         self.whole: set[int] = set()
 
     def path(self, step: int) -> Path:
-        """Where the checkpoint of a step lies."""
+        """The directory of a step's checkpoint."""
         return self.directory / str(step)
 
     def steps(self) -> list[int]:
@@ -45,14 +45,14 @@ class StepDirectories:
         return found
 
     def write_score(self, draft: Path, score: float) -> None:
-        """Note the validation top-1 in a draft."""
+        """Write the validation top-1 into a draft."""
         file = draft / _METRICS_FILE
         file.parent.mkdir()
         file.write_text(json.dumps({BEST_METRIC: score}), encoding="utf-8")
 
     def publish(self, draft: Path, step: int) -> None:
-        """Give a draft its name, and remove what is neither among the last two nor the best."""
-        self._remove(step)  # one of an earlier try
+        """Rename a draft to its step, and keep only the last two checkpoints and the best one."""
+        self._remove(step)  # from an earlier attempt
         draft.rename(self.path(step))
         self.whole.add(step)
         kept = set(self.steps()[-_KEPT_LATEST:]) | set(self.best_first()[: bool(self._scores())])
@@ -60,20 +60,20 @@ class StepDirectories:
             self._remove(old)
 
     def _remove(self, step: int) -> None:
-        """Remove a checkpoint, at once for whoever reads there."""
+        """Remove a checkpoint. It is renamed first, so readers never see a part of it."""
         going = self.directory / f"{DRAFT_PREFIX}{step}-removed"
         with suppress(FileNotFoundError):
             self.path(step).rename(going)
         shutil.rmtree(going, ignore_errors=True)
 
     def remove_drafts(self) -> None:
-        """Remove what a killed process left, of this version and of older ones."""
+        """Remove drafts that killed processes of this or older versions left."""
         for path in self.directory.iterdir():
             if path.name.startswith(DRAFT_PREFIX) or "orbax-checkpoint-tmp" in path.name:
                 shutil.rmtree(path, ignore_errors=True)
 
     def set_aside(self, step: int) -> Path:
-        """Give a damaged checkpoint another name, which is returned."""
+        """Rename a damaged checkpoint, and return its new path."""
         number, aside = 1, self.directory / f"damaged-{step}"
         while os.path.lexists(aside):
             number += 1
@@ -82,10 +82,10 @@ class StepDirectories:
         return aside
 
     def damage(self, step: int) -> str | None:
-        """What is wrong with a checkpoint's files; None where they are whole.
+        """The damage to a checkpoint's files; None if there is none.
 
         Raises:
-            FileNotFoundError: it has no digests.
+            FileNotFoundError: the checkpoint has no digests.
         """
         if step in self.whole:
             return None

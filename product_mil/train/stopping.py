@@ -1,4 +1,4 @@
-"""Requests to stop: signals that become a question which the training loop asks."""
+"""Requests to stop, by signals that the training loop asks for."""
 
 import signal
 from collections.abc import Callable, Iterator
@@ -8,17 +8,17 @@ from typing import Any
 
 @contextmanager
 def stop_requests() -> Iterator[Callable[[], int]]:
-    """Turn SIGTERM, SIGHUP and Ctrl-C into a question that the loop asks after each step.
+    """A function that the loop calls after each step to learn of SIGTERM, SIGHUP or Ctrl-C.
 
-    The answer is the signal's number, 0 while there was none. A SIGHUP that is ignored (under
-    nohup) stays ignored.
+    It returns the number of the signal, or 0 if there was none. A SIGHUP that is ignored (under
+    nohup) stays ignored. A second signal stops at once, without saving.
     """
     asked: list[int] = []
 
     def ask(number: int, _: object) -> None:
         # A closed terminal may send SIGHUP more than once.
         if number != signal.SIGHUP and any(one != signal.SIGHUP for one in asked):
-            raise KeyboardInterrupt  # asked twice: at once, without saving
+            raise KeyboardInterrupt  # the second request: stop at once, without saving
         asked.append(number)
 
     before: dict[int, Any] = {}

@@ -78,9 +78,9 @@ def test_equal_predictions_print_alike(classifier: Classifier, products: list[li
     assert list(map(repr, once)) == list(map(repr, again))
     assert once[0] != once[1]
     assert len({*once, *again}) == len(set(once))  # can be hashed
-    told = once[6].to_dict()
-    assert json.loads(json.dumps(told)) == told
-    assert told == {
+    found = once[6].to_dict()
+    assert json.loads(json.dumps(found)) == found
+    assert found == {
         "category_ids": list(once[6].category_ids),
         "names": [list(path) for path in once[6].names],
         "probabilities": list(once[6].probabilities),
@@ -111,7 +111,7 @@ def test_a_bad_image_costs_that_image(classifier: Classifier, products: list[lis
         assert alone == dataclasses.replace(prior, images=with_bad.images[:1])
     (found,) = classifier.predict([bad])
     assert [image.error for image in found.images] == [
-        "not a readable picture: it is a text that begins with 'no image'",
+        "not a readable image: it is a text that begins with 'no image'",
         "nowhere.jpg: there is no such file",
         "the array is uint8[4, 4], and not uint8[h, w, 3]",
     ]

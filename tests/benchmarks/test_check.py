@@ -19,7 +19,7 @@ def check(directory: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_what_is_slower_by_more_than_a_tenth_is_seen(tmp_path: Path) -> None:
-    """With a benchmark that prints what it is told to."""
+    """With a benchmark that prints what it is asked to."""
     parts = tmp_path / "benchmarks" / "parts"
     parts.mkdir(parents=True)
     for package in (parts.parent, parts):

@@ -146,7 +146,7 @@ def test_reference(
     assert found["headline"] == ["joint", "averaged/vote"]
     assert sum(pair.endswith("_minus_averaged/vote") for pair in found["difference"]) == 5
     text = (tmp_path / "index.html").read_text(encoding="utf-8")
-    assert "<title>joint or averaged/vote? 58 products judged by both</title>" in text
+    assert "<title>joint or averaged/vote? 58 products answered by both</title>" in text
     said = capsys.readouterr().out.splitlines()
     rows = [line for line in said if line.startswith("averaged/vote ")]
     assert len(rows) == 2  # of all products, and by number of images
@@ -310,7 +310,7 @@ def test_refusals(
         ),
         (
             ("--train", "--configs", f"a={config}:smoke", f"b={config}:laptop", *data, *out),
-            "no equal rivals",
+            "cannot be compared fairly",
         ),
     ):
         with pytest.raises(SystemExit) as left:

@@ -154,15 +154,15 @@ def test_levels(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str]) -
     assert [int(row["_id"]) for row in rows] == [record["_id"] for record in records]
     levels = set()
     for row, of_class in zip(rows, sharp, strict=True):
-        level, told = int(row["level"]), float(row["probability"])
+        level, written = int(row["level"]), float(row["probability"])
         levels.add(level)
         sums: list[dict[tuple[str, ...], float]] = [{}, {}, {}, {}]
         for name, probability in zip(names, of_class, strict=True):
             for depth in range(4):
                 sums[depth][name[:depth]] = sums[depth].get(name[:depth], 0) + probability
         node = tuple(row[f"category_level{depth}"] for depth in range(1, level + 1))
-        assert told == pytest.approx(max(sums[level].values()), abs=1e-3)
-        assert sums[level][node] == pytest.approx(told, abs=1e-3)
+        assert written == pytest.approx(max(sums[level].values()), abs=1e-3)
+        assert sums[level][node] == pytest.approx(written, abs=1e-3)
         if level < 3:
             assert max(sums[level + 1].values()) < 0.05 + 1e-3
             assert row["category_id"] == ""

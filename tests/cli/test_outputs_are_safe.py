@@ -79,7 +79,7 @@ BESIDE = {  # files that an output brings along
 
 
 def keeps_marks(path: Path) -> bool:
-    """Whether this file system has extended attributes, by which a submission of ours is told."""
+    """Whether this file system has extended attributes, which mark our submissions."""
     try:
         os.setxattr(path, "user.test", b"1")
     except (OSError, AttributeError):

@@ -1,4 +1,4 @@
-"""The ladder: planned for the weights at hand, trained within a budget, gone on with."""
+"""The table: planned for the weights at hand, trained within a budget, continued."""
 
 import csv
 import json
@@ -9,39 +9,39 @@ import pytest
 
 from product_mil.cli import seed_table
 from product_mil.runs.trained import open_run
-from product_mil.seed_table.plan import Ladder, plan
+from product_mil.seed_table.plan import TableOptions, plan
 from product_mil.sources.sample.draw import SampleFiles
 
 
 def planned_with(**changed: Any) -> tuple[Any, list[str]]:
-    return plan(Ladder(output=Path("unused"), **changed))
+    return plan(TableOptions(output=Path("unused"), **changed))
 
 
 def test_the_packaged_net_takes_the_place_of_what_is_not_at_hand() -> None:
     planned, left_out = planned_with()
     assert left_out == []
-    names = [rung.name for rung in planned]
+    names = [system.name for system in planned]
     assert names[:5] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
     assert names[5:] == ["efficientnet_lite0", "efficientnet_lite0-joint"]
     averaged, joint = planned[5:]
     assert averaged.note == "in place of inception_v3 and xception, whose weights are not at hand"
     assert (averaged.share, joint.share) == (8.0, 8.0)
-    poolings = [rung.config.model.pooling for rung in (averaged, joint)]
+    poolings = [system.config.model.pooling for system in (averaged, joint)]
     assert poolings == ["probabilities", "posterior_attention"]
-    for rung in (averaged, joint):
-        assert rung.config.model.backbone == "efficientnet_lite0"
-        assert rung.config.model.weights == "imagenet"
-        assert rung.config.finetune.trainable == "blocks/14"
+    for system in (averaged, joint):
+        assert system.config.model.backbone == "efficientnet_lite0"
+        assert system.config.model.weights == "imagenet"
+        assert system.config.finetune.trainable == "blocks/14"
 
 
-def test_without_the_package_the_pretrained_rungs_are_left_out(
+def test_without_the_package_the_pretrained_systems_are_left_out(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(
         "product_mil.model.weights.published.importlib.util.find_spec", lambda _: None
     )
     planned, left_out = planned_with()
-    assert [rung.name for rung in planned] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
+    assert [system.name for system in planned] == ["prior", "tree", "cnn_1", "cnn_2", "cnn_3"]
     assert len(left_out) == 4
     assert (
         "inception_v3-joint: no weights of inception_v3 at hand, nor of efficientnet_lite0"
@@ -54,7 +54,7 @@ def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(tmp_path: Pat
     weights.touch()
     planned, left_out = planned_with(weights=[f"mobilenet_v2={weights}"])
     assert left_out == []
-    by_name = {rung.name: rung for rung in planned}
+    by_name = {system.name: system for system in planned}
     assert list(by_name)[-2:] == ["mobilenet_v2", "mobilenet_v2-joint"]
     joint = by_name["mobilenet_v2-joint"]
     assert joint.note == (
@@ -67,8 +67,8 @@ def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(tmp_path: Pat
     assert joint.config.finetune.trainable == "blocks/14"
     # With weights of its own a net stands for itself.
     both = [f"mobilenet_v2={weights}", f"xception={weights}"]
-    planned, _ = planned_with(weights=both, rungs=["xception", "inception_v3"])
-    names = {rung.name: rung for rung in planned}
+    planned, _ = planned_with(weights=both, systems=["xception", "inception_v3"])
+    names = {system.name: system for system in planned}
     assert list(names) == ["mobilenet_v2", "xception"]
     assert names["xception"].note == ""
     assert names["xception"].config.finetune.trainable == "blocks/11"
@@ -76,7 +76,7 @@ def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_ladder_within_a_budget_and_gone_on_with(
+def test_the_table_within_a_budget_and_gone_on_with(
     sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def table(budget_minutes: float) -> dict[str, dict[str, str]]:
@@ -116,7 +116,7 @@ def test_the_ladder_within_a_budget_and_gone_on_with(
 @pytest.mark.parametrize(
     ("flags", "message"),
     [
-        (["--rungs", "cnn_4"], "there is no such rung"),
+        (["--rungs", "cnn_4"], "there is no such system"),
         (["--weights", "xception"], "expected BACKBONE=FILE"),
         (["--budget_minutes", "0"], "must be above 0"),
         (["--budget"], "unknown argument"),

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from statsmodels.stats import contingency_tables, multitest
 
-from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.answers import Answers, Entry, Questions
 from product_mil.compare.json_file import comparison_values, pair_key
 from product_mil.compare.statistics.comparison import compare
 from product_mil.compare.statistics.confusion import confusion_matrix, confusions
@@ -57,10 +57,10 @@ def answers(asked: Questions, share_right: float, seed: int) -> Answers:
 
 
 def values_of(
-    asked: Questions, contestants: Sequence[Contestant], pairs: Sequence[tuple[str, str]]
+    asked: Questions, entries: Sequence[Entry], pairs: Sequence[tuple[str, str]]
 ) -> dict[str, Any]:
     """As `comparison.json` has them."""
-    return comparison_values(compare(asked, contestants, pairs, tree()))
+    return comparison_values(compare(asked, entries, pairs, tree()))
 
 
 @pytest.fixture(scope="module")
@@ -71,8 +71,8 @@ def asked() -> Questions:
 def test_values(asked: Questions) -> None:
     """Every number again with plain NumPy and statsmodels."""
     a, b = answers(asked, 0.7, 1), answers(asked, 0.55, 2)
-    contestants = [Contestant("joint", (a,), "mean"), Contestant("averaged", (b,), "probabilities")]
-    found = values_of(asked, contestants, [("joint", "averaged")])
+    entries = [Entry("joint", (a,), "mean"), Entry("averaged", (b,), "probabilities")]
+    found = values_of(asked, entries, [("joint", "averaged")])
     assert found["n"] == N
     right = {"joint": a.guess == asked.category_id, "averaged": b.guess == asked.category_id}
     for name, one in (("joint", a), ("averaged", b)):
@@ -142,7 +142,7 @@ def test_values(asked: Questions) -> None:
 
 def test_two_copies_differ_by_exactly_nothing(asked: Questions) -> None:
     one = answers(asked, 0.6, 1)
-    pair = [Contestant("a", (one,), "mean"), Contestant("b", (one,), "mean")]
+    pair = [Entry("a", (one,), "mean"), Entry("b", (one,), "mean")]
     found = values_of(asked, pair, [("a", "b")])["difference"]["a_minus_b"]
     assert (found["value"], found["ci95"], found["mcnemar_p"]) == (0, [0, 0], 1)
     assert (found["nll"]["value"], found["nll"]["ci95"]) == (0, [0, 0])
@@ -156,7 +156,7 @@ def test_seeds(asked: Questions) -> None:
     """Means over seeds, their spread, one pooled test, and the exact ones of each pair of seeds."""
     a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))
     b = tuple(answers(asked, 0.6, seed) for seed in (4, 5, 6))
-    pair = [Contestant("a", a, "mean"), Contestant("b", b, "probabilities")]
+    pair = [Entry("a", a, "mean"), Entry("b", b, "probabilities")]
     found = values_of(asked, pair, [("a", "b")])
     of_a, of_b = ([(s.guess == asked.category_id).mean() for s in seeds] for seeds in (a, b))
     run = found["runs"]["a"]
@@ -199,7 +199,7 @@ def test_a_handful_of_changes(changed: int, p: float) -> None:
     few = Questions(np.arange(20), np.full(20, 10), None)
     b = Answers(np.full(20, 20))
     a = Answers(np.where(np.arange(20) < changed, 10, 20))
-    pair = [Contestant("a", (a,) * 3, "mean"), Contestant("b", (b,) * 3, "probabilities")]
+    pair = [Entry("a", (a,) * 3, "mean"), Entry("b", (b,) * 3, "probabilities")]
     found = values_of(few, pair, [("a", "b")])["difference"]["a_minus_b"]
     assert found["p"] == pytest.approx(p)
     assert found["value"] == pytest.approx(changed / 20)
@@ -210,7 +210,7 @@ def test_fewer_seeds_of_one(asked: Questions) -> None:
     """They are no pairs: each draws its own, in all products and in groups alike."""
     a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))
     b = (answers(asked, 0.6, 4),)
-    pair = [Contestant("a", a, "mean"), Contestant("b", b, "probabilities")]
+    pair = [Entry("a", a, "mean"), Entry("b", b, "probabilities")]
     everything = replace(asked, num_images=np.full(N, 2, np.int32))
     found = values_of(everything, pair, [("a", "b")])["difference"]["a_minus_b"]
     of_a, of_b = ([(s.guess == asked.category_id).mean() for s in seeds] for seeds in (a, b))
@@ -229,7 +229,7 @@ def test_control(asked: Questions) -> None:
     same_there = replace(base, guess=np.where(single, base.guess, better.guess))
 
     def looked_at(a: Answers, b: Answers) -> Control:
-        pair = [Contestant("a", (a,), "mean"), Contestant("b", (b,), "probabilities")]
+        pair = [Entry("a", (a,), "mean"), Entry("b", (b,), "probabilities")]
         found = compare(asked, pair, [("a", "b")], tree()).difference("a", "b")
         said = control(asked, pair[0], pair[1], found)
         assert said is not None
@@ -248,7 +248,7 @@ def test_control(asked: Questions) -> None:
     said = looked_at(replace(base, guess=guess), base)
     assert (said.holds, said.treats_alike) == (False, True)
     unknown = replace(asked, num_images=None)
-    pair = [Contestant("a", (base,), "mean"), Contestant("b", (base,), "probabilities")]
+    pair = [Entry("a", (base,), "mean"), Entry("b", (base,), "probabilities")]
     found = compare(unknown, pair, [("a", "b")], tree()).difference("a", "b")
     assert "by_num_images" not in found.groups
     assert control(unknown, pair[0], pair[1], found) is None
@@ -257,12 +257,12 @@ def test_control(asked: Questions) -> None:
 def test_a_run_may_have_any_name(asked: Questions) -> None:
     """Also one that looks like a pair, or like a word of the file."""
     names = ("a_minus_b", "a", "b_minus_a", "own", "total", "b", "x_minus", 'say "minus"')
-    contestants = [
-        Contestant(name, (answers(asked, 0.5 + 0.05 * place, place),), "mean")
+    entries = [
+        Entry(name, (answers(asked, 0.5 + 0.05 * place, place),), "mean")
         for place, name in enumerate(names)
     ]
-    pairs = [(x.name, y.name) for x, y in itertools.combinations(contestants, 2)]
-    comparison = compare(asked, contestants, pairs, tree())
+    pairs = [(x.name, y.name) for x, y in itertools.combinations(entries, 2)]
+    comparison = compare(asked, entries, pairs, tree())
     found = comparison_values(comparison)
     assert list(found["runs"]) == list(names)
     assert [(one["a"], one["b"]) for one in found["difference"].values()] == pairs

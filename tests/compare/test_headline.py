@@ -3,8 +3,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.compare.answers import Answers, Contestant
-from product_mil.compare.gather.headline import all_pairs, contestant_names, headline_of, pooling_of
+from product_mil.compare.answers import Answers, Entry
+from product_mil.compare.gather.headline import all_pairs, entry_names, headline_of, pooling_of
 from product_mil.errors import UserError
 
 POOLINGS = {"averaged": "probabilities", "mean": "mean", "file": "from a file"}
@@ -31,15 +31,14 @@ def test_an_unknown_reference(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("reference", contestant_names(POOLINGS))
+@pytest.mark.parametrize("reference", entry_names(POOLINGS))
 def test_every_pair_once(reference: str) -> None:
-    names = contestant_names(POOLINGS)
+    names = entry_names(POOLINGS)
     nothing = (Answers(np.zeros(1, np.int64)),)
-    contestants = [
-        Contestant(name, nothing, "", name.partition("/")[0] if "/" in name else None)
-        for name in names
+    entries = [
+        Entry(name, nothing, "", name.partition("/")[0] if "/" in name else None) for name in names
     ]
-    pairs = all_pairs(contestants, reference)
+    pairs = all_pairs(entries, reference)
     assert len(pairs) == len(names) * (len(names) - 1) / 2
     assert len({frozenset(pair) for pair in pairs}) == len(pairs)
     assert sum(b == reference for _, b in pairs) == len(names) - 1

@@ -16,7 +16,7 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 
-from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.answers import Answers, Entry, Questions
 from product_mil.compare.gather.headline import all_pairs
 from product_mil.compare.page.figures import Confusion
 from product_mil.compare.page.gallery import (
@@ -89,10 +89,10 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         open_catalogue(directory / "d.bson", progress=False),
         np.arange(N),
     )
-    pair = (Contestant(EVIL, (a,), "mean"), Contestant("averaged", (b,), "probabilities"))
-    rule = Contestant("averaged/vote", (Answers(other),), "each image has one vote", "averaged")
-    contestants = (*pair, rule)
-    found = compare(asked, contestants, all_pairs(contestants, "averaged"), categories)
+    pair = (Entry(EVIL, (a,), "mean"), Entry("averaged", (b,), "probabilities"))
+    rule = Entry("averaged/vote", (Answers(other),), "each image has one vote", "averaged")
+    entries = (*pair, rule)
+    found = compare(asked, entries, all_pairs(entries, "averaged"), categories)
     report = Report(
         comparison=found,
         headline=(EVIL, "averaged"),
@@ -137,7 +137,7 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     path, gallery = made
     browser.get(path.resolve().as_uri())
     assert status(browser) == "1 to 12 of 40 products, page 1 of 4"
-    # Pictures are there, whole, and one is said to be damaged.
+    # Thumbnails are there and whole, and one image is said to be damaged.
     assert len(articles(browser)) == 12
     shown = browser.execute_script(
         "return [...document.images].filter(i => { i.loading = 'eager'; return i.alt; })"
@@ -203,7 +203,7 @@ def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_every_pair(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
-    """The better of two comes first; those of one contestant can be picked."""
+    """The better of two comes first; the pairs of one entry can be chosen."""
     browser.get(made[0].resolve().as_uri())
 
     def pairs() -> list[tuple[str, str, str]]:
@@ -229,14 +229,14 @@ def test_every_pair(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
 def test_the_verdict_comes_first(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     browser.get(made[0].resolve().as_uri())
     said = browser.find_element(By.CSS_SELECTOR, "main p").text
-    assert said.startswith(f"No difference between {EVIL} and averaged can be told: ")
+    assert said.startswith(f"No difference between {EVIL} and averaged is shown: ")
 
 
 def test_everybody_by_number_of_images(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     """With an interval in each cell."""
     browser.get(made[0].resolve().as_uri())
     region = browser.find_element(
-        By.CSS_SELECTOR, "[aria-label='Table of all contestants by number of images']"
+        By.CSS_SELECTOR, "[aria-label='Table of all entries by number of images']"
     )
     rows = region.find_elements(By.CSS_SELECTOR, "tbody tr")
     assert [row.find_element(By.TAG_NAME, "th").text for row in rows] == ["averaged", "vote", EVIL]
@@ -324,7 +324,7 @@ def test_no_address_in_the_page(made: tuple[Path, dict[str, Any]]) -> None:
 
 
 def test_the_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pictures that recur are held once; once they fill the room, no more products are shown."""
+    """Thumbnails that recur are kept once; when they fill the room, no more products are shown."""
     rng = np.random.default_rng(0)
     n = 40
     records = []
@@ -348,7 +348,7 @@ def test_the_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     everything = made()
     assert len(everything["cards"]) == n
     assert len(everything["pictures"]) == n // 2 + 1
-    monkeypatch.setattr("product_mil.compare.page.gallery.MAX_PICTURES_BYTES", 50_000)
+    monkeypatch.setattr("product_mil.compare.page.gallery.MAX_THUMBNAILS_BYTES", 50_000)
     some = made()
     assert 1 < len(some["cards"]) < n
     largest = max(map(len, everything["pictures"]))

@@ -7,7 +7,7 @@ import pytest
 
 from product_mil.compare.page.sentences import summary, verdict
 from product_mil.compare.page.tables import (
-    contestant_rows,
+    entry_rows,
     pair_rows,
     table_by_num_images,
     terminal_table,
@@ -120,7 +120,7 @@ NOTHING = change(0.002, (-0.01, 0.014), 0.7)
             difference(0.01, (-0.005, 0.025), 0.19),
             1,
             {"differing_fields": {"seed": {}}},
-            "No difference between joint and averaged can be told: joint is ahead by 1.0 points "
+            "No difference between joint and averaged is shown: joint is ahead by 1.0 points "
             "(95 %: \u22120.5 to 2.5, p = 0.190; 1 seed, 1,500 products); to confirm that takes "
             "about 9,012 products; the runs differ in more than the pooling.",
         ),
@@ -128,7 +128,7 @@ NOTHING = change(0.002, (-0.01, 0.014), 0.7)
             difference(-0.01, (-0.025, 0.005), 0.19),
             3,
             {},
-            "No difference between joint and averaged can be told: averaged is ahead by 1.0 points "
+            "No difference between joint and averaged is shown: averaged is ahead by 1.0 points "
             "(95 %: \u22120.5 to 2.5, p = 0.190; 3 seeds, 1,500 products); to confirm that takes "
             "about 9,012 products or more seeds.",
         ),
@@ -142,7 +142,7 @@ NOTHING = change(0.002, (-0.01, 0.014), 0.7)
             difference(0.0, (-0.01, 0.01), 1.0, products_needed=None),
             1,
             {},
-            "No difference between joint and averaged can be told: both are right as often "
+            "No difference between joint and averaged is shown: both are right as often "
             "(95 %: \u22121.0 to 1.0, p = 1; 1 seed, 1,500 products).",
         ),
         (
@@ -158,7 +158,7 @@ NOTHING = change(0.002, (-0.01, 0.014), 0.7)
             difference(0.01, (0.001, 0.02), 0.06),
             1,
             {},
-            "No difference between joint and averaged can be told: joint is ahead by 1.0 points "
+            "No difference between joint and averaged is shown: joint is ahead by 1.0 points "
             "(95 %: 0.1 to 2.0, p = 0.060; 1 seed, 1,500 products); to confirm that takes "
             "about 9,012 products.",
         ),
@@ -219,7 +219,7 @@ def test_pairs_with_the_better_first() -> None:
     assert [(row.better, row.worse, row.change.fixed, row.change.broke) for row in found] == [
         ("joint", "averaged/vote", 70, 20.5),
         ("joint", "averaged", 70, 20.5),
-        ("averaged/vote", "averaged", 20.5, 70),  # told as averaged minus the rule
+        ("averaged/vote", "averaged", 20.5, 70),  # stored as averaged minus the rule
     ]
     assert [row.change.value for row in found] == pytest.approx([0.05, 0.1, 0.05])
     assert found[2].change.ci95 == pytest.approx((0.03, 0.06))
@@ -227,12 +227,12 @@ def test_pairs_with_the_better_first() -> None:
 
 def test_a_rule_as_reference() -> None:
     """It stands first with its whole name, and its run after it."""
-    rows = contestant_rows(with_rule("averaged/vote"))
+    rows = entry_rows(with_rule("averaged/vote"))
     assert [row.name for row in rows] == ["averaged/vote", "averaged", "joint"]
     assert [row.change and row.change.value for row in rows] == [
         None, pytest.approx(-0.05), pytest.approx(0.05),
     ]  # fmt: skip
-    rows = contestant_rows(with_rule("averaged"))
+    rows = entry_rows(with_rule("averaged"))
     assert [(row.name, row.is_indented) for row in rows] == [
         ("averaged", False), ("vote", True), ("joint", False),
     ]  # fmt: skip

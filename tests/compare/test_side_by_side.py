@@ -170,7 +170,7 @@ def test_a_process_that_dies_is_named(
 @pytest.mark.slow
 def test_runs_end_with_whoever_started_them(config: Config, tmp_path: Path) -> None:
     """Killed, it leaves no process behind; the run has saved."""
-    told = {
+    request = {
         "imports": [],
         "spec": "",
         "config": endless(config).to_dict(),
@@ -184,7 +184,7 @@ def test_runs_end_with_whoever_started_them(config: Config, tmp_path: Path) -> N
         stderr=subprocess.PIPE,
     )
     assert process.stdin is not None
-    process.stdin.write(json.dumps(told).encode() + b"\n")
+    process.stdin.write(json.dumps(request).encode() + b"\n")
     process.stdin.flush()
     while not trains(tmp_path / "r"):
         assert process.poll() is None

@@ -74,8 +74,8 @@ def test_shared_memory_is_the_same_where_another_maps_it() -> None:
     array = memory.empty((2, 3), np.int32)
     array[...] = np.arange(6).reshape(2, 3)
     region = memory.region_of(array)
-    with region.map(memory.descriptor) as elsewhere:
-        assert np.frombuffer(elsewhere, np.int32, 6).tolist() == [0, 1, 2, 3, 4, 5]
+    with region.map(memory.descriptor) as other:
+        assert np.frombuffer(other, np.int32, 6).tolist() == [0, 1, 2, 3, 4, 5]
 
 
 def test_a_pool_takes_the_memory_that_it_is_given() -> None:

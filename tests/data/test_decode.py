@@ -429,7 +429,7 @@ def test_avif_is_read() -> None:
 def test_avif_that_is_cut_or_too_large_is_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
     data = avif()
     for stop in (13, 40, len(data) // 2, len(data) - 9):
-        with pytest.raises(ImageError, match="not a readable picture"):
+        with pytest.raises(ImageError, match="not a readable image"):
             decoded(data[:stop])
     monkeypatch.setattr(images, "MAX_PIXELS", 1000)
 
@@ -470,7 +470,7 @@ def box(*brands: bytes) -> bytes:
     ],
 )
 def test_what_is_not_read_is_named(data: bytes, name: str) -> None:
-    with pytest.raises(ImageError, match=f"^not a readable picture: {name}"):
+    with pytest.raises(ImageError, match=f"^not a readable image: {name}"):
         decoded(data)
 
 

@@ -170,13 +170,15 @@ def test_identical_images_share_a_reason_only_where_it_is_their_own(
         store, [products], counting, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
     )
     assert embedded == 3  # photos 0, 2 and 3
-    told = {fault.product_id: fault.reason for fault in faults}
-    assert told.keys() == {1, 2, 3, 11, 13, 21}
-    assert all("damaged JPEG" in told[i] or "not a readable" in told[i] for i in (11, 21))
-    assert "No such file" in told[2]
-    assert "No such file" in told[3]
-    assert "other bytes than were indexed" in told[13]
-    assert "No such file" in told[1]
+    faults_by_id = {fault.product_id: fault.reason for fault in faults}
+    assert faults_by_id.keys() == {1, 2, 3, 11, 13, 21}
+    assert all(
+        "damaged JPEG" in faults_by_id[i] or "not a readable" in faults_by_id[i] for i in (11, 21)
+    )
+    assert "No such file" in faults_by_id[2]
+    assert "No such file" in faults_by_id[3]
+    assert "other bytes than were indexed" in faults_by_id[13]
+    assert "No such file" in faults_by_id[1]
     assert len(shown) == 2  # the noise, once read, was not read again
 
 

@@ -23,7 +23,7 @@ COUNTS = np.random.default_rng(0).integers(1, 5, 40)
 
 
 def picture(product: int, index: int) -> bytes:
-    """A JPEG of one colour and a stripe, that tells whose image it is."""
+    """A JPEG of one colour and a stripe, that shows whose image it is."""
     pixels = np.full((SIZE_PX, SIZE_PX, 3), (product * 6 % 256, 60 * index, 90), np.uint8)
     pixels[product % SIZE_PX] = 255
     file = io.BytesIO()
@@ -310,22 +310,22 @@ def test_a_jpeg_without_its_end_is_used_with_a_remark(tmp_path: Path) -> None:
     assert str(both.write()).startswith("1 faults and 1 remarks in the data (")
 
 
-def test_more_images_than_are_used_and_unknown_categories_are_told(tmp_path: Path) -> None:
+def test_more_images_than_are_used_and_unknown_categories_are_reported(tmp_path: Path) -> None:
     products = products_of(write(tmp_path / "train.bson"), 2)
     labels = np.where(products.product_rows % 9 == 0, -1, products.labels).astype(np.int32)
-    told = list(
+    found = list(
         product_faults(
             Products(products.catalogue, products.product_rows, labels, 2), labelled=True
         )
     )
-    surplus = {fault.product_id: fault.reason for _, fault in told if "more than" in fault.reason}
+    surplus = {fault.product_id: fault.reason for _, fault in found if "more than" in fault.reason}
     assert surplus == {
         product_id(i): f"more than 2 images: {count}, of which the first 2 are used; see "
         "config.data.max_images"
         for i, count in enumerate(COUNTS)
         if count > 2
     }
-    unknown = {fault.product_id for _, fault in told if "unknown category" in fault.reason}
+    unknown = {fault.product_id for _, fault in found if "unknown category" in fault.reason}
     assert unknown == {product_id(i) for i in range(0, len(COUNTS), 9)}
 
 

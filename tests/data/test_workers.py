@@ -39,24 +39,24 @@ def own(monkeypatch: pytest.MonkeyPatch) -> Iterator[workers.Workers]:
     made.close()
 
 
-def elsewhere_source(path: Path, steps: int = 12) -> PixelSource:
+def process_source(path: Path, steps: int = 12) -> PixelSource:
     """One that leaves all decoding to processes, as every thread but one does."""
     products = products_of(path)
     plan = ShuffledPlan(products.num_images, shards=2, image_slots=8, seed=0)
     source = PixelSource(
         products, plan, image_size_px=SIZE_PX, num_steps=steps, images_before_processes=0
     )
-    assert source._decoder._here.acquire(blocking=False)
+    assert source._decoder._thread_decodes.acquire(blocking=False)
     return source
 
 
 def test_a_process_passes_remarks_on(tmp_path: Path, own: workers.Workers) -> None:
     path = write(tmp_path / "train.bson", {(3, 0): picture(3, 0)[:-2], (5, 0): b"\xff\xd8"})
-    there, here = elsewhere_source(path), source_of(products_of(path))
+    by_process, by_thread = process_source(path), source_of(products_of(path))
     faults = []
-    for step in range(here._plan.num_steps):
-        assert_equal(there[step], here[step])
-        faults += there[step].faults
+    for step in range(by_thread._plan.num_steps):
+        assert_equal(by_process[step], by_thread[step])
+        faults += by_process[step].faults
     assert sorted((fault.image_index, fault.is_remark) for fault in faults) == [
         (0, False),
         (0, True),
@@ -79,13 +79,13 @@ def is_shared(made: workers.Workers, loaded: Any) -> bool:
 
 def test_pixels_and_faults_are_the_same(tmp_path: Path, own: workers.Workers) -> None:
     path = write(tmp_path / "train.bson", DAMAGED)
-    here, elsewhere = source_of(products_of(path)), elsewhere_source(path)
+    by_thread, by_process = source_of(products_of(path)), process_source(path)
     num_faults = 0
     for step in range(12):
-        loaded: Any = elsewhere[step]
+        loaded: Any = by_process[step]
         assert is_shared(own, loaded)
-        assert_equal(loaded, here[step])
-        assert loaded.faults == here[step].faults
+        assert_equal(loaded, by_thread[step])
+        assert loaded.faults == by_thread[step].faults
         num_faults += len(loaded.faults)
     assert num_faults > 0
     assert len(living(own)) == 1
@@ -106,9 +106,9 @@ def test_threads_each_have_a_process_but_one(tmp_path: Path, own: workers.Worker
     assert len(living(own)) <= 2
 
 
-def test_a_changed_and_a_cut_file_are_told(tmp_path: Path, own: workers.Workers) -> None:
+def test_a_changed_and_a_cut_file_are_reported(tmp_path: Path, own: workers.Workers) -> None:
     path = write(tmp_path / "train.bson")
-    source = elsewhere_source(path)
+    source = process_source(path)
     catalogue = products_of(path).catalogue
     with path.open("r+b") as file:
         file.seek(catalogue.place_of_image(0).offset_bytes)
@@ -124,27 +124,27 @@ def test_a_changed_and_a_cut_file_are_told(tmp_path: Path, own: workers.Workers)
 def test_a_new_file_of_the_same_name_is_read_anew(tmp_path: Path, own: workers.Workers) -> None:
     """A process keeps files open; another source must not read the old one."""
     path = write(tmp_path / "train.bson")
-    elsewhere_source(path)[0]
+    process_source(path)[0]
     path.unlink()
     write(path, {(i, 0): picture(i, 3) for i in range(len(COUNTS))})
-    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
-    assert elsewhere_source(path)[0].faults == []
+    assert_equal(process_source(path)[0], source_of(products_of(path))[0])
+    assert process_source(path)[0].faults == []
 
 
 def test_a_process_that_dies_costs_nothing_but_speed(
     tmp_path: Path, own: workers.Workers, caplog: pytest.LogCaptureFixture
 ) -> None:
     path = write(tmp_path / "train.bson", DAMAGED)
-    here, elsewhere = source_of(products_of(path)), elsewhere_source(path)
-    assert_equal(elsewhere[0], here[0])
+    by_thread, by_process = source_of(products_of(path)), process_source(path)
+    assert_equal(by_process[0], by_thread[0])
     (worker,) = living(own)
     worker._process.kill()
     worker._process.wait()
     for step in range(1, 6):
-        assert_equal(elsewhere[step], here[step])
-        assert elsewhere[step].faults == here[step].faults
-    told = [record.getMessage() for record in caplog.records]
-    assert len([text for text in told if "threads decode from now on" in text]) == 1
+        assert_equal(by_process[step], by_thread[step])
+        assert by_process[step].faults == by_thread[step].faults
+    messages = [record.getMessage() for record in caplog.records]
+    assert len([text for text in messages if "threads decode from now on" in text]) == 1
     assert living(own) == []
 
 
@@ -152,10 +152,10 @@ def test_a_process_that_may_open_no_file_leaves_it_to_the_thread(
     tmp_path: Path, own: workers.Workers
 ) -> None:
     path = write(tmp_path / "train.bson")
-    elsewhere_source(path)[0]
+    process_source(path)[0]
     (worker,) = living(own)
     resource.prlimit(worker._process.pid, resource.RLIMIT_NOFILE, (3, 3))
-    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert_equal(process_source(path)[0], source_of(products_of(path))[0])
     assert living(own) == [worker]
     assert own.live
 
@@ -165,7 +165,7 @@ def test_where_no_process_starts_threads_decode(
 ) -> None:
     monkeypatch.setattr(sys, "executable", str(tmp_path / "nothing"))
     path = write(tmp_path / "train.bson")
-    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert_equal(process_source(path)[0], source_of(products_of(path))[0])
 
 
 def test_where_the_system_has_no_such_memory_threads_decode(
@@ -174,7 +174,7 @@ def test_where_the_system_has_no_such_memory_threads_decode(
     monkeypatch.delattr(os, "memfd_create")
     workers.process_workers.cache_clear()
     path = write(tmp_path / "train.bson")
-    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert_equal(process_source(path)[0], source_of(products_of(path))[0])
     assert workers.process_workers() is None
     workers.process_workers.cache_clear()
 
@@ -183,15 +183,15 @@ def test_where_no_memory_is_left_to_share_threads_decode(
     tmp_path: Path, own: workers.Workers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = write(tmp_path / "train.bson")
-    here, elsewhere = source_of(products_of(path)), elsewhere_source(path)
-    held = elsewhere[0]
+    by_thread, by_process = source_of(products_of(path)), process_source(path)
+    held = by_process[0]
 
     def full(*_: int) -> None:
         raise OSError(errno.EMFILE, "Too many open files")
 
     monkeypatch.setattr(os, "ftruncate", full)
-    assert_equal(elsewhere[1], here[1])
-    assert_equal(held, here[0])
+    assert_equal(by_process[1], by_thread[1])
+    assert_equal(held, by_thread[0])
     assert own.live
 
 
@@ -210,7 +210,7 @@ def test_a_process_imports_from_where_its_parent_does(
     monkeypatch.setattr(sys, "path", paths)
     monkeypatch.delenv("PYTHONPATH", raising=False)
     path = write(tmp_path / "train.bson")
-    assert_equal(elsewhere_source(path)[0], source_of(products_of(path))[0])
+    assert_equal(process_source(path)[0], source_of(products_of(path))[0])
     assert own.live
     assert (tmp_path / "imported").exists()
 
@@ -219,9 +219,9 @@ SCRIPT = """
 import sys, time
 import numpy as np
 from pathlib import Path
-from tests.data.test_workers import elsewhere_source
+from tests.data.test_workers import process_source
 from product_mil.data.workers import process_workers
-source = elsewhere_source(Path(sys.argv[1]))
+source = process_source(Path(sys.argv[1]))
 source[0]
 workers = process_workers()
 worker = workers._idle.get()
@@ -269,12 +269,12 @@ def _is_zombie(pid: int) -> bool:
 def test_padding_is_black_in_memory_that_is_used_again(
     tmp_path: Path, own: workers.Workers
 ) -> None:
-    source = elsewhere_source(write(tmp_path / "train.bson"), 40)
+    source = process_source(write(tmp_path / "train.bson"), 40)
     for step in range(40):
         loaded: Any = source[step]
         padding = ~loaded.batch.slots.is_image
         assert not np.asarray(loaded.batch.images)[padding].any()
-    assert source._decoder._elsewhere is not None
+    assert source._decoder._processes is not None
     assert (
-        len(source._decoder._elsewhere._buffers) == 2
+        len(source._decoder._processes._buffers) == 2
     )  # the loop holds one while the next is decoded

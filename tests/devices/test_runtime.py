@@ -123,7 +123,7 @@ def test_flags_that_xla_takes() -> None:
 
 
 def test_open_files(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Raised as far as it may be; too low, it is told."""
+    """Raised as far as it may be; too low, it is reported."""
     limits, asked = [40, 5000], []
     monkeypatch.setattr(resource, "getrlimit", lambda _: tuple(limits))
     monkeypatch.setattr(resource, "setrlimit", lambda _, wanted: asked.append(wanted))

@@ -66,10 +66,12 @@ def test_all_is_listed_and_predicted(
     capsys.readouterr()
     names = ["--workdir", trained, "--data", data, "--faults", listed, "--json"]
     evaluate([*map(str, names)])
-    told = json.loads(capsys.readouterr().out)
+    printed = json.loads(capsys.readouterr().out)
     labelled = [row for row in [*found.values(), cut] if row["log_prob_true"] is not None]
-    assert told["products"] == len(labelled)
-    assert told["nll"] == pytest.approx(-np.mean([r["log_prob_true"] for r in labelled]), abs=1e-4)
+    assert printed["products"] == len(labelled)
+    assert printed["nll"] == pytest.approx(
+        -np.mean([r["log_prob_true"] for r in labelled]), abs=1e-4
+    )
     in_list = {line.split(",")[2] for line in listed.read_text().splitlines()[1:]}
     exports_list = output.with_name("s.csv.bad_records.csv").read_text().splitlines()[1:]
     assert in_list == {line.split(",")[2] for line in exports_list}
@@ -117,8 +119,8 @@ def config_of(data: Path, **options: Any) -> Config:
 @pytest.mark.parametrize(
     ("bad", "policy", "message"),
     [
-        ([b"", b"x"], "bad_images", "byte 5[0-9][0-9]+: image 0 of product 9: the picture has no"),
-        ([], "bad_records", "byte [0-9]+: product 9: imgs is empty; mend the file"),
+        ([b"", b"x"], "bad_images", "byte 5[0-9][0-9]+: image 0 of product 9: the image has no"),
+        ([], "bad_records", "byte [0-9]+: product 9: imgs is empty; correct the file"),
     ],
 )
 def test_the_policy_fail_stops_with_one_line(
@@ -158,7 +160,7 @@ def test_bad_rows_of_the_category_file(tmp_path: Path, photo: bytes) -> None:
 
 
 def test_categories_that_the_file_lacks(tmp_path: Path, photo: bytes) -> None:
-    """A few are left out and told; most of them mean a file of other data, and are refused."""
+    """A few are left out and listed; most of them mean a file of other data, and are refused."""
     path, names = tmp_path / "a.bson", tmp_path / "names.csv"
     products = [record(i, photo + bytes([i]), category_id=[0, 0, 1, 2][i % 4]) for i in range(16)]
     del products[0]["category_id"]
@@ -213,12 +215,14 @@ def test_views_in_both_tools(
         names = ["--workdir", str(trained), "--data", str(sample.train)]
         capsys.readouterr()
         evaluate([*names, "--json", "--tta", views])
-        told = json.loads(capsys.readouterr().out)
+        printed = json.loads(capsys.readouterr().out)
         top = tmp_path / f"{views}.parquet"
         output = str(tmp_path / f"{views}.csv")
         export([*names, "--output", output, "--probabilities", str(top), "--tta", views])
         predictions = read_predictions(top)
-        assert told["nll"] == pytest.approx(-predictions.column("log_prob_true").mean(), abs=1e-4)
+        assert printed["nll"] == pytest.approx(
+            -predictions.column("log_prob_true").mean(), abs=1e-4
+        )
         assert predictions.run["test_time_augmentation"] == {"views": views}
-        found[views] = told["nll"]
+        found[views] = printed["nll"]
     assert found["none"] != found["flip"]

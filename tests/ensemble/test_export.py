@@ -40,9 +40,9 @@ def test_runs_and_their_files(
     # A model agrees with itself, whatever its weights.
     answers = [path.read_text() for path in (runs.submission, files.submission)]
     assert answers[0] == answers[1] == (tmp_path / "s.csv").read_text()
-    told = caplog.messages
-    assert told[0] == told[1] == open_run(trained).summary
-    assert told[2].startswith("weights fitted on 120 validation products:\n")
+    messages = caplog.messages
+    assert messages[0] == messages[1] == open_run(trained).summary
+    assert messages[2].startswith("weights fitted on 120 validation products:\n")
     assert capfd.readouterr() == ("", "")
 
 

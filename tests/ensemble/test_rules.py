@@ -183,13 +183,13 @@ def test_fitted_is_never_below_its_best_member(rule: str) -> None:
         if seed % 5 == 0:
             log_probs[-1] = log_probs[0]
         true = log_probs[:, np.arange(n), label]
-        fitted, told = (
+        fitted, reported = (
             fit_average(true.T) if rule == "average" else fit_geometric_mean(log_probs, label)
         )
         assert fitted.min() >= 0
         np.testing.assert_allclose(fitted.sum(), 1, rtol=1e-12)
         found = mean_log_likelihood(log_probs, label, fitted, rule)
-        np.testing.assert_allclose(told, found, rtol=1e-9, atol=1e-12)
+        np.testing.assert_allclose(reported, found, rtol=1e-9, atol=1e-12)
         rivals = [true.mean(1).max(), mean_log_likelihood(log_probs, label, equal_weights(m), rule)]
         assert found >= max(rivals) - 1e-9, seed
         gains.append(found - max(rivals))

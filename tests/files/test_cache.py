@@ -114,7 +114,7 @@ print(files.train, files.train.stat().st_size)
 """
 
 
-def test_the_sample_is_drawn_elsewhere_and_removed_at_the_end(tmp_path: Path) -> None:
+def test_the_sample_is_drawn_in_a_temporary_cache_and_removed_at_the_end(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "tmp").mkdir()
     environment = {

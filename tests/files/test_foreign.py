@@ -199,7 +199,7 @@ OF_TABLES = re.compile("CSV|TSV|UTF-16|text|empty")  # of which `read_categories
 
 
 @pytest.mark.parametrize("name", [name for name in MAKERS if not OF_TABLES.match(name)])
-def test_a_category_file_of_another_kind_is_told(tmp_path: Path, name: str) -> None:
+def test_a_category_file_of_another_kind_is_refused(tmp_path: Path, name: str) -> None:
     make, message = MAKERS[name]
     path = tmp_path / "names.csv"
     path.write_bytes(make(tmp_path))
@@ -310,7 +310,7 @@ def test_standard_input_as_a_pipe_does_not_hang(tmp_path: Path) -> None:
     assert (tmp_path / "train.bson.index").is_dir()
 
 
-def test_media_are_told_by_all_their_brands() -> None:
+def test_media_are_recognised_by_all_their_brands() -> None:
     def box(*brands: bytes) -> bytes:
         body = b"ftyp" + brands[0] + bytes(4) + b"".join(brands[1:])
         return struct.pack(">I", len(body) + 4) + body + bytes(100)

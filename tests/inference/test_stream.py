@@ -253,7 +253,7 @@ def test_a_checkpoint_that_goes_away_meanwhile(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The list is read again; what is gone is not told as damaged."""
+    """The list is read again; what is gone is not reported as damaged."""
     steps = Checkpoints.steps
     answers = iter([[1], [1, opened.step]])
     monkeypatch.setattr(Checkpoints, "steps", lambda _: next(answers))

@@ -75,7 +75,7 @@ def test_every_parameter_gets_a_gradient(name):
         assert np.any(leaf != 0), path
 
 
-def test_table_is_keyed_by_name_and_unknown_names_are_told():
+def test_table_is_keyed_by_name_and_unknown_names_are_refused():
     assert all(name == spec.name for name, spec in BACKBONES.items())
     assert backbone("mobilenet_v2").embedding_dim == 1280
     with pytest.raises(UserError, match=r"'inception_v9'.*mobilenet_v2, .*small_cnn, cnn_1, "):

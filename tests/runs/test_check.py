@@ -13,18 +13,18 @@ from product_mil.config import (
 def test_stochastic_depth_where_it_would_change_nothing_is_refused_in_a_line() -> None:
     from product_mil.runs.check import check_config
 
-    def told(backbone: str, **fields: object) -> list[str]:
+    def errors_of(backbone: str, **fields: object) -> list[str]:
         model = dataclasses.replace(Config().model, backbone=backbone, stochastic_depth=0.1)
         config = dataclasses.replace(Config(), model=model, finetune=StageConfig(epochs=1))
         return check_config(dataclasses.replace(config, **fields))
 
-    assert told("convnext_tiny") == []
-    (line,) = told("mobilenet_v2")
+    assert errors_of("convnext_tiny") == []
+    (line,) = errors_of("mobilenet_v2")
     assert line == (
         "config.model.stochastic_depth=0.1: mobilenet_v2 has none, convnext_tiny and "
         "efficientnet_v2_s do; set it to 0"
     )
-    (line,) = told(
+    (line,) = errors_of(
         "efficientnet_v2_s", head=StageConfig(epochs=1, trainable="head"), finetune=StageConfig()
     )
     assert "is for training the backbone, which no stage does here" in line
@@ -38,26 +38,26 @@ def test_stochastic_depth_where_it_would_change_nothing_is_refused_in_a_line() -
 def test_heads_and_settings_that_do_not_go_together_are_refused_in_a_line() -> None:
     from product_mil.runs.check import check_config
 
-    def told(**fields: Any) -> list[str]:
+    def errors_of(**fields: Any) -> list[str]:
         model = dataclasses.replace(Config().model, **fields)
         return check_config(Config(model=model, finetune=StageConfig(epochs=1)))
 
-    assert told(pooling="transformer", attention_heads=8, position_embedding=True) == []
-    assert told(pooling="mean", attention_heads=4, count_embedding=True) == []
-    assert told(pooling="mean", attention_heads=8) == [
+    assert errors_of(pooling="transformer", attention_heads=8, position_embedding=True) == []
+    assert errors_of(pooling="mean", attention_heads=4, count_embedding=True) == []
+    assert errors_of(pooling="mean", attention_heads=8) == [
         "config.model.attention_heads=8: mean has no such setting, it belongs to "
         "gated_attention, transformer; leave it at 4"
     ]
-    assert told(pooling="probabilities", position_embedding=True) == [
+    assert errors_of(pooling="probabilities", position_embedding=True) == [
         "config.model.position_embedding=True: probabilities has no such setting, it belongs to "
         "mean, max, gated_attention, transformer, residual, posterior_attention; leave it at False"
     ]
-    assert told(attention_heads=7) == [
+    assert errors_of(attention_heads=7) == [
         "config.model.attention_heads=7: does not divide the 192 channels of small_cnn"
     ]
-    (line,) = told(pooling="median")
+    (line,) = errors_of(pooling="median")
     assert line.startswith("config.model.pooling: head 'median' is not known; choose one of prob")
-    assert len(told(pooling="median", backbone="vgg")) == 2
+    assert len(errors_of(pooling="median", backbone="vgg")) == 2
     assert check_config(Config()) == [
         "config.head.epochs=0 and config.finetune.epochs=0: nothing to train"
     ]

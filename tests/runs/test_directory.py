@@ -1,4 +1,4 @@
-"""A run's directory: refused where it is not ours, locked while it trains, told where damaged."""
+"""A run's directory: refused where it is not ours, locked while it trains, reported if damaged."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_what_is_made_is_removed_where_no_run_began(tmp_path: Path) -> None:
 @pytest.mark.parametrize("left", [[], ["lock"], ["lock", "log.txt"], ["config.json.draft"]])
 def test_an_empty_directory_and_what_a_killed_start_left(left: list[str], tmp_path: Path) -> None:
     for name in left:
-        (tmp_path / name).write_text("process 1 on elsewhere")
+        (tmp_path / name).write_text("process 1 on another machine")
     with training_in(tmp_path):
         begin(tmp_path)
     with training_in(tmp_path):
@@ -97,7 +97,7 @@ def test_through_a_link(tmp_path: Path) -> None:
     assert stored_config(tmp_path / "real") == json.loads(json.dumps(Config().to_dict()))
 
 
-def test_the_second_one_is_told_of_the_first(tmp_path: Path) -> None:
+def test_the_second_one_learns_of_the_first(tmp_path: Path) -> None:
     with training_in(tmp_path / "run"):
         line = refused(tmp_path / "run")
         assert f"process {os.getpid()} on {socket.gethostname()}" in line

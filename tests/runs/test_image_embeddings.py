@@ -9,7 +9,7 @@ from product_mil.errors import UserError
 from product_mil.runs import image_embeddings
 
 
-def test_a_full_disk_is_told_before_a_map_finds_it(
+def test_a_full_disk_is_reported_before_a_map_finds_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     room = SimpleNamespace(free=2000)

@@ -59,7 +59,7 @@ def test_ids_of_another_shop(trained: Path, sample: SampleFiles, tmp_path: Path)
         for image in record["imgs"]:
             picture = image["picture"]
             image["picture"] = picture[:2] + b"\xff\xfe\x00\x06mine" + picture[2:]
-    records[3]["imgs"] = []  # nothing to tell it by but its id
+    records[3]["imgs"] = []  # nothing but its id identifies it
     path = tmp_path / "other.bson"
     path.write_bytes(b"".join(map(bson.encode, records)))
     run = open_run(trained)

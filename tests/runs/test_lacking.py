@@ -1,4 +1,4 @@
-"""Data that cannot be trained or measured on are told as what they are."""
+"""Data that cannot be trained or measured on get messages that say what is wrong."""
 
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ def usual(count: int = 40) -> list[dict[str, Any]]:
     return [product(i, CATEGORIES[i % 4]) for i in range(count)]
 
 
-def told(tmp_path: Path, train: list[dict[str, Any]], **fields: Any) -> str:
+def message_for(tmp_path: Path, train: list[dict[str, Any]], **fields: Any) -> str:
     spec = write(tmp_path / "train.bson", train)
     with pytest.raises(UserError) as error:
         build_data(Config(data=DataConfig(train=spec, **fields)))
@@ -40,7 +40,7 @@ def told(tmp_path: Path, train: list[dict[str, Any]], **fields: Any) -> str:
 
 @pytest.mark.parametrize(("count", "each"), [(40, "each of its 40 categories has"), (2, "each of")])
 def test_categories_with_one_product_each(tmp_path: Path, count: int, each: str) -> None:
-    message = told(tmp_path, [product(i, 1000 + i) for i in range(count)])
+    message = message_for(tmp_path, [product(i, 1000 + i) for i in range(count)])
     assert message.startswith("train.bson: no product can be set aside for validation: " + each)
     assert "categories has one product only" in message
     assert message.endswith("or name labelled products in config.data.valid")
@@ -48,29 +48,29 @@ def test_categories_with_one_product_each(tmp_path: Path, count: int, each: str)
 
 
 def test_one_product_and_one_too_few_for_the_fraction(tmp_path: Path) -> None:
-    assert "validation: there is one product only" in told(tmp_path, usual(1))
+    assert "validation: there is one product only" in message_for(tmp_path, usual(1))
     two = [product(i, 7) for i in range(2)]
-    assert "config.data.valid_fraction=0.2 of 2 products is none" in told(tmp_path, two)
+    assert "config.data.valid_fraction=0.2 of 2 products is none" in message_for(tmp_path, two)
     data = DataConfig(train=write(tmp_path / "train.bson", two), valid_fraction=0.5)
     assert len(build_data(Config(data=data)).valid) == 1
 
 
 def test_too_few_products_drawn(tmp_path: Path) -> None:
     many = [product(i, i // 2) for i in range(200)]
-    message = told(tmp_path, many, max_products=2)
+    message = message_for(tmp_path, many, max_products=2)
     assert "train.bson (config.data.max_products=2): no product can be set aside" in message
 
 
 def test_categories_that_share_images(tmp_path: Path) -> None:
     same = [product(i, 1 + i % 2, b"the same photo") for i in range(10)]
-    assert "products that share images stay on one side" in told(tmp_path, same)
+    assert "products that share images stay on one side" in message_for(tmp_path, same)
 
 
 def test_one_category_is_a_note(tmp_path: Path) -> None:
     spec = write(tmp_path / "train.bson", [product(i, 7) for i in range(20)])
     notes = build_data(Config(data=DataConfig(train=spec))).notes
     assert notes == [
-        "all 16 training products are of one category, 7: there is nothing to tell apart, and "
+        "all 16 training products are of one category, 7: there is nothing to distinguish, and "
         "every score says 1"
     ]
     spec = write(tmp_path / "train.bson", usual())
@@ -84,13 +84,13 @@ def test_categories_of_another_type(tmp_path: Path, named: bool) -> None:
     )
     fields = {"categories": str(tmp_path / "names.csv")} if named else {}
     train = [product(i, str(CATEGORIES[i % 4])) for i in range(40)]
-    assert told(tmp_path, train, **fields) == (
+    assert message_for(tmp_path, train, **fields) == (
         "train.bson, byte 26: category_id is not an integer: it is the string '1000010653'; "
         "category ids must be integers so far, and those of 40 products are not: give each "
         "category a number"
     )
     unlabelled = [product(i, None) for i in range(40)]
-    message = told(tmp_path, unlabelled, **fields)
+    message = message_for(tmp_path, unlabelled, **fields)
     assert message == "train.bson: no product has a category_id; training needs labelled products"
 
 
@@ -124,7 +124,7 @@ def test_validation_of_other_categories(tmp_path: Path) -> None:
     ]
     for records, message in cases:
         valid = write(tmp_path / "valid.bson", records)
-        assert message in told(tmp_path, usual(), valid=valid)
+        assert message in message_for(tmp_path, usual(), valid=valid)
 
 
 @pytest.mark.parametrize(
@@ -137,7 +137,7 @@ def test_validation_of_other_categories(tmp_path: Path) -> None:
     ],
 )
 def test_no_image_at_all(tmp_path: Path, fields: dict[str, Any], why: str) -> None:
-    message = told(tmp_path, [product(i, CATEGORIES[i % 4]) | fields for i in range(40)])
+    message = message_for(tmp_path, [product(i, CATEGORIES[i % 4]) | fields for i in range(40)])
     assert message.startswith("train.bson: none of 32 training products has an image (train.bson,")
     assert why in message
 
@@ -147,13 +147,13 @@ def test_images_and_categories_that_never_meet(tmp_path: Path) -> None:
     records += [product(50 + i, None) for i in range(20)]
     assert (
         "training products, 16 have a category of its own and 16 an image, but none has both"
-        in (told(tmp_path, records))
+        in (message_for(tmp_path, records))
     )
 
 
 def test_a_foreign_validation_file_is_refused_before_training_data_are_read(tmp_path: Path) -> None:
     (tmp_path / "valid.bson").write_bytes(b"PK\x03\x04 and so on")
-    message = told(tmp_path, usual(), valid=str(tmp_path / "valid.bson"))
+    message = message_for(tmp_path, usual(), valid=str(tmp_path / "valid.bson"))
     assert message.startswith("valid.bson is compressed as a zip archive, no BSON dump of MongoDB")
     assert not (tmp_path / "train.bson.index").exists()
 

@@ -34,7 +34,7 @@ def test_a_request_to_stop(
     )
     deadline = float("inf") if number else time.monotonic()
     if number:
-        monkeypatch.setattr(loop, "_tell", lambda *_: os.kill(os.getpid(), number))
+        monkeypatch.setattr(loop, "_report_progress", lambda *_: os.kill(os.getpid(), number))
     with pytest.raises(Interrupted) as stopped:
         run(config, tmp_path, deadline)
     line = "stopped at step 1 of stage finetune; the same command goes on from there"

@@ -67,7 +67,7 @@ def test_a_head_that_reads_otherwise_is_refused(trained: Path) -> None:
 def test_relevance_is_matched_along_its_first_axis(
     trained: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Also where as many categories are known as before: no shape would tell."""
+    """Also where as many categories are known as before: no shape would show it."""
     source = open_run(trained)
     config = dataclasses.replace(
         source.config,

@@ -1,4 +1,4 @@
-"""The length that fits a rung's time: by hand, and measured."""
+"""The length that fits a system's time: by hand, and measured."""
 
 import logging
 from pathlib import Path

@@ -58,7 +58,7 @@ def test_class_of_an_id(tmp_path: Path) -> None:
     assert classes.tolist() == [3, 0, -1, -1, -1, 1, 2]
 
 
-def test_all_that_is_wrong_is_told_at_once_with_its_line(tmp_path: Path) -> None:
+def test_all_that_is_wrong_is_reported_at_once_with_its_line(tmp_path: Path) -> None:
     text = HEADER + f"7,A,B,C\nx,A,B,C\n7,A,B,D\n8,A\n9.0,A,B,C\n{2**63},A,B,C\n1_0,A,B,C\n"
     with pytest.raises(UserError) as error:
         read(tmp_path, text)
@@ -118,7 +118,7 @@ def test_bad_rows_are_left_out_on_request(tmp_path: Path) -> None:
 
 
 def test_a_flood_of_errors_is_cut(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"line 11: .*; and 15 more; mend"):
+    with pytest.raises(UserError, match=r"line 11: .*; and 15 more; correct"):
         read(tmp_path, HEADER + "x,A,B,C\n" * 25)
 
 
@@ -184,7 +184,7 @@ def test_a_quote_that_swallows_rows_is_a_bad_row(tmp_path: Path) -> None:
     assert len(skipped) == 1
 
 
-def test_ids_of_another_type_are_told(tmp_path: Path) -> None:
+def test_ids_of_another_type_are_reported(tmp_path: Path) -> None:
     text = HEADER + "electronics,A,B,C\n507f1f77bcf86cd799439011,A,B,D\n"
     with pytest.raises(UserError, match="line 2: category_id 'electronics' is not a 64-bit integ"):
         read(tmp_path, text)

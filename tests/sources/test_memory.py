@@ -89,7 +89,7 @@ def test_batches(both: tuple[Catalogue, Catalogue], tmp_path: Path) -> None:
         plan = SequentialPlan(products.num_images, shards=2, image_slots=8)
         source = PixelSource(products, plan, image_size_px=SIZE_PX, images_before_processes=0)
         loads.append(list(batches(source, threads=3)))
-        assert (source._decoder._elsewhere is None) or catalogue is both[0]
+        assert (source._decoder._processes is None) or catalogue is both[0]
     for one, other in zip(*loads, strict=True):
         np.testing.assert_array_equal(one.batch.images, other.batch.images)
         np.testing.assert_array_equal(one.batch.slots.segment, other.batch.slots.segment)

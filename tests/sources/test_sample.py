@@ -34,13 +34,13 @@ def test_same_seed_same_bytes(tmp_path: Path):
 def test_the_catalogue_stays_as_it_is(tmp_path: Path):
     """Figures in the docs were measured on it: another generator is another VERSION."""
     files = sample.write_sample(tmp_path, seed=0, num_products=40)
-    pixels, told = hashlib.sha256(), []
+    pixels, records = hashlib.sha256(), []
     for record in read(files.train):
-        told.append((record["_id"], record["category_id"], len(record["imgs"])))
+        records.append((record["_id"], record["category_id"], len(record["imgs"])))
         for image in record["imgs"]:
             pixels.update(image["picture"])
     assert sample.VERSION == 2
-    assert hashlib.sha256(repr(told).encode()).hexdigest()[:16] == "454b871a23afe45e"
+    assert hashlib.sha256(repr(records).encode()).hexdigest()[:16] == "454b871a23afe45e"
     assert hashlib.sha256(files.categories.read_bytes()).hexdigest()[:16] == "59cb1c0ffe9cf1cd"
     assert pixels.hexdigest()[:16] == "73b9a1dd7d9f4d78"
 

@@ -238,7 +238,7 @@ def two_steps(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
 
 
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
-def test_any_file_that_is_damaged_is_told(
+def test_any_file_that_is_damaged_is_reported(
     two_steps: tuple[Path, Any], damage: Callable[[Path], None], tmp_path: Path
 ) -> None:
     """Whatever was done to whatever file, the checkpoint before it is the last whole one."""

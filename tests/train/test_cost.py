@@ -55,7 +55,9 @@ def test_a_line_says_how_long_a_stage_takes_from_a_step_on() -> None:
     assert line == "finetune: 11 steps of 12.3 ms and 3 evaluations, about 0 s; compiled in 0 s"
 
 
-def test_memory_is_that_of_the_devices_where_they_tell_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_that_of_the_devices_where_they_report_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     assert 1e8 < peak_memory_bytes() < 1e11
 
     class Device:
@@ -73,19 +75,19 @@ def test_the_time_left_stands_in_the_log_from_the_second_step_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO, "product_mil")
-    monkeypatch.setattr(pace, "TELL_FROM_S", 0.3)
+    monkeypatch.setattr(pace, "LOG_FROM_S", 0.3)
     train(tmp_path, stage_of(train_step=slow_step(0.1)))
     lines = [line for line in caplog.messages if line.startswith("finetune")]
     assert lines[0].startswith(f"finetune: step 2/{STEPS} | ")
     assert lines[0].endswith("1 s left")
     # Within a minute nothing more but the evaluations.
     assert [line.split("|")[0].split()[2] for line in lines[1:]] == ["4/11", "8/11", "11/11"]
-    monkeypatch.setattr(pace, "TELL_EVERY_S", 0.0)
+    monkeypatch.setattr(pace, "LOG_EVERY_S", 0.0)
     caplog.clear()
     train(tmp_path / "often", stage_of(train_step=slow_step(0.1)))
     lines = [line for line in caplog.messages if line.startswith("finetune")]
     assert [line.split("|")[0].split()[2] for line in lines[:4]] == ["2/11", "3/11", "4/11", "4/11"]
-    monkeypatch.setattr(pace, "TELL_FROM_S", 1e9)
+    monkeypatch.setattr(pace, "LOG_FROM_S", 1e9)
     caplog.clear()
     train(tmp_path / "short", stage_of())
     assert not any("step 2/" in line for line in caplog.messages)

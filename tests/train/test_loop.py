@@ -46,7 +46,7 @@ def batches_until(stop: Callable[[int], None]) -> Callable[[int], Iterator[Loade
 
 
 def evaluate(parameters: Any, statistics: Any) -> dict[str, float]:
-    """A number that tells of every parameter."""
+    """A number that depends on every parameter."""
     total = sum(float(jnp.abs(leaf).sum()) for leaf in parameters.values())
     return {"top1": total % 1, "nll": float(total)}
 

@@ -9,7 +9,7 @@ from product_mil.errors import UserError
 from product_mil.train.pace import StepsInFlight, TimeLeft
 
 
-def test_a_loss_is_looked_at_two_steps_later_and_told_with_its_own_step() -> None:
+def test_a_loss_is_looked_at_two_steps_later_and_logged_with_its_own_step() -> None:
     in_flight = StepsInFlight("head")
     in_flight.add(7, jnp.asarray(jnp.nan))
     in_flight.add(8, jnp.asarray(1.0))
@@ -31,10 +31,10 @@ def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert left.seconds(5) == 0
     now[0] += 6
     assert left.seconds(8) == 24  # 2 s a step, 12 steps
-    assert left.is_time_to_tell(8)
+    assert left.is_time_to_log(8)
     now[0] += 59
-    assert not left.is_time_to_tell(8)
+    assert not left.is_time_to_log(8)
     now[0] += 1
-    assert left.is_time_to_tell(8)
+    assert left.is_time_to_log(8)
     now[0] += 1000
-    assert not left.is_time_to_tell(20)  # nothing is left
+    assert not left.is_time_to_log(20)  # nothing is left

@@ -1,4 +1,4 @@
-"""A prediction file measured on labelled products, as far as the file allows it."""
+"""The metrics of a prediction file on labelled products, as far as the file allows."""
 
 from pathlib import Path
 
@@ -17,10 +17,12 @@ from product_mil.sources.lookup import rows_of
 
 
 def evaluate_file(path: Path, spec: str) -> Evaluation:
-    """The metrics of `runs.evaluate`, of a prediction file; those that it lacks are left out.
+    """The metrics of a prediction file, as `runs.evaluate` computes them for a run.
+
+    Metrics that need more than the file holds are left out.
 
     Raises:
-        UserError: files that cannot be read, or that have no labelled product in common.
+        UserError: a file cannot be read, or the two have no labelled product in common.
     """
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
@@ -29,7 +31,7 @@ def evaluate_file(path: Path, spec: str) -> Evaluation:
     file = read_answers(path, truth)
     place = rows_of(file.product_id, ids)
     there = place >= 0
-    # A submission knows no tree: every id is a class of its own.
+    # A submission has no tree, so every category id becomes a class.
     known = np.concatenate([category, file.answers.guess])
     categories = file.categories or categories_from_ids(known)
     labels = np.where(there, categories.class_of(category), -1).astype(np.int32)

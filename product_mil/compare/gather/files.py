@@ -1,4 +1,4 @@
-"""Answers from prediction files: what each kind of file allows, and no more."""
+"""Answers from prediction files, as far as each kind of file has them."""
 
 import csv
 import gzip
@@ -22,7 +22,7 @@ from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories
 from product_mil.sources.lookup import rows_of
 
-_ROWS = 4096  # of a matrix that are read at once
+_ROWS = 4096  # rows of a matrix that are read at once
 _COLUMNS = (
     "product_id",
     "category_id",
@@ -35,24 +35,24 @@ _COLUMNS = (
 
 @dataclass(frozen=True, eq=False)
 class AnswerFile:
-    """Answers with the ids of their products; true categories where the file has them."""
+    """The answers in a prediction file with the ids of their products, and labels if it has any."""
 
     path: Path
     product_id: Int64[np.ndarray, " N"]
     answers: Answers
     questions: Questions | None  # of the same products, `NO_CATEGORY` where unlabelled
     categories: Categories | None
-    left_out: str  # what cannot be compared, in words
-    run: dict[str, Any] = field(default_factory=dict)  # what it says of the run it comes from
+    left_out: str  # in words, what cannot be compared
+    run: dict[str, Any] = field(default_factory=dict)  # the file's description of its run
 
 
 def read_answers(path: Path, truth: Questions | None) -> AnswerFile:
-    """Read a Parquet file, full matrix or submission.
+    """Read the answers in a Parquet file, a full matrix or a submission.
 
-    `truth` labels the products of files that hold no labels, by id; NO_CATEGORY elsewhere.
+    `truth` gives the labels, by product id. Without it they come from the file.
 
     Raises:
-        UserError: the file is absent, damaged, of no known kind, or needs labels.
+        UserError: the file is absent, damaged or of no known kind, or it needs labels.
     """
     if _is_matrix(path):
         return _from_matrix(path, truth)
@@ -64,7 +64,7 @@ def read_answers(path: Path, truth: Questions | None) -> AnswerFile:
 
 
 def is_parquet(path: Path) -> bool:
-    """Whether it is a Parquet file, by its name or by its first bytes."""
+    """Whether this is a Parquet file, by its name or by its first bytes."""
     if path.suffix.lower() == ".parquet":
         return True
     try:
@@ -95,7 +95,7 @@ def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
         guess=top[:, 0].copy(),
         in_top5=(top[:, :5] == category[:, None]).any(1) if top.shape[1] >= 5 else None,
         confidence=file.column("top_probability")[:, 0].copy(),
-        # A class that the run lacks has no likelihood there; such products are not compared.
+        # NaN where the run lacks the true category; such products are not compared.
         log_prob_true=file.column("log_prob_true").astype(np.float32),
     )
     try:
@@ -126,7 +126,7 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
         np.concatenate([part[i] for part in parts]) for i in range(4)
     )
     log_prob = np.log(np.maximum(of_label, np.finfo(np.float32).tiny))
-    log_prob[label < 0] = np.nan  # no class of this matrix: not compared
+    log_prob[label < 0] = np.nan  # the matrix lacks this category, so it is not compared
     answers = Answers(columns[guess], in_top5, confidence, log_prob)
     left_out = "temperature, other rules and attention (it holds no images)"
     run = about.get("run") or {}
@@ -134,12 +134,12 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
 
 
 def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
-    """Guess, whether the label is among the top 5, confidence, probability of the label."""
+    """For each block of rows: guess, in top 5 or not, confidence, probability of the label."""
     for first in range(0, len(matrix), _ROWS):
         rows = np.asarray(matrix[first : first + _ROWS])
         true = label[first : first + _ROWS]
         of_label = rows[np.arange(len(rows)), np.maximum(true, 0)]
-        # Its rank, the lower class first among equals, as `train.step.largest` has it.
+        # The rank of the label; among equal values the lower class comes first, as in `largest`.
         before = (rows > of_label[:, None]).sum(1)
         earlier = np.arange(rows.shape[1]) < true[:, None]
         rank = before + ((rows == of_label[:, None]) & earlier).sum(1)
@@ -147,7 +147,7 @@ def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray,
 
 
 def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
-    """Product and category ids of a `_id,category_id` file, gz or not."""
+    """Product and category ids of a CSV file `_id,category_id`, compressed or not."""
     refuse_foreign(path, SUBMISSION)
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:

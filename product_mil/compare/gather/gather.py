@@ -1,4 +1,4 @@
-"""Runs and prediction files, brought to answer the same labelled products."""
+"""Collect the answers of runs and prediction files to the same labelled products."""
 
 import dataclasses
 from collections.abc import Mapping, Sequence
@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.compare.answers import Contestant, Questions, questions_of, take
+from product_mil.compare.answers import Entry, Questions, questions_of, take
 from product_mil.compare.gather.files import read_answers
 from product_mil.compare.gather.headline import all_pairs, headline_of
 from product_mil.compare.gather.rules import OWN
@@ -26,11 +26,11 @@ from product_mil.sources.lookup import rows_of
 
 
 @dataclass(frozen=True, eq=False)
-class Contest:
-    """Everything that the comparison needs, and what is worth saying of it."""
+class Gathered:
+    """Everything that a comparison needs, with remarks on it."""
 
     questions: Questions
-    contestants: list[Contestant]
+    entries: list[Entry]
     pairs: list[tuple[str, str]]
     headline: tuple[str, str]
     categories: Categories
@@ -38,7 +38,7 @@ class Contest:
     data_rows: Int64[np.ndarray, " N"] | None  # of the catalogue
     differing_fields: dict[str, dict[str, Any]]  # of the runs' configurations
     notes: list[str]
-    warnings: list[str]  # what nobody may overlook: it is no test
+    warnings: list[str]  # which runs have seen some of the products, so that this is no test
 
 
 def gather(
@@ -49,21 +49,21 @@ def gather(
     checkpoint: Literal["last", "best"] = "last",
     images_per_batch: int | None = None,
     reference: str | None = None,
-) -> Contest:
+) -> Gathered:
     """The answers of every run and of every file to the labelled products of `spec`.
 
     `reference` names the variant or rule that the headline compares with (`headline_of`).
 
     Raises:
-        UserError: runs, files or data that cannot be used, or have no labelled product in common;
-            or nobody has the name of the reference.
+        UserError: runs, files or data cannot be used, or have no labelled product in common; or no
+            entry has the name of the reference.
     """
     notes: list[str] = []
     catalogue = records = truth = None
     if spec:
         catalogue = open_catalogue(spec)
         refuse_other_categories(catalogue)
-        # Of several records with one id the first one counts, as in `TrainedRun.products`.
+        # If several records have the same id, the first one counts, as in `TrainedRun.products`.
         records = catalogue.first_records()
         truth = questions_of(catalogue, records)
     shared = SharedImages(catalogue)
@@ -90,15 +90,15 @@ def gather(
     if shares_image is not None:
         truth = dataclasses.replace(truth, shares_image=shares_image[records])
     rows, places = _matched(truth, sources, notes)
-    contestants = _contestants(sources, places)
+    entries = _entries(sources, places)
     poolings = {name: parts[0].pooling for name, parts in sources.items()}
     headline = headline_of(poolings, reference)
     differing = differing_fields(configs)
     notes += remarks(differing)
-    return Contest(
+    return Gathered(
         questions=take(truth, rows),
-        contestants=contestants,
-        pairs=all_pairs(contestants, headline[1]),
+        entries=entries,
+        pairs=all_pairs(entries, headline[1]),
         headline=headline,
         categories=_categories(sources, truth),
         catalogue=catalogue,
@@ -131,7 +131,7 @@ def _truth_of(path: Path) -> Questions:
 def _matched(
     truth: Questions, sources: Mapping[str, Sequence[Source]], notes: list[str]
 ) -> tuple[Int64[np.ndarray, " N"], dict[str, list[Int64[np.ndarray, " N"]]]]:
-    """Rows of `truth` that everybody answers, and where in each source their answers lie."""
+    """The rows of `truth` that every source answers, and the rows of these answers by source."""
     usable = truth.category_id != NO_CATEGORY
     unlabelled = int((~usable).sum())
     if unlabelled:
@@ -159,10 +159,10 @@ def _matched(
     return rows, {name: [place[rows] for place in places] for name, places in found.items()}
 
 
-def _contestants(
+def _entries(
     sources: Mapping[str, Sequence[Source]], places: Mapping[str, Sequence[np.ndarray]]
-) -> list[Contestant]:
-    contestants = []
+) -> list[Entry]:
+    entries = []
     for name, parts in sources.items():
         for rule in parts[0].answers:
             seeds = tuple(
@@ -170,19 +170,19 @@ def _contestants(
                 for source, place in zip(parts, places[name], strict=True)
             )
             own = rule == OWN
-            contestants.append(
-                Contestant(
+            entries.append(
+                Entry(
                     name=name if own else f"{name}/{rule}",
                     seeds=seeds,
                     how=parts[0].pooling if own else IMAGE_RULES[rule],
                     rule_of=None if own else name,
                 )
             )
-    return contestants
+    return entries
 
 
 def _categories(sources: Mapping[str, Sequence[Source]], truth: Questions) -> Categories:
-    """The tree with the most classes; the others know a part of it."""
+    """The categories of the source with the most classes; the others have a part of them."""
     known = [s.categories for parts in sources.values() for s in parts if s.categories is not None]
     if known:
         return max(known, key=lambda categories: len(categories.ids))

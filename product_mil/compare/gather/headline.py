@@ -1,9 +1,9 @@
-"""Who is compared with whom: the reference, the headline and all pairs."""
+"""Which entries are compared: the reference, the headline and all pairs."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from product_mil.compare.answers import Contestant
+from product_mil.compare.answers import Entry
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
 from product_mil.model.registry import HEADS, head
@@ -15,8 +15,8 @@ def averages(pooling: str) -> bool:
     return pooling in HEADS and HEADS[pooling].averages
 
 
-def contestant_names(poolings: Mapping[str, str]) -> list[str]:
-    """Every variant, and after an averaging one each of its rules as `variant/rule`."""
+def entry_names(poolings: Mapping[str, str]) -> list[str]:
+    """The names of all entries: each variant, and after an averaging one its `variant/rule`s."""
     found = []
     for name, pooling in poolings.items():
         rules = IMAGE_RULES if averages(pooling) else ()
@@ -25,10 +25,10 @@ def contestant_names(poolings: Mapping[str, str]) -> list[str]:
 
 
 def pooling_of(workdir: Path) -> str:
-    """The pooling of a run; empty where the directory holds none.
+    """The pooling of a run; empty where the directory holds no run.
 
     Raises:
-        UserError: its head is not registered here.
+        UserError: the head of the run is not registered.
     """
     name = ((stored_config(workdir) or {}).get("model") or {}).get("pooling", "")
     try:
@@ -40,15 +40,15 @@ def pooling_of(workdir: Path) -> str:
 def headline_of(poolings: Mapping[str, str], reference: str | None = None) -> tuple[str, str]:
     """The first variant, and the reference that it is compared with.
 
-    Without one it is the last averaging variant, or else the last variant.
+    Without `reference`, that is the last averaging variant, or else the last variant.
 
     Raises:
-        UserError: nobody has the name of the reference.
+        UserError: no entry has the name of the reference.
     """
     if reference is None:
         averaging = [name for name, pooling in poolings.items() if averages(pooling)]
         reference = (averaging or list(poolings))[-1]
-    names = contestant_names(poolings)
+    names = entry_names(poolings)
     if reference not in names:
         raise UserError(f"--reference {reference}: there is no such variant or rule; there are "
                         + ", ".join(names))  # fmt: skip
@@ -56,20 +56,21 @@ def headline_of(poolings: Mapping[str, str], reference: str | None = None) -> tu
     return next(name for name in poolings if name != own), reference
 
 
-def all_pairs(contestants: Sequence[Contestant], reference: str) -> list[tuple[str, str]]:
-    """Each pair once.
+def all_pairs(entries: Sequence[Entry], reference: str) -> list[tuple[str, str]]:
+    """Each pair of entries once, as (a, b) for the difference a minus b.
 
-    The reference comes second, then a rule's own run, then a rule, then the later variant.
+    b is the reference if it is one of the two. Otherwise b is the run of the rule a, or the rule if
+    a is another run, or the later one of two runs or two rules.
     """
     return [
         (b.name, a.name) if _is_second(a, b, reference) else (a.name, b.name)
-        for i, a in enumerate(contestants)
-        for b in contestants[i + 1 :]
+        for i, a in enumerate(entries)
+        for b in entries[i + 1 :]
     ]
 
 
-def _is_second(a: Contestant, b: Contestant, reference: str) -> bool:
-    """Whether the earlier of two comes second."""
+def _is_second(a: Entry, b: Entry, reference: str) -> bool:
+    """Whether the earlier entry a comes second in a pair with b."""
     if reference in (a.name, b.name):
         return a.name == reference
     if a.name == b.rule_of:

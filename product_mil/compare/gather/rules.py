@@ -1,7 +1,7 @@
-"""One pass over the devices: a run's own answers, and rival rules on its images' probabilities.
+"""A run's own answers, and those of other rules on its images' probabilities, in one pass.
 
-The rules need no training. They show how much of a joint model's gain a better average would
-already have brought.
+The rules need no training. They show how much of a joint model's gain a better way of averaging
+would have brought already.
 """
 
 from collections.abc import Callable, Iterable
@@ -24,14 +24,14 @@ from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.packing import packing_of
 from product_mil.sources.categories import Categories
 
-OWN = "own"  # what the run itself answers
-NO_LIKELIHOOD = ("vote",)  # votes are no probabilities
+OWN = "own"  # the answers of the run itself
+NO_LIKELIHOOD = ("vote",)  # votes are not probabilities
 
 
 def rule_logits(
     image_logits: Float[Array, "S n k"], slots: Slots
 ) -> dict[str, Float[Array, "S p k"]]:
-    """Unnormalised logits of each product under each of `IMAGE_RULES`."""
+    """Unnormalised logits of each product, by each rule of `IMAGE_RULES`."""
     packing = packing_of(slots)
     log_probs = jax.nn.log_softmax(image_logits)
     mean = packing.mean(jnp.exp(log_probs))
@@ -42,14 +42,14 @@ def rule_logits(
     return {
         "geometric_mean": packing.mean(log_probs),
         "maximum": packing.max(log_probs),
-        # Ties go to the higher mean probability: below 1, it never outweighs a vote.
+        # Ties go to the higher mean probability; half of it is below 1, so no vote is outweighed.
         "vote": packing.sum(top) + mean / 2,
         "first_image": first,
     }
 
 
 class RuleScores(NamedTuple):
-    """What is fetched of each of r rules and product slots."""
+    """The scores of each of r rules on each product slot."""
 
     top1: Int32[Array, "r S p"]  # class index
     in_top5: Bool[Array, "r S p"]
@@ -72,9 +72,9 @@ def _all_logits(
 
 
 def make_score_step(structure: Any, *, with_rules: bool) -> Callable[..., RuleScores]:
-    """The answers to a batch, of the model itself and, for an averaging model, of each rule.
+    """A jitted function that scores a batch by the model and, if it averages, by each rule.
 
-    The step takes parameters, statistics, a batch, the logarithm of the prior `[k]` and the
+    The function takes parameters, statistics, a batch, the logarithm of the prior `[k]` and the
     temperature of each rule `[r]`.
     """
 
@@ -113,7 +113,7 @@ def make_score_step(structure: Any, *, with_rules: bool) -> Callable[..., RuleSc
 def answers_of(
     scores: dict[str, np.ndarray], categories: Categories, temperatures: list[float] | None
 ) -> dict[str, Answers]:
-    """The answers of the run, as `OWN`, and of each rule that was scored."""
+    """The answers of the run, under the name `OWN`, and of each rule that was scored."""
     found: dict[str, Answers] = {}
     for row, name in enumerate((OWN, *IMAGE_RULES)[: len(scores["top1"])]):
         likely = name not in NO_LIKELIHOOD
@@ -137,7 +137,7 @@ def answers_of(
 def make_log_probs_step(
     structure: Any, *, with_rules: bool
 ) -> Callable[..., Float[Array, "r S p k"]]:
-    """All log-probabilities of a batch, for fitting temperatures."""
+    """A jitted function that returns all log-probabilities of a batch, to fit temperatures."""
 
     def log_probs_step(
         parameters: Arrays, statistics: Arrays, batch: Batch
@@ -154,7 +154,7 @@ def fit_temperatures(
     step: Callable[..., Array],
     mesh: Mesh,
 ) -> list[float]:
-    """One temperature a rule, by the likelihood of validation products (Guo et al. 2017)."""
+    """One temperature for each rule, by the likelihood of validation products (Guo et al. 2017)."""
     blocks, places = [], []
     for loaded in batches:
         real = loaded.positions >= 0

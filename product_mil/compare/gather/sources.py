@@ -1,4 +1,4 @@
-"""What one run or one prediction file answers, before products are matched."""
+"""The answers of one run or one prediction file, before products are matched."""
 
 import logging
 from dataclasses import dataclass
@@ -38,21 +38,21 @@ _LOGGER = logging.getLogger(__name__)
 
 @dataclass(frozen=True, eq=False)
 class Source:
-    """What a run or a file answers, before products are matched."""
+    """The answers of a run or a file, before products are matched."""
 
     product_id: Int64[np.ndarray, " N"]
-    answers: dict[str, Answers]  # the source's own under `OWN`, and of its rules
-    knows: Bool[np.ndarray, " N"]  # the product has a category, and it is one of the source's
+    answers: dict[str, Answers]  # by rule; those of the source itself under `OWN`
+    knows: Bool[np.ndarray, " N"]  # whether the product's category is a class of the source
     categories: Categories | None
     pooling: str
     config: Config | None = None
-    known: Known | None = None  # of the products, to the run
+    known: Known | None = None  # how many of the products the run has seen
 
 
 class SharedImages:
-    """Which products of the data share an image with what the runs were trained on.
+    """Which products of the compared data share an image with the training data of runs.
 
-    Looked for once for each set of training and validation products, which runs may share.
+    The search is made once for each set of training data, since several runs may share it.
     """
 
     def __init__(self, catalogue: Catalogue | None) -> None:
@@ -60,7 +60,7 @@ class SharedImages:
         self._found: dict[int, tuple[RunData, Shown]] = {}  # the data stay, and so does their id
 
     def with_data(self, data: RunData) -> Shown | None:
-        """Which products of the catalogue show an image of a run's data; None without one."""
+        """Which products show an image of a run's data; None where there is no catalogue."""
         if self._catalogue is None:
             return None
         if id(data) not in self._found:
@@ -68,7 +68,7 @@ class SharedImages:
         return self._found[id(data)][1]
 
     def with_training(self) -> Bool[np.ndarray, " N"] | None:
-        """Which products show a training image of any run so far; None where no data are known."""
+        """Which products show a training image of any run so far; None before the first run."""
         trained = [shown.trained for _, shown in self._found.values()]
         return np.logical_or.reduce(trained) if trained else None
 
@@ -76,7 +76,7 @@ class SharedImages:
 def answers_of_run(
     run: TrainedRun, spec: str, images_per_batch: int | None, shared: SharedImages, notes: list[str]
 ) -> Source:
-    """The run's own answers and, if it averages probabilities, those of every other rule."""
+    """The answers of a run and, if it averages probabilities, those of every other rule."""
     _LOGGER.info("%s", run.summary)
     with_rules = head(run.config.model.pooling).averages
     products = run.products(spec)
@@ -113,7 +113,10 @@ def answers_of_run(
 def _temperatures(
     run: TrainedRun, valid: Products, with_rules: bool, images_per_batch: int | None
 ) -> list[float]:
-    """Fitted on validation products of the run, or a random part of them."""
+    """A temperature for each rule, fitted on the run's validation products.
+
+    Where these are many, a random part of them is used.
+    """
     usable = np.flatnonzero((valid.labels >= 0) & (valid.num_images > 0))
     bytes_a_product = 4 * len(run.categories.ids) * (1 + with_rules * len(IMAGE_RULES))
     count = min(len(usable), TEMPERATURE_PRODUCTS, _MAX_LOG_PROBS_BYTES // bytes_a_product)
@@ -133,7 +136,7 @@ def read_file(path: Path, truth: Questions | None, notes: list[str]) -> Source:
     """The answers of a prediction file.
 
     Raises:
-        UserError: it is absent, damaged, or does not fit `truth`.
+        UserError: the file is absent or damaged, or does not fit `truth`.
     """
     file: AnswerFile = read_answers(path, truth)
     notes.append(f"{path}: no {file.left_out}")
@@ -169,7 +172,7 @@ def run_details(
 
 
 def file_details(path: Path, product_ids: Int64[np.ndarray, " r"]) -> list[Detail] | None:
-    """What a prediction file says of some products; None where it holds one guess each."""
+    """What a prediction file says of some products; None if it only holds a guess for each."""
     if not is_parquet(path):
         return None
     return details_in(read_predictions(path, DETAIL_COLUMNS), product_ids)

@@ -1,1 +1,1 @@
-"""A comparison in words, tables and pictures."""
+"""A comparison as sentences, tables and plots."""

@@ -31,7 +31,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Confusion:
-    """A mistake, and how many products each of the headline's two gets wrong in this way."""
+    """A mistake, and how many products each of the headline's two entries gets wrong this way."""
 
     true: list[str]  # from level 1 down
     guess: list[str]
@@ -43,12 +43,13 @@ def draw_all(
     questions: Questions,
     answers: Mapping[str, Answers],
     categories: Categories,
-    contestants: Sequence[Scores],
+    entries: Sequence[Scores],
     directory: Path,
 ) -> tuple[list[Plot], list[Confusion]]:
-    """Write the PNG files; what the page needs of them, and the most frequent mistakes.
+    """Write the PNG files to `directory`. Returns the plots for the page, and frequent mistakes.
 
-    `answers` holds those of the headline's two, in its order; `contestants` are drawn.
+    `answers` holds those of the headline's two entries, in its order. `entries` are the ones in the
+    plots of accuracy and reliability.
     """
     a, b = answers
     found: list[Plot] = []
@@ -62,25 +63,25 @@ def draw_all(
         uris = plots.svg_uri(light), plots.svg_uri(dark)
         found.append(Plot(section, title, alt, *uris, width, height))
 
-    if all(scores.groups.get("by_num_images") for scores in contestants):
+    if all(scores.groups.get("by_num_images") for scores in entries):
         add(
             "images",
             "accuracy_by_num_images.png",
             "right at the first guess, with 95 % intervals",
             "Accuracy by number of images; the figures are in the table beside it.",
-            lambda theme: plots.accuracy_by_num_images(contestants, theme),
+            lambda theme: plots.accuracy_by_num_images(entries, theme),
         )
     for field, title in (
         ("confidence", "as the runs say"),
         ("calibrated_confidence", "after a temperature fitted on validation products"),
     ):
-        if any(scores.reliability.get(field) for scores in contestants):
+        if any(scores.reliability.get(field) for scores in entries):
             add(
                 "reliability",
                 f"reliability_{field}.png",
                 title,
                 f"Share of right guesses by confidence, {title}.",
-                lambda theme, field=field: plots.reliability(contestants, field, theme),
+                lambda theme, field=field: plots.reliability(entries, field, theme),
             )
     pairs = confusions(questions, (answers[a], answers[b]))
     confused = list(dict.fromkeys(c for pair in pairs for c in pair[:2]))[:CONFUSED_CATEGORIES]

@@ -1,4 +1,4 @@
-"""The products that the compared runs answer differently, with small pictures of their images."""
+"""The products that the compared runs answer differently, with thumbnails of their images."""
 
 import base64
 from collections.abc import Iterator, Mapping, Sequence
@@ -19,7 +19,7 @@ from product_mil.sources.categories import Categories, path_of
 from product_mil.sources.lookup import rows_of
 
 MAX_PRODUCTS = 1000
-MAX_PICTURES_BYTES = 16_000_000  # of JPEG; a third more in the page, which stays below 25 MB
+MAX_THUMBNAILS_BYTES = 16_000_000  # of JPEG; base64 adds a third, so the page stays below 25 MB
 THUMBNAIL_PX = 112
 FIXED, BROKE = "fixed", "broke"
 DETAIL_COLUMNS = (
@@ -35,17 +35,18 @@ DETAIL_COLUMNS = (
 
 @dataclass(frozen=True)
 class Detail:
-    """What a model says of one product, for people."""
+    """What a model says of one product, in the form that the page shows."""
 
     top: list[tuple[int, float]]  # category id and probability, the most probable first
     attention: dict[int, float]  # by `image_index`
     image_guess: dict[int, int]  # category id, by `image_index`
-    # To the logit of the first of `top`, by `image_index`; empty where the model is no sum.
+    # What each image adds to the logit of the first of `top`, by `image_index`; empty where the
+    # logits are not a sum over images.
     contribution: dict[int, float] = field(default_factory=dict)
 
 
 def details_of(block: PredictionBlock, class_ids: Int64[np.ndarray, " k"]) -> Iterator[Detail]:
-    """The products of a block, one after the other."""
+    """The details of each product of a block, in order."""
     stops = np.cumsum(block.num_readable_images)
     for row, stop in enumerate(stops.tolist()):
         images = slice(stop - int(block.num_readable_images[row]), stop)
@@ -84,7 +85,7 @@ def details_in(file: PredictionFile, product_ids: Int64[np.ndarray, " r"]) -> li
 
 @dataclass(frozen=True, eq=False)
 class Selection:
-    """The products to show, and how many of each kind there are in all."""
+    """The products to show, and the number of all products of each kind."""
 
     rows: Int64[np.ndarray, " r"]
     kinds: list[str]  # FIXED or BROKE, of each row
@@ -101,8 +102,8 @@ def select(
 ) -> Selection:
     """At most `limit` of the products that only one of a and b gets right.
 
-    Drawn evenly from strata by kind of change, level-1 category and number of images, at least
-    one of each while there is room; the same ones each time.
+    They are drawn evenly from strata by kind of change, level-1 category and number of images, with
+    at least one of each stratum while there is room. Equal arguments give equal products.
     """
     of_a, of_b = a.guess == questions.category_id, b.guess == questions.category_id
     changed = np.flatnonzero(of_a != of_b)
@@ -127,8 +128,8 @@ def select(
     )
 
 
-class Pictures:
-    """Thumbnails as data URIs; a picture that recurs is held once."""
+class Thumbnails:
+    """Thumbnails of images as data URIs. A thumbnail that recurs is kept once."""
 
     def __init__(self, catalogue: Catalogue) -> None:
         self._catalogue = catalogue
@@ -137,7 +138,7 @@ class Pictures:
         self.num_bytes = 0
 
     def of_product(self, row: int) -> list[int | None]:
-        """The number in `uris` of each picture of a product; None where it can't be read."""
+        """The index in `uris` of each image of a product; None where an image can't be read."""
         catalogue = self._catalogue
         first = int(catalogue.first_image[row])
         return [self._of_image(first + i) for i in range(int(catalogue.num_images[row]))]
@@ -147,7 +148,7 @@ class Pictures:
         reason = decode_images(self._catalogue.read(np.array([image])), [pixels]).get(0)
         if reason is not None and not is_remark(reason):
             return None
-        # Encoded anew: nothing of the file itself, such as its metadata, gets into the page.
+        # Encoding again keeps everything else of the file, such as its metadata, out of the page.
         jpeg = simplejpeg.encode_jpeg(pixels, quality=72, colorsubsampling="420")
         if jpeg not in self._number:
             self._number[jpeg] = len(self.uris)
@@ -165,17 +166,18 @@ def cards(
     catalogue: Catalogue | None,
     data_rows: Int64[np.ndarray, " N"] | None,
 ) -> dict[str, Any]:
-    """The gallery as plain values: cards, pictures, and the names that they refer to.
+    """The gallery as plain values: cards, thumbnails, and the names that they refer to.
 
-    `details` and `answers` are those of the two runs compared; details may be None, and a
-    catalogue too: then a card has no images. Stops where the pictures fill `MAX_PICTURES_BYTES`.
+    `details` and `answers` are those of the two entries compared. Without details (None) a card
+    shows the first guess alone; without a catalogue it has no images. No more cards are added once
+    the thumbnails fill `MAX_THUMBNAILS_BYTES`.
     """
-    pictures = Pictures(catalogue) if catalogue is not None else None
+    thumbnails = Thumbnails(catalogue) if catalogue is not None else None
     found: list[dict[str, Any]] = []
     named: set[int] = set()
-    # One in turn of each place of the order, so that a stop cuts all strata alike.
+    # In random order, so that stopping early leaves out products of all strata alike.
     for place in np.random.default_rng(1).permutation(len(selection.rows)).tolist():
-        if pictures is not None and pictures.num_bytes > MAX_PICTURES_BYTES:
+        if thumbnails is not None and thumbnails.num_bytes > MAX_THUMBNAILS_BYTES:
             break
         row = int(selection.rows[place])
         true = int(questions.category_id[row])
@@ -186,8 +188,8 @@ def cards(
             "true": true,
             "images": None if questions.num_images is None else int(questions.num_images[row]),
             "pictures": []
-            if pictures is None or data_rows is None
-            else pictures.of_product(int(data_rows[row])),
+            if thumbnails is None or data_rows is None
+            else thumbnails.of_product(int(data_rows[row])),
             "runs": {},
         }
         named.add(true)
@@ -210,12 +212,12 @@ def cards(
     found.sort(key=lambda card: card.pop("place"))
     return {
         "cards": found,
-        "pictures": pictures.uris if pictures is not None else [],
+        "pictures": thumbnails.uris if thumbnails is not None else [],
         "names": {str(category): path_of(categories, category) for category in sorted(named)},
     }
 
 
 def _guess(answers: Answers, row: int) -> tuple[int, float | None]:
-    """The first guess and its probability, where that is known."""
+    """The category of the first guess, and its probability where that is known."""
     confidence = answers.confidence
     return int(answers.guess[row]), None if confidence is None else float(confidence[row])

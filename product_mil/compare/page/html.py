@@ -12,7 +12,7 @@ from markupsafe import Markup
 from product_mil.compare.page.figures import Confusion, Plot
 from product_mil.compare.page.gallery import BROKE, FIXED
 from product_mil.compare.page.sentences import summary, verdict
-from product_mil.compare.page.tables import category_rows, contestant_rows, group_tables, pair_rows
+from product_mil.compare.page.tables import category_rows, entry_rows, group_tables, pair_rows
 from product_mil.compare.page.words import (
     count,
     number,
@@ -32,7 +32,7 @@ def page(
     confusions: Sequence[Confusion],
     gallery: Mapping[str, Any],
 ) -> str:
-    """The whole page. All texts from data are escaped, and a policy forbids every request."""
+    """The text of the page. All data are escaped, and its policy forbids every request."""
     directory = resources.files("product_mil.compare.page") / "template"
     style, script = ((directory / name).read_text("utf-8") for name in ("page.css", "page.js"))
     environment = jinja2.Environment(
@@ -64,7 +64,7 @@ def page(
         sentences=summary(report),
         everyone={scores.name: scores for scores in comparison.scores},
         seeds=max(scores.seeds for scores in comparison.scores),
-        rows=contestant_rows(report),
+        rows=entry_rows(report),
         pairs=pair_rows(comparison),
         categories=category_rows(report.difference),
         groups=group_tables(report),
@@ -80,5 +80,5 @@ def page(
 
 
 def _hash(text: str) -> str:
-    """As a content security policy names a text that is allowed."""
+    """The hash by which a content security policy allows a script or style."""
     return "sha256-" + base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()

@@ -1,4 +1,4 @@
-"""The plots of a comparison: PNG files to keep, and the same as SVG for a light and a dark page."""
+"""The plots of a comparison, as PNG files and as SVG for a light and a dark page."""
 
 import base64
 import io
@@ -20,7 +20,7 @@ from matplotlib.ticker import PercentFormatter
 from product_mil.compare.statistics.results import Scores
 from product_mil.compare.statistics.tests import Estimate
 
-# Okabe and Ito 2008: told apart by colour-blind readers; the markers differ as well.
+# Colour-blind readers can distinguish these (Okabe and Ito 2008); the markers differ as well.
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 _SIZE_IN = (4.6, 3.3)  # small, so that its letters can be read on a phone
@@ -70,12 +70,12 @@ def _error(estimates: Sequence[Estimate]) -> np.ndarray:
     return np.maximum([value - low, high - value], 0)
 
 
-def accuracy_by_num_images(contestants: Sequence[Scores], theme: Theme) -> Figure:
-    """Accuracy of each contestant against the number of images, with its interval."""
+def accuracy_by_num_images(entries: Sequence[Scores], theme: Theme) -> Figure:
+    """Accuracy of each entry against the number of images, with its interval."""
     figure, axes = _figure(theme)
-    found = [scores.groups["by_num_images"] for scores in contestants]
+    found = [scores.groups["by_num_images"] for scores in entries]
     groups = list(dict.fromkeys(group for own in found for group in own))
-    for number, (scores, own) in enumerate(zip(contestants, found, strict=True)):
+    for number, (scores, own) in enumerate(zip(entries, found, strict=True)):
         there = [group for group in groups if group in own]
         estimates = [own[group].accuracy for group in there]
         at = np.array([groups.index(group) for group in there])
@@ -102,11 +102,11 @@ def accuracy_by_num_images(contestants: Sequence[Scores], theme: Theme) -> Figur
     return figure
 
 
-def reliability(contestants: Sequence[Scores], field: str, theme: Theme) -> Figure:
-    """Accuracy against confidence; on the diagonal, a run is right as often as it says."""
+def reliability(entries: Sequence[Scores], field: str, theme: Theme) -> Figure:
+    """Accuracy against confidence. On the diagonal, a run is right as often as it says."""
     figure, axes = _figure(theme)
     axes.plot([0, 1], [0, 1], color=theme.faint, linewidth=1.2, linestyle="--")
-    for number, scores in enumerate(contestants):
+    for number, scores in enumerate(entries):
         bins = scores.reliability.get(field, ())
         if not bins:
             continue
@@ -134,7 +134,13 @@ def reliability(contestants: Sequence[Scores], field: str, theme: Theme) -> Figu
 
 
 def confusion(matrix: np.ndarray, names: Sequence[str], theme: Theme) -> Figure:
-    """Products of some categories (rows) by guess (columns); what is guessed else is left out."""
+    """Numbers of products by true category (rows) and guess (columns); other guesses are left out.
+
+    Arguments:
+        matrix: as `confusion_matrix` returns it, `[c, c + 1]`.
+        names: of the c categories.
+        theme: colours.
+    """
     figure, axes = _figure(theme, (5.2, 4.4))
     labels = [_plain(name if len(name) <= 22 else name[:21] + "\u2026") for name in names]
     shown = matrix[:, : len(names)]
@@ -156,26 +162,29 @@ def confusion(matrix: np.ndarray, names: Sequence[str], theme: Theme) -> Figure:
 
 
 def _plain(text: str) -> str:
-    """Names come from data: a dollar sign starts no formula, a leading underscore hides nothing."""
+    """The text so that Matplotlib shows it as it is.
+
+    Otherwise a dollar sign starts a formula, and a leading underscore hides a label.
+    """
     return text.replace("$", r"\$").removeprefix("_")
 
 
 @contextmanager
 def _quietly() -> Iterator[None]:
-    """Names in scripts that the font lacks become boxes, without a warning for each letter."""
+    """Without warnings of letters that the font lacks, which are drawn as boxes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Glyph .* missing from font")
         yield
 
 
 def save_png(figure: Figure, path: Path) -> None:
-    """Write the figure."""
+    """Write the figure as a PNG file."""
     with _quietly():
         figure.savefig(path, dpi=160, metadata={"Software": None})
 
 
 def svg_uri(figure: Figure) -> str:
-    """The figure as a data URI; letters are outlines, so no font is needed."""
+    """The figure as a data URI of an SVG. Letters are outlines, so no font is needed."""
     stream = io.BytesIO()
     with _quietly(), mpl.rc_context({"svg.hashsalt": "product_mil", "svg.fonttype": "path"}):
         figure.savefig(stream, format="svg", metadata={"Date": None, "Creator": None})

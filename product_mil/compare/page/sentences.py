@@ -1,4 +1,4 @@
-"""The result in sentences, for somebody who decides."""
+"""The result in sentences, for a reader who has to decide between two systems."""
 
 from product_mil.compare.page.words import count, percent, points, span, with_sign
 from product_mil.compare.report import Report
@@ -6,7 +6,7 @@ from product_mil.compare.statistics.results import Control, Difference
 
 
 def verdict(report: Report) -> str:
-    """One line: what to believe of the headline's two."""
+    """One line that says which of the headline's two entries is better, and how sure that is."""
     a, b = report.headline
     change, n = report.difference.change, report.comparison.n
     seeds = sorted({report.comparison.of(name).seeds for name in (a, b)})
@@ -23,7 +23,7 @@ def verdict(report: Report) -> str:
         line += _on_one_image(report.difference, worse, sign)
     else:
         ahead = f"{better} is ahead by {gap}" if change.value else "both are right as often"
-        line = f"No difference between {a} and {b} can be told: {ahead} ({figures})"
+        line = f"No difference between {a} and {b} is shown: {ahead} ({figures})"
         if change.value:
             needed = count(report.difference.products_needed)
             line += f"; to confirm that takes about {needed} products"
@@ -36,12 +36,12 @@ def verdict(report: Report) -> str:
 
 
 def _bare(value: float) -> str:
-    """Points without a plus."""
+    """Points without a plus sign."""
     return points(value).removeprefix("+")
 
 
 def _on_one_image(difference: Difference, worse: str, sign: int) -> str:
-    """Who is better on products with one image, where others have several."""
+    """A clause on products with one image; empty where all have one, or all have several."""
     groups = difference.groups.get("by_several_images", {})
     if len(groups) < 2:
         return ""
@@ -56,7 +56,7 @@ def _on_one_image(difference: Difference, worse: str, sign: int) -> str:
 
 
 def summary(report: Report) -> list[str]:
-    """The result in sentences for somebody who decides."""
+    """The result in sentences, the most important first."""
     a, b = report.headline
     of_a, of_b = (report.comparison.of(name) for name in (a, b))
     difference, change = report.difference, report.difference.change
@@ -110,7 +110,7 @@ def _changes(difference: Difference, n: int, one_seed: bool) -> str:
 
 
 def _several(difference: Difference) -> str:
-    """What products with more than one image contribute."""
+    """A sentence on products with several images; empty where there are no two kinds."""
     groups = difference.groups.get("by_several_images", {})
     if len(groups) < 2:
         return ""
@@ -122,7 +122,7 @@ def _several(difference: Difference) -> str:
 
 
 def _control_sentence(a: str, control: Control) -> str:
-    """With a single image there is nothing to fuse: do the two then agree?"""
+    """A sentence on whether the two agree on products with one image, where nothing is fused."""
     change = control.change
     same = f"the same first guess on {percent(control.same_guess, 0)} of {count(change.n)}"
     figures = f"{points(change.value)} points, 95 % interval {span(change.ci95)}"

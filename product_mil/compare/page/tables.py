@@ -25,11 +25,11 @@ _HEADS = (
 
 
 @dataclass(frozen=True)
-class ContestantRow:
-    """A contestant beside the reference."""
+class EntryRow:
+    """A row of the main table: an entry, and its difference from the reference."""
 
     scores: Scores
-    name: str  # of a rule under its run, its own name alone
+    name: str  # a rule that stands below its run is named without it
     is_indented: bool
     how: str
     change: Change | None  # from the reference; None for itself
@@ -42,7 +42,7 @@ class ContestantRow:
 
 @dataclass(frozen=True)
 class PairRow:
-    """A pair, the better of the two first."""
+    """Two entries, the better one first."""
 
     better: str
     worse: str
@@ -51,7 +51,7 @@ class PairRow:
 
 @dataclass(frozen=True)
 class GroupRow:
-    """The headline's two on a group of products."""
+    """The headline's two entries on a group of products."""
 
     name: str
     a: GroupAccuracy
@@ -59,8 +59,8 @@ class GroupRow:
     change: Change
 
 
-def contestant_rows(report: Report) -> list[ContestantRow]:
-    """A row a contestant, the reference and its run first, each with its difference from it."""
+def entry_rows(report: Report) -> list[EntryRow]:
+    """A row for each entry. The reference comes first, then its run and that run's rules."""
     _, b = report.headline
     own = report.comparison.of(b).rule_of or b
     order = sorted(
@@ -71,9 +71,9 @@ def contestant_rows(report: Report) -> list[ContestantRow]:
     return [_row(scores, b, changes.get(scores.name)) for scores in order]
 
 
-def _row(scores: Scores, reference: str, change: Change | None) -> ContestantRow:
+def _row(scores: Scores, reference: str, change: Change | None) -> EntryRow:
     is_indented = scores.rule_of is not None and scores.name != reference
-    return ContestantRow(
+    return EntryRow(
         scores,
         name=scores.name.rpartition("/")[2].replace("_", " ") if is_indented else scores.name,
         is_indented=is_indented,
@@ -83,7 +83,7 @@ def _row(scores: Scores, reference: str, change: Change | None) -> ContestantRow
 
 
 def pair_rows(comparison: Comparison) -> list[PairRow]:
-    """Every pair, the better of the two first; the best contestants come first."""
+    """A row for each pair of entries, sorted by accuracy from the best entries on."""
     best_first = sorted(comparison.scores, key=lambda scores: -scores.accuracy.value)
     rank = {scores.name: place for place, scores in enumerate(best_first)}
     rows = [
@@ -96,13 +96,13 @@ def pair_rows(comparison: Comparison) -> list[PairRow]:
 
 
 def category_rows(difference: Difference) -> list[tuple[str, Change]]:
-    """Level-1 categories by size, as many as can be read."""
+    """The largest level-1 categories, at most `MAX_LISTED_CATEGORIES`, largest first."""
     rows = difference.groups["by_level1"].items()
     return sorted(rows, key=lambda row: -row[1].n)[:MAX_LISTED_CATEGORIES]
 
 
 def group_tables(report: Report) -> dict[str, list[GroupRow]]:
-    """By number of images and by shared image: both accuracies, the difference."""
+    """Rows by number of images, and by whether a product shares an image with training."""
     a, b = (report.comparison.of(name) for name in report.headline)
     return {
         name: [
@@ -114,9 +114,9 @@ def group_tables(report: Report) -> dict[str, list[GroupRow]]:
 
 
 def terminal_table(report: Report) -> str:
-    """The contestants against the reference, for the terminal."""
+    """The main table, for the terminal."""
     lines: list[tuple[str, ...]] = [_HEADS]
-    for row in contestant_rows(report):
+    for row in entry_rows(report):
         metrics, accuracy = row.scores.metrics, row.scores.accuracy
         figures = [
             f"{metrics[metric].value:.{digits}f}" if metric in metrics else "-"
@@ -128,12 +128,12 @@ def terminal_table(report: Report) -> str:
 
 
 def table_by_num_images(report: Report, *, groups_a_row: int = 4) -> str:
-    """Accuracy of every contestant, and the headline's difference, by the number of images.
+    """The accuracy of every entry and the headline's difference by number of images.
 
-    For the terminal; empty where the numbers of images are not known.
+    The text is for the terminal, and empty where the numbers of images are not known.
     """
     a, b = report.headline
-    rows = contestant_rows(report)
+    rows = entry_rows(report)
     groups = report.difference.groups.get("by_num_images", {})
     tables = []
     for first in range(0, len(groups), groups_a_row):

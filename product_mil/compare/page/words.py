@@ -6,7 +6,7 @@ NONE, MINUS = "\u2013", "\u2212"  # an en dash where nothing is known, a proper 
 
 
 def percent(value: float | int | None, digits: int = 1) -> str:
-    """0.4712 as 47.1 %."""
+    """A share in percent: 0.4712 becomes 47.1 %."""
     return NONE if value is None else f"{100 * value:.{digits}f}\u00a0%"
 
 
@@ -16,7 +16,7 @@ def percents(ci95: Sequence[float], digits: int = 1) -> str:
 
 
 def points(value: float | int | None, digits: int = 1) -> str:
-    """0.139 as +13.9: a difference of shares in percentage points."""
+    """A difference of shares in percentage points: 0.139 becomes +13.9."""
     if value is None:
         return NONE
     text = f"{100 * value:+.{digits}f}"
@@ -34,7 +34,7 @@ def p_text(value: float) -> str:
 
 
 def count(value: float | int | None) -> str:
-    """12345 as 12,345; a mean over seeds keeps a digit."""
+    """A number of products: 12345 becomes 12,345. A mean over seeds keeps one decimal."""
     if value is None:
         return NONE
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
@@ -46,6 +46,6 @@ def span(ci95: Sequence[float], digits: int = 1) -> str:
 
 
 def with_sign(p: float) -> str:
-    """A p-value after the letter: = 0.012."""
+    """A p-value with its sign, as it stands after the letter p: = 0.012."""
     text = p_text(p)
     return text if text.startswith("<") else f"= {text}"

@@ -1,1 +1,1 @@
-"""What the answers of several systems say about their differences."""
+"""Statistics of the answers of several entries, and of their differences."""

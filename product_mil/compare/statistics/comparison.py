@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import replace
 
-from product_mil.compare.answers import Contestant, Questions
+from product_mil.compare.answers import Entry, Questions
 from product_mil.compare.statistics.differences import correct_for_number, difference
 from product_mil.compare.statistics.groups import groups_of
 from product_mil.compare.statistics.measured import measure, scores_of
@@ -14,16 +14,16 @@ from product_mil.sources.categories import Categories
 
 def compare(
     questions: Questions,
-    contestants: Sequence[Contestant],
+    entries: Sequence[Entry],
     pairs: Sequence[tuple[str, str]],
     categories: Categories,
 ) -> Comparison:
-    """Metrics of every contestant, and of each pair (a, b) the difference a minus b.
+    """The metrics of every entry, and for each pair (a, b) the difference a minus b.
 
-    Every answer is of the same products in the same order: all tests are paired.
+    All answers are of the same products in the same order, so all tests are paired.
     """
     resampler = Resampler(len(questions))
-    measured = {c.name: measure(questions, c, resampler) for c in contestants}
+    measured = {c.name: measure(questions, c, resampler) for c in entries}
     groups = groups_of(questions, categories)
     differences = [difference(measured[a], measured[b], groups) for a, b in pairs]
     changes = correct_for_number([found.change for found in differences])

@@ -1,4 +1,4 @@
-"""Which categories are taken for which."""
+"""Which categories are mistaken for which others."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,10 @@ MAX_CONFUSIONS = 100
 def confusions(
     questions: Questions, answers: tuple[Answers, Answers]
 ) -> list[tuple[int, int, int, int]]:
-    """Mistakes by their number in both: (true id, guessed id, products of each)."""
+    """The most frequent mistakes of two models together, the most frequent first.
+
+    Each is (true category id, guessed id, products of the first model, products of the second).
+    """
     wrong = [a.guess != questions.category_id for a in answers]
     pairs = np.concatenate(
         [
@@ -33,7 +36,7 @@ def confusions(
 def confusion_matrix(
     questions: Questions, answers: Answers, category_ids: Sequence[int]
 ) -> Int64[np.ndarray, "c c1"]:
-    """Products of some categories by their guess; the last column holds all other guesses."""
+    """Numbers of products by true category and guess; the last column holds all other guesses."""
     size = len(category_ids)
     ids = np.asarray(category_ids, np.int64)
     true, guess = (

@@ -1,11 +1,11 @@
-"""How two contestants differ, by paired tests, and where the difference comes from."""
+"""Paired tests of the difference between two entries, on all products and in groups of them."""
 
 from dataclasses import replace
 
 import numpy as np
 from jaxtyping import Bool
 
-from product_mil.compare.answers import Contestant, Questions
+from product_mil.compare.answers import Entry, Questions
 from product_mil.compare.statistics.groups import Groups
 from product_mil.compare.statistics.measured import METRICS, Measured, spread
 from product_mil.compare.statistics.results import Change, Control, Difference
@@ -22,11 +22,11 @@ from product_mil.compare.statistics.tests import (
     two_sided_p,
 )
 
-ALIKE = 0.95  # share of equal guesses from which on two runs treat an image alike
+ALIKE = 0.95  # two runs treat one image alike if at least this share of their guesses is equal
 
 
 def difference(a: Measured, b: Measured, groups: Groups) -> Difference:
-    """a minus b, on all products and in each group."""
+    """The difference a minus b, on all products and in each group."""
     drawn = {
         name: seeds_difference(a.draws[name], b.draws[name])
         for name in METRICS
@@ -45,8 +45,8 @@ def difference(a: Measured, b: Measured, groups: Groups) -> Difference:
     level1 = changes["by_level1"]
     changes["by_level1"] = dict(zip(level1, correct_for_number(list(level1.values())), strict=True))
     return Difference(
-        a=a.contestant.name,
-        b=b.contestant.name,
+        a=a.entry.name,
+        b=b.entry.name,
         change=change,
         metrics={name: _estimate(draws) for name, draws in drawn.items()},
         products_needed=products_needed(change.fixed, change.broke, change.n),
@@ -57,7 +57,7 @@ def difference(a: Measured, b: Measured, groups: Groups) -> Difference:
 
 
 def correct_for_number(changes: list[Change]) -> list[Change]:
-    """The same, each with its p corrected for how many there are, as `holm_p`."""
+    """The changes with `holm_p`: their p-values corrected for the number of changes."""
     corrected = holm([change.p for change in changes])
     return [replace(change, holm_p=p) for change, p in zip(changes, corrected, strict=True)]
 
@@ -69,12 +69,12 @@ def _estimate(draws: Draws) -> Estimate:
 def _tested(
     a: Bool[np.ndarray, "seeds_a n"], b: Bool[np.ndarray, "seeds_b n"], draws: Draws
 ) -> Change:
-    """The difference with interval and test, from what `seeds_difference` drew."""
+    """The difference with interval and test, from the draws of `seeds_difference`."""
     fixed, broke = _changes(a, b)
     of_seeds = list(map(mcnemar_p, fixed, broke))
     estimate, p = _estimate(draws), of_seeds[0]
     if not len(a) == len(b) == 1:
-        # Of several seeds from the same resamples as the interval, so that the two agree.
+        # With several seeds, p comes from the same resamples as the interval, so the two agree.
         p = two_sided_p(draws.resampled[:, 0])
         estimate, p = _allow_for_few(estimate, p, int((a.mean(0) != b.mean(0)).sum()))
     return Change(
@@ -88,9 +88,10 @@ def _tested(
 
 
 def _allow_for_few(estimate: Estimate, p: float, num_changed: int) -> tuple[Estimate, float]:
-    """Resamples of a handful of changes are too sure of themselves: no sign test is surer.
+    """The estimate and p, made less certain where only a handful of products changed.
 
-    If all changes go one way, its p is 2 / 2^changes; above 0.05 the interval reaches 0 too.
+    Resamples of so few changes vary too little. So p is at least that of a sign test in which all
+    changes go one way, 2 / 2^changes. If p is then 0.05 or more, the interval includes 0.
     """
     p = max(p, min(1.0, 2.0 ** (1 - num_changed)))
     if p < 0.05:
@@ -101,7 +102,7 @@ def _allow_for_few(estimate: Estimate, p: float, num_changed: int) -> tuple[Esti
 def _changes(
     a: Bool[np.ndarray, "seeds_a n"], b: Bool[np.ndarray, "seeds_b n"]
 ) -> tuple[list[int], list[int]]:
-    """For each pair of seeds: products that a alone, and that b alone gets right."""
+    """For each pair of seeds, the number of products that only a and that only b gets right."""
     pairs = list(zip(a, b, strict=False))
     fixed = [int((right & ~wrong).sum()) for right, wrong in pairs]
     return fixed, [int((~right & wrong).sum()) for right, wrong in pairs]
@@ -118,14 +119,12 @@ def _of_group(a: Bool[np.ndarray, "seeds_a n"], b: Bool[np.ndarray, "seeds_b n"]
     return _tested(a, b, seeds_difference(of_a, of_b))
 
 
-def control(
-    questions: Questions, a: Contestant, b: Contestant, difference: Difference
-) -> Control | None:
-    """Whether products with one image are answered alike: nothing is fused there.
+def control(questions: Questions, a: Entry, b: Entry, difference: Difference) -> Control | None:
+    """Compare a and b on products with one image, where there is nothing to fuse.
 
-    They are a control only where both runs treat one image alike, which is read off their
-    guesses (`ALIKE`); it holds if the interval of the difference includes 0. None where no
-    product has one image, or it isn't known.
+    These products are a control only where both runs treat a single image alike, that is, where
+    their guesses mostly agree (`ALIKE`). The control holds if the interval of the difference
+    includes 0. None if no product has one image, or the numbers of images are not known.
     """
     change = difference.groups.get("by_num_images", {}).get("1")
     if change is None or questions.num_images is None:

@@ -1,4 +1,4 @@
-"""Groups of products for which every figure is given on its own."""
+"""Groups of products for which accuracies and differences are reported separately."""
 
 from collections.abc import Iterator
 
@@ -12,7 +12,7 @@ Groups = dict[str, dict[str, Int64[np.ndarray, " n"]]]
 
 
 def groups_of(questions: Questions, categories: Categories) -> Groups:
-    """Rows of the products of each number of images, level-1 category, and so on."""
+    """Rows of products by number of images, level-1 category and images shared with training."""
     found: Groups = {}
     if questions.num_images is not None:
         found["by_num_images"] = {
@@ -46,7 +46,7 @@ def groups_of(questions: Questions, categories: Categories) -> Groups:
 
 
 def _members(categories: Categories) -> Iterator[tuple[str, Int64[np.ndarray, " c"]]]:
-    """Name and classes of each category of level 1."""
+    """The name and the class indices of each category of level 1."""
     for group in range(int(categories.level1.max()) + 1):
         members = np.flatnonzero(categories.level1 == group)
         yield categories.names[members[0]][0], members

@@ -1,4 +1,4 @@
-"""What one contestant reaches: its metrics on the data and on each resample of them."""
+"""The metrics of one entry, on the data and on each resample of them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float
 
-from product_mil.compare.answers import Answers, Contestant, Questions
+from product_mil.compare.answers import Answers, Entry, Questions
 from product_mil.compare.statistics.groups import Groups
 from product_mil.compare.statistics.results import (
     ConfidenceBin,
@@ -36,19 +36,18 @@ METRICS = (*_RATES, *_CALIBRATION)
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """A contestant's metrics, on the data and on each resample."""
+    """The metrics of an entry, on the data and on each resample."""
 
-    contestant: Contestant
+    entry: Entry
     correct: Bool[np.ndarray, "seeds N"]
     draws: dict[str, Draws]  # by metric, where known; one column a seed
 
 
-def measure(questions: Questions, contestant: Contestant, resampler: Resampler) -> Measured:
-    """Look at the answers of each seed."""
-    correct = np.stack([seed.guess == questions.category_id for seed in contestant.seeds])
+def measure(questions: Questions, entry: Entry, resampler: Resampler) -> Measured:
+    """Compute the metrics of each seed of an entry."""
+    correct = np.stack([seed.guess == questions.category_id for seed in entry.seeds])
     by_seed = [
-        _metrics(seed, right, resampler)
-        for seed, right in zip(contestant.seeds, correct, strict=True)
+        _metrics(seed, right, resampler) for seed, right in zip(entry.seeds, correct, strict=True)
     ]
     draws = {
         name: Draws(
@@ -58,13 +57,13 @@ def measure(questions: Questions, contestant: Contestant, resampler: Resampler) 
         for name in METRICS
         if all(name in metrics for metrics in by_seed)
     }
-    return Measured(contestant, correct, draws)
+    return Measured(entry, correct, draws)
 
 
 def _metrics(
     answers: Answers, correct: Bool[np.ndarray, " N"], resampler: Resampler
 ) -> dict[str, Draws]:
-    """Each metric that the answers allow, of one seed."""
+    """The metrics of one seed, as far as its answers allow them."""
     columns = {"accuracy": resampler.sums(correct)}
     if answers.in_top5 is not None:
         columns["top5"] = resampler.sums(answers.in_top5)
@@ -96,7 +95,7 @@ def _of_metric(name: str, draws: Draws) -> Estimate:
 
 
 def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
-    """Wilson's interval for one seed; of several also over the seeds that are drawn."""
+    """Accuracy with Wilson's interval for one seed, or with a bootstrap over several seeds."""
     if len(correct) == 1:
         return share_estimate(int(correct.sum()), correct.shape[1])
     draws = over_seeds(means_of_signs(correct))
@@ -104,15 +103,15 @@ def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
 
 
 def scores_of(measured: Measured, groups: Groups) -> Scores:
-    """All figures of a contestant, with their intervals."""
-    contestant, correct = measured.contestant, measured.correct
-    temperatures = [seed.temperature for seed in contestant.seeds]
-    several = len(contestant.seeds) > 1
+    """All figures of an entry with their intervals."""
+    entry, correct = measured.entry, measured.correct
+    temperatures = [seed.temperature for seed in entry.seeds]
+    several = len(entry.seeds) > 1
     return Scores(
-        name=contestant.name,
-        how=contestant.how,
-        rule_of=contestant.rule_of,
-        seeds=len(contestant.seeds),
+        name=entry.name,
+        how=entry.how,
+        rule_of=entry.rule_of,
+        seeds=len(entry.seeds),
         metrics={
             name: _accuracy(correct) if name == "accuracy" else _of_metric(name, over_seeds(draws))
             for name, draws in measured.draws.items()
@@ -129,9 +128,9 @@ def scores_of(measured: Measured, groups: Groups) -> Scores:
         if several
         else {},
         reliability={
-            field: _reliability(contestant.seeds, correct, field)
+            field: _reliability(entry.seeds, correct, field)
             for field in _CALIBRATION.values()
-            if all(getattr(seed, field) is not None for seed in contestant.seeds)
+            if all(getattr(seed, field) is not None for seed in entry.seeds)
         },
     )
 

@@ -1,4 +1,4 @@
-"""What a comparison finds, as plain values: of each contestant, and of each pair."""
+"""The results of a comparison as plain values, for each entry and for each pair."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -8,21 +8,21 @@ from product_mil.compare.statistics.tests import Estimate
 
 
 class Spread(NamedTuple):
-    """A figure of each seed."""
+    """A figure for each seed, and how far these differ."""
 
     values: tuple[float, ...]
     standard_deviation: float
 
 
 class GroupAccuracy(NamedTuple):
-    """How often n products of a group are answered rightly."""
+    """The accuracy on the n products of a group."""
 
     n: int
     accuracy: Estimate
 
 
 class ConfidenceBin(NamedTuple):
-    """Answers that are about equally sure, over all seeds."""
+    """Answers of similar confidence, over all seeds."""
 
     n: int
     confidence: float  # their mean
@@ -31,7 +31,7 @@ class ConfidenceBin(NamedTuple):
 
 @dataclass(frozen=True)
 class Scores:
-    """What one contestant reaches."""
+    """All figures of one entry."""
 
     name: str
     how: str  # in words: its pooling, or its rule
@@ -39,8 +39,8 @@ class Scores:
     seeds: int
     metrics: Mapping[str, Estimate]  # `accuracy` and those of `METRICS` that are known
     temperature: float | None
-    groups: Mapping[str, Mapping[str, GroupAccuracy]]  # as `groups_of` has them
-    between_seeds: Mapping[str, Spread]  # by metric; empty of one seed
+    groups: Mapping[str, Mapping[str, GroupAccuracy]]  # by the names of `groups_of`
+    between_seeds: Mapping[str, Spread]  # by metric; empty with one seed
     reliability: Mapping[str, tuple[ConfidenceBin, ...]]  # by the name of the confidence
 
     @property
@@ -85,47 +85,47 @@ class Change:
 
 @dataclass(frozen=True)
 class Difference:
-    """a minus b."""
+    """The difference a minus b between two entries."""
 
     a: str
     b: str
     change: Change  # on all products
-    metrics: Mapping[str, Estimate]  # those of `METRICS` but for the accuracy
+    metrics: Mapping[str, Estimate]  # those of `METRICS` except the accuracy
     products_needed: int | None  # to confirm a change of this size; None without a change
-    between_seeds: Spread | None  # of the pairs of seeds; None of one seed
+    between_seeds: Spread | None  # of the pairs of seeds; None with one seed
     mcnemar_p_of_seeds: tuple[float, ...]
-    groups: Mapping[str, Mapping[str, Change]]  # as `groups_of` has them
+    groups: Mapping[str, Mapping[str, Change]]  # by the names of `groups_of`
 
 
 @dataclass(frozen=True)
 class Control:
-    """Whether products with one image are answered alike: nothing is fused there."""
+    """How two entries agree on products with one image, where there is nothing to fuse."""
 
     change: Change
-    same_guess: float  # share of them with the same first guess
-    treats_alike: bool  # so many that they are a control
-    holds: bool
+    same_guess: float  # share of these products with the same first guess
+    treats_alike: bool  # whether that is enough for these products to be a control
+    holds: bool  # whether they are a control and show no difference
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Every contestant, and every pair, on the same n products."""
+    """The results of every entry and of every pair, on the same n products."""
 
     n: int
     scores: tuple[Scores, ...]  # each run, and its rules after it
     differences: tuple[Difference, ...]
 
     def of(self, name: str) -> Scores:
-        """What this contestant reaches."""
+        """The figures of the entry of this name."""
         return next(scores for scores in self.scores if scores.name == name)
 
     def difference(self, a: str, b: str) -> Difference:
-        """What was found of this pair, in this order."""
+        """The difference a minus b of a pair, whose order counts."""
         return next(found for found in self.differences if (found.a, found.b) == (a, b))
 
     @property
     def runs(self) -> tuple[Scores, ...]:
-        """Those that are no rules."""
+        """The entries that are runs or files, without the rules on their probabilities."""
         return tuple(scores for scores in self.scores if scores.rule_of is None)
 
     def rules_of(self, run: str) -> tuple[Scores, ...]:

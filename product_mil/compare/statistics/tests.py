@@ -1,6 +1,6 @@
-"""Intervals, paired tests and power: NumPy and SciPy, no model and no file.
+"""Intervals, paired tests and power, by NumPy and SciPy alone.
 
-Everything here takes plain arrays over products, so each number can be checked by hand.
+All functions take plain arrays over products, so each number can be checked by hand.
 """
 
 import math
@@ -38,12 +38,12 @@ class Draws(NamedTuple):
 
 
 class Resampler:
-    """The bootstrap of Efron (1979) over N products, with memory and time that N does not move.
+    """The bootstrap of Efron (1979) over N products, with bounded memory and time.
 
-    All that is estimated is a function of means over products. More than `max_units` products are
-    first added up in that many random groups, and groups are drawn with replacement: for means
-    that gives the same distribution (its width is known to 1 / sqrt(2 max_units), half a
-    percent). Every call draws the same products, so differences between runs are paired.
+    All estimates are functions of means over products. More than `max_units` products are first
+    added up in that many random groups, and then groups are drawn with replacement. For means that
+    gives the same distribution; its width is accurate to 1 / sqrt(2 max_units), half a percent.
+    Every call draws the same products, so differences between runs are paired.
     """
 
     def __init__(
@@ -99,11 +99,12 @@ class Resampler:
 
 
 def drawn_seeds(draws: Draws, rng: np.random.Generator) -> Draws:
-    """The mean over m seeds, a column each, where every resample also draws m of the seeds.
+    """The mean over m seeds (one column each), where every resample also draws m of the seeds.
 
-    The hierarchical bootstrap: the interval covers other products and other seeds. How far the
-    drawn seeds lie from all m is stretched by sqrt(m / (m - 1)): m seeds lie closer to their own
-    mean than to that of all seeds. One seed says nothing of others, and stays as it is.
+    This is the hierarchical bootstrap: the interval is valid for other products and other seeds. m
+    seeds lie closer to their own mean than to the mean of all possible seeds, so the deviation of
+    the drawn seeds is stretched by sqrt(m / (m - 1)). A single seed says nothing about others, and
+    stays as it is.
     """
     resamples, seeds = draws.resampled.shape
     chosen = rng.integers(0, seeds, (resamples, seeds))
@@ -114,15 +115,15 @@ def drawn_seeds(draws: Draws, rng: np.random.Generator) -> Draws:
 
 
 def over_seeds(draws: Draws) -> Draws:
-    """`drawn_seeds` where every call draws the same seeds, as it draws the same products."""
+    """`drawn_seeds` with a fixed generator, so that every call draws the same seeds."""
     return drawn_seeds(draws, np.random.default_rng(1))
 
 
 def seeds_difference(a: Draws, b: Draws) -> Draws:
     """The mean over seeds of a minus that of b, where every resample also draws the seeds.
 
-    As many seeds of both are pairs, the first with the first: the same seed splits the training
-    products alike. Otherwise each draws its own.
+    If both have equally many seeds, they are paired in order, since equal seeds split the training
+    products alike. Otherwise each draws its seeds independently.
     """
     if a.resampled.shape == b.resampled.shape:
         return over_seeds(Draws(a.value - b.value, a.resampled - b.resampled))
@@ -132,7 +133,7 @@ def seeds_difference(a: Draws, b: Draws) -> Draws:
 
 
 def percentile_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estimate:
-    """The percentile interval; it excludes 0 just where `two_sided_p` is below 0.05."""
+    """The percentile interval. It excludes 0 exactly where `two_sided_p` is below 0.05."""
     low = np.percentile(resampled, _TAILS[0], method="lower")
     high = np.percentile(resampled, _TAILS[1], method="higher")
     return Estimate(float(value), float(low), float(high))
@@ -141,8 +142,8 @@ def percentile_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Est
 def two_sided_p(resampled: Float[np.ndarray, " B"]) -> float:
     """Twice the share of resamples on the rarer side of 0 (Davison and Hinkley 1997).
 
-    Resamples of exactly 0 count for both sides. Where all lie on one side, the normal tail of
-    their spread tells how far beyond their number p lies.
+    Resamples of exactly 0 count for both sides. Where all lie on one side, p can be smaller than
+    their number can show, and is taken from a normal distribution of the same spread.
     """
     rarer = min(int((resampled <= 0).sum()), int((resampled >= 0).sum()))
     p = 2 * (1 + rarer) / (1 + len(resampled))
@@ -152,9 +153,9 @@ def two_sided_p(resampled: Float[np.ndarray, " B"]) -> float:
 
 
 def unbiased_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estimate:
-    """The percentile interval less the bootstrap's own estimate of its bias, from 0 on.
+    """The percentile interval minus the bootstrap's estimate of its bias, at least 0.
 
-    For calibration error, which noise can only raise, in each resample once more.
+    It is for the calibration error, which noise can only raise, and resampling raises again.
     """
     low, high = np.percentile(resampled, _TAILS) - (resampled.mean() - value)
     return Estimate(float(value), max(0.0, float(low)), max(0.0, float(high)))
@@ -165,10 +166,10 @@ def means_of_signs(
 ) -> Draws:
     """Means of m rows of -1, 0 and 1 over n products, and over those of each resample.
 
-    Drawing n products with replacement draws the counts of their distinct columns from a
-    multinomial distribution: the same bootstrap, in no time.
+    Drawing n products with replacement is the same as drawing the counts of their few distinct
+    columns from a multinomial distribution, which is much faster.
     """
-    # One number a column: its digits to base 3, or beyond 40 of them a hash.
+    # Each column becomes one number: its digits to base 3, or beyond 40 digits a hash.
     code = np.int64(3) ** np.arange(len(values)) @ values.astype(np.int64)
     _, first, counts = np.unique(code, return_index=True, return_counts=True)
     n, columns = int(counts.sum()), values[:, first].astype(np.float64).T
@@ -186,12 +187,15 @@ def share_estimate(successes: int, n: int) -> Estimate:
 
 
 def mcnemar_p(fixed: int, broke: int) -> float:
-    """Two-sided exact McNemar test: of the products that only one gets right, half each?"""
+    """The two-sided p of the exact McNemar test.
+
+    Its null hypothesis: of the products that only one of two models gets right, half are each's.
+    """
     return float(stats.binomtest(fixed, fixed + broke, 0.5).pvalue) if fixed + broke else 1.0
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """p-values corrected for their number (Holm 1979): valid whatever depends on whatever."""
+    """p-values corrected for their number (Holm 1979), valid however the tests depend."""
     order = np.argsort(p_values, kind="stable")
     factors = np.arange(len(order), 0, -1)
     corrected = np.empty(len(order))
@@ -202,10 +206,10 @@ def holm(p_values: Sequence[float]) -> list[float]:
 def products_needed(
     fixed: float | int, broke: float | int, n: int, *, power: float = 0.8
 ) -> int | None:
-    """Products that a McNemar test at 5 % needs to see such a difference with this power.
+    """The number of products that a McNemar test at 5 % needs to confirm such a difference.
 
-    Connor (1987), and at least the 6 one-sided changes without which the exact test can't
-    reject. None where there is no difference to see.
+    By Connor (1987), and enough for the 6 one-sided changes without which the exact test can't
+    reject. None where there is no difference.
     """
     change, difference = (fixed + broke) / n, abs(fixed - broke) / n
     if difference == 0:

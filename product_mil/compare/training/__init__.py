@@ -1,1 +1,1 @@
-"""The runs that a comparison trains itself."""
+"""Training of the runs that a comparison is asked to train itself."""

@@ -29,14 +29,14 @@ import sys
 sys.path[:] = sys.argv[2:]
 importlib.import_module(sys.argv[1]).main()
 """
-_POLL_S = 0.2  # between two looks whether somebody asked to stop
-_TELL_EVERY_S = 30.0
-_PATIENCE_S = 60.0  # for a run to save itself where this process fails
+_POLL_S = 0.2  # between two checks whether the user asked to stop
+_LOG_EVERY_S = 30.0
+_PATIENCE_S = 60.0  # for a run to save its state when this process fails
 _LOGGER = logging.getLogger(__name__)
 
 
 class Planned(NamedTuple):
-    """A run to train, or to go on with."""
+    """A run to train, from its beginning or from its last checkpoint."""
 
     name: str
     config: Config
@@ -45,26 +45,27 @@ class Planned(NamedTuple):
 
 
 class Child(NamedTuple):
-    """What trains one run in a process of its own."""
+    """The program that trains one run in a separate process."""
 
     module: str  # whose `main` does what `cli.one_run` does
     imports: tuple[str, ...] = ()  # Python files that it runs first, which may register heads
 
 
 def num_at_once(num_runs: int) -> int:
-    """How many runs the cores and the free memory allow at the same time; at least one."""
+    """The number of runs that cores and free memory allow at the same time, at least 1."""
     return max(1, min(num_runs, len(_cores()), free_memory_bytes() // RUN_BYTES))
 
 
 def train_side_by_side(planned: Sequence[Planned], at_once: int, child: Child) -> None:
-    """Train every run; a line for all of them is logged now and then.
+    """Train every run, `at_once` at a time, and log a line on all of them every half minute.
 
-    The child is told its run on standard input, and answers with lines on standard output and
-    error. What a run says is kept in its own log; its warnings are logged here too, after its name.
+    A child process reads which run to train from standard input, and reports by lines on standard
+    output and error. A run's lines are kept in its own log; its warnings are logged here too, with
+    its name before them.
 
     Raises:
-        UserError: a run failed; the others were asked to stop, and saved.
-        Interrupted: this process was asked to stop; all runs have saved.
+        UserError: a run failed. The others were asked to stop, and have saved their state.
+        Interrupted: this process was asked to stop. All runs have saved their state.
     """
     waiting, running = list(planned), dict[str, _Run]()
     heard: queue.SimpleQueue[_Event] = queue.SimpleQueue()
@@ -80,7 +81,7 @@ def train_side_by_side(planned: Sequence[Planned], at_once: int, child: Child) -
                 if stop() and not asked:
                     asked = stop()
                     _stop(running)
-                progress.tell(running)
+                progress.log_if_due(running)
                 with suppress(queue.Empty):
                     name, kind, line = heard.get(timeout=_POLL_S)
                     if kind == "output":
@@ -98,7 +99,7 @@ def train_side_by_side(planned: Sequence[Planned], at_once: int, child: Child) -
                             failed = f"{name}: {reason}"
                             _stop(running)
         finally:
-            _stop(running)  # those asked before end at once
+            _stop(running)  # a second request ends those at once that were asked before
             for run in running.values():
                 run.end()
     if asked:
@@ -108,7 +109,7 @@ def train_side_by_side(planned: Sequence[Planned], at_once: int, child: Child) -
 
 
 class _Event(NamedTuple):
-    """What a run was heard to do."""
+    """A line that a child process wrote, or that it ended."""
 
     name: str
     kind: Literal["output", "warning", "ended"]
@@ -116,24 +117,24 @@ class _Event(NamedTuple):
 
 
 class _Progress:
-    """One line for all runs, every half minute and after each run."""
+    """Logs one line on all runs every half minute, and one after each run."""
 
     def __init__(self, total: int) -> None:
         self._total, self._done = total, 0
-        self._started = self._told = time.monotonic()
+        self._started = self._logged = time.monotonic()
 
     def finished(self, name: str) -> None:
-        """Count a run that is trained, and tell it."""
+        """Count a run that is trained, and log how many are left."""
         self._done += 1
         spent_s = time.monotonic() - self._started
         left_s = spent_s / self._done * (self._total - self._done)
         left = f", about {duration(left_s)} left" if left_s else ""
         _LOGGER.info("%s is trained: %d of %d runs%s", name, self._done, self._total, left)
 
-    def tell(self, running: Mapping[str, "_Run"]) -> None:
-        """Tell what each run does, if the last line is half a minute old."""
-        if running and time.monotonic() - self._told > _TELL_EVERY_S:
-            self._told = time.monotonic()
+    def log_if_due(self, running: Mapping[str, "_Run"]) -> None:
+        """Log what each run does, if the last line is half a minute old."""
+        if running and time.monotonic() - self._logged > _LOG_EVERY_S:
+            self._logged = time.monotonic()
             now = ", ".join(f"{name} {run.doing}" for name, run in running.items())
             _LOGGER.info("%d of %d runs are trained; %s", self._done, self._total, now)
 
@@ -144,22 +145,22 @@ def _stop(running: Mapping[str, "_Run"]) -> None:
 
 
 class _Run:
-    """A run in a process of its own, and threads that listen to it."""
+    """A run in a separate process, and the threads that read its output."""
 
     def __init__(
         self, planned: Planned, cores: list[int], events: "queue.SimpleQueue[_Event]", child: Child
     ) -> None:
         self.cores, self._planned, self._events = cores, planned, events
-        self.doing = "starts"  # the step that it told last
+        self.doing = "starts"  # the last step that it reported
         self._errors: list[str] = []
         self.process = subprocess.Popen(
             [sys.executable, "-P", "-c", _START, child.module, *sys.path],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
-            process_group=0,  # Ctrl-C goes to a whole group; this process alone decides
+            process_group=0,  # Ctrl-C reaches a whole group, but only this process shall react
         )
-        told = {
+        request = {
             "imports": child.imports,
             "spec": planned.spec,
             "config": planned.config.to_dict(),
@@ -167,19 +168,19 @@ class _Run:
             "cores": cores if hasattr(os, "sched_setaffinity") else [],
         }
         assert self.process.stdin is not None
-        with suppress(BrokenPipeError):  # it ended already, and its lines say why
-            self.process.stdin.write(json.dumps(told).encode() + b"\n")
+        with suppress(BrokenPipeError):  # it has ended already, and its output says why
+            self.process.stdin.write(json.dumps(request).encode() + b"\n")
             self.process.stdin.flush()
         threading.Thread(target=self._listen, daemon=True).start()
 
     def heard(self, line: str) -> None:
-        """Note a line; those of evaluations begin with the step."""
+        """Note a line of output. Lines of evaluations begin with the step."""
         step, bar, _ = line.partition(" | ")
         if bar:
             self.doing = " ".join(step.split())
 
     def failure(self) -> str:
-        """Why it failed, in one line; empty if it did not."""
+        """The reason why the run failed, in one line; empty if it did not."""
         status = self.process.returncode
         if status == 0:
             return ""
@@ -189,14 +190,14 @@ class _Run:
         return f"its process ended with status {status}; its last lines are in {log}"
 
     def end(self) -> None:
-        """Wait until it has saved and ended, but not for ever."""
+        """Wait until the run has saved its state and ended, for at most `_PATIENCE_S`."""
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(_PATIENCE_S)
         self.process.kill()
         self.close()
 
     def close(self) -> None:
-        """Close what is left of the connection."""
+        """Close the pipe to the process."""
         assert self.process.stdin is not None
         with suppress(BrokenPipeError):
             self.process.stdin.close()
@@ -213,7 +214,7 @@ class _Run:
     def _listen_to_warnings(self) -> None:
         for line in _lines(self.process.stderr):
             if line.startswith("error: "):
-                self._errors.append(line.removeprefix("error: "))  # told once, in the end
+                self._errors.append(line.removeprefix("error: "))  # reported once, at the end
             else:
                 self._events.put(_Event(self._planned.name, "warning", line))
 

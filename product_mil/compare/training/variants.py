@@ -1,4 +1,4 @@
-"""Rivals that are trained before they are compared."""
+"""Variants that are trained before they are compared."""
 
 import dataclasses
 import logging
@@ -38,7 +38,7 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, V
     `overrides` are `field=value` for all of them.
 
     Raises:
-        UserError: configurations that are wrong, or would not be a fair comparison.
+        UserError: a configuration is wrong, or the comparison would not be fair.
     """
     variants: dict[str, Variant] = {}
     for item in items:
@@ -54,7 +54,7 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, V
     unfair = unfair_fields(differing_fields({name: of.config for name, of in variants.items()}))
     if unfair:
         raise UserError(
-            "the configurations are no equal rivals: they differ in "
+            "the configurations cannot be compared fairly: they differ in "
             + ", ".join(f"config.{key}" for key in unfair)
             + "; set these alike, or train the runs yourself and name them with --runs"
         )
@@ -64,15 +64,15 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, V
 def train_rivals(
     variants: Mapping[str, Variant], seeds: int, directory: Path, child: Child
 ) -> dict[str, list[Path]]:
-    """Train every variant from every seed in `directory`, or find it trained; where each lies.
+    """Train every variant with every seed, and return the runs' directories by variant.
 
-    Heads on cached embeddings are trained side by side, as many as cores and memory allow; others
-    keep all cores busy, and are trained one after another. `child` is that of
-    `train_side_by_side`.
+    Runs in `directory` that are trained already are kept. Heads on cached embeddings are trained
+    side by side, as many as cores and memory allow; other runs keep all cores busy, and are trained
+    one after another. `child` is that of `train_side_by_side`.
 
     Raises:
-        UserError: a run failed; its name comes first.
-        Interrupted: asked to stop; all is saved.
+        UserError: a run failed; the message begins with its name.
+        Interrupted: the user asked to stop. Everything is saved.
     """
     planned = []
     found: dict[str, list[Path]] = {name: [] for name in variants}
@@ -83,7 +83,7 @@ def train_rivals(
             planned.append(Planned(workdir.name, one, workdir, spec))
             found[name].append(workdir)
     heads = all(trains_cached_head(of.config) for of in variants.values())
-    # A GPU has memory for one process: the first takes most of it.
+    # A GPU has memory for one process only, since the first one takes most of it.
     at_once = num_at_once(len(planned)) if heads and jax.default_backend() == "cpu" else 1
     try:
         if at_once > 1:
@@ -96,13 +96,13 @@ def train_rivals(
             for one in planned:
                 _train(one)
     except UserError as error:
-        # A run speaks of its own directory, which is ours here.
+        # A run names its own flag, but here the user gave --output.
         raise UserError(str(error).replace("another --workdir", "another --output")) from None
     return found
 
 
 def trains_cached_head(config: Config) -> bool:
-    """Whether all that a run trains is a head on embeddings that are computed once."""
+    """Whether a run only trains a head, on embeddings that are computed once."""
     stages = [getattr(config, name) for name in trained_stages(config)]
     return bool(stages) and all(embeds_once(config, stage) for stage in stages)
 
@@ -115,9 +115,9 @@ def _train(one: Planned) -> None:
 
 
 def _fill_cache(config: Config) -> None:
-    """Embed the images once, before several runs would each do so.
+    """Embed all images once, so that the runs do not each do it.
 
-    Random weights are each seed's own.
+    Random weights differ between seeds, so their embeddings can't be shared.
     """
     if not isinstance(config.model.start, Random):
         data = build_data(config)

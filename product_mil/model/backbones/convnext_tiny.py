@@ -92,14 +92,14 @@ class ConvNeXtTiny(Backbone):
     def scaled(
         self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
     ) -> Float[Array, "b h w 3"]:
-        """To mean 0 and spread 1 over ImageNet."""
+        """The pixels scaled to mean 0 and standard deviation 1 over ImageNet."""
         x = pixels.astype(jnp.float32) - MEAN[None, None, None]
         return (x / SPREAD[None, None, None]).astype(self.dtype)
 
     def features(
         self, x: Float[Array, "b h w 3"], *, keys: Key[Array, " b"] | None = None, **mode
     ) -> Float[Array, "b h2 w2 c"]:
-        """The last map; images know nothing of each other, so the mode changes nothing."""
+        """The last map. Images do not influence each other, so the mode changes nothing."""
         del mode
         factors = iter(branch_factors(keys, branch_rates(self.stochastic_depth)))
         x = self.stem_norm(self.stem(x))
@@ -111,12 +111,12 @@ class ConvNeXtTiny(Backbone):
         return x
 
     def pooled(self, x: Float[Array, "b h w c"]) -> Float[Array, "b d"]:
-        """Global average, normalised."""
+        """The global average, normalised."""
         return self.last_norm(x.mean((1, 2)))
 
 
 def branch_rates(rate: float) -> list[float]:
-    """Stochastic depth block by block: from 0 to `rate`."""
+    """The rate of stochastic depth of each block, which grows from 0 to `rate`."""
     return np.linspace(0, rate, sum(DEPTHS)).tolist()
 
 
@@ -161,7 +161,7 @@ KERAS_LAYERS = (
 def _torch_names(
     stem: str, halve: str, block: str, inside: tuple[str, ...], head: tuple[str, str]
 ) -> dict[str | None, str]:
-    """The prefixes of a naming; `halve` and `block` are formats of a stage and a block."""
+    """The prefix of each module in a file; `halve` and `block` are formats with their numbers."""
     names: dict[str | None, str] = {"stem": f"{stem}.0", "stem_norm": f"{stem}.1"}
     for stage, depth in enumerate(DEPTHS):
         if stage > 0:

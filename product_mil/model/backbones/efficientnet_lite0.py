@@ -1,6 +1,6 @@
 """EfficientNet-Lite0: EfficientNet (Tan and Le 2019) for small devices, as Google published it.
 
-Against EfficientNet-B0 it has ReLU6 in place of swish and no squeeze-and-excitation.
+It differs from EfficientNet-B0 by ReLU6 in place of swish, and has no squeeze-and-excitation.
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ MOMENTUM = 0.99  # of every BatchNorm
 
 
 class Stage(NamedTuple):
-    """Blocks of the same width: only the first one strides."""
+    """A sequence of blocks of the same width, of which only the first one has a stride."""
 
     features: int
     kernel_size: int
@@ -76,7 +76,7 @@ class EfficientNetLite0(Backbone):
     def scaled(
         self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
     ) -> Float[Array, "b h w 3"]:
-        """Values from 0..255 to -127/128..1, as the net was trained."""
+        """The pixels scaled from 0..255 to -127/128..1, as in the net's training."""
         return (pixels.astype(self.dtype) - 127.0) / 128.0
 
     def features(self, x: Float[Array, "b h w 3"], **mode) -> Float[Array, "b h2 w2 c"]:
@@ -88,7 +88,7 @@ class EfficientNetLite0(Backbone):
 
 
 class Place(NamedTuple):
-    """Where a block stands."""
+    """The place of a block in the net."""
 
     path: str  # of the module
     stage: int  # from 0

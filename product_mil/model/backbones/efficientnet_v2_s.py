@@ -141,7 +141,7 @@ class EfficientNetV2S(Backbone):
     def scaled(
         self, pixels: Float[Array, "b h w 3"] | UInt8[Array, "b h w 3"]
     ) -> Float[Array, "b h w 3"]:
-        """By 128, as Keras does here."""
+        """The pixels divided by 128, minus 1, as Keras scales them for this net."""
         return pixels.astype(self.dtype) / 128.0 - 1.0
 
     def features(
@@ -156,7 +156,10 @@ class EfficientNetV2S(Backbone):
 
 
 def branch_rates(rate: float) -> list[float]:
-    """Stochastic depth block by block: from 0, as if a block after the last had all of `rate`."""
+    """The rate of stochastic depth of each block.
+
+    It grows from 0, and would reach `rate` at a further block after the last.
+    """
     num_blocks = sum(REPEATS)
     return [rate * block / num_blocks for block in range(num_blocks)]
 
@@ -207,7 +210,7 @@ KERAS_LAYERS = (
 
 
 def _torch_names() -> dict[str | None, str]:
-    """timm's names of `tf_efficientnetv2_s`; torchvision's net of this name pads otherwise."""
+    """timm's names of `tf_efficientnetv2_s`; torchvision's net of this name has other padding."""
     names: dict[str | None, str] = {None: "classifier"}
     names |= {"stem": "conv_stem", "stem_norm": "bn1", "last": "conv_head", "last_norm": "bn2"}
     first = {"project": "conv", "project_norm": "bn1"}

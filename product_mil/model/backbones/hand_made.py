@@ -1,6 +1,6 @@
-"""Hand-made features of a photo: where which colours lie, edges, texture. No weight is learned.
+"""Hand-made features of an image: colours by place, edges and texture, without learned weights.
 
-They are computed by scikit-image on the host, so they exist only as cached embeddings.
+scikit-image computes them on the host, so they exist only as cached embeddings.
 """
 
 import importlib.util
@@ -14,12 +14,12 @@ from jaxtyping import Float, Float32, UInt8
 from product_mil.errors import UserError
 from product_mil.model.spec import BackboneSpec
 
-VERSION = 1  # part of the cache's name: raise it when the same photo gives other features
-MAX_THREADS = 16  # no more than there are images start
+VERSION = 1  # part of the cache's name; increase it when an image gives other features
+MAX_THREADS = 16  # fewer start if there are fewer images
 SIDE_PX = 96
 HSV_BINS = (8, 3, 3)
-COLOUR_CELLS = 3  # a side
-TEXTURE_CELLS = 2  # a side
+COLOUR_CELLS = 3  # on each side of the grid
+TEXTURE_CELLS = 2  # on each side of the grid
 TEXTURE_BINS = 10  # uniform patterns of 8 neighbours
 ORIENTATIONS = 9
 CELL_PX = 12
@@ -31,11 +31,11 @@ EMBEDDING_DIM = COLOUR_DIM + HOG_DIM + TEXTURE_DIM
 
 
 def describe(images: UInt8[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b d"]:
-    """Features of photos, image by image.
+    """The features of each image.
 
-    HSV histograms over a grid, histograms of oriented gradients (Dalal & Triggs 2005) and of
-    uniform local binary patterns (Ojala et al. 2002). Histograms are shares under a square root, as
-    in Arandjelovic & Zisserman 2012: linear classifiers then compare them by Hellinger's kernel.
+    They are HSV histograms over a grid, histograms of oriented gradients (Dalal & Triggs 2005) and
+    of uniform local binary patterns (Ojala et al. 2002). Histograms are square roots of shares, as
+    in Arandjelovic & Zisserman 2012; linear classifiers then compare them by Hellinger's kernel.
 
     Raises:
         UserError: scikit-image is not installed.
@@ -68,7 +68,7 @@ def _describe_one(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " d"
     texture = local_binary_pattern(np.round(grey * 255).astype(np.uint8), 8, 1, "uniform")
     parts = [
         _grid_histograms(colour, COLOUR_CELLS, int(bins.prod())),
-        # Blocks have norm 1: divided by their number's root, all features weigh alike.
+        # Blocks have norm 1; dividing by the root of their number gives all parts equal weight.
         edges / np.sqrt(HOG_DIM / (BLOCK_CELLS**2 * ORIENTATIONS)) * COLOUR_CELLS,
         _grid_histograms(texture.astype(int), TEXTURE_CELLS, TEXTURE_BINS),
     ]
@@ -78,7 +78,7 @@ def _describe_one(image: UInt8[np.ndarray, "h w 3"]) -> Float32[np.ndarray, " d"
 def _grid_histograms(
     codes: np.ndarray, cells: int, num_bins: int
 ) -> Float[np.ndarray, " cells_times_bins"]:
-    """Root of the share of each code in each cell of a grid over the image."""
+    """The square root of the share of each code, in each cell of a grid over the image."""
     parts = []
     for rows in np.array_split(codes, cells):
         for cell in np.array_split(rows, cells, axis=1):
@@ -87,13 +87,13 @@ def _grid_histograms(
 
 
 class HandMade(nnx.Module):
-    """Stands where other nets stand; what it says of photos comes from the cache."""
+    """Takes the place of a net, but cannot embed images: their embeddings come from the cache."""
 
     def __init__(self, *, rngs: nnx.Rngs, dtype: Any = np.float32):
         del rngs, dtype
 
     def __call__(self, pixels: Any, **_: Any) -> Any:
-        """Refuse.
+        """Raise an error, since features are not computed on the device.
 
         Raises:
             UserError: always.

@@ -194,7 +194,7 @@ TORCH_PREFIXES = {
 
 
 def _torch_names() -> dict[str | None, str]:
-    """timm counts the units of a branch where there are several."""
+    """timm's names, which number the units of a branch if there are several."""
     paths = [layer.path for layer in KERAS_LAYERS if layer.path]
     several = {path.partition(".1.conv")[0] for path in paths if ".1.conv" in path}
     names: dict[str | None, str] = {None: "classif"}

@@ -36,7 +36,7 @@ class Bottleneck(nnx.Module):
         self.shortcut = conv(dim, 4 * width, 1, use_bias=True) if widens else None
         self.conv1 = conv(dim, width, 1)
         self.norm1 = norm(width)
-        # Keras pads by hand on both sides, where SAME would pad an even size on one.
+        # Keras pads on both sides here; SAME would pad an even size on one side.
         self.conv2 = conv(width, width, 3, stride=stride, padding=((1, 1), (1, 1)))
         self.norm2 = norm(width)
         self.conv3 = conv(width, 4 * width, 1, use_bias=True)

@@ -1,4 +1,4 @@
-"""Small convolutional nets trained from scratch: what a laptop's CPU learns in a few minutes."""
+"""Small convolutional nets that a laptop's CPU can train from scratch in a few minutes."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -13,18 +13,18 @@ from jaxtyping import Array, Bool, Float, Key, Num
 from product_mil.model.layers.initializers import Initializer, he_normal, ones, zeros
 from product_mil.model.spec import BackboneSpec
 
-INPUT_SIZE_PX = 60  # a third of Cdiscount's 180: enough to tell shapes, a ninth of the work
+INPUT_SIZE_PX = 60  # a third of Cdiscount's 180 px: shapes stay clear, at a ninth of the work
 
 
 class SmallCNN(nnx.Module):
-    """3x3 convolutions of stride 2, each with BatchNorm and ReLU, then the mean.
+    """3x3 convolutions of stride 2, each with BatchNorm and ReLU, and then the mean.
 
-    Takes photos of any size and resizes them to `INPUT_SIZE_PX` itself, on the device. `widths`
-    are the channels after each halving of the resolution; the last `refined` of them are followed
-    by a convolution of stride 1, a residual that starts at zero: the deeper net begins as the
-    shallower one. The mean is taken over each of `cells` x `cells` parts of the last map, side by
-    side in the embedding: what a net of few convolutions sees of a place is small, so it has to be
-    told where it saw it.
+    The net takes images of any size, and resizes them to `INPUT_SIZE_PX` on the device. `widths`
+    are the numbers of channels after each halving of the resolution. The last `refined` of these
+    are followed by a convolution of stride 1 as a residual that starts at zero, so the deeper net
+    begins as the shallower one. The embedding holds the means over `cells` x `cells` parts of the
+    last map: a net of few convolutions sees only small parts of an image, and so the place of a
+    part says more.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class SmallCNN(nnx.Module):
         x = standardise(resize(pixels, INPUT_SIZE_PX))  # b 60 60 3
         if mask is not None:
             mask = mask[:, None, None, None]
-            x = jnp.where(mask, x, 0)  # whatever padding holds ends here
+            x = jnp.where(mask, x, 0)  # the pixels of padding have no influence from here on
         x = x.astype(self.dtype)
         for index, block in enumerate(self.blocks):
             x = nnx.relu(block(x, use_running_statistics, mask))  # 30 30, 15 15, 8 8, 4 4
@@ -71,7 +71,7 @@ class SmallCNN(nnx.Module):
 
 
 class ConvBlock(nnx.Module):
-    """3x3 convolution and BatchNorm."""
+    """A 3x3 convolution and BatchNorm."""
 
     def __init__(
         self,
@@ -84,9 +84,9 @@ class ConvBlock(nnx.Module):
         dtype: DTypeLike,
     ):
         self.stride = stride
-        # No bias: the normalisation that follows would subtract it again.
+        # There is no bias, since the normalisation that follows would subtract it.
         self.kernel = nnx.Param(he_normal(rngs.params(), (3, 3, dim_in, dim_out)))
-        # Momentum 0.9: a run has only a few hundred steps for its running statistics to settle.
+        # Momentum 0.9, because running statistics have to settle within a few hundred steps.
         self.norm = nnx.BatchNorm(
             dim_out,
             momentum=0.9,
@@ -103,7 +103,7 @@ class ConvBlock(nnx.Module):
         use_running_statistics: bool,
         mask: Bool[Array, "b 1 1 1"] | None,
     ) -> Float[Array, "b h2 w2 c2"]:
-        """Divide the resolution by the stride (odd sizes round up)."""
+        """Apply the block; the resolution is divided by the stride and rounded up."""
         x = conv3x3(x, self.kernel[...].astype(x.dtype), self.stride)
         return self.norm(x, use_running_average=use_running_statistics, mask=mask)
 
@@ -111,10 +111,10 @@ class ConvBlock(nnx.Module):
 def conv3x3(
     x: Float[Array, "b h w c"], kernel: Float[Array, "3 3 c c2"], stride: int
 ) -> Float[Array, "b h2 w2 c2"]:
-    """Convolve with a zero border of one pixel, as one matrix product over the nine shifts of `x`.
+    """Convolve with a zero border of one pixel, by one matrix product of nine shifts of `x`.
 
-    `lax.conv_general_dilated` computes the same; forward and backward through this net it took
-    1.3 to 1.8 times as long on two CPU cores.
+    `lax.conv_general_dilated` computes the same, but took 1.3 to 1.8 times as long for a forward
+    and backward pass of this net on two CPU cores.
     """
     _, h, w, c = x.shape
     padded = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))  # b h+2 w+2 c
@@ -128,7 +128,7 @@ def means(x: Float[Array, "b h w c"], cells: int) -> Float[Array, "b d"]:
     """The mean over each cell of a square grid, row by row; d is cells * cells * c.
 
     Raises:
-        TypeError: the map does not divide into that many cells.
+        TypeError: the size of the map is not a multiple of the number of cells.
     """
     b, h, w, c = x.shape
     x = x.reshape(b, cells, h // cells, cells, w // cells, c)
@@ -136,13 +136,14 @@ def means(x: Float[Array, "b h w c"], cells: int) -> Float[Array, "b d"]:
 
 
 def standardise(x: Float[Array, "b h w 3"]) -> Float[Array, "b h w 3"]:
-    """Give each photo mean 0 and spread 1: exposure says nothing about the product."""
+    """Each image with mean 0 and spread 1, because exposure says nothing about the product."""
     spread = x.std(axis=(1, 2, 3), keepdims=True)
-    return (x - x.mean(axis=(1, 2, 3), keepdims=True)) / (spread + 1)  # 1 of 255: black stays 0
+    # The 1 (of 255) keeps a black image at 0.
+    return (x - x.mean(axis=(1, 2, 3), keepdims=True)) / (spread + 1)
 
 
 def resize(pixels: Num[Array, "b h w 3"], size_px: int) -> Float[Array, "b size size 3"]:
-    """Resize to a square without aliasing: block means where the factor is whole."""
+    """Resize to a square without aliasing; if the factor is whole, by means over blocks."""
     b, h, w, _ = pixels.shape
     x = pixels.astype(jnp.float32)
     if h % size_px == 0 and w % size_px == 0:
@@ -152,7 +153,7 @@ def resize(pixels: Num[Array, "b h w 3"], size_px: int) -> Float[Array, "b size 
 
 SPECS = (
     BackboneSpec("small_cnn", SmallCNN, embedding_dim=192, image_size_px=180),
-    # The paper's ladder of nets from scratch: 2, 4 and 6 convolutions.
+    # The paper's nets from scratch have 2, 4 and 6 convolutions.
     BackboneSpec(
         "cnn_1", partial(SmallCNN, (24, 48), cells=3), embedding_dim=9 * 48, image_size_px=180
     ),

@@ -1,1 +1,1 @@
-"""What the nets are made of."""
+"""Layers and blocks of the nets."""

@@ -25,10 +25,10 @@ Factor = Float[Array, "b 1 1 1"] | None  # of a residual branch; None: the branc
 
 
 def branch_factors(keys: Key[Array, " b"] | None, rates: Sequence[float]) -> list[Factor]:
-    """Stochastic depth (Huang et al. 2016): what multiplies the residual branch of each block.
+    """The factors of stochastic depth (Huang et al. 2016) for the residual branch of each block.
 
-    For each image, by a key of its own, 0 with the block's rate, or else 1 / (1 - rate), so that
-    the mean stays. Without keys, or with rate 0, None.
+    For each image, by its own key, a factor is 0 with the probability `rate` and 1 / (1 - rate)
+    otherwise, so the mean stays the same. Without keys, or with rate 0, it is None.
     """
 
     def factor(block: int, rate: float) -> Factor:
@@ -46,12 +46,12 @@ def branch_factors(keys: Key[Array, " b"] | None, rates: Sequence[float]) -> lis
 def add_branch(
     x: Float[Array, "b h w c"], branch: Float[Array, "b h w c"], factor: Factor
 ) -> Float[Array, "b h w c"]:
-    """The input of a block and its branch, times the factor that stochastic depth gives it."""
+    """The sum of a block's input and its branch times the factor of stochastic depth."""
     return x + (branch if factor is None else (branch * factor).astype(branch.dtype))
 
 
 class Affine(NamedTuple):
-    """What BatchNorm does with running statistics: multiply and add, a number for each channel."""
+    """BatchNorm with running statistics as a factor and a bias for each channel."""
 
     factor: Float[Array, " c"]
     bias: Float[Array, " c"]
@@ -60,8 +60,8 @@ class Affine(NamedTuple):
 class Conv(nnx.Module):
     """Convolution; a 1x1 kernel runs as a matrix product.
 
-    Kernel `[height, width, in, out]`, square where `kernel_size` is one number. A bias only where
-    no BatchNorm follows, which would subtract it again.
+    The kernel is `[height, width, in, out]`, and square if `kernel_size` is one number. A bias is
+    for layers without a BatchNorm after them, which would subtract it.
     """
 
     def __init__(
@@ -213,7 +213,7 @@ class BatchNorm(nnx.Module):
         return normalise(x, mean, self._factor(var), self.bias[...]).astype(self.dtype)
 
     def affine(self) -> Affine:
-        """With running statistics."""
+        """The factor and bias of this layer with running statistics."""
         factor = self._factor(self.var[...])
         return Affine(factor, self.bias[...] - self.mean[...] * factor)
 
@@ -232,8 +232,8 @@ def conv_norm(
 ) -> Float[Array, "b h2 w2 o"]:
     """A convolution without bias and its BatchNorm; `mask` marks the images of batch statistics.
 
-    With running statistics BatchNorm's factor goes into the kernel, and a GPU adds the bias
-    (and applies ReLU) as it convolves: the map is not read and written once more.
+    With running statistics, BatchNorm's factor is multiplied into the kernel. A GPU then adds the
+    bias (and applies ReLU) during the convolution, without reading and writing the map again.
     """
     if use_running_statistics:
         return conv(x, norm.affine())

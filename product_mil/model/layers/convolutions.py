@@ -1,9 +1,9 @@
 """Convolutions in the form that is fastest on the platform they are compiled for (NHWC, H W I O).
 
-Which form that is was measured (docs/measured/performance.md, benchmarks/parts/depthwise.py): on
-CPUs XLA's unpadded convolution is slow, as are its gradients of a 1x1 one, and its grouped
-convolution (`depthwise.py`). Other platforms take XLA's own forms; whether ours are faster on a GPU
-is not measured.
+These forms were measured (docs/measured/performance.md, benchmarks/parts/depthwise.py). On CPUs,
+XLA is slow for unpadded convolutions, gradients of 1x1 convolutions and grouped convolutions
+(`depthwise.py`). Other platforms use XLA's own forms; whether ours are faster on a GPU has not been
+measured.
 """
 
 from collections.abc import Callable
@@ -22,7 +22,7 @@ Padding = str | Pads
 def explicit_pads(
     shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, padding: Padding
 ) -> Pads:
-    """`SAME` or `VALID` as numbers of zeros, for an image `[b, h, w, c]`; pads as they are."""
+    """The padding as numbers of zeros, for images of shape `[b, h, w, c]`."""
     if not isinstance(padding, str):
         return padding
     return tuple(lax.padtype_to_pads(shape[1:3], kernel_shape[:2], (stride, stride), padding))
@@ -43,16 +43,16 @@ def conv(
 
 
 def conv_lax(x: Array, kernel: Array, stride: int, padding: Padding) -> Array:
-    """Convolution as XLA has it."""
+    """Convolve by XLA's own convolution."""
     return lax.conv_general_dilated(
         x, kernel, (stride, stride), padding, dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
 
 
 def _conv_one_more(x: Array, kernel: Array) -> Array:
-    """Unpadded convolution as a padded one, its last row and column cut off.
+    """An unpadded convolution, computed by a padded one whose last row and column are cut off.
 
-    XLA's takes 2.5 to 4.6 times as long without any padding, 1.6 times with its gradients.
+    Without padding, XLA takes 2.5 to 4.6 times as long, and 1.6 times with gradients.
     """
     return conv_lax(x, kernel, 1, ((0, 1), (0, 1)))[:, :-1, :-1]
 
@@ -60,10 +60,10 @@ def _conv_one_more(x: Array, kernel: Array) -> Array:
 def pointwise_conv(
     x: Float[Array, "b h w i"], kernel: Float[Array, "i o"], stride: int = 1
 ) -> Float[Array, "b h2 w2 o"]:
-    """1x1 convolution: on a CPU a matrix product over the channels, elsewhere the library's.
+    """A 1x1 convolution. On a CPU it is a matrix product, on other platforms XLA's convolution.
 
-    Compiled for a GPU, XLA gives the library's the bias and ReLU that follow; as a product it
-    transposed and padded whole maps for the kernel's gradient, and crashed on strides.
+    On a GPU, XLA joins its convolution with the bias and ReLU that follow. Compiled as a product,
+    it transposed and padded whole maps for the kernel's gradient, and crashed on strides.
     """
     return _pointwise_conv(x, kernel, stride)
 
@@ -98,13 +98,13 @@ def _pointwise_backward(stride: int, saved: tuple[Array, Array], dy: Array) -> t
 def _product_gradients(x: Array, kernel: Array, dy: Array, stride: int) -> tuple[Array, Array]:
     seen = x[:, ::stride, ::stride]
     rows, dy_rows = seen.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
-    # The narrow one on the left, and turned afterwards, by itself (barrier): XLA would turn the
-    # product into one that takes two to four times as long.
+    # The narrower factor is on the left, and the product is transposed behind a barrier. Otherwise
+    # XLA changes it into a product that takes two to four times as long.
     if rows.shape[1] <= dy_rows.shape[1]:
         dkernel = _over_rows(rows, dy_rows)
     else:
         dkernel = lax.optimization_barrier(_over_rows(dy_rows, rows)).T
-    # Between the places that were seen, and after the last, the gradient is zero.
+    # The gradient is zero at the places that the stride leaves out.
     after = [(size - 1) % stride for size in x.shape[1:3]]
     spread = ((0, 0, 0), *((0, end, stride - 1) for end in after), (0, 0, 0))
     dx = lax.pad(dy @ kernel.T, jnp.zeros((), dy.dtype), spread)
@@ -117,7 +117,7 @@ def _over_rows(left: Array, right: Array) -> Array:
 
 
 def gradients(convolve: Callable[..., Array], x: Array, kernel: Array, dy: Array):
-    """Gradients as autodiff has them."""
+    """The gradients by automatic differentiation."""
     return jax.vjp(convolve, x, kernel)[1](dy)
 
 
@@ -127,9 +127,12 @@ _pointwise_conv.defvjp(_pointwise_forward, _pointwise_backward)
 def taps(
     x: Array, kernel_shape: tuple[int, ...], stride: int, pads: Pads, border: float
 ) -> list[Array]:
-    """For each kernel position in row order, the values it meets; `border` is what pads hold."""
-    # The barrier keeps padding out of the loop over the taps, where its tests for the border
-    # would be made nine times a value.
+    """For each kernel position in row order, the values it is multiplied with.
+
+    Padding has the value `border`.
+    """
+    # Without the barrier, the loop over the taps would include the padding, and test for the border
+    # nine times for each value.
     config = ((0, 0, 0), *((low, high, 0) for low, high in pads), (0, 0, 0))
     padded = lax.optimization_barrier(lax.pad(x, jnp.asarray(border, x.dtype), config))
     spans = [
@@ -145,7 +148,10 @@ def taps(
 def interleaved(
     phase: Callable[[int, int], Array], shape: tuple[int, ...], stride: int
 ) -> Float[Array, "b h w c"]:
-    """A map of stride x stride phases of this shape: `phase(i, j)` from row i and column j on."""
+    """A map that is interleaved from stride x stride phases of this shape.
+
+    The values of `phase(i, j)` begin at row i and column j.
+    """
 
     def spread(row: int, column: int) -> Array:
         ends = ((i, stride - 1 - i, stride - 1) for i in (row, column))

@@ -1,7 +1,7 @@
 """Depthwise convolutions in the form that is fastest on the platform they are compiled for.
 
-On a CPU a sum of shifted copies of the image, with gradients of its own; measured in
-docs/measured/performance.md.
+On a CPU they are sums of shifted copies of the image, with gradients written out
+(docs/measured/performance.md has the measurements).
 """
 
 from functools import partial
@@ -21,7 +21,7 @@ from product_mil.model.layers.convolutions import (
     taps,
 )
 
-# LLVM unrolls a loop of about 300 instructions; a sum of products has three a term.
+# LLVM unrolls a loop of up to about 300 instructions, and each term of a sum of products has three.
 _LONGEST_SUM = 80
 
 
@@ -31,8 +31,8 @@ def depthwise_conv(
     """Depthwise convolution in the form that is fastest on the platform it is compiled for.
 
     On a CPU, XLA's grouped convolution is 15 to 60 times slower than shifted multiply-adds
-    (benchmarks/parts/depthwise.py). Other platforms take the library form: which is faster on a GPU
-    is not measured yet.
+    (benchmarks/parts/depthwise.py). Other platforms use XLA's; which one is faster on a GPU has not
+    been measured yet.
     """
     return _depthwise_conv(x, kernel, stride, explicit_pads(x.shape, kernel.shape, stride, padding))
 
@@ -63,7 +63,7 @@ def depthwise_conv_shifted(x: Array, kernel: Array, stride: int, pads: Pads) -> 
 def _shifted_gradients(
     x: Array, kernel: Array, dy: Array, stride: int, pads: Pads
 ) -> tuple[Array, Array]:
-    """Gradients of the shifted form, written out: autodiff's are several times slower."""
+    """Gradients of the shifted form, written out since those of autodiff are far slower."""
     dkernel = _kernel_gradient(x, kernel.shape, dy, stride, pads).astype(kernel.dtype)
     return _input_gradient(x.shape, kernel, dy, stride, pads).astype(x.dtype), dkernel
 
@@ -71,10 +71,10 @@ def _shifted_gradients(
 def _input_gradient(
     shape: tuple[int, ...], kernel: Array, dy: Array, stride: int, pads: Pads
 ) -> Array:
-    """What each value of the input gave to the windows that it lies in, times their `dy`.
+    """The gradient of the input: for each value, the sum of weight times `dy` over its windows.
 
-    Values are taken in stride x stride phases: those of one phase meet the same taps, so that no
-    zeros between the places of `dy` are multiplied.
+    Values are computed in stride x stride phases. Those of one phase meet the same taps, so zeros
+    between the places of `dy` need not be multiplied.
     """
     weights = kernel.astype(jnp.float32)[:, :, None, None, None]
     sizes = [-(-size // stride) for size in shape[1:3]]  # of a phase
@@ -108,10 +108,10 @@ def _input_gradient(
 def _kernel_gradient(
     x: Array, kernel_shape: tuple[int, ...], dy: Array, stride: int, pads: Pads
 ) -> Array:
-    """Sum over images and places of input times `dy`, for each tap and channel, in float32.
+    """The gradient of the kernel in float32: the sum of input times `dy` for each tap and channel.
 
-    First within blocks of rows (3x3) or columns (larger), many taps in one reduction: one loop
-    reads both maps once for all of them, and is short enough that LLVM unrolls it whole.
+    Sums are first taken within blocks of rows (3x3) or columns (larger kernels), many taps in one
+    reduction. Its loop reads both maps once, and is short enough for LLVM to unroll.
     """
     height, width, _ = kernel_shape
     together = height * width if width <= 3 else width  # taps
@@ -120,7 +120,7 @@ def _kernel_gradient(
     blocks = -(-dy.shape[axis] // longest)
     block = -(-dy.shape[axis] // blocks)
     places = [blocks * block if a == axis else dy.shape[a] for a in (1, 2)]
-    # Both maps end where the last block does.
+    # Pad both maps up to the end of the last block.
     ends = [
         max((n - 1) * stride + k - size - sum(pad), 0)
         for n, k, size, pad in zip(places, kernel_shape, x.shape[1:3], pads, strict=False)

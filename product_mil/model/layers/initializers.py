@@ -1,7 +1,7 @@
-"""Initial values drawn by NumPy: the same on every platform, and nothing to compile.
+"""Initial values drawn by NumPy, which are equal on every platform and need no compilation.
 
-JAX's own initialisers compile a program for each shape, which for MobileNetV2 takes longer than
-reading its weights a hundred times. These have the same signature, `(key, shape, dtype)`.
+JAX's initialisers compile a program for each shape. For MobileNetV2 that takes longer than reading
+its weights a hundred times. These have the same signature, `(key, shape, dtype)`.
 """
 
 import math

@@ -1,7 +1,7 @@
-"""What BatchNorm computes, with gradients that keep its input alone (not the centred copy too).
+"""The arithmetic of BatchNorm, with gradients that keep only its input in memory.
 
-Left to itself, JAX keeps x - mean beside x for the gradients: another pass through memory, which is
-what normalisation costs.
+By default JAX also keeps x - mean for the gradients. That is another pass through memory, and
+passes through memory are what normalisation costs.
 """
 
 from functools import partial
@@ -18,7 +18,7 @@ def moments(
 ) -> tuple[Float[Array, " c"], Float[Array, " c"]]:
     """Mean and biased variance of each channel, over the images that `mask` marks.
 
-    In two passes: E[x^2] - E[x]^2 loses the variance of channels whose mean is large.
+    It takes two passes, since E[x^2] - E[x]^2 loses the variance of channels with a large mean.
     """
     real, count = _real(x, mask)
     mean = jnp.where(real, x, 0).sum((0, 1, 2)) / count
@@ -26,7 +26,7 @@ def moments(
 
 
 def _real(x: Array, mask: Array) -> tuple[Array, Array]:
-    """The mask, to select by, and the number of values of a channel that it leaves."""
+    """The mask in the shape of x, and the number of values of a channel that it selects."""
     return mask[:, None, None, None], mask.sum() * (x.shape[1] * x.shape[2])
 
 
@@ -78,10 +78,10 @@ normalise.defvjp(_normalise_forward, _normalise_backward)
 def at_each_place(
     of_channel: Float[Array, " c"], x: Float[Array, "b h w c"]
 ) -> Float[Array, "b h w c"]:
-    """A vector of the channels wherever `x` has a value, in the type of `x`.
+    """A vector over the channels, repeated at every place of `x`, in the type of `x`.
 
-    Its gradient is summed in float32: in bfloat16, a GPU of the Hopper kind adds up thousands of
-    values in steps of 1/128 of the sum.
+    Its gradient is summed in float32. In bfloat16, a Hopper GPU would add up thousands of values
+    with a precision of only 1/128 of the sum.
     """
     return _at_each_place(of_channel, x.shape, x.dtype)
 

@@ -1,8 +1,8 @@
-"""Pools over the windows of an image (NHWC), in the form that is fastest on the platform.
+"""Pooling over the windows of an image (NHWC), in the form that is fastest on the platform.
 
-On a CPU the gradient of XLA's maximum (select and scatter) takes 8 to 45 times as long as gathering
-it; compiled for a GPU it moves 2 to 4 times the memory, and scatters. XLA's windows take 1.5 to 4
-times as long as shifted copies of the image on a CPU; other platforms take XLA's own.
+The gradient of XLA's maximum (select and scatter) takes 8 to 45 times as long on a CPU as gathering
+it, and on a GPU it moves 2 to 4 times as much memory. XLA's windows take 1.5 to 4 times as long on
+a CPU as shifted copies of the image; other platforms use XLA's windows.
 """
 
 from functools import partial, reduce
@@ -19,12 +19,12 @@ from product_mil.model.layers.convolutions import Padding, Pads, explicit_pads, 
 def max_pool(
     x: Float[Array, "b h w c"], size: int, stride: int, padding: Padding
 ) -> Float[Array, "b h2 w2 c"]:
-    """Maximum of each window; padding never wins. The gradient goes to the first of equals."""
+    """The maximum of each window without its padding. The gradient goes to the first of equals."""
     return _max_pool(x, size, stride, explicit_pads(x.shape, (size, size), stride, padding))
 
 
 def max_pool_lax(x: Array, size: int, stride: int, pads: Pads) -> Array:
-    """Maximum of each window as XLA has it."""
+    """The maximum of each window by XLA's own reduction."""
     window, strides = (1, size, size, 1), (1, stride, stride, 1)
     return lax.reduce_window(x, -jnp.inf, lax.max, window, strides, ((0, 0), *pads, (0, 0)))
 
@@ -36,14 +36,14 @@ def _shifted_max(x: Array, size: int, stride: int, pads: Pads) -> Array:
 def _gathered_gradient(x: Array, dy: Array, size: int, stride: int, pads: Pads) -> Array:
     """For each value, the sum of `dy` over the windows whose first maximum it is.
 
-    Values are taken in stride x stride phases: those of one phase have the same place in windows.
+    Values are computed in stride x stride phases, whose values have the same places in windows.
     """
     best, *rest = taps(x, (size, size), stride, pads, -jnp.inf)
     winner = jnp.zeros(dy.shape, jnp.int8)  # which tap of the window
     for index, tap in enumerate(rest, 1):
         winner = jnp.where(tap > best, jnp.int8(index), winner)
         best = jnp.maximum(best, tap)
-    # Windows by the phase's grid: `reach` begin before a place and still hold it.
+    # On the grid of a phase, a value is also in the `reach` windows that begin before its place.
     reach = (size - 1) // stride
     sizes = [
         -(-(length + pad[0]) // stride) for length, pad in zip(x.shape[1:3], pads, strict=True)
@@ -88,8 +88,8 @@ _max_pool.defvjp(_max_pool_forward, _max_pool_backward)
 
 
 def avg_pool_same(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
-    """Mean of each 3x3 window with stride 1; padding is not counted, as in TensorFlow."""
-    # How many of three neighbours lie inside, for each row and each column.
+    """The mean of each 3x3 window with stride 1, without padding, as in TensorFlow."""
+    # For each row and each column, how many of three neighbours are inside the image.
     places = [np.arange(size) for size in x.shape[1:3]]
     rows, columns = (np.minimum(i + 2, len(i)) - np.maximum(i - 1, 0) for i in places)
     counts = np.outer(rows, columns).astype(np.float32)[None, :, :, None]
@@ -98,7 +98,7 @@ def avg_pool_same(x: Float[Array, "b h w c"]) -> Float[Array, "b h w c"]:
 
 @jax.custom_vjp
 def _sum_of_neighbours(x: Array) -> Array:
-    """Sum of each 3x3 window. Who is my neighbour has me as one: the gradient is this again."""
+    """The sum of each 3x3 window. Neighbourhood is symmetric, so the gradient is the same sum."""
     return lax.platform_dependent(
         x,
         cpu=lambda x: sum(taps(x, (3, 3), 1, ((1, 1), (1, 1)), 0.0)),

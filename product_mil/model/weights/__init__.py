@@ -1,1 +1,1 @@
-"""Pretrained weights: files, their formats and their way into a net."""
+"""Pretrained weights: files, their formats, and loading them into a net."""

@@ -1,11 +1,12 @@
-"""What a weights file holds, layer by layer: Keras' HDF5 layouts and PyTorch's safetensors.
+"""Read the layers of a weights file: Keras' HDF5 in two layouts, and PyTorch's safetensors.
 
-Keras writes two HDF5 layouts. The legacy one, that of the published files and of
-`model.save("x.h5")`, has a group for each layer, its order and its tensors' names in attributes;
-tensors are named `Conv1/kernel:0` by Keras 2 and `Conv1/kernel` by Keras 3. That of
-`save_weights("x.weights.h5")` numbers the layers of each class and, within a layer, the tensors.
-Read by h5py and safetensors alone: nothing in a file can run. Of pickles one is read, known by its
-hash (`torch_pickle.py`).
+Keras' legacy layout, that of the published files and of `model.save("x.h5")`, has a group for each
+layer. Attributes have the order of layers and the names of tensors, `Conv1/kernel:0` by Keras 2 and
+`Conv1/kernel` by Keras 3. The layout of `save_weights("x.weights.h5")` numbers the layers of each
+class, and the tensors of each layer.
+
+Files are read by h5py and safetensors, so nothing in them can run as code. Only one pickle is read,
+which is known by its hash (`torch_pickle.py`).
 """
 
 import re
@@ -31,7 +32,7 @@ class FileLayer(NamedTuple):
     """A layer of a file: its tensors by name, or by "0", "1", ... where the file numbers them."""
 
     name: str
-    kind: str | None  # Keras' class in snake case, where the file tells it
+    kind: str | None  # Keras' class in snake case, if the file has it
     container: str
     tensors: dict[str, Tensor]
 
@@ -54,7 +55,8 @@ TENSORS: dict[str, dict[str, str]] = {
 
 _WEIGHTS = Wanted(
     "weights file",
-    frozenset({"hdf5", "safetensors", "pickle", "packed", "bson", "other"}),  # told below
+    # These kinds get messages of their own below.
+    frozenset({"hdf5", "safetensors", "pickle", "packed", "bson", "other"}),
     "name a Keras .h5 or a .safetensors",
 )
 
@@ -63,10 +65,11 @@ _WEIGHTS = Wanted(
 def file_layers(
     path: Path, spec: BackboneSpec | None = None
 ) -> Iterator[tuple[list[FileLayer], Sequence[KerasLayer]]]:
-    """The layers of a file, open to be read, and those of the backbone under the file's names.
+    """The layers of a file, which stays open, and the backbone's layers with the file's names.
 
     Raises:
-        UserError: no such file, or not a whole one in a known layout; also while it is open.
+        UserError: the file is missing, incomplete or in no known layout. This may also be raised
+            while the layers are read.
     """
     if not path.is_file():
         there = "is no file" if path.exists() else "no such weights file"
@@ -89,12 +92,12 @@ def file_layers(
             _refuse_other_files(file, path)
             yield keras_file_layers(file, path), layers
     except (OSError, KeyError, RuntimeError, ValueError) as error:
-        told = " ".join(str(error).split())
-        raise UserError(f"{path}: not a whole HDF5 file ({told}); get the file again") from error
+        reason = " ".join(str(error).split())
+        raise UserError(f"{path}: not a whole HDF5 file ({reason}); get the file again") from error
 
 
 def _torch_tensors(path: Path) -> dict[str, np.ndarray] | None:
-    """The tensors of a file of PyTorch; None for HDF5."""
+    """The tensors of a PyTorch file by name; None for HDF5."""
     if path.suffix == ".safetensors":
         import safetensors
         from safetensors.numpy import load_file
@@ -108,9 +111,9 @@ def _torch_tensors(path: Path) -> dict[str, np.ndarray] | None:
             TypeError,
             ValueError,
         ) as error:
-            told = " ".join(str(error).split())
+            reason = " ".join(str(error).split())
             raise UserError(
-                f"{path}: not a whole safetensors file ({told}); get the file again"
+                f"{path}: not a whole safetensors file ({reason}); get the file again"
             ) from error
     if h5py.is_hdf5(path):
         return None
@@ -124,7 +127,7 @@ def _torch_tensors(path: Path) -> dict[str, np.ndarray] | None:
 
 
 def _refuse_other_files(file: h5py.File, path: Path) -> None:
-    """Weights are what this file holds: links, and storage, elsewhere could be any file."""
+    """Refuse links to other files and storage in other files, which could be any files."""
 
     def fault(name: str, link: object) -> str | None:
         if name.count("/") > MAX_DEPTH:
@@ -144,8 +147,8 @@ def keras_file_layers(file: h5py.File, path: Path) -> list[FileLayer]:
     """The layers with tensors of an HDF5 file in either layout of Keras.
 
     Raises:
-        UserError: neither layout.
-        KeyError, OSError, RuntimeError, ValueError: a damaged file.
+        UserError: the file has neither layout.
+        KeyError, OSError, RuntimeError, ValueError: the file is damaged.
     """
     root = file.get("model_weights", file)
     if isinstance(root, h5py.Group) and _names(root, "layer_names"):
@@ -169,7 +172,7 @@ def _legacy_layers(root: h5py.Group) -> list[FileLayer]:
                 raise KeyError(f"{group}/{name} is no data set")
             *above, tensor = re.sub(r":\d+$", "", name).split("/")
             found.setdefault(above[-1] if above else group, {})[tensor] = data
-        # A Sequential holds layers; any other group is one layer, whatever its tensors' prefix.
+        # A Sequential has several layers; any other group is one layer, whatever its prefixes.
         container = group if len(found) > 1 else ""
         for name, tensors in found.items():
             layers.append(FileLayer(name if container else group, None, container, tensors))
@@ -204,7 +207,7 @@ def _by_number(name: str) -> tuple[str, int]:
 
 
 def _names(group: Any, attribute: str) -> list[str]:
-    """A list of strings in attributes; Keras splits long ones into `name0`, `name1`, ..."""
+    """A list of strings in attributes, which Keras splits into `name0`, `name1`, ... if long."""
     chunks = [attribute] if attribute in group.attrs else []
     while not chunks or chunks[0] != attribute:
         if f"{attribute}{len(chunks)}" not in group.attrs:
@@ -238,12 +241,13 @@ def torch_file_layers(
     layers: Sequence[KerasLayer],
     namings: Sequence[Mapping[str | None, str]],
 ) -> tuple[list[FileLayer], list[KerasLayer]]:
-    """The layers of a file of PyTorch in Keras' layout, and `layers` under the file's names.
+    """The layers of a PyTorch file in Keras' layout, and `layers` with the file's names.
 
-    A naming gives each module's path its prefix in the file; the one that fits best is taken.
+    A naming maps the path of each module to its prefix in the file. The naming that fits best is
+    used.
 
     Raises:
-        UserError: this backbone has no such naming.
+        UserError: the backbone has no naming for PyTorch files.
     """
     tensors = {k: v for k, v in tensors.items() if not _TORCH_IGNORED.fullmatch(k)}
     if not namings:

@@ -1,4 +1,4 @@
-"""What the layer that scores categories starts from."""
+"""Initial values of the layer that scores categories."""
 
 import csv
 import re
@@ -16,7 +16,7 @@ from product_mil.model.weights.load import ImageNetTop
 
 IMAGENET_CLASSES = 1000
 NAMED = ("normal", "zeros", "truncated_normal")
-# The layers that score categories from an embedding; the residual head's correction stays at 0.
+# The layers that score categories; the residual head's correction is not one, and starts at 0.
 _KERNEL = re.compile(r"head/(classify|classify_image)/kernel")
 
 
@@ -27,15 +27,15 @@ def initialise_head(
     top: ImageNetTop | None,
     seed: int,
 ) -> tuple[Model, list[str]]:
-    """The model with the head's first values as `head_init` says, and lines that tell.
+    """The model with initial values of the head by `head_init`, and lines for the log.
 
-    `normal` leaves it as it was built (spread 0.01), `truncated_normal` cuts the same at two
-    spreads, `zeros` predicts the uniform distribution at first. Anything else is a CSV file with
-    the columns `category_id,imagenet_class`: those categories start as rows of the ImageNet top,
-    the others stay as built.
+    `normal` leaves the head as it was built (standard deviation 0.01), `truncated_normal` cuts the
+    same distribution at two standard deviations, and `zeros` first predicts the uniform
+    distribution. Anything else is a CSV file with the columns `category_id,imagenet_class`: its
+    categories start from rows of the ImageNet top, and the others stay as built.
 
     Raises:
-        UserError: a file that cannot be read, names what is not there, or weights without a top.
+        UserError: the file cannot be read or has wrong rows, or the weights have no top.
     """
     kernels = sorted(path for path in model.parameters if _KERNEL.fullmatch(path))
     parameters = dict(model.parameters)
@@ -62,8 +62,8 @@ def initialise_head(
             bias = path.removesuffix("kernel") + "bias"
             parameters[path] = _with_columns(parameters[path], places, top.kernel[:, classes])
             parameters[bias] = _with_columns(parameters[bias], places, top.bias[classes])
-        told = f"{len(places)} of {len(category_ids)} categories start from the ImageNet top"
-        return Model(model.structure, parameters, model.statistics), [f"head: {told}"]
+        line = f"head: {len(places)} of {len(category_ids)} categories start from the ImageNet top"
+        return Model(model.structure, parameters, model.statistics), [line]
     return Model(model.structure, parameters, model.statistics), []
 
 
@@ -76,7 +76,11 @@ def _with_columns(value: Array, places: np.ndarray, columns: np.ndarray) -> Arra
 def _read_matches(
     path: Path, category_ids: Int64[np.ndarray, " k"]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Class indices and the ImageNet class of each; every mistake by line, all at once."""
+    """Class indices, and the ImageNet class of each.
+
+    Raises:
+        UserError: rows are wrong; the message lists them all by line.
+    """
     refuse_foreign(path, CLASS_FILE)
     try:
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
@@ -102,6 +106,6 @@ def _read_matches(
         else:
             found[where[category]] = imagenet
     if errors or not found:
-        told = "; ".join(errors[:10]) or "no rows below the line category_id,imagenet_class"
-        raise UserError(f"config.model.head_init: {path}: {told}")
+        reason = "; ".join(errors[:10]) or "no rows below the line category_id,imagenet_class"
+        raise UserError(f"config.model.head_init: {path}: {reason}")
     return np.array(list(found)), np.array(list(found.values()))

@@ -1,4 +1,4 @@
-"""Published weights into a backbone: every tensor of a file to exactly one leaf."""
+"""Load published weights into a backbone, such that every tensor of the file is used once."""
 
 import logging
 from collections import defaultdict
@@ -35,7 +35,7 @@ class ImageNetTop:
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """What was loaded: the file, its `weights_fingerprint`, tensors set, and the top if any."""
+    """The loaded file, its `weights_fingerprint`, the number of tensors, and the top if any."""
 
     path: Path
     fingerprint: str
@@ -45,7 +45,7 @@ class LoadedWeights:
 
 @dataclass
 class Pairing:
-    """Tensors of a file paired with leaves of a module, and all that is left over."""
+    """The pairs of a file's tensors and a module's leaves, and everything that is left over."""
 
     pairs: list[tuple[str, nnx.Variable, Tensor]] = field(default_factory=list)  # by file's name
     missing: list[str] = field(default_factory=list)
@@ -55,7 +55,7 @@ class Pairing:
 
     @property
     def faults(self) -> str:
-        """One line with everything that does not fit; empty for a bijection."""
+        """One line with everything that does not fit; empty if all are paired."""
         kinds = {"missing": self.missing, "unused": self.unused, "misshapen": self.misshapen}
         return "; ".join(f"{len(of)} {kind}: {', '.join(of)}" for kind, of in kinds.items() if of)
 
@@ -63,12 +63,13 @@ class Pairing:
 def load_weights(module: nnx.Module, spec: BackboneSpec, path: Path) -> LoadedWeights:
     """Set every parameter and statistic of `module`, in place, from a file.
 
-    The file is a Keras HDF5 file (either layout) or a PyTorch `.safetensors`, or the one that
+    The file is a Keras HDF5 file (either layout), a PyTorch `.safetensors`, or the file that
     `published_file` finds.
 
     Raises:
-        UserError: no such file, no weights file, or not the tensors of this backbone; then all
-            missing, unused and misshapen tensors are named and `module` is as before.
+        UserError: the file is missing, is no weights file, or does not have the tensors of this
+            backbone. Then the message names all missing, unused and misshapen tensors, and `module`
+            is unchanged.
     """
     if not spec.keras_layers:
         raise UserError(f"backbone {spec.name} reads no weights file; leave the weights out")
@@ -76,7 +77,7 @@ def load_weights(module: nnx.Module, spec: BackboneSpec, path: Path) -> LoadedWe
         pairing = pair(found, layers, module, spec.embedding_dim)
         if pairing.faults:
             raise UserError(
-                f"{path}: not the weights of {spec.name} (product-mil inspect-weights tells whose "
+                f"{path}: not the weights of {spec.name} (product-mil inspect-weights says whose "
                 f"they are); {pairing.faults}"
             )
         values, broken = _read_values(pairing)
@@ -95,7 +96,7 @@ def load_weights(module: nnx.Module, spec: BackboneSpec, path: Path) -> LoadedWe
 
 
 def fit(module: nnx.Module, spec: BackboneSpec, path: Path) -> tuple[str, int]:
-    """What keeps a file from fitting (empty: nothing), and the classes of its top (0: none)."""
+    """The reasons why a file does not fit, empty if it does, and the classes of its top or 0."""
     with file_layers(path, spec) as (found, layers):
         pairing = pair(found, layers, module, spec.embedding_dim)
         faults = pairing.faults or _read_values(pairing)[1]
@@ -103,7 +104,7 @@ def fit(module: nnx.Module, spec: BackboneSpec, path: Path) -> tuple[str, int]:
 
 
 def _read_values(pairing: Pairing) -> tuple[dict[str, np.ndarray], str]:
-    """Tensors in float32 and our shapes, those of the top last, and a line if some are broken."""
+    """The tensors in float32 and our shapes, the top's last, and a line on broken ones or ""."""
     values = {name: _float32(data).reshape(v.shape) for name, v, data in pairing.pairs}
     values |= {f"top/{name}": _float32(data) for name, data in pairing.top.items()}
     broken = [name for name, value in values.items() if not np.isfinite(value).all()]
@@ -111,12 +112,12 @@ def _read_values(pairing: Pairing) -> tuple[dict[str, np.ndarray], str]:
 
 
 def _float32(data: Tensor) -> np.ndarray:
-    with np.errstate(over="ignore"):  # too large for float32: infinite, and told as such
+    with np.errstate(over="ignore"):  # values too large for float32 are reported as infinite
         return np.asarray(data[()]).astype(np.float32)
 
 
 def weights_fingerprint(path: str | Path) -> str:
-    """xxh3_128 of the file's content, as 32 hexadecimal digits."""
+    """The xxh3_128 hash of the file's content, as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
     with Path(path).open("rb") as file:
         while chunk := file.read(1 << 20):
@@ -129,9 +130,9 @@ def pair(
 ) -> Pairing:
     """Pair every tensor of a file with one leaf of the module.
 
-    Layers are matched by name, where numbered ones count by rank within their kind. If that is
-    no bijection they are matched by rank in the file's order, which is how Keras itself reads the
-    published files: whatever the layers were called, that is what they are.
+    Layers are matched by name; numbered ones are matched by their rank within their kind. If this
+    leaves anything over, layers are matched by their rank in the file's order, whatever their
+    names. That is how Keras reads the published files.
     """
     found = _without_scales(found, layers, module)
     by_name = _paired(found, layers, _by_name(found, layers), module, dim)
@@ -142,7 +143,7 @@ def pair(
 
 
 def _by_name(found: Sequence[FileLayer], layers: Sequence[KerasLayer]) -> list[FileLayer | None]:
-    """For each layer of the backbone the one of its name in the file."""
+    """For each layer of the backbone, the layer of its name in the file."""
     named = {layer.name: layer for layer in found}
     taken = {name for layer in layers for name in (layer.name, layer.other_name)}
     taken = {name for name in taken if name and all(number_of(name, k) is None for k in TENSORS)}
@@ -167,14 +168,15 @@ def _by_name(found: Sequence[FileLayer], layers: Sequence[KerasLayer]) -> list[F
 
 
 def _by_rank(found: Sequence[FileLayer], layers: Sequence[KerasLayer]) -> list[FileLayer | None]:
-    """For each layer of the backbone the next of its kind (and container) in the file."""
+    """For each layer of the backbone, the next of its kind (and container) in the file."""
     ranked: dict[tuple[str, str], list[FileLayer]] = defaultdict(list)
-    told = all(layer.kind for layer in found)  # the file numbers within each container
+    has_kinds = all(layer.kind for layer in found)  # such a file numbers within each container
     for layer in found:
-        ranked[layer.kind or _likely_kind(layer), layer.container if told else ""].append(layer)
+        container = layer.container if has_kinds else ""
+        ranked[layer.kind or _likely_kind(layer), container].append(layer)
     rest = {key: iter(of) for key, of in ranked.items()}
     return [
-        next(rest.get((layer.kind, layer.container if told else ""), iter(())), None)
+        next(rest.get((layer.kind, layer.container if has_kinds else ""), iter(())), None)
         for layer in layers
     ]
 
@@ -209,7 +211,7 @@ def _paired(
             continue
         kind = TENSORS[layer.kind]
         roles = {tensor: leaves.pop(f"{layer.path}.{leaf}", None) for tensor, leaf in kind.items()}
-        # A role without a leaf: this layer is built without it (a BatchNorm without scale).
+        # A role has no leaf if the layer is built without it, like a BatchNorm without scale.
         roles = {tensor: leaf for tensor, leaf in roles.items() if leaf is not None}
         tensors = {} if match is None else _by_role(match, list(roles))
         numbered = number_of(layer.name, layer.kind) is not None
@@ -221,8 +223,9 @@ def _paired(
             if data is None:
                 result.missing.append(f"{name}/{tensor} {shape}")
             elif data.shape != shape or not jnp.issubdtype(data.dtype, jnp.floating):
-                told = f"{name}/{tensor} {data.shape} {data.dtype}, wanted {shape} of a float type"
-                result.misshapen.append(told)
+                result.misshapen.append(
+                    f"{name}/{tensor} {data.shape} {data.dtype}, wanted {shape} of a float type"
+                )
             else:
                 result.pairs.append((f"{name}/{tensor}", variable, data))
         result.unused += [f"{name}/{tensor}" for tensor in tensors]
@@ -235,7 +238,7 @@ def _paired(
 
 
 def _by_role(layer: FileLayer, roles: Sequence[str]) -> dict[str, Tensor]:
-    """The tensors of a file's layer by the names that we know; what is left keeps its own."""
+    """The tensors of a file's layer by our names; others keep their names."""
     tensors = dict(layer.tensors)
     numbered = all(name.isdigit() for name in tensors)
     if numbered or len(tensors) == len(roles) == 1:
@@ -247,7 +250,7 @@ def _by_role(layer: FileLayer, roles: Sequence[str]) -> dict[str, Tensor]:
 
 
 def _file_shape(shape: tuple[int, ...], tensor: str, kind: str) -> tuple[int, ...]:
-    """Keras' shape of a tensor, given our leaf's."""
+    """The shape that Keras gives to a tensor whose leaf has this shape."""
     if tensor == "depthwise_kernel":
         return (*shape, 1)  # h w c 1
     if tensor == "pointwise_kernel":
@@ -258,7 +261,7 @@ def _file_shape(shape: tuple[int, ...], tensor: str, kind: str) -> tuple[int, ..
 
 
 def _take_top(layer: FileLayer, dim: int, result: Pairing) -> None:
-    """The ImageNet classifier, if it fits the embedding."""
+    """Note the ImageNet classifier as the top, or as misshapen if it does not fit the embedding."""
     tensors = _by_role(layer, ("kernel", "bias"))
     shapes = [tensors[name].shape if name in tensors else None for name in ("kernel", "bias")]
     classes = shapes[1][0] if shapes[1] else 0
@@ -271,10 +274,10 @@ def _take_top(layer: FileLayer, dim: int, result: Pairing) -> None:
 def _without_scales(
     found: Sequence[FileLayer], layers: Sequence[KerasLayer], module: nnx.Module
 ) -> Sequence[FileLayer]:
-    """Where PyTorch's BatchNorm has a scale and ours has none, move it into the convolution.
+    """Move the scale of a PyTorch BatchNorm into the convolution before it, if ours has no scale.
 
-    scale (k * x - mean) / s = (scale k * x - scale mean) / s: exact with running statistics. In
-    the files that are meant, converted from TensorFlow, every scale is 1.
+    scale (k * x - mean) / s = (scale k * x - scale mean) / s is exact with running statistics. In
+    files converted from TensorFlow, for which this is meant, every scale is 1.
     """
     named = {layer.name: layer for layer in found}
     for conv, norm in pairwise(layers):

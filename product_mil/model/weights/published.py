@@ -1,4 +1,4 @@
-"""Published weights files: in an installed package, or downloaded once into the user's cache."""
+"""Find published weights files in an installed package, or download them into the cache once."""
 
 import fcntl
 import importlib.util
@@ -15,19 +15,19 @@ from product_mil.model.spec import BackboneSpec, PackagedWeights, PublishedFile
 
 
 def weights_cache_dir() -> Path:
-    """Where downloaded weights live: `weights` in PRODUCT_MIL_CACHE or the user's cache."""
+    """The directory of downloaded weights: `weights` in PRODUCT_MIL_CACHE or the user's cache."""
     return cache_root() / "weights"
 
 
 def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
-    """The published file, its hash checked: from a package, or downloaded into the cache.
+    """The path of the published file from a package or the cache, after a check of its hash.
 
-    A package's file holds the ImageNet classifier in any case. A download needs no network once
-    the file is there. Where no hash is published, the sha256 of the first download is kept beside
-    the file. Several processes may ask at once: one downloads.
+    A file that is not in the cache is downloaded once, by one process if several ask for it. If no
+    hash is published, the sha256 of the first download is kept beside the file. A package's file
+    always has the ImageNet classifier.
 
     Raises:
-        UserError: no published weights, no package, no network, or a file with another hash.
+        UserError: there are no published weights, no package or no network, or the hash differs.
     """
     if spec.weights is None:
         raise UserError(f"backbone {spec.name} has no published weights; name a file or none")
@@ -36,12 +36,12 @@ def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
     published = spec.weights.with_top if with_top else spec.weights.without_top
     kept = weights_cache_dir() / published.file_name
     if _is_whole(kept, published):
-        return kept  # also where the cache can only be read
+        return kept  # even if the cache is read-only
     path = writable_cache("weights") / published.file_name
     try:
         with _one_at_a_time(path.with_name(path.name + ".lock")):
             _fetch(published, path)
-    except ValueError as error:  # pooch: another hash; the download is gone again
+    except ValueError as error:  # pooch found another hash, and has removed the download
         raise UserError(
             f"{published.url}: what was downloaded is not the published file "
             f"({' '.join(str(error).split())}); try again, or put the right file at {kept}"
@@ -50,13 +50,14 @@ def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
         damaged = f", and the file at {path} has another hash" if path.is_file() else ""
         raise UserError(
             f"cannot get {published.file_name} ({type(error).__name__}){damaged}; download "
-            f"{published.url} elsewhere and put it at {kept}, or name a file instead of 'imagenet'"
+            f"{published.url} on another machine and put it at {kept}, or name a file instead of "
+            "'imagenet'"
         ) from error
     return path
 
 
 def is_at_hand(spec: BackboneSpec) -> bool:
-    """Whether the published weights, without a classifier, need no download."""
+    """Whether the published weights without classifier can be used without a download."""
     if spec.weights is None:
         return False
     if isinstance(spec.weights, PackagedWeights):
@@ -95,9 +96,9 @@ def _fetch(published: PublishedFile, path: Path) -> None:
         logging.getLogger(__name__).debug("%s: in the cache", path)
     else:
         known = _known_hash(path, published)
-        pooch.get_logger().setLevel("WARNING")  # our line says what happens
+        pooch.get_logger().setLevel("WARNING")  # the next line replaces pooch's own
         logging.getLogger(__name__).warning("downloading %s to %s", published.url, path)
-        # Into a temporary file beside it, checked, then moved: never a part of it under this name.
+        # pooch downloads into a temporary file, checks and then renames it.
         bar: Any = pooch.HTTPDownloader(progressbar=True, timeout=30)  # Any: pooch's own protocol
         pooch.retrieve(published.url, known, path.name, path.parent, downloader=bar)
     if _known_hash(path, published) is None:
@@ -105,7 +106,7 @@ def _fetch(published: PublishedFile, path: Path) -> None:
 
 
 def _remembered(path: Path) -> Path:
-    """Where the hash of a first download is kept."""
+    """The file that keeps the hash of a first download."""
     return path.with_name(path.name + ".sha256")
 
 
@@ -130,7 +131,7 @@ def _has_hash(path: Path, known: str) -> bool:
 
 @contextmanager
 def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock that ends with the process, however it ends."""
+    """Hold a lock, which the system releases if the process is killed."""
     with path.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield

@@ -1,10 +1,11 @@
-"""The one pickle that is read: EfficientNet-Lite0's ImageNet weights, as their package has them.
+"""Read the only pickle that is allowed: EfficientNet-Lite0's ImageNet weights from their package.
 
-A pickle can run code as it is read. This one cannot: its bytes are compared with a known sha256
-first, and the unpickler knows the names below and no others. Every other pickle is refused.
+A pickle can run code when it is read. This one cannot, since its bytes are first compared with a
+known sha256, and the unpickler only knows the names below. Every other pickle is refused.
 
-The layout is PyTorch's before version 1.6: three pickles that tell the format, one of the tensors
-by name, one of the storages' keys in order, and then each storage as a count and raw values.
+The layout is that of PyTorch before version 1.6: three pickles that describe the format, one with
+the tensors by name, one with the keys of storages in order, and then each storage as a count and
+raw values.
 """
 
 import hashlib
@@ -48,7 +49,7 @@ def _tensors(content: bytes) -> dict[str, np.ndarray]:
     for key in _TensorsAlone(file).load():
         storage = unpickler.storages[key]
         (count,) = np.frombuffer(file.read(8), "<i8")
-        # In place: the tensors are views of the storages.
+        # The values are written in place, because the tensors are views of the storages.
         storage[:] = np.frombuffer(file.read(count * storage.itemsize), storage.dtype)
     return dict(tensors)
 
@@ -59,7 +60,7 @@ def _rebuild_tensor(storage: np.ndarray, offset: int, shape: Any, strides: Any, 
 
 
 class _TensorsAlone(pickle.Unpickler):
-    """Knows tensors, their storages and the dictionary that they lie in."""
+    """An unpickler that only knows tensors, their storages and the dictionary of tensors."""
 
     KNOWN = {  # noqa: RUF012
         ("collections", "OrderedDict"): OrderedDict,
@@ -73,12 +74,12 @@ class _TensorsAlone(pickle.Unpickler):
         self.storages: dict[str, np.ndarray] = {}
 
     def find_class(self, module: str, name: str) -> Any:
-        """What stands for one of the known names; `UnpicklingError` for any other."""
+        """The object of a known name; raises `UnpicklingError` for any other."""
         if (module, name) not in self.KNOWN:
             raise pickle.UnpicklingError(f"{module}.{name} is no tensor")
         return self.KNOWN[module, name]
 
     def persistent_load(self, reference: Any) -> np.ndarray:
-        """The storage of that key, to be filled when all tensors are known."""
+        """The storage of that key, which is filled when all tensors are known."""
         _, dtype, key, _, size, _ = reference
         return self.storages.setdefault(key, np.zeros(size, dtype))

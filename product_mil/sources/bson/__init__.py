@@ -1,1 +1,1 @@
-"""Dumps of MongoDB: an index of their products, found in one pass over the bytes."""
+"""Dumps of MongoDB, and the index of their products, which one pass over the bytes makes."""

@@ -1,7 +1,8 @@
-"""One record of a MongoDB dump: where its id, category and pictures lie (bsonspec.org, 1.1).
+"""Find the id, category and images in one record of a MongoDB dump (bsonspec.org, 1.1).
 
-A hand-written walker rather than pymongo's decoder, because the index needs the byte offsets of
-the pictures, and because it steps over what it does not know without building Python objects.
+An image is the binary field `picture` of an element of the record's array `imgs`. The parser is
+our own, because the index needs the byte offsets of the images, which pymongo's decoder does not
+give, and because it skips other fields without building Python objects.
 """
 
 import struct
@@ -34,7 +35,7 @@ _FIXED_BYTES = {
     0xFF: 0,  # min key
 }
 
-# The least value of the length that stands before these, and the bytes that it does not count.
+# For types that begin with a length: its least value, and the bytes that it does not count.
 _SIZED = {
     STRING: (1, 4),
     DOCUMENT: (5, 0),
@@ -60,9 +61,10 @@ _SHOWN_CHARACTERS = 40
 
 
 class RecordError(Exception):
-    """A record that cannot be used as it is; `fault` says why and where.
+    """A record that cannot be used; `fault` says why and where.
 
-    `broken` tells a destroyed structure, of which parts may be saved, from a lacking `_id`.
+    `broken` is true for a destroyed structure, of which parts may be recovered, and false for a
+    missing `_id`.
     """
 
     def __init__(self, offset_bytes: int, product_id: int | None, reason: str, *, broken: bool):
@@ -72,7 +74,7 @@ class RecordError(Exception):
 
 
 class Record(NamedTuple):
-    """A product as it lies in the file."""
+    """A product in the file."""
 
     product_id: int
     category_id: int | None
@@ -88,12 +90,13 @@ class _BrokenError(Exception):
 def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
     """Find the fields of one record.
 
-    `data` holds exactly the record's bytes and `offset` says where in the file they begin; nothing
-    outside `data` is read, whatever it holds. Of a repeated field the last one counts, as in
-    pymongo. An absent or null category is None; a mistyped one is None and a fault. A mistyped
-    picture keeps its place with a length of 0, and is a fault.
+    `data` holds exactly the bytes of the record, which begin at `offset` in the file. If a field is
+    repeated, the last one counts, as in pymongo. A missing or null category is None; one of another
+    type is None and a fault. A picture of another type keeps its place with a length of 0, and is a
+    fault.
 
-    Raises `RecordError` where the structure is broken or there is no integer `_id`.
+    Raises:
+        RecordError: the structure is broken, or there is no integer `_id`.
     """
     data = bytes(data)
     product_id, category_id, pictures = None, None, None
@@ -133,9 +136,9 @@ def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
 
 
 def document_bytes(data: bytes) -> int | None:
-    """How far the fields of a document go, closing zero included, whatever its length says.
+    """The bytes that a document's fields take with the closing zero, without regard to its length.
 
-    None where they break off, or go further than `data`.
+    None if a field is broken, or the fields do not end within `data`.
     """
     position, last = 4, len(data)
     try:
@@ -162,7 +165,7 @@ def _pictures(
                         else:
                             what = _described(data, field_kind, value, value_stop)
                             picture, other = None, f": it is {what}"
-            except _BrokenError:  # its neighbours are whole: only this image is lost
+            except _BrokenError:  # only this image is lost, since its neighbours are intact
                 picture, other = None, ""
         if picture is None:
             faults.append((image_start, NO_PICTURE + other, len(found)))
@@ -172,7 +175,7 @@ def _pictures(
 
 
 def _elements(data: bytes, start: int, stop: int) -> Iterator[tuple[int, bytes, int, int]]:
-    """Yield (type, name, value start, value stop) for the document that fills start..stop."""
+    """Yield (type, name, value start, value stop) of each field of the document at start..stop."""
     last = stop - 1  # the document's closing zero
     if stop - start < 5 or _int32(data, start, stop) != stop - start or data[last] != 0:
         raise _BrokenError(start)
@@ -187,7 +190,7 @@ def _elements(data: bytes, start: int, stop: int) -> Iterator[tuple[int, bytes, 
 
 
 def _value_stop(data: bytes, kind: int, start: int, last: int) -> int:
-    """Where the value that begins at `start` ends; the caller checks it against `last`."""
+    """The end of the value that begins at `start`. The caller compares it with `last`."""
     if kind in _FIXED_BYTES:
         return start + _FIXED_BYTES[kind]
     if kind == REGEX:
@@ -213,7 +216,7 @@ def _int32(data: bytes, start: int, last: int) -> int:
 
 
 def integer_value(data: bytes, kind: int, start: int) -> int | None:
-    """Read any BSON number that is a 64-bit integer; None for everything else."""
+    """The value of a BSON number that is a 64-bit integer; None for everything else."""
     if kind == INT32:
         return struct.unpack_from("<i", data, start)[0]
     if kind == INT64:
@@ -226,7 +229,7 @@ def integer_value(data: bytes, kind: int, start: int) -> int | None:
 
 
 def _described(data: bytes, kind: int, start: int, stop: int) -> str:
-    """A value that is no integer, in words that end with the value where it is a short one."""
+    """Words for a value that is not an integer; they include the value if it is short."""
     if kind == STRING:
         text = data[start + 4 : stop - 1].decode(errors="replace")
         return f"the string {text[:_SHOWN_CHARACTERS]!r}" + "..." * (len(text) > _SHOWN_CHARACTERS)
@@ -240,7 +243,7 @@ def _described(data: bytes, kind: int, start: int, stop: int) -> str:
 
 
 def _binary(data: bytes, start: int) -> tuple[int, int] | None:
-    """Position and length of a binary value, whose bounds have been checked."""
+    """Position and length of the content of a binary value whose bounds have been checked."""
     length, subtype = struct.unpack_from("<iB", data, start)
     if subtype != OLD_BINARY:
         return start + 5, length

@@ -1,10 +1,11 @@
-"""The index of BSON files: one row a product, one row an image, memory-mapped.
+"""The index of BSON files, with a row for each product and for each image, memory-mapped.
 
-One streaming pass writes the columns of a file to `<file>.index/` beside it, or to a cache
-directory where that cannot be written, or to a temporary one where neither can. Nothing is written
-before the file proved to hold a product. An index is tied to the file's size, modification time and
-a hash of its head and tail by the name of its directory, appears whole by one rename, and carries
-a hash of each column, so a stale or damaged one is never used and is rebuilt.
+One pass over a file writes the columns to `<file>.index/` beside it, to the cache if that cannot be
+written, or to a temporary directory. Nothing is written before a product has been found.
+
+The name of an index's directory contains a hash of the file's size, modification time, head and
+tail, so the index of an older state is never used. The directory appears whole by one rename, and
+has a hash of each column, so a damaged index is recognised and built again.
 """
 
 import atexit
@@ -43,7 +44,7 @@ from product_mil.sources.bson.reader import Addresses, FileReader
 from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of, later_duplicates
 
 _EDGE_BYTES = 1 << 20
-# A column is open while it is mapped, and so is the file; training and validation may share files.
+# Every mapped column is an open file, and so is the dump; training and validation may share dumps.
 _OPEN_FILES_EACH = 24
 _OPEN_FILES_BESIDES = 1024
 _MEMORY = "/dev/shm"  # can be written in containers where nothing else can
@@ -52,7 +53,7 @@ _temporary: dict[str | None, Path] = {}  # directories made so far, by the place
 
 @dataclass(frozen=True, eq=False)
 class BsonCatalogue(FileColumns, Catalogue):
-    """The columns of one or several files, joined in memory (no copy for one file)."""
+    """The columns of one or several files, joined in memory; those of one file are not copied."""
 
     indexes: tuple[Index, ...]  # of `paths`, in the order of the rows
 
@@ -61,7 +62,7 @@ class BsonCatalogue(FileColumns, Catalogue):
         return FileReader(self.paths)
 
     def addresses(self, image_rows: Int64[np.ndarray, " m"]) -> Addresses:
-        """Where the bytes of these images lie."""
+        """Where the bytes of these images are: file, offset, length and hash."""
         hashes = self.image_hash
         return Addresses(
             self._file_of_images(image_rows),
@@ -71,13 +72,13 @@ class BsonCatalogue(FileColumns, Catalogue):
         )
 
     def place_of_product(self, product_row: int) -> Place:
-        """Where its record begins."""
+        """The file and offset of a product's record."""
         ends = np.cumsum([index.num_products for index in self.indexes])
         file = int(np.searchsorted(ends, product_row, side="right"))
         return Place(str(self.paths[file]), int(self.offset_bytes[product_row]))
 
     def place_of_image(self, image_row: int) -> Place:
-        """Where its bytes begin."""
+        """The file and offset of an image's bytes."""
         file = int(self._file_of_images(np.array([image_row]))[0])
         return Place(str(self.paths[file]), int(self.image_offset_bytes[image_row]))
 
@@ -86,7 +87,7 @@ class BsonCatalogue(FileColumns, Catalogue):
         return np.searchsorted(ends, image_rows, side="right")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Travel to other processes as paths, not as gigabytes of columns."""
+        """Pickle the paths rather than gigabytes of columns; another process maps them again."""
         return _reopen, ([(index.path, index.directory) for index in self.indexes],)
 
 
@@ -97,10 +98,13 @@ def open_catalogue(
     progress: bool = True,
     cache_dir: Path | None = None,
 ) -> BsonCatalogue:
-    """Open one or several BSON files as one catalogue, building what indexes are missing.
+    """Open one or several BSON files as one catalogue, and build the indexes that are missing.
 
     `spec` is a path, a glob (its matches are sorted), several of either joined by commas, or a
-    sequence. Raises `UserError` where a file is missing, named twice or no MongoDB dump.
+    sequence.
+
+    Raises:
+        UserError: a file is missing, is named twice or is not a MongoDB dump.
     """
     paths = dump_files(spec)
     _allow_open_files(len(paths))
@@ -115,7 +119,10 @@ def open_catalogue(
 
 
 def _allow_open_files(num_files: int) -> None:
-    """Raise this process's limit as far as it needs and may: often it is 1,024 of a million."""
+    """Raise the limit of open files of this process as far as needed and allowed.
+
+    Often it is 1,024 where a million are allowed.
+    """
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     wanted = _OPEN_FILES_BESIDES + num_files * _OPEN_FILES_EACH
     wanted = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
@@ -133,12 +140,13 @@ def build_or_load_index(
 ) -> Index:
     """Load the index of one file; read the file once and build it where there is none that fits.
 
-    `cache_dir` is where an index goes that cannot lie beside its file; by default
-    $PRODUCT_MIL_CACHE, or the user's cache directory. Where that cannot be written either, it lies
-    in a temporary directory until the program ends, with a warning.
+    `cache_dir` is for an index that cannot be written beside its file; by default it is
+    $PRODUCT_MIL_CACHE or the user's cache directory. If that cannot be written either, the index is
+    in a temporary directory until the program ends, and a warning says so.
 
-    Raises `UserError` where the file cannot be read, is of another kind, changes meanwhile or holds
-    no product, and where nothing at all can be written.
+    Raises:
+        UserError: the file cannot be read, is of another kind, changes meanwhile or holds no
+            product; or no index can be written anywhere.
     """
     path = Path(path)
     refuse_foreign(path, DUMP)
@@ -173,14 +181,14 @@ def build_or_load_index(
 
 
 def _roots(path: Path, cache_dir: Path | None) -> tuple[list[Path], str]:
-    """Where the indexes of a file lie; and the name of their directory in a place of all files."""
+    """The directories that may hold indexes of a file, and the file's name in shared ones."""
     cache = cache_dir or cache_root()
     whole_path = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
     return [path.with_name(path.name + ".index"), cache / "index" / whole_path], whole_path
 
 
 def _temporary_roots(name: str) -> Iterator[Path]:
-    """Directories of this process alone, made when they are asked for, removed when it ends."""
+    """Temporary directories of this process, made on demand and removed when it ends."""
     for place in (None, _MEMORY):
         if place not in _temporary:
             try:
@@ -193,12 +201,12 @@ def _temporary_roots(name: str) -> Iterator[Path]:
 
 
 def _remove(directory: Path, of_process: int) -> None:
-    if os.getpid() == of_process:  # and not a fork of it
+    if os.getpid() == of_process:  # a fork must not remove it
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def _state_of(path: Path) -> str:
-    """Hash of what changes when a file does, found without reading all of it."""
+    """A hash of the file's size, modification time, head and tail, which a change would change."""
     try:
         with path.open("rb") as file:
             status = os.fstat(file.fileno())

@@ -1,4 +1,4 @@
-"""An index on disk: a directory of .npy columns and a description, written in one pass."""
+"""An index on disk: a directory of columns as .npy files with a description."""
 
 import json
 import os
@@ -25,9 +25,9 @@ from product_mil.sources.catalogue import Columns, Fault, kind_of, later_duplica
 
 FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"
-MAX_LISTED_FAULTS = 100_000  # all are counted
+MAX_LISTED_FAULTS = 100_000  # more are counted only
 
-_INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of ours; all else is somebody's
+_INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of indexes; others are not ours
 _DTYPES = {
     "offset_bytes": "<i8",
     "length_bytes": "<i4",
@@ -43,7 +43,7 @@ _DTYPES = {
 
 @dataclass(frozen=True, eq=False)
 class FileColumns(Columns):
-    """The columns of a catalogue, and where in their files products and images lie."""
+    """The columns of a catalogue, with the places of products and images in their files."""
 
     offset_bytes: Int64[np.ndarray, " N"]  # of the product's record in its file
     length_bytes: Int32[np.ndarray, " N"]
@@ -52,19 +52,19 @@ class FileColumns(Columns):
 
 @dataclass(frozen=True, eq=False)
 class Index(FileColumns):
-    """The columns of one file and what could not be read in it."""
+    """The columns of one file, and the faults in it."""
 
     path: Path
-    directory: Path  # where the columns lie
-    fingerprint: str  # hash of all columns, so of the contents as far as they were read
+    directory: Path  # holds the columns
+    fingerprint: str  # a hash of all columns, and so of everything that was read
     faults: list[Fault]  # the first 100,000
-    fault_counts: dict[str, int]  # all of them, by reason
-    num_bad_records: int  # skipped: broken, or without an integer _id
+    fault_counts: dict[str, int]  # the number of all faults, by kind
+    num_bad_records: int  # records left out, since they are broken or lack an integer _id
     unread_bytes: int  # after the last whole record
 
 
 def load_index(path: Path, directory: Path) -> Index | None:
-    """Map the index in `directory` of the file at `path`; None where it is absent or damaged."""
+    """Map the index in `directory` of the file at `path`; None if it is missing or damaged."""
     try:
         description = json.loads((directory / "index.json").read_text(encoding="utf-8"))
         columns: dict[str, Any] = dict.fromkeys(_DTYPES)
@@ -84,16 +84,18 @@ def load_index(path: Path, directory: Path) -> Index | None:
             unread_bytes=description["unread_bytes"],
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError):
-        return None  # whatever is wrong with it, it can be built again
+        return None  # whatever is wrong, the index can be built again
 
 
 def build_index(path: Path, directory: Path, *, hash_images: bool, progress: bool) -> Index:
     """Read the file once and write its index, which appears whole as `directory`.
 
-    Nothing is written before the file proved to hold a product, and what was written for an index
-    that fails is removed. Memory does not grow with the file, but for one sorted copy of the
-    product ids. Raises `UserError` where the file cannot be read, changes meanwhile or holds no
-    product, and `OSError` where the index cannot be written.
+    Nothing is written before a product has been found, and an unfinished index is removed if this
+    fails. Memory does not grow with the file, except for one sorted copy of the product ids.
+
+    Raises:
+        UserError: the file cannot be read, changes meanwhile or holds no product.
+        OSError: the index cannot be written.
     """
     names = [name for name in _DTYPES if hash_images or name != "image_hash"]
     draft: Path | None = None
@@ -146,19 +148,19 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
 
 
 def hash_of(hashes: Iterable[str]) -> str:
-    """One hash over several, in their order."""
+    """One hash of several hashes in their order."""
     return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
 
 
 def _remove_older(directory: Path) -> None:
-    """Remove what lies beside an index of older states of its file."""
+    """Remove the indexes of older states of the file."""
     for other in directory.parent.iterdir():
         if other != directory and _INDEX.fullmatch(other.name):
             shutil.rmtree(other, ignore_errors=True)
 
 
 class _ColumnFile:
-    """A .npy file that grows by its first axis; numpy's header leaves room for the count."""
+    """A .npy file that grows along its first axis; NumPy's header has room for a larger count."""
 
     def __init__(self, directory: Path, name: str):
         self.num_rows = 0

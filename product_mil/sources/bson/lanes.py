@@ -1,4 +1,4 @@
-"""The fields of many records at once, where they lie in mongodump's usual layout."""
+"""Parse many records of mongodump's usual layout at once, by NumPy."""
 
 import numpy as np
 from jaxtyping import Int64, UInt8
@@ -12,7 +12,7 @@ def _little(text: bytes) -> int:
 
 
 _ID, _CATEGORY, _PICTURE = _little(b"_id\0"), _little(b"category"), _little(b"picture\0")
-# A JPEG without its end may have lost bytes, and swallowed the next record instead.
+# A JPEG without its end marker may have lost bytes, and contain the next record instead.
 _JPEG_BEGIN, _JPEG_END = _little(b"\xff\xd8"), _little(b"\xff\xd9")
 _IMGS = _little(bytes([ARRAY]) + b"imgs\0")
 
@@ -27,10 +27,10 @@ def parse_lanes(
     Int64[np.ndarray, " N"],
     list[tuple[np.ndarray, np.ndarray, np.ndarray]],
 ]:
-    """Ids, categories and numbers of images of the records in mongodump's usual layout.
+    """Ids, categories, numbers of images, and places of images of records in the usual layout.
 
-    A record in any other layout gets 0 images, and its other values mean nothing. The list has
-    (row, position, length) of image k of every row that looked right as far as that.
+    A record in any other layout gets 0 images, and its other values mean nothing. Element k of the
+    list has (row, position, length) of image k of every record that fits the layout up to there.
     """
     u1, u2, i4, u4, i8, u8 = (
         np.ndarray(len(buffer) - 7, dtype, buffer, strides=(1,))  # element j begins at byte j

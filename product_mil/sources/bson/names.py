@@ -1,4 +1,4 @@
-"""From what a user calls the data to the files that are meant."""
+"""Find the files that a user's specification of the data names."""
 
 import os
 from collections import Counter
@@ -13,10 +13,13 @@ _MAX_COMMAS = 8  # in the name of one file among several
 
 
 def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files that a path, a glob (sorted), or several with commas name.
+    """The files named by a path, by a glob (in sorted order), or by several with commas between.
 
-    Whatever exists under a name as it is written is meant by it, be there commas, brackets or a
-    `~` in the name. Raises `UserError` where a file is missing, a directory, or named twice.
+    A file whose name is exactly as written comes first, even if the name has commas, brackets or a
+    `~`.
+
+    Raises:
+        UserError: a file is missing, is a directory, or is named twice.
     """
     paths: list[Path] = []
     for item in [spec] if isinstance(spec, str | Path) else spec:
@@ -34,9 +37,10 @@ def named_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def dump_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
-    """The files that are named, none of which is of another kind than BSON by its first bytes.
+    """The files of `named_files`, which are checked to begin like BSON.
 
-    Raises `UserError` as `named_files` does, and where a file is of another kind.
+    Raises:
+        UserError: as for `named_files`; or a file is of another kind.
     """
     paths = named_files(spec)
     for path in paths:
@@ -45,11 +49,11 @@ def dump_files(spec: str | Path | Sequence[str | Path]) -> list[Path]:
 
 
 def _parts(text: str) -> Iterator[str]:
-    """The names between commas, some of which may belong to the name of a file."""
+    """Split a text at its commas, except those that belong to the name of an existing file."""
     pieces = [text] if "," not in text or _is_there(text) else text.split(",")
     while pieces:
         counts = range(1, min(len(pieces), _MAX_COMMAS + 1) + 1)
-        # The shortest name that is there; else it is a pattern, or missing.
+        # Take the shortest name that exists; otherwise the piece is a pattern, or missing.
         count = next((n for n in counts if _is_there(",".join(pieces[:n]).strip())), 1)
         part = ",".join(pieces[:count])
         if part.strip():
@@ -85,10 +89,10 @@ def _matches(text: str) -> list[Path]:
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path} is a link to {path.readlink()}, which is not there")
     if path.exists():
-        # `/dev/stdin` is another file in every process; behind it may be one that has a name.
+        # `/dev/stdin` is another file in every process, but it may be a link to a named one.
         through = path.is_file() and path.is_relative_to("/dev")
         return [path.resolve() if through else path]
-    parent = next(parent for parent in path.parents if parent.exists())  # whatever its name
+    parent = next(parent for parent in path.parents if parent.exists())  # it is no pattern
     pattern = Path(escape(str(parent)), *path.parts[len(parent.parts) :])
     found = glob(str(pattern))  # noqa: PTH207, Path.glob refuses absolute patterns
     matches = [match for match in sorted(map(Path, found)) if not match.is_dir()]

@@ -1,6 +1,7 @@
-"""The bytes of images by their place in a file: read, and compared with their hash.
+"""Read the bytes of images from their places in files, and compare them with their hashes.
 
-Imports nothing slow: processes that decode images start with it (`data/workers.py`).
+This module imports nothing slow, because processes that decode images start with it
+(`data/workers.py`).
 """
 
 import os
@@ -17,16 +18,16 @@ from product_mil.sources.catalogue import Unread
 
 
 class Addresses(NamedTuple):
-    """Where the bytes of images lie."""
+    """Where the bytes of images are."""
 
-    file: Int64[np.ndarray, " m"]  # of the reader's paths
+    file: Int64[np.ndarray, " m"]  # index into the reader's paths
     offset_bytes: Int64[np.ndarray, " m"]
     length_bytes: Int32[np.ndarray, " m"]
-    image_hash: UInt64[np.ndarray, "m 2"] | None  # as `Columns.image_hash` has it
+    image_hash: UInt64[np.ndarray, "m 2"] | None  # as in `Columns.image_hash`
 
 
 class FileReader:
-    """`os.pread` over some files; descriptors are opened on first use by a process."""
+    """Reads files by `os.pread`. Each process opens a file when it first reads it."""
 
     travels = True
 
@@ -35,13 +36,13 @@ class FileReader:
         self._descriptors: dict[int, int] = {}
 
     def read(self, addresses: Addresses) -> Iterator[bytes | Unread]:
-        """Just these bytes, which have these hashes.
+        """The bytes at each address, once their hash has been checked.
 
-        Unread where the file cannot be read, ends before (it shrank since it was indexed), or holds
-        other bytes there by now.
+        An image is `Unread` if its file cannot be read, has become shorter since it was indexed, or
+        holds other bytes now.
 
         Raises:
-            UserError: this process has too many files open, which is no fault of the image.
+            UserError: this process has too many open files, for which the image is not to blame.
         """
         hashes = addresses.image_hash
         for file, offset_bytes, length_bytes, image_hash in zip(
@@ -64,7 +65,7 @@ class FileReader:
             refuse_too_many_open_files(error, self._paths[file])
             return Unread(str(error))
         if len(data) != length_bytes:
-            return Unread("it ends before the picture, so changed since it was indexed")
+            return Unread("it ends before the image, so it changed since it was indexed")
         if image_hash is not None:
             high, low = image_hash
             if xxhash.xxh3_128_intdigest(data) != high << 64 | low:

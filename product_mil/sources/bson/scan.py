@@ -1,8 +1,8 @@
-"""One pass over a BSON file: record boundaries, then the fields of many records at once.
+"""Read the products of a BSON file in one pass.
 
-mongodump writes the fields of all records of a collection in one layout, so a chunk of records is
-parsed in NumPy lanes, image k of every record together; a record that deviates in any byte of
-that layout goes through `parse_record`. Both ways give the same rows.
+mongodump writes all records of a collection with the same layout. So the boundaries of many records
+are found first, and then their fields are parsed together by NumPy (`lanes.py`). A record whose
+layout differs in any byte is parsed by `parse_record`. Both ways give the same rows.
 """
 
 import os
@@ -22,16 +22,16 @@ from product_mil.sources.bson.lanes import parse_lanes
 from product_mil.sources.bson.recovery import (
     MAX_RECORD_BYTES,
     MIN_RECORD_BYTES,
-    Mended,
+    Recovered,
     hides_a_record,
-    mend,
+    recover,
     swallows_a_record,
 )
 from product_mil.sources.catalogue import NO_CATEGORY, Fault
 
 _CHUNK_BYTES = 6 << 20  # parsed together
-_PIECE_BYTES = 512 << 10  # read together: record lengths are followed while they are in cache
-_PADDING_BYTES = 128  # lanes gather a little past the record before they know that it is short
+_PIECE_BYTES = 512 << 10  # read together, so that records are still in cache when lengths are read
+_PADDING_BYTES = 128  # `parse_lanes` reads a little past the end of a short record
 
 _read_int32 = struct.Struct("<i").unpack_from
 
@@ -47,18 +47,18 @@ class Rows(NamedTuple):
     image_offset_bytes: Int64[np.ndarray, " M"]
     image_length_bytes: Int32[np.ndarray, " M"]
     image_hash: UInt64[np.ndarray, "M 2"] | None
-    num_bytes: int  # of the file, used up by these rows
+    num_bytes: int  # bytes of the file that these rows take
     num_bad_records: int
-    unread_bytes: int  # at the file's end, where no record can be found any more
+    unread_bytes: int  # bytes at the end of the file in which no record can be found
     faults: list[Fault]
 
 
 def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
     """Yield the rows of a file of `size_bytes`, a few MiB of it at a time.
 
-    Where a record's length or structure is destroyed, `mend` saves what can be read of it and finds
-    the next record; only what follows the last record that can be found is left unread. A file
-    that shrinks meanwhile ends the reading.
+    If the length or structure of a record is destroyed, `recover` reads what is left of it and
+    finds the next record. Only bytes after the last record that can be found are left unread.
+    Reading stops early if the file shrinks meanwhile.
     """
     position = 0
     while True:
@@ -66,31 +66,31 @@ def scan(file: FileIO, size_bytes: int, *, hash_images: bool) -> Iterator[Rows]:
             position += rows.num_bytes
             yield rows
         if position == size_bytes or os.fstat(file.fileno()).st_size < size_bytes:
-            return  # all is read, or what is missing was cut off meanwhile
-        mended = mend(file.fileno(), position, size_bytes)
-        yield _mended_rows(mended, position, hash_images=hash_images)
-        position = mended.stop_bytes
+            return  # everything is read, or the file has become shorter
+        recovered = recover(file.fileno(), position, size_bytes)
+        yield _recovered_rows(recovered, position, hash_images=hash_images)
+        position = recovered.stop_bytes
 
 
 @dataclass
 class _Window:
-    """A part of the file in memory, and the records that lie in it as a whole."""
+    """A part of the file in memory, and the boundaries of the whole records in it."""
 
-    base: int  # where in the file it begins
+    base: int  # offset of the buffer in the file
     buffer: UInt8[np.ndarray, " bytes"]
-    filled: int = 0  # how much of the buffer is filled
-    bounds: list[int] = field(default_factory=lambda: [0])  # of the records
+    filled: int = 0  # bytes of the buffer that are filled
+    bounds: list[int] = field(default_factory=lambda: [0])  # of the records, in the buffer
 
     @property
     def room(self) -> memoryview:
-        """What may be filled yet."""
+        """The part of the buffer that is not filled yet."""
         return self.buffer.data[self.filled : -_PADDING_BYTES]
 
     def fill(self, file: FileIO, goal: int, size_bytes: int, ahead: Future[int] | None) -> int:
-        """Read piece by piece until `goal` is filled, no room is left or no record follows.
+        """Read piece by piece until `goal` bytes are filled, no room is left or no record follows.
 
-        `ahead` is filling the room already, if it is there. Returns the bytes that the next record
-        takes, of which not all are in the buffer; 0 where there is none, or nothing more to read.
+        If `ahead` is given, it is filling the room already. Returns the size of the next record in
+        bytes, which is only partly in the buffer; 0 if there is none, or nothing more to read.
         """
         while True:
             room = self.room
@@ -104,9 +104,9 @@ class _Window:
         return wanted + doubted if wanted and got else 0
 
     def following(self, buffer: UInt8[np.ndarray, " bytes"], wanted: int) -> "_Window":
-        """A window that begins with what is in no record here; it has room for `wanted` bytes.
+        """The next window. It begins after the last whole record, and has room for `wanted` bytes.
 
-        It lies in the given buffer, or in a larger one where that is too small.
+        It uses the given buffer, or a larger one if that is too small.
         """
         rest = self.buffer[self.bounds[-1] : self.filled]
         if wanted + _PADDING_BYTES > len(buffer):
@@ -120,14 +120,14 @@ def _intact(file: FileIO, position: int, size_bytes: int, *, hash_images: bool) 
     file.seek(position)
     buffer, spare = (np.empty(_CHUNK_BYTES + _PADDING_BYTES, np.uint8) for _ in range(2))
     window = _Window(position, buffer)
-    goal = _PIECE_BYTES  # parse when so much is filled: little is lost where a broken one follows
+    goal = _PIECE_BYTES  # parse after this many bytes; small, as a broken record may follow
     ahead: Future[int] | None = None
     with ThreadPoolExecutor(1) as reader:
         while True:
             wanted = window.fill(file, goal, size_bytes, ahead)
             following, ahead = window.following(spare, wanted) if wanted else None, None
             goal = max(2 * goal, wanted)
-            if following and goal >= _CHUNK_BYTES:  # no broken record so far: read while parsing
+            if following and goal >= _CHUNK_BYTES:  # without broken records, read while parsing
                 ahead = reader.submit(file.readinto, following.room)
             rows, intact = _parse(
                 window.buffer, window.bounds, window.base, hash_images=hash_images
@@ -139,10 +139,10 @@ def _intact(file: FileIO, position: int, size_bytes: int, *, hash_images: bool) 
 
 
 def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, left: int) -> int:
-    """Follow the record lengths from the last of `bounds`, and add to them.
+    """Follow the lengths of records from the last of `bounds` on, and append their ends to it.
 
-    `left` counts the bytes of the file from the buffer's start. Returns the bytes that the next
-    record takes, of which not all are in the buffer; 0 where there is no next record.
+    `left` is the number of bytes of the file from the start of the buffer. Returns the size of the
+    next record in bytes, which is only partly in the buffer; 0 if there is no next record.
     """
     view, add = buffer.data, bounds.append
     position, last = bounds[-1], filled - 4
@@ -159,7 +159,7 @@ def _chain(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int], filled: int, 
 
 
 def _doubt_last(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int]) -> int:
-    """Take the last records back as long as they hide the next one's head; their bytes."""
+    """Remove the last bounds while their records hide the head of the next; returns their bytes."""
     end = bounds[-1]
     while len(bounds) > 1:
         last, stop = bounds[-2:]
@@ -169,14 +169,14 @@ def _doubt_last(buffer: UInt8[np.ndarray, " bytes"], bounds: list[int]) -> int:
     return end - bounds[-1]
 
 
-def _mended_rows(mended: Mended, position: int, *, hash_images: bool) -> Rows:
-    """The row of a damaged record, or none, with the bytes that it takes."""
-    records = [] if mended.record is None else [mended.record]
+def _recovered_rows(recovered: Recovered, position: int, *, hash_images: bool) -> Rows:
+    """The row of a recovered record, if there is one, with the bytes that it takes."""
+    records = [] if recovered.record is None else [recovered.record]
     pictures = [picture for record in records for picture in record.pictures]
-    digests = b"".join(xxhash.xxh3_128_digest(data) for data in mended.pictures)
+    digests = b"".join(xxhash.xxh3_128_digest(data) for data in recovered.pictures)
     return Rows(
         offset_bytes=np.full(len(records), position, np.int64),
-        length_bytes=np.full(len(records), mended.stop_bytes - position, np.int32),
+        length_bytes=np.full(len(records), recovered.stop_bytes - position, np.int32),
         product_id=np.array([record.product_id for record in records], np.int64),
         category_id=np.array(
             [NO_CATEGORY if r.category_id is None else r.category_id for r in records], np.int64
@@ -185,10 +185,10 @@ def _mended_rows(mended: Mended, position: int, *, hash_images: bool) -> Rows:
         image_offset_bytes=np.array([at for at, _ in pictures], np.int64),
         image_length_bytes=np.array([length for _, length in pictures], np.int32),
         image_hash=_as_hashes(digests) if hash_images else None,
-        num_bytes=mended.stop_bytes - position,
-        num_bad_records=int(not records and not mended.unread_bytes),
-        unread_bytes=mended.unread_bytes,
-        faults=[*mended.faults, *(fault for record in records for fault in record.faults)],
+        num_bytes=recovered.stop_bytes - position,
+        num_bad_records=int(not records and not recovered.unread_bytes),
+        unread_bytes=recovered.unread_bytes,
+        faults=[*recovered.faults, *(fault for record in records for fault in record.faults)],
     )
 
 
@@ -199,9 +199,9 @@ def _parse(
     *,
     hash_images: bool,
 ) -> tuple[Rows, bool]:
-    """Rows of the records between `bounds` of the buffer, which begins at byte `base`.
+    """Rows of the records between `bounds` of the buffer, whose offset in the file is `base`.
 
-    They end before the first record of broken structure; the second value tells whether none is.
+    They end before the first record of broken structure. The second value is whether there is none.
     """
     edges = np.array(bounds, np.int64)
     start, stop = edges[:-1], edges[1:]
@@ -218,7 +218,7 @@ def _parse(
         except RecordError as error:
             usable[row], broken = False, error.broken
             faults.append(error.fault)
-        if broken:  # and so perhaps its length, and all bounds after it
+        if broken:  # its length may be wrong too, and then all bounds after it
             kept = bounds[: row + 1]
             _doubt_last(buffer, kept)
             return _parse(buffer, kept, base, hash_images=hash_images)[0], False
@@ -262,7 +262,7 @@ def _hash(
     start: Int64[np.ndarray, " M"],
     stop: Int64[np.ndarray, " M"],
 ) -> UInt64[np.ndarray, "M 2"]:
-    """xxh3_128 of each image's bytes, its high half first."""
+    """The xxh3_128 hash of each image's bytes, high half first."""
     view, digest = buffer.data, xxhash.xxh3_128_digest
     bounds = zip(start.tolist(), stop.tolist(), strict=True)
     return _as_hashes(b"".join([digest(view[a:b]) for a, b in bounds]))

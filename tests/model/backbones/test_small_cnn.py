@@ -41,7 +41,7 @@ def test_means_of_a_grid_by_hand():
         means(x, 3)
 
 
-def test_the_shallow_net_tells_where_it_saw_something(photos: np.ndarray):
+def test_the_shallow_net_keeps_where_it_saw_something(photos: np.ndarray):
     """Two halves of a photo exchanged: as good as nothing to a global mean."""
     spec = backbone("cnn_1")
     x = jnp.asarray(photos[:1], jnp.float32)

@@ -69,18 +69,18 @@ def test_matched_categories_start_as_rows_of_the_top(model, top, tmp_path):
     assert not np.any(started.parameters["head/correct/kernel"])
 
 
-def test_mistakes_are_told_by_line(model, top, tmp_path):
+def test_mistakes_are_listed_by_line(model, top, tmp_path):
     path = tmp_path / "match.csv"
     path.write_text("category_id,imagenet_class\n30,1000\n11,7\n10,x\n20,1\n20,2\n")
     with pytest.raises(UserError) as error:
         initialise_head(model, str(path), IDS, top, 0)
-    for told in (
+    for message in (
         "line 2: imagenet_class 1000",
         "line 3: no category 11",
         "line 4: expected",
         "line 6: category 20 again",
     ):
-        assert told in str(error.value)
+        assert message in str(error.value)
     with pytest.raises(UserError, match="the weights have no ImageNet top"):
         initialise_head(model, str(path), IDS, None, 0)
     path.write_text("id\n")

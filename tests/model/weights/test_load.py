@@ -205,7 +205,7 @@ def test_long_attributes_are_read_in_chunks(tmp_path):
     np.testing.assert_array_equal(module.norm.mean[...], wanted)
 
 
-def test_foreign_files_are_told_in_one_line(tmp_path):
+def test_foreign_files_are_refused_in_one_line(tmp_path):
     whole = tmp_path / "whole.h5"
     write_keras_file(whole, LAYERS)
     content = whole.read_bytes()
@@ -266,7 +266,7 @@ def _changed(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("how", "told"),
+    ("how", "message"),
     [
         ("external link", "first/first/kernel:0 lies in another file"),
         ("external storage", "first/first/kernel:0 lies in another file"),
@@ -275,26 +275,26 @@ def _changed(path: Path, how: str) -> None:
         ("too large", "1 with NaN or infinite values: first/kernel; get the file again"),
     ],
 )
-def test_tensors_from_elsewhere_or_broken_are_refused(tmp_path, how, told):
+def test_tensors_in_other_files_or_broken_are_refused(tmp_path, how, message):
     path = tmp_path / "bad.h5"
     _changed(path, how)
     module = _tiny()
     before = jax.tree.map(np.asarray, nnx.as_pure(nnx.state(module)))
     with pytest.raises(UserError) as error:
         load_weights(module, SPEC, path)
-    assert told in str(error.value)
+    assert message in str(error.value)
     assert "\n" not in str(error.value)
     jax.tree.map(np.testing.assert_array_equal, before, nnx.as_pure(nnx.state(module)))
 
 
-def test_what_is_no_readable_file_is_told(tmp_path, monkeypatch):
+def test_what_is_no_readable_file_is_refused(tmp_path, monkeypatch):
     (tmp_path / "directory.h5").mkdir()
     (tmp_path / "empty.safetensors").write_bytes(b"")
     (tmp_path / "pickle.pt").write_bytes(pickle.dumps([1.0]))
     (tmp_path / "page.h5").write_bytes(b"<!DOCTYPE html><html>Sign in")
     (tmp_path / "lfs.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
     (tmp_path / "photo.h5").write_bytes(b"\x89PNG\r\n\x1a\n")
-    for name, told in (
+    for name, message in (
         ("directory.h5", "is no file"),
         ("empty.safetensors", "is empty; get the file again"),
         ("pickle.pt", "never a pickle"),
@@ -302,7 +302,7 @@ def test_what_is_no_readable_file_is_told(tmp_path, monkeypatch):
         ("lfs.safetensors", "is a pointer of Git LFS, no weights file; .* git lfs pull"),
         ("photo.h5", "is a PNG image, no weights file; name a Keras .h5 or a .safetensors"),
     ):
-        with pytest.raises(UserError, match=told):
+        with pytest.raises(UserError, match=message):
             load_weights(_tiny(), SPEC, tmp_path / name)
 
     def denied(*_: object, **__: object) -> None:

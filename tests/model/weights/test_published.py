@@ -107,7 +107,7 @@ def test_no_network_says_which_file_to_put_where(tmp_path, monkeypatch):
     path = weights_cache_dir() / "tiny.h5"
     with pytest.raises(UserError) as error:
         fetch(spec_of(url))
-    assert f"download {url} elsewhere and put it at {path}" in str(error.value)
+    assert f"download {url} on another machine and put it at {path}" in str(error.value)
     path.write_bytes(CONTENT)  # as the message says
     assert fetch(spec_of(url)) == path
     path.write_bytes(CONTENT[:-1])

@@ -238,7 +238,7 @@ def test_a_scale_that_the_net_lacks_moves_into_the_convolution(tmp_path):
     np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
 
 
-def test_what_does_not_fit_is_told_under_the_files_own_names(tmp_path):
+def test_what_does_not_fit_is_named_as_in_the_file(tmp_path):
     tensors = unit_tensors()
     del tensors["Conv2d_1a_3x3.bn.running_mean"]
     tensors["Conv2d_1a_3x3.bn.bias"] = np.zeros(5, np.float32)
@@ -253,7 +253,7 @@ def test_what_does_not_fit_is_told_under_the_files_own_names(tmp_path):
     assert "1 misshapen: Conv2d_1a_3x3.bn/beta (5,)" in message
 
 
-def test_foreign_and_cut_files_are_told_in_one_line(tmp_path):
+def test_foreign_and_cut_files_are_refused_in_one_line(tmp_path):
     path = tmp_path / "cut.safetensors"
     save_file(unit_tensors(), path)
     path.write_bytes(path.read_bytes()[:-40])

@@ -118,7 +118,7 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("what", OTHERS)
-def test_a_value_of_another_type_is_told_as_what_it_is(what: str) -> None:
+def test_a_value_of_another_type_is_reported_as_what_it_is(what: str) -> None:
     with pytest.raises(RecordError) as error:
         parse_record(encode(_id=OTHERS[what], imgs=[{"picture": b"x"}]), 40)
     assert str(error.value) == f"byte 40: no integer _id: it is {what}"

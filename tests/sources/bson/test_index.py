@@ -412,7 +412,7 @@ def test_where_the_place_beside_the_file_is_read_only_the_cache_is_used(tmp_path
     assert build_or_load_index(path, cache_dir=cache).directory == index.directory
 
 
-ELSEWHERE = """
+OTHER_PROCESS = """
 import multiprocessing, pickle, sys
 from pathlib import Path
 from product_mil.sources.bson.index import open_catalogue
@@ -438,7 +438,7 @@ def test_where_nothing_can_be_written_the_index_is_temporary(tmp_path: Path, usu
     (tmp_path / "blocked").write_text("")
     (tmp_path / "temporary").mkdir()
     program = tmp_path / "program.py"
-    program.write_text(ELSEWHERE)
+    program.write_text(OTHER_PROCESS)
     temporary = tmp_path / ("temporary" if usual else "blocked")
     done = subprocess.run(
         [sys.executable, str(program), str(path), str(tmp_path / "blocked")],
@@ -522,7 +522,7 @@ def test_a_build_that_fails_leaves_no_directory(
     assert sorted(p.name for p in left) == ["a.bson", "temporary"]
 
 
-def test_a_full_disk_is_told_and_leaves_nothing(
+def test_a_full_disk_is_reported_and_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def full(*_: object) -> None:
@@ -600,9 +600,9 @@ def test_processes_that_build_at_once_agree(tmp_path: Path) -> None:
     )
     command = [sys.executable, "-c", program, str(path)]
     running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(3)]
-    told = {process.communicate(timeout=60)[0] for process in running}
+    printed = {process.communicate(timeout=60)[0] for process in running}
     assert [process.returncode for process in running] == [0, 0, 0]
-    assert told == {build_or_load_index(path).fingerprint + "\n"}
+    assert printed == {build_or_load_index(path).fingerprint + "\n"}
     assert len(list((tmp_path / "a.bson.index").iterdir())) == 1
 
 

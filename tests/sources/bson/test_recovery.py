@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from bson import Int64
 
-from product_mil.sources.bson import recovery as mend
+from product_mil.sources.bson import recovery
 from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
 from product_mil.sources.catalogue import NO_CATEGORY
 
@@ -177,7 +177,7 @@ def test_as_many_bytes_lost_as_the_next_record_has(
     assert catalogue.product_id.tolist().index(5) == 4
 
 
-def test_records_without_an_id_are_told_beside_damaged_ones(tmp_path: Path) -> None:
+def test_records_without_an_id_are_reported_beside_damaged_ones(tmp_path: Path) -> None:
     """A neighbour with no `_id` has no head to be found by."""
     for damage in ("length", "closing", "hole"):
         encoded = records()
@@ -211,7 +211,7 @@ def test_heads_across_the_borders_of_blocks(
     encoded = records()
     encoded[3][:4] = struct.pack("<i", -1)
     for block_bytes in (16, 23, 64):
-        monkeypatch.setattr(mend, "_BLOCK_BYTES", block_bytes)
+        monkeypatch.setattr(recovery, "_BLOCK_BYTES", block_bytes)
         assert found(catalogue_of(tmp_path, encoded)) == WANTED
 
 

@@ -159,7 +159,7 @@ byId("back2").addEventListener("click", () => turn(-1, true));
 byId("next2").addEventListener("click", () => turn(1, true));
 draw();
 
-// The pairs of one contestant; without JavaScript all are shown.
+// The pairs of one entry; without JavaScript all are shown.
 const one = byId("one");
 if (one) {
   byId("pairfilter").hidden = false;

@@ -1,4 +1,4 @@
-"""Rungs that get less time than they need: shortened, gone on with, trained anew with more."""
+"""Systems that get less time than they need are shortened, continued, or trained again."""
 
 import json
 import os
@@ -14,11 +14,11 @@ from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
 from product_mil.errors import Interrupted
 from product_mil.runs import stage as stages
 from product_mil.runs.trained import open_run
-from product_mil.seed_table import climb as module
-from product_mil.seed_table.climb import climb
+from product_mil.seed_table import train_systems as module
 from product_mil.seed_table.length import RunCost, StageCost
-from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.plan import Planned, TableOptions
 from product_mil.seed_table.progress import Progress
+from product_mil.seed_table.train_systems import train_systems
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.optim import learning_rate_schedule
 
@@ -26,7 +26,7 @@ COST = RunCost(0.0, {"finetune": StageCost(28, 2, 0.0, step_s=60.0, evaluation_s
 
 
 @pytest.fixture
-def rung(sample: SampleFiles) -> Planned:
+def system(sample: SampleFiles) -> Planned:
     stage = StageConfig(epochs=14, images_per_batch=128, batch_statistics=True)
     config = Config(
         data=DataConfig(
@@ -48,8 +48,8 @@ def row_of(directory: Path) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
-    rung: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_system_is_shortened_and_lengthened_by_a_larger_budget(
+    system: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "measure_cost", lambda *_: COST)
     schedules: list[dict[str, Any]] = []
@@ -60,7 +60,7 @@ def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
         return make(*args, **settings)
 
     monkeypatch.setattr(stages, "make_optimizer", noted)
-    climb([rung], [], Ladder(tmp_path, budget_minutes=10.0))
+    train_systems([system], [], TableOptions(tmp_path, budget_minutes=10.0))
     # 10 minutes, less a reserve of 15 %, hold 8 steps of a minute.
     assert row_of(tmp_path)["shortened"] == "8 of 28 steps"
     assert not row_of(tmp_path)["cut_short"]
@@ -76,9 +76,11 @@ def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
     assert "shortened to 8 of 28 steps" in (tmp_path / "seed_table.txt").read_text()
 
     monkeypatch.setattr(module, "measure_cost", never)
-    climb([rung], [], Ladder(tmp_path, budget_minutes=12.0))  # too little for half as many again
+    train_systems(
+        [system], [], TableOptions(tmp_path, budget_minutes=12.0)
+    )  # too little for half as many again
     assert row_of(tmp_path)["shortened"] == "8 of 28 steps"
-    climb([rung], [], Ladder(tmp_path, budget_minutes=50.0))
+    train_systems([system], [], TableOptions(tmp_path, budget_minutes=50.0))
     assert row_of(tmp_path)["shortened"] == ""
     assert open_run(tmp_path / "runs" / "net").step == 28
     assert open_run(tmp_path / "runs" / "net-shortened").step == 8
@@ -89,8 +91,8 @@ def test_a_rung_is_shortened_and_lengthened_by_a_larger_budget(
 
 
 @pytest.mark.slow
-def test_a_killed_rung_keeps_its_length(
-    rung: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_killed_system_keeps_its_length(
+    system: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "measure_cost", lambda *_: COST)
     run = module.run
@@ -101,24 +103,24 @@ def test_a_killed_rung_keeps_its_length(
     with monkeypatch.context() as patch:
         patch.setattr(module, "run", stopped)
         with pytest.raises(Interrupted) as left:  # before the deadline: asked by the user
-            climb([rung], [], Ladder(tmp_path, budget_minutes=10.0))
+            train_systems([system], [], TableOptions(tmp_path, budget_minutes=10.0))
     assert left.value.signal == signal.SIGTERM
     assert open_run(tmp_path / "runs" / "net").step == 1
     assert Progress(tmp_path, "net").steps == {"finetune": 8}
 
     monkeypatch.setattr(module, "measure_cost", never)
-    climb([rung], [], Ladder(tmp_path, budget_minutes=10.0))
+    train_systems([system], [], TableOptions(tmp_path, budget_minutes=10.0))
     assert row_of(tmp_path)["shortened"] == "8 of 28 steps"
     assert open_run(tmp_path / "runs" / "net").step == 8
 
 
 @pytest.mark.slow
-def test_a_rung_that_does_not_end_in_its_time_is_cut_and_gone_on_with(
-    rung: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_system_that_does_not_end_in_its_time_is_cut_and_gone_on_with(
+    system: Planned, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fast = RunCost(0.0, {"finetune": StageCost(28, 2, 0.0, step_s=1e-6, evaluation_s=0.0)})
     monkeypatch.setattr(module, "measure_cost", lambda *_: fast)
-    climb([rung], [], Ladder(tmp_path, budget_minutes=0.01))
+    train_systems([system], [], TableOptions(tmp_path, budget_minutes=0.01))
     row = row_of(tmp_path)
     assert row["cut_short"]
     step = open_run(tmp_path / "runs" / "net").step
@@ -126,7 +128,7 @@ def test_a_rung_that_does_not_end_in_its_time_is_cut_and_gone_on_with(
     assert row["note"] == f"stopped in stage finetune at step {step}"
     text = (tmp_path / "seed_table.txt").read_text()
     assert f"CUT SHORT: stopped in stage finetune at step {step}" in text
-    climb([rung], [], Ladder(tmp_path, budget_minutes=60.0))
+    train_systems([system], [], TableOptions(tmp_path, budget_minutes=60.0))
     assert not row_of(tmp_path)["cut_short"]
     assert open_run(tmp_path / "runs" / "net").step == 28
     assert row_of(tmp_path)["train_s"] > row["train_s"]

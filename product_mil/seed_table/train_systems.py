@@ -1,4 +1,4 @@
-"""Train every rung within its share of the budget, measure it, and write the table."""
+"""Train every system within its share of the budget, measure it and write the table."""
 
 import logging
 import signal
@@ -10,23 +10,28 @@ from product_mil.errors import Interrupted
 from product_mil.runs.run import run
 from product_mil.seed_table.length import measure_cost, shortening, with_steps
 from product_mil.seed_table.measure import measure
-from product_mil.seed_table.plan import Ladder, Planned
+from product_mil.seed_table.plan import Planned, TableOptions
 from product_mil.seed_table.progress import Progress
 from product_mil.seed_table.table import publish
 
-STARTING_S = 20.0  # no rung is gone on with for less
-WORTHWHILE = 1.5  # a shortened rung is trained anew for so many times its steps
+STARTING_S = 20.0  # with less time than this, the training of a system is not continued
+WORTHWHILE = 1.5  # a shortened system is trained again only with at least this many times its steps
 _LOGGER = logging.getLogger(__name__)
 
 
-def climb(planned: Sequence[Planned], left_out: Sequence[str], ladder: Ladder) -> None:
-    """Train, measure and tabulate; first every rung once, then on those that had too little time.
+def train_systems(
+    planned: Sequence[Planned], left_out: Sequence[str], options: TableOptions
+) -> None:
+    """Train and measure every system, and write the table after each of them.
+
+    A first round trains each system once. A second round gives the time that is left to the systems
+    that had too little.
 
     Raises:
-        Interrupted: asked to stop; all is saved.
+        Interrupted: the user asked to stop. Everything is saved.
     """
-    progress = {rung.name: Progress(ladder.output, rung.name) for rung in planned}
-    budget_s = ladder.budget_minutes * 60
+    progress = {system.name: Progress(options.output, system.name) for system in planned}
+    budget_s = options.budget_minutes * 60
 
     def left_s() -> float:
         return budget_s - sum(each.spent_s for each in progress.values())
@@ -35,25 +40,28 @@ def climb(planned: Sequence[Planned], left_out: Sequence[str], ladder: Ladder) -
         _LOGGER.info("left out: %s", name)
     for again in (False, True):
         waiting = [
-            rung
-            for rung in planned
-            if ((own := progress[rung.name]).row is None and not again)
+            system
+            for system in planned
+            if ((own := progress[system.name]).row is None and not again)
             or ((own.unfinished or own.shortened) and left_s() > STARTING_S)
         ]
-        for number, rung in enumerate(waiting):
-            own = progress[rung.name]
-            share_s = left_s() * rung.share / sum(each.share for each in waiting[number:])
+        for number, system in enumerate(waiting):
+            own = progress[system.name]
+            share_s = left_s() * system.share / sum(each.share for each in waiting[number:])
             if own.row is not None and not _goes_on(own, share_s):
                 continue
-            _LOGGER.info("== %s: up to %.0f s of %.0f s left", rung.name, share_s, left_s())
-            cut = _train(rung, own, share_s)
-            own.measured(measure(rung, own, ladder, cut=cut))
-            publish(planned, progress, left_out, ladder)
-    publish(planned, progress, left_out, ladder)
+            _LOGGER.info("== %s: up to %.0f s of %.0f s left", system.name, share_s, left_s())
+            cut = _train(system, own, share_s)
+            own.measured(measure(system, own, options, cut=cut))
+            publish(planned, progress, left_out, options)
+    publish(planned, progress, left_out, options)
 
 
 def _goes_on(own: Progress, share_s: float) -> bool:
-    """Whether a rung that has its line gets more time; decides on its new length."""
+    """Whether a system that is in the table already gets more time.
+
+    Where its training was shortened, this also sets the new, longer length.
+    """
     if share_s < STARTING_S:
         return False
     if own.unfinished:
@@ -70,13 +78,13 @@ def _goes_on(own: Progress, share_s: float) -> bool:
     return True
 
 
-def _train(rung: Planned, own: Progress, share_s: float) -> bool:
-    """Train for so long at most, at a length that fits; whether it was cut short all the same."""
+def _train(system: Planned, own: Progress, share_s: float) -> bool:
+    """Train for at most `share_s`, with as many steps as fit. Returns whether time ran out."""
     started = time.monotonic()
     deadline = started + share_s
     own.start()
     try:
-        config = _fitting(rung.config, own, deadline)
+        config = _fitting(system.config, own, deadline)
         run(config, own.workdir, deadline)
     except Interrupted as stopped:
         if stopped.signal != signal.SIGTERM or time.monotonic() < deadline:
@@ -89,7 +97,7 @@ def _train(rung: Planned, own: Progress, share_s: float) -> bool:
 
 
 def _fitting(config: Config, own: Progress, deadline: float) -> Config:
-    """The configuration at the length that was decided on, once."""
+    """The configuration with as many steps as were chosen when its cost was first measured."""
     if own.steps is None or own.cost is None:
         cost = measure_cost(config, own.workdir, deadline)
         own.decide(cost, cost.steps_within(deadline - time.monotonic()))
