@@ -220,7 +220,7 @@ def _as_image_errors(data: bytes | memoryview) -> Iterator[None]:
         raise ImageError(f"not a readable image: {_what_it_is(data)}") from None
     except Exception as error:
         # Pillow's plugins raise whatever their parser stumbles on (struct.error, SyntaxError,
-        # zlib.error, ...); a bad picture never stops a run.
+        # zlib.error, ...); a bad image never stops a run.
         raise ImageError(f"not a readable image: {error}".replace("\n", " ")[:200]) from error
 
 

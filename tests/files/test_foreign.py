@@ -254,7 +254,7 @@ def test_a_record_whose_length_looks_like_another_kind(
         b"\x80\x04\x95\0 as a pickle begins",
     ],
 )
-def test_a_damaged_first_record_is_mended_not_refused(tmp_path: Path, start: bytes) -> None:
+def test_a_damaged_first_record_is_recovered_not_refused(tmp_path: Path, start: bytes) -> None:
     path = tmp_path / "train.bson"
     path.write_bytes(start + b"\0\0" + DUMPED)
     assert open_catalogue(path).product_id.tolist() == list(range(30))

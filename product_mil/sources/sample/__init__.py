@@ -1,1 +1,1 @@
-"""The sample that the package draws itself."""
+"""The embedded sample: a catalogue of products whose images this package draws."""

@@ -1,4 +1,4 @@
-"""Things of the embedded sample that come with others; some are products of their own too."""
+"""Things of the embedded sample that come with other products; some are also sold alone."""
 
 from dataclasses import replace
 
@@ -46,7 +46,7 @@ def cable(s: Style) -> list[Part]:
 
 
 def batteries(s: Style) -> list[Part]:
-    """Two to four."""
+    """Two to four batteries."""
     count = 2 + s.pick(3)
     parts = []
     for k in range(count):
@@ -63,7 +63,7 @@ def batteries(s: Style) -> list[Part]:
 
 
 def gift_box(s: Style) -> list[Part]:
-    """With a ribbon and a bow."""
+    """A box with a ribbon and a bow."""
     w, h = s.vary(0.8), s.vary(0.6, 0.3)
     lid = box(-w * 1.08, -h - 0.1, w * 1.08, -h + 0.25)
     parts = [

@@ -52,10 +52,10 @@ from product_mil.sources.sample.home import (
 from product_mil.sources.sample.render import Studio
 from product_mil.sources.sample.shapes import Part, Style
 
-VERSION = 2  # part of the cache's name: raise it when the same seed gives another catalogue
+VERSION = 2  # part of the cache's name; increase it when a seed gives another catalogue
 IMAGES_SHARES = (0.618, 0.160, 0.077, 0.146)  # of products with 1 .. 4 images, as on Cdiscount
 COMBINATION_SHARE = 0.3  # of the products with several images
-ACCESSORY_SHARE = 0.7  # of the photos that may show an accessory
+ACCESSORY_SHARE = 0.7  # of the images that may show an accessory
 JPEG_QUALITY = 85
 MAX_TURN_DEG = 8.0
 
@@ -64,7 +64,7 @@ Draw = Callable[[Style], list[Part]]
 
 @dataclass(frozen=True)
 class Category:
-    """A category: its names, what its products consist of and what may come with them."""
+    """A category: its names, the parts of its products, and accessories that may come with them."""
 
     names: tuple[str, str, str]
     members: tuple[Draw, ...]  # two for a combination
@@ -107,13 +107,13 @@ def _categories() -> list[Category]:
 
 
 CATEGORIES = _categories()
-# Like Cdiscount's: ten digits, and not in the order of the rows.
+# Ids like Cdiscount's: ten digits, in another order than the rows.
 CATEGORY_IDS = [1_000_000_000 + 7919 * (row + 1) % 20_011 for row in range(len(CATEGORIES))]
 
 
 @dataclass(frozen=True)
 class SampleFiles:
-    """Where a catalogue lies."""
+    """The files of a catalogue."""
 
     train: Path
     categories: Path

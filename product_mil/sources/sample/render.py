@@ -1,4 +1,4 @@
-"""Photos of the embedded sample's things: view, light, shadow, background and noise."""
+"""Photograph the things of the embedded sample: view, light, shadow, background and noise."""
 
 import numpy as np
 from jaxtyping import Float, UInt8
@@ -10,14 +10,14 @@ PHOTO_SIZE_PX = 180
 BACKGROUND_SHARES = (0.3, 0.25, 0.15, 0.1, 0.2)
 OVERSAMPLING = 2  # outlines are drawn at twice the size, so that edges are smooth
 
-# Colours first while painting: an operation over a whole plane is several times as fast as one
-# over three neighbours.
+# While painting, the axis of colours is first, because operations on whole planes are several times
+# as fast as on three neighbouring values.
 Photo = Float[np.ndarray, "3 180 180"]
 View = Float[np.ndarray, "3 3"]  # homography from a thing's coordinates to pixels
 
 
 class Studio:
-    """Takes the photos. Holds the noise that grain, paper and wood are cut from."""
+    """Takes the photos. It has the noise from which grain, paper and wood are cut."""
 
     def __init__(self, rng: np.random.Generator):
         self.noise = rng.standard_normal((512, 512), np.float32)
@@ -74,14 +74,14 @@ def extent(part: Part) -> float:
 
 
 def backdrop_colour(rng: np.random.Generator, body: Colour) -> Colour:
-    """Draw a background colour, mostly pale: of three, the one that `body` stands out from most."""
+    """Draw a background colour, mostly pale: of three, the one that differs most from `body`."""
     strengths = rng.uniform(0.2, 0.5, 3) if rng.random() < 0.1 else rng.uniform(0, 0.15, 3)
     colours = [1 - strength * (1 - random_colour(rng)) for strength in strengths]
     return max(colours, key=lambda colour: float(np.abs(colour - body).sum()))
 
 
 def random_view(thing: list[Part], rng: np.random.Generator, max_turn_deg: float) -> View:
-    """Draw a view that has all of the thing in the picture."""
+    """Draw a view that shows the whole thing."""
     turn = np.radians(rng.uniform(-max_turn_deg, max_turn_deg))
     turned = np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
     linear = turned @ np.diag([rng.uniform(0.85, 1.1), 1.0])
@@ -143,7 +143,7 @@ def paint(photo: Photo, part: Part, outline: Outline, view: View, light: float) 
 def shading(
     part: Part, view: View, light: float, bounds_px: tuple[int, int, int, int]
 ) -> Float[np.ndarray, "h w"]:
-    """Brightness of the pixels of a part's bounding box, as its finish takes the light.
+    """The brightness of the pixels in a part's bounding box, by its finish.
 
     Across the part, u (and v down it) run from -1 to 1; perspective is left out.
     """

@@ -1,4 +1,4 @@
-"""What the things of the embedded sample are drawn with: parts, styles and outlines.
+"""Parts, styles and outlines, from which the things of the embedded sample are drawn.
 
 A thing is a list of `Part`s, painted one over the other. Coordinates: x to the right, y down,
 the thing somewhere within [-1, 1]. A `Style` holds what the photos of one product share: its
@@ -20,7 +20,7 @@ Points = Sequence[tuple[Number, Number]]
 
 @dataclass(frozen=True)
 class Part:
-    """One surface: its outline, its colour and how it takes the light."""
+    """One surface: its outline, its colour and its finish."""
 
     outline: Outline
     colour: Colour
@@ -29,7 +29,7 @@ class Part:
 
 
 class Style:
-    """Random choices of one product; none of them knows what the product is."""
+    """Random choices for one product, which do not depend on its category."""
 
     def __init__(self, rng: np.random.Generator):
         self.rng = rng
