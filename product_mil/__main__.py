@@ -75,7 +75,6 @@ def _help() -> str:
             "",
             "commands:",
             *(f"  {name:{width}}  {one.about}" for name, one in COMMANDS.items()),
-            "",
             f"{program} COMMAND --help shows what a command takes; there is --version too.",
             "",
             textwrap.fill(EXIT_STATUS, 78),

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         choices=RULES,
         default="average",
         metavar="RULE",
-        help="average (of probabilities; the default), geometric_mean or vote",
+        help="average (the default), geometric_mean or vote",
     )
     parser.add_argument(
         "--weights",

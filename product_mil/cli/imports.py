@@ -20,7 +20,7 @@ def add_import_flag(parser: argparse.ArgumentParser) -> None:
         type=user_path,
         default=[],
         metavar="FILE.py",
-        help="a Python file that registers a head of your own (docs/guide/adding-a-head.md)",
+        help="a file that registers a head of your own",
     )
 
 
