@@ -1,4 +1,4 @@
-"""The rival of configs/joint.py: classify each photo, then average the probabilities.
+"""The rival of configs/joint.py: classify each image, then average the probabilities.
 
     python -m product_mil.main --config=configs/averaged.py[:ARGUMENT, as of configs/joint.py]
 

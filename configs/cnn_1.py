@@ -1,4 +1,4 @@
-"""A net of two convolutions from scratch: the first of three rungs of growing depth.
+"""A net of two convolutions from scratch: the first of three systems of growing depth.
 
     python -m product_mil.main --config=configs/cnn_1.py [:joint or :smoke]
 

@@ -6,7 +6,7 @@ Photos are classified one by one and their probabilities averaged, as in the pap
 
     (none)            first the head, then all of the net
     :unlocked         first the head, then the net from block mixed_7a up: a third of the work
-    :joint            all photos of a product fused before they are classified
+    :joint            all images of a product fused before they are classified
     :unlocked_joint   both
     :smoke            seconds, from random weights: for tests
 
@@ -26,7 +26,7 @@ def two_stages(backbone: str, unlock_from: str) -> dict[str, Config]:
         model=ModelConfig(
             backbone=backbone, weights="imagenet", pooling="probabilities", dropout=0.5
         ),
-        # Each distinct photo is embedded once, so that many steps cost seconds.
+        # Each distinct image is embedded once, so that many steps cost seconds.
         head=StageConfig(
             epochs=-1, steps=2000, trainable="head", images_per_batch=256, learning_rate=1e-3
         ),

@@ -1,8 +1,8 @@
-"""The class frequencies of the training part, whatever the photos show: the floor of any table.
+"""The class frequencies of the training part, whatever the images show: the floor of any table.
 
     python -m product_mil.main --config=configs/prior.py [:smoke]
 
-No photo is read. One is added to each count, so that no category is impossible.
+No image is read. One is added to each count, so that no category is impossible.
 """
 
 import dataclasses

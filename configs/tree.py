@@ -1,10 +1,10 @@
-"""The category tree as a tree of linear classifiers on hand-made features: the cheap rung.
+"""The category tree as a tree of linear classifiers on hand-made features: the cheap system.
 
     pip install 'product_mil[baselines]'
     python -m product_mil.main --config=configs/tree.py [:smoke]
 
 One classifier a node, a leaf's probability is the product along its path, and a product's the mean
-over its photos. Features (colour histograms, HOG, texture) are computed once and lie on disk;
+over its images. Features (colour histograms, HOG, texture) are computed once and lie on disk;
 training passes over them batch by batch, so memory does not grow with them
 (docs/measured/seed_table.md).
 """
