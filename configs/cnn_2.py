@@ -12,7 +12,7 @@ from product_mil.config import AugmentConfig, Config, StageConfig, load_config
 def get_config(argument: str) -> Config:
     """The configuration for an argument."""
     first = load_config(f"{Path(__file__).with_name('cnn_1.py')}:{argument}")
-    # An image that several categories share cannot be distinguished, only learned by heart: this net and
+    # An image that several categories share cannot be distinguished, only memorised: this net and
     # the deeper one do that without reflections and with most of the embedding, and then are right
     # less often. `cnn_1` is too small for it.
     return dataclasses.replace(
