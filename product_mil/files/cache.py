@@ -10,6 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 import platformdirs
@@ -27,11 +28,13 @@ def cache_root() -> Path:
     chosen = os.environ.get("PRODUCT_MIL_CACHE")
     if chosen:
         return Path(chosen)
-    try:
-        return Path(platformdirs.user_cache_dir("product_mil"))
-    except RuntimeError:  # neither HOME nor an entry in the user database
-        _warn_once(Path("~"), "there is no home directory to keep a cache in")
-        return temporary_cache()
+    # Neither HOME nor an entry in the user database: platformdirs raises, or leaves a ~.
+    with suppress(RuntimeError):
+        root = Path(platformdirs.user_cache_dir("product_mil"))
+        if root.parts[0] != "~":
+            return root
+    _warn_once(Path("~"), "there is no home directory to keep a cache in")
+    return temporary_cache()
 
 
 def can_be_written(name: str = "") -> bool:

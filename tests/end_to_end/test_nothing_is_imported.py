@@ -140,6 +140,9 @@ class Pickled(pa.ExtensionType):
         return cls()
 
 
+# What pyarrow before 21 says of the pickle that it leaves alone.
+@pytest.mark.filterwarnings("ignore:pickle-based deserialization")
+@pytest.mark.filterwarnings("ignore:pyarrow.PyExtensionType is deprecated")
 def test_prediction_files(sample: SampleFiles, tmp_path: Path) -> None:
     labels = pa.ExtensionArray.from_storage(Pickled(), pa.array([1, 2], pa.int64()))
     pandas = json.dumps({"columns": [], "creator": {"library": MODULE}, "index_columns": []})
