@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 from product_mil.text import duration
 
-LOG_EVERY_S = 30.0
+LOG_EVERY_S = 10.0
 
 
 class Progress:

@@ -12,7 +12,7 @@ def lines(caplog: pytest.LogCaptureFixture, clock: list[float], **options: bool)
     caplog.set_level(logging.INFO, "product_mil")
     caplog.clear()
     with Progress(1000, "images", label="embedding", **options) as bar:
-        for seconds in (10, 10, 10, 10, 10, 10):
+        for seconds in (4, 4, 4, 4, 4, 4):
             clock[0] += seconds
             bar.update(100)
     return caplog.messages
@@ -25,10 +25,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     return now
 
 
-def test_a_line_every_half_minute(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
+def test_a_line_every_ten_seconds(caplog: pytest.LogCaptureFixture, clock: list[float]) -> None:
     assert lines(caplog, clock) == [
-        "embedding: 300 of 1,000 images, 70 s left",
-        "embedding: 600 of 1,000 images, 40 s left",
+        "embedding: 300 of 1,000 images, 28 s left",
+        "embedding: 600 of 1,000 images, 16 s left",
     ]
 
 

@@ -1,5 +1,6 @@
 """Configuration files: Python files with a `get_config(argument)` that returns a `Config`."""
 
+import difflib
 import importlib.util
 import os
 import re
@@ -81,6 +82,10 @@ def _file_and_argument(spec: str) -> tuple[Path, str]:
 def choose(arguments: dict[str, Config], argument: str) -> Config:
     """The configuration that a config file offers under `argument`, or one line with the others."""
     if argument not in arguments:
-        known = ", ".join(f"':{name}'" if name else "none" for name in arguments)
-        raise UserError(f"unknown config argument ':{argument}'; there are {known}")
+        near = difflib.get_close_matches(argument, arguments, n=1)
+        hint = f"did you mean ':{near[0]}'? " if near else ""
+        known = ", ".join(f"':{name}'" for name in arguments if name)
+        raise UserError(
+            f"there is no variant ':{argument}' of this configuration; {hint}there are {known}"
+        )
     return arguments[argument]

@@ -49,6 +49,7 @@ from product_mil.train.state import TrainState, evaluated_parameters
 from product_mil.train.stopping import stop_requests
 
 FAULTS_FILE = "bad_records.csv"
+FEW_PRODUCTS = 30  # then a metric's standard error can be 9 points
 _VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
 
 
@@ -83,7 +84,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
     _write_once(workdir, record)
     keep_products(workdir, data)
     log.say(_introduction(config, workdir, data, record))
-    for note in data.notes + notes:
+    for note in [*data.notes, *notes, *_notes_on_validation(data)]:
         log.say(f"  note: {note}")
     # The prior has a stage of no steps.
     stages = trained_stages(config) or STAGES[:1]
@@ -268,6 +269,17 @@ def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[
             f"({free_gb:.0f} GB free)",
         ]
     )
+
+
+def _notes_on_validation(data: RunData) -> list[str]:
+    """A line where too few products are validated on to say much."""
+    count = int((data.valid.labels >= 0).sum())
+    if count >= FEW_PRODUCTS:
+        return []
+    return [
+        f"only {count} validation products: metrics and calibrated confidence say little below "
+        f"{FEW_PRODUCTS}"
+    ]
 
 
 def _conclusion(config: Config, log: RunLog, workdir: Path, spent_s: float) -> str:

@@ -207,7 +207,7 @@ def open_run(
         UserError: there is no run in `workdir`, no checkpoint yet, or one of another version.
     """
     if not workdir.is_dir():
-        raise UserError(f"{workdir}: no such directory; --workdir names the directory of a run")
+        raise UserError(f"{workdir}: no such directory; name the directory of a run")
     refuse_newer_run(workdir)
     mesh = data_mesh(jax.device_count()) if mesh is None else mesh
     before: list[str] = []

@@ -85,7 +85,7 @@ def test_averaged_differs_from_joint_in_pooling_and_name_only() -> None:
 def test_unknown_files_and_arguments(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         load_config("configs/nowhere.py")
-    with pytest.raises(UserError, match=r"unknown config argument ':foo'.*none.*':smoke'"):
+    with pytest.raises(UserError, match=r"there is no variant ':foo' .*; there are ':frozen'.*':smoke'"):
         load_config(f"{JOINT}:foo")
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(UserError, match="defines no get_config"):
@@ -139,7 +139,7 @@ def test_a_bare_name_is_a_configuration_that_comes_with_the_package(
     for name in names:
         assert load_config(f"{name}:smoke") == load_config(f"{CONFIGS / name}.py:smoke")
     assert load_config("joint") == load_config("joint:") == load_config(JOINT)
-    with pytest.raises(UserError, match=r"unknown config argument ':no-such'"):
+    with pytest.raises(UserError, match=r"there is no variant ':no-such'"):
         load_config("joint:no-such")
     for spec in ("mine", "mine:smoke", "x" * 300):
         with pytest.raises(UserError, match="no configuration of this name") as error:

@@ -10,7 +10,12 @@ import numpy as np
 import pytest
 
 from product_mil.inference.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
-from product_mil.inference.calibrate import TEMPERATURES, fit_temperature, temperature_between
+from product_mil.inference.calibrate import (
+    TEMPERATURES,
+    calibrated,
+    fit_temperature,
+    temperature_between,
+)
 from product_mil.inference.predictions import PredictionBlock, written_whole
 from product_mil.inference.step import nll_under
 from product_mil.sources.categories import Categories
@@ -97,6 +102,20 @@ def test_temperature_between_those_that_training_tries() -> None:
         found = temperature_between(np.asarray(tried)[:, 0])
         assert found == pytest.approx(fit_temperature(log_probs, label), rel=1e-3)
         assert found == pytest.approx(scale, rel=0.15)
+
+
+@pytest.mark.parametrize("count", [4, 400])
+def test_a_model_without_errors_is_not_taken_for_infallible(count: int) -> None:
+    """Its confidence is at most about what so many products can show."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(count, 6))
+    label = logits.argmax(1).astype(np.int32)
+    logits[np.arange(count), label] += 2
+    log_probs = np.asarray(jax.nn.log_softmax(logits), np.float32)
+    temperature = fit_temperature(log_probs, label)
+    seen = np.ones(count, bool)
+    confidence = calibrated(np.exp(log_probs), seen, temperature).max(1)
+    assert confidence.mean() == pytest.approx(count / (count + 1), abs=0.1 / np.sqrt(count))
 
 
 def test_calibrated_confidence_is_kept() -> None:
