@@ -85,7 +85,7 @@ def test_averaged_differs_from_joint_in_pooling_and_name_only() -> None:
 def test_unknown_files_and_arguments(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="there is no file"):
         load_config("configs/nowhere.py")
-    with pytest.raises(UserError, match=r"there is no variant ':foo' .*; there are ':frozen'.*':smoke'"):
+    with pytest.raises(UserError, match=r"no variant ':foo' .*; there are ':frozen'.*':smoke'"):
         load_config(f"{JOINT}:foo")
     (tmp_path / "empty.py").write_text("x = 1\n")
     with pytest.raises(UserError, match="defines no get_config"):
