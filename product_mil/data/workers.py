@@ -3,6 +3,10 @@
 Threads can decode at the same time, too, but between two images they need the interpreter's lock. 2
 threads lose a twentieth of their time by waiting for it, and more threads lose more. Each process
 has its own lock. The loader's threads remain: each passes its batch to a process and waits.
+
+Grain's own worker processes would do without this file and most of `buffers.py`. On two cores they
+make half as many batches of 256 images a second, and 0.87 times as many on one core, because they
+copy each batch between processes (`python -m benchmarks.parts.loader --rounds 6`, 2026-11-28).
 """
 
 import functools
