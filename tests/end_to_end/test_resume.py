@@ -241,4 +241,4 @@ def test_a_finished_run_changes_nothing_and_prints_its_table(runs: Runs, whole: 
     output = runs.finish(whole)
     assert files() == before
     assert "validation after the last step" in output
-    assert "export_predictions.py" in output
+    assert "next: product-mil " in output

@@ -87,7 +87,7 @@ def test_train_and_predict_with_it(wheel: Path, tmp_path: Path) -> None:
 
     assert product_mil_command("--version") == f"product_mil {product_mil.__version__}\n"
     said = product_mil_command("train", "--config=joint:smoke")
-    assert "next: product-mil predict --workdir runs/joint-smoke" in said
+    assert "product-mil predict --workdir runs/joint-smoke" in said
     run = json.loads((tmp_path / "runs/joint-smoke/run.json").read_text())
     assert run["environment"]["git_revision"] is None
     assert run["version"] == product_mil.__version__
