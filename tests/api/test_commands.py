@@ -112,6 +112,7 @@ def state_of(directory: Path) -> dict[str, tuple[int, int]]:
     return {str(path): (of.st_size, of.st_mtime_ns) for path, of in found}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("workdir", ["frozen"], indirect=True)
 def test_a_program_that_predicts_writes_nothing(
     workdir: Path, products: list[list[bytes]], tmp_path: Path

@@ -91,6 +91,7 @@ def use(workdir: Path, sample: SampleFiles, output: Path) -> None:
         )  # fmt: skip
 
 
+@pytest.mark.slow  # opens a run for each of its files
 @pytest.mark.parametrize("change", [named, added])
 def test_a_run(
     change: Callable[[Any], Any], trained: Path, sample: SampleFiles, tmp_path: Path
@@ -118,6 +119,7 @@ def test_a_net_that_a_configuration_names(field: str, trained: Path, tmp_path: P
             product_mil.load(workdir)
 
 
+@pytest.mark.slow
 def test_arrays_of_a_run(trained: Path, sample: SampleFiles, tmp_path: Path) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")
     np.savez(workdir / "products.npz", trained=OBJECTS, validated=OBJECTS)
