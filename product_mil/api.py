@@ -214,8 +214,8 @@ class Classifier:
         if run.temperature is None:
             raise UserError(
                 f"{run.workdir}: this checkpoint does not say how to calibrate, because it was not "
-                "evaluated or is of an earlier version; tools/export_predictions.py "
-                "--min_confidence works all the same, where the run's validation products are"
+                "evaluated or is of an earlier version; product-mil predict --min_confidence "
+                "works all the same, where the run's validation products are"
             )
         return BackOff(run.categories, min_confidence=min_confidence, temperature=run.temperature)
 
