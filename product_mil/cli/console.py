@@ -20,21 +20,21 @@ SIGNALLED = 128  # and the number of the signal that ended it
 def command(*, prints_result: bool = False) -> Iterator[None]:
     """Run a command; as a decorator, `@command()`, around its `main`.
 
-    What the library logs is shown: warnings on standard error, the rest on standard output. A
+    What the library logs is shown: warnings on standard error, the rest on standard output, or
+    also on standard error where `prints_result` says that the result is on standard output. A
     `UserError` is one line on standard error, and status 2. A run that was asked to stop says where
     it stopped, any other Ctrl-C is one line, and the status is 128 + the signal's number.
 
     Standard output and error may be closed, full or gone at any moment: what is written there is
-    lost from then on, and the work goes on. Only where `prints_result` says that the result itself
-    was for standard output, the command fails then: quietly with status 141 where the reader went
-    away, else with one line.
+    lost from then on, and the work goes on. Only a command that `prints_result` fails then: quietly
+    with status 141 where the reader went away, else with one line.
     """
     before = sys.stdout, sys.stderr
     _open_closed_descriptors()
     output = sys.stdout = _lasting(sys.stdout)
     errors = sys.stderr = _lasting(sys.stderr)
     try:
-        with _shown_messages():
+        with _shown_messages(logging.DEBUG if prints_result else logging.WARNING):
             yield
         output.flush()
         if prints_result:
@@ -65,19 +65,23 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
 
 
 class _Shown(logging.Handler):
-    """Shows messages as they are: warnings on standard error, the rest on standard output."""
+    """Shows messages as they are: the severe ones on standard error, others on standard output."""
+
+    def __init__(self, errors_from: int) -> None:
+        super().__init__()
+        self._errors_from = errors_from
 
     def emit(self, record: logging.LogRecord) -> None:
-        stream = sys.stderr if record.levelno >= logging.WARNING else sys.stdout
+        stream = sys.stderr if record.levelno >= self._errors_from else sys.stdout
         print(record.getMessage(), file=stream, flush=True)
 
 
 @contextmanager
-def _shown_messages() -> Iterator[None]:
+def _shown_messages(errors_from: int) -> Iterator[None]:
     """Show what the library logs, once, whatever handlers there were before."""
     logger = logging.getLogger("product_mil")
     before = logger.handlers[:], logger.level, logger.propagate
-    logger.handlers[:], logger.propagate = [_Shown()], False
+    logger.handlers[:], logger.propagate = [_Shown(errors_from)], False
     logger.setLevel(logging.INFO)
     try:
         yield

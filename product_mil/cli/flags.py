@@ -16,9 +16,12 @@ def add_workdir_flag(parser: CommandParser, *, required: bool) -> None:
 
 
 def add_data_flag(parser: CommandParser, *, required: bool) -> None:
-    """`--data`, BSON files."""
+    """`--data`, a source of products."""
     parser.add_argument(
-        "--data", required=required, metavar="FILE", help="BSON; a glob, or several with commas"
+        "--data",
+        required=required,
+        metavar="DATA",
+        help="BSON, folder, table, mongodb://...; or a glob",
     )
 
 

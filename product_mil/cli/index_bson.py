@@ -1,8 +1,9 @@
-"""Index BSON files and print what they hold.
+"""Index products and print what they are.
 
     product-mil index train.bson 'more/*.bson'
+    product-mil index photos/
 
-A second call is instant: the index lies beside each file, or in the user's cache.
+A second call is fast: the index lies beside each BSON file, or in the user's cache.
 """
 
 import json
@@ -19,7 +20,7 @@ from product_mil.text import table
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, index, print."""
     parser = CommandParser("index", __doc__)
-    parser.add_argument("files", nargs="+", metavar="FILE", help="BSON file or glob")
+    parser.add_argument("files", nargs="+", metavar="DATA", help="BSON file, folder, table, glob")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     args = parser.parse_args(argv)
     summary = summarise(open_catalogue(args.files))

@@ -14,7 +14,7 @@ from product_mil.cli.console import command
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
-from product_mil.sources.bson.names import dump_files
+from product_mil.sources.opening import check_sources
 
 
 @command()
@@ -26,9 +26,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     for name, kind, default, metavar, about in (
         ("budget_minutes", float, 15.0, "N", "for all training (default: 15)"),
-        ("data", str, "", "FILE", "BSON to train on (default: the embedded sample)"),
-        ("valid", str, "", "FILE", "BSON to validate on (default: split off)"),
-        ("test", str, "", "FILE", "BSON to measure on (default: the validation part)"),
+        ("data", str, "", "DATA", "to train on (default: the embedded sample)"),
+        ("valid", str, "", "DATA", "to validate on (default: split off)"),
+        ("test", str, "", "DATA", "to measure on (default: the validation part)"),
         ("categories", str, "", "FILE", "category_names.csv"),
         ("max_products", int, 0, "N", "a random part of --data (default: all)"),
         ("seed", int, 0, "N", "default: 0"),
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     if not args.budget_minutes > 0:
         raise UserError(f"--budget_minutes={args.budget_minutes}: must be above 0")
     if args.test:
-        dump_files(args.test)  # it is read last
+        check_sources(args.test)  # it is read last
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
     from product_mil.seed_table.plan import TableOptions, plan

@@ -27,7 +27,9 @@ class DataConfig:
     """Which products, how many of their images, and how they are packed."""
 
     train: str = setting(
-        "", "BSON file, several with commas, or a glob; empty: the embedded sample."
+        "",
+        "A BSON file, a folder of images, a table, or the address of a MongoDB collection; several "
+        "with commas, or a glob; empty: the embedded sample (docs/guide/own-data.md).",
     )
     valid: str = setting("", "The same for validation; empty: a part of `train` is split off.")
     categories: str = setting(

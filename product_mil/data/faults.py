@@ -59,7 +59,8 @@ class FaultList:
     def _keep(self, row: tuple[str, ...]) -> None:
         file, offset_bytes, product_id, image_index, reason = row
         # An image has one reason; a record may have several.
-        own = (product_id, image_index) if image_index else (kind_of(reason),)
+        what = kind_of(reason) if product_id else reason
+        own = (product_id, image_index or what)
         self._faults.setdefault((file, offset_bytes, *own), row)
 
     def add(self, faults: Iterable[ImageFault]) -> None:

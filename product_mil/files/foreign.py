@@ -106,6 +106,11 @@ class Wanted(NamedTuple):
 
 
 DUMP = Wanted("BSON dump of MongoDB", frozenset({"bson"}), "name a .bson file written by mongodump")
+SOURCE = Wanted(
+    "dump, folder or table of products",
+    frozenset({"bson", "gzip", "archive", "parquet", "table"}),
+    "name a .bson file written by mongodump, a folder of images, or a CSV or Parquet table",
+)
 CATEGORY_FILE = Wanted(
     "CSV file of categories",
     frozenset({"table", "text", "utf-16", "empty"}),  # the reader's own messages say more of these

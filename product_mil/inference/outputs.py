@@ -17,8 +17,8 @@ from product_mil.inference.files import (
     matrix_kind,
 )
 from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
-from product_mil.sources.bson.names import named_files
 from product_mil.sources.categories import Categories
+from product_mil.sources.opening import source_files
 
 if TYPE_CHECKING:
     from product_mil.inference.backoff import BackOff, LevelCounts
@@ -79,7 +79,7 @@ class Outputs:
     def check(self, spec: str | None, more: Mapping[Path, Kind]) -> None:
         """Refuse outputs that cannot be written. Call this before anything is read.
 
-        `spec` names the BSON files of the products, and `more` are further files to be written.
+        `spec` names the source of the products, and `more` are further files to be written.
 
         Raises:
             UserError: a file cannot be written; the message names it and says what to change.
@@ -103,7 +103,7 @@ def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
     Raises:
         UserError: an output is one of the files of the data, or these files are missing.
     """
-    read = set() if spec is None else {path.resolve() for path in named_files(spec)}
+    read = set() if spec is None else {path.resolve() for path in source_files(spec)}
     for path in outputs:
         if path.resolve() in read:
             raise UserError(f"{path} is the data itself; choose another output")

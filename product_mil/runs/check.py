@@ -13,7 +13,7 @@ from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import BACKBONES, HEADS, BackboneSpec, backbone, blocks_of, head
 from product_mil.model.weights.head_init import NAMED
 from product_mil.runs.embed import augments, backbone_stays_frozen
-from product_mil.sources.bson.names import named_files
+from product_mil.sources.opening import source_files
 from product_mil.train.state import WHOLE_PARTS
 
 
@@ -23,7 +23,7 @@ def check_config(config: Config) -> list[str]:
     for name, spec in (("train", config.data.train), ("valid", config.data.valid)):
         try:
             if spec:
-                named_files(spec)
+                source_files(spec)
         except UserError as error:
             found.append(f"config.data.{name}: {error}")
     found += _category_file_problems(config.data.categories)

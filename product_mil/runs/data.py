@@ -24,11 +24,10 @@ from product_mil.runs.lacking import (
     refuse_unlabelled,
 )
 from product_mil.sources.bson.document import OTHER_CATEGORY
-from product_mil.sources.bson.names import dump_files
 from product_mil.sources.catalogue import Catalogue, Fault
 from product_mil.sources.categories import Categories, categories_from_ids, read_categories
 from product_mil.sources.ids import NO_CATEGORY
-from product_mil.sources.opening import open_catalogue
+from product_mil.sources.opening import check_sources, open_catalogue
 from product_mil.sources.sample.draw import ensure_sample
 
 
@@ -63,7 +62,7 @@ def build_data(config: Config) -> RunData:
     if not train_spec:
         sample = ensure_sample(data.sample_seed)
         train_spec, categories_path = str(sample.train), str(sample.categories)
-    dump_files(data.valid or train_spec)  # refuses wrong kinds of files before any is read
+    check_sources(data.valid or train_spec)  # refuses wrong kinds of files before any is read
     catalogue = open_catalogue(train_spec)
     refuse_unlabelled(train_spec, catalogue)
     category_faults: list[str] = []

@@ -22,9 +22,8 @@ from product_mil.model.classifier import Model
 from product_mil.model.registry import backbone
 from product_mil.runs.embed import embed_function
 from product_mil.runs.model import build_model
-from product_mil.sources.bson.names import dump_files
 from product_mil.sources.catalogue import Catalogue
-from product_mil.sources.opening import open_catalogue
+from product_mil.sources.opening import check_sources, open_catalogue
 
 COLUMNS = ("product_id", "image_index", "embedding")
 
@@ -81,7 +80,7 @@ def export_embeddings(
             f"--image_size_px {image_size_px}: {net.name} takes images from "
             f"{net.min_image_size_px} px"
         )
-    dump_files(spec)  # refuses a mistyped path before weights are read
+    check_sources(spec)  # refuses a mistyped path before weights are read
     config = Config(data=DataConfig(image_size_px=image_size_px), model=settings)
     model, notes = build_model(config, classes=1)
     catalogue = open_catalogue(spec)

@@ -18,6 +18,7 @@ from product_mil.errors import UserError
 from product_mil.files.whole import whole
 from product_mil.runs.data import RunData, build_data, data_config
 from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.opening import is_read_once
 
 PRODUCTS_FILE = "products.npz"
 
@@ -171,6 +172,8 @@ def run_data(config: Config, fingerprint: str) -> tuple[RunData | None, str]:
     `fingerprint` is that of the data with which the run began.
     """
     try:
+        if any(is_read_once(spec) for spec in (config.data.train, config.data.valid) if spec):
+            return None, "they came through a pipe"
         found = _data_of(data_config(config))
     except UserError as error:
         return None, str(error)

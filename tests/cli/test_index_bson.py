@@ -90,8 +90,8 @@ def test_errors_take_one_line(tmp_path: Path) -> None:
     (tmp_path / "shop.archive").write_bytes(b"\x6d\xe2\x99\x81" + collections)
     for name, message in (
         ("none.bson", "no such file"),
-        ("photo.jpg", "is a JPEG image, no BSON dump"),
-        ("shop.archive", "is a mongodump archive, which mixes several collections, no BSON dump"),
+        ("photo.jpg", "is a JPEG image, no dump, folder or table of products"),
+        ("shop.archive", "shop.archive ends within a record"),
     ):
         done = run(tmp_path / name)
         assert (done.returncode, done.stdout) == (2, "")

@@ -154,7 +154,9 @@ def test_images_and_categories_that_never_meet(tmp_path: Path) -> None:
 def test_a_foreign_validation_file_is_refused_before_training_data_are_read(tmp_path: Path) -> None:
     (tmp_path / "valid.bson").write_bytes(b"PK\x03\x04 and so on")
     message = message_for(tmp_path, usual(), valid=str(tmp_path / "valid.bson"))
-    assert message.startswith("valid.bson is compressed as a zip archive, no BSON dump of MongoDB")
+    assert message.startswith(
+        "valid.bson is compressed as a zip archive, no dump, folder or table of products"
+    )
     assert not (tmp_path / "train.bson.index").exists()
 
 

@@ -39,9 +39,9 @@ from product_mil.sources.bson.index_store import (
     hash_of,
     load_index,
 )
-from product_mil.sources.bson.names import dump_files
 from product_mil.sources.bson.reader import Addresses, FileReader
 from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of, later_duplicates
+from product_mil.sources.names import named_files
 
 _EDGE_BYTES = 1 << 20
 # Every mapped column is an open file, and so is the dump; training and validation may share dumps.
@@ -55,11 +55,11 @@ _temporary: dict[str | None, Path] = {}  # directories made so far, by the place
 class BsonCatalogue(FileColumns, Catalogue):
     """The columns of one or several files, joined in memory; those of one file are not copied."""
 
-    indexes: tuple[Index, ...]  # of `paths`, in the order of the rows
+    indexes: tuple[Index, ...]  # of `paths` or their copies, in the order of the rows
 
     def reader(self) -> FileReader:
         """A new reader of the files."""
-        return FileReader(self.paths)
+        return FileReader([index.path for index in self.indexes])
 
     def addresses(self, image_rows: Int64[np.ndarray, " m"]) -> Addresses:
         """Where the bytes of these images are: file, offset, length and hash."""
@@ -88,7 +88,7 @@ class BsonCatalogue(FileColumns, Catalogue):
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the paths rather than gigabytes of columns; another process maps them again."""
-        return _reopen, ([(index.path, index.directory) for index in self.indexes],)
+        return _reopen, ([(index.path, index.directory) for index in self.indexes], self.paths)
 
 
 def open_catalogue(
@@ -97,25 +97,25 @@ def open_catalogue(
     hash_images: bool = True,
     progress: bool = True,
     cache_dir: Path | None = None,
+    shown: Sequence[Path] | None = None,
 ) -> BsonCatalogue:
     """Open one or several BSON files as one catalogue, and build the indexes that are missing.
 
     `spec` is a path, a glob (its matches are sorted), several of either joined by commas, or a
-    sequence.
+    sequence. If the files are copies of something else, `shown` is what messages name instead.
 
     Raises:
         UserError: a file is missing, is named twice or is not a MongoDB dump.
     """
-    paths = dump_files(spec)
+    paths = named_files(spec)
+    for path in paths:
+        refuse_foreign(path, DUMP)  # all of them, before the first is read
     _allow_open_files(len(paths))
-    return _join(
-        [
-            build_or_load_index(
-                path, hash_images=hash_images, progress=progress, cache_dir=cache_dir
-            )
-            for path in paths
-        ]
-    )
+    indexes = [
+        build_or_load_index(path, hash_images=hash_images, progress=progress, cache_dir=cache_dir)
+        for path in paths
+    ]
+    return _join(indexes, paths if shown is None else shown)
 
 
 def _allow_open_files(num_files: int) -> None:
@@ -219,9 +219,11 @@ def _state_of(path: Path) -> str:
     return hasher.hexdigest()
 
 
-def _join(indexes: list[Index]) -> BsonCatalogue:
+def _join(indexes: list[Index], paths: Sequence[Path]) -> BsonCatalogue:
     columns = _concatenate(indexes)
-    faults = [(index.path, fault) for index in indexes for fault in index.faults]
+    faults = [
+        (path, fault) for path, index in zip(paths, indexes, strict=True) for fault in index.faults
+    ]
     counts = Counter[str]()
     for index in indexes:
         counts.update(index.fault_counts)
@@ -231,12 +233,12 @@ def _join(indexes: list[Index]) -> BsonCatalogue:
         counts[kind_of(DUPLICATE)] = len(repeated)
         ends = np.cumsum([index.num_products for index in indexes])
         for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
-            path = indexes[np.searchsorted(ends, row, side="right")].path
+            path = paths[np.searchsorted(ends, row, side="right")]
             offset_bytes, product_id = (columns[k][row] for k in ("offset_bytes", "product_id"))
             faults.append((path, Fault(int(offset_bytes), int(product_id), DUPLICATE)))
     return BsonCatalogue(
         **columns,
-        paths=tuple(index.path for index in indexes),
+        paths=tuple(paths),
         indexes=tuple(indexes),
         fingerprint=hash_of(index.fingerprint for index in indexes),
         faults=faults,
@@ -262,11 +264,11 @@ def _concatenate(indexes: list[Index]) -> dict[str, Any]:
     return columns
 
 
-def _reopen(places: list[tuple[Path, Path]]) -> BsonCatalogue:
+def _reopen(places: list[tuple[Path, Path]], paths: Sequence[Path]) -> BsonCatalogue:
     indexes = []
     for path, directory in places:
         index = load_index(path, directory)
         if index is None:
             raise UserError(f"the index of {path} vanished from {directory}; start again")
         indexes.append(index)
-    return _join(indexes)
+    return _join(indexes, paths)

@@ -26,6 +26,14 @@ class Addresses(NamedTuple):
     image_hash: UInt64[np.ndarray, "m 2"] | None  # as in `Columns.image_hash`
 
 
+def checked(data: bytes, image_hash: Sequence[int]) -> bytes | Unread:
+    """The bytes of an image, if they have this hash (high half first)."""
+    high, low = image_hash
+    if xxhash.xxh3_128_intdigest(data) != high << 64 | low:
+        return Unread("it holds other bytes than were indexed; start again")
+    return data
+
+
 class FileReader:
     """Reads files by `os.pread`. Each process opens a file when it first reads it."""
 
@@ -66,11 +74,7 @@ class FileReader:
             return Unread(str(error))
         if len(data) != length_bytes:
             return Unread("it ends before the image, so it changed since it was indexed")
-        if image_hash is not None:
-            high, low = image_hash
-            if xxhash.xxh3_128_intdigest(data) != high << 64 | low:
-                return Unread("it holds other bytes than were indexed; start again")
-        return data
+        return data if image_hash is None else checked(data, image_hash)
 
     def __getstate__(self) -> dict[str, Any]:
         return {"_paths": self._paths, "_descriptors": {}}

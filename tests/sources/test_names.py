@@ -6,7 +6,7 @@ import pytest
 
 from product_mil.errors import UserError
 from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.bson.names import dump_files, named_files
+from product_mil.sources.names import named_files
 
 ODD = [
     "a b.bson",
@@ -105,11 +105,11 @@ def test_patterns_that_fit_no_file(here: Path) -> None:
         with pytest.raises(UserError, match="no such file; check the path or the pattern"):
             named_files(spec)
     for spec in ("", ",", " , ", []):
-        with pytest.raises(UserError, match="no BSON file was named"):
+        with pytest.raises(UserError, match="no data were named"):
             named_files(spec)
     os.mkfifo(here / "pipe.bson")
     with pytest.raises(UserError, match=r"pipe\.bson is a pipe"):
-        dump_files("p*.bson")
+        open_catalogue("p*.bson")
 
 
 def test_every_file_is_looked_at_before_the_first_is_read(here: Path) -> None:

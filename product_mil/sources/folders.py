@@ -1,0 +1,277 @@
+"""Products in folders: category/product/image.jpg, or product/image.jpg with a file of labels.
+
+The names of the folders are the ids. Images of a product are in the order of their names, where
+numbers count as numbers: 2.jpg comes before 10.jpg.
+"""
+
+import logging
+import os
+import re
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from product_mil.errors import UserError
+from product_mil.sources.catalogue import Fault
+from product_mil.sources.ids import (
+    NO_CATEGORY,
+    Ids,
+    fault_of,
+    has_id,
+    ids_from_text,
+    is_text,
+    no_ids,
+)
+from product_mil.sources.image_files import ImageFiles, Listing, Names, catalogue_of
+from product_mil.sources.lookup import rows_of
+from product_mil.sources.names import Named
+
+LABELS = "labels.csv"  # in the folder itself, it is read without being named
+# Of the formats that `data/decode.py` reads.
+IMAGE_ENDINGS = frozenset(
+    {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
+)
+EMPTY = "the folder has no image"  # a kind of faults
+_NO_ID = "no usable folder name"  # the same
+_LEFT_BEHIND = ("__MACOSX", "@eaDir")  # folders of copies and previews that programs leave
+_LAYOUTS = "FOLDER/CATEGORY/PRODUCT/IMAGE.jpg or FOLDER/PRODUCT/IMAGE.jpg"
+_NUMBER = re.compile(r"(\d+)")
+
+
+@dataclass
+class _Found:
+    """What is in a folder, product by product."""
+
+    folders: list[tuple[str, ...]] = field(default_factory=list)  # names below the root
+    num_images: list[int] = field(default_factory=list)
+    names: Names = field(default_factory=Names)
+    status: "array[int]" = field(default_factory=lambda: array("q"))  # of each image, one by one
+    examples: dict[int, Path] = field(default_factory=dict)  # an image at each depth
+    ignored: list[Path] = field(default_factory=list)  # the first one
+    num_ignored: int = 0
+
+
+def open_folder(named: Named, *, progress: bool) -> ImageFiles:
+    """The products in a folder, whose images are read and hashed once.
+
+    Without a layer of categories, the file of labels gives them: `named.after`, or `LABELS` in the
+    folder. Without either, products have no category.
+
+    Raises:
+        UserError: there is no image, or images lie at different depths; or labels do not fit.
+    """
+    root, found = named.path, _Found()
+    for folder, entries, is_leaf in _walk(root, (), (_identity(root),), found):
+        _add(found, root, folder, entries, is_leaf=is_leaf)
+    depth = _depth(root, found)
+    rows = [row for row, folder in enumerate(found.folders) if len(folder) == depth]
+    folders = [found.folders[row] for row in rows]
+    keys = [folder[-1] for folder in folders]
+    notes = []
+    if len(set(keys)) < len(keys):
+        keys = ["/".join(folder) for folder in folders]
+        notes.append("product folders of one name lie in several categories: ids are both names")
+    usable = np.array([fault_of(key) is None for key in keys], bool)
+    product_id = ids_from_text([key for key, use in zip(keys, usable, strict=True) if use])
+    listing = _listing(named, found, np.array(rows, np.int64), usable, product_id)
+    labels = _labels(named, depth)
+    if depth == 2:
+        categories = [folder[0] for folder, use in zip(folders, usable, strict=True) if use]
+        listing = listing._replace(category_id=ids_from_text(categories))
+    elif labels is not None:
+        listing = listing._replace(category_id=_labelled(labels, product_id, notes))
+    elif depth == 1:
+        notes.append(f"no {LABELS}, so no product has a category")
+    count = len(np.unique(listing.category_id[has_id(listing.category_id)]))
+    of = f" of {count:,} categories" if count else ""
+    notes[:0] = [f"{len(product_id):,} products{of}, {len(listing.status):,} images"]
+    if found.num_ignored:
+        notes.append(f"{found.num_ignored:,} other files ignored, such as {found.ignored[0]}")
+    logging.getLogger(__name__).info("%s: %s", named.shown, "; ".join(notes))
+    return catalogue_of(listing, [named.shown], progress=progress)
+
+
+def labels_file(named: Named) -> Path | None:
+    """The file of labels that belongs to a folder, if there is one."""
+    inside = named.path / LABELS
+    if not named.after:
+        return inside if inside.is_file() else None
+    path = Path(named.after)
+    return path if path.exists() else named.path / named.after
+
+
+def natural(name: str) -> tuple[list[str | int], str]:
+    """A key that sorts names with numbers in them as people do."""
+    # Text and numbers take turns, so like is compared with like.
+    parts = _NUMBER.split(name)
+    return [int(p) if n % 2 else p.casefold() for n, p in enumerate(parts)], name
+
+
+def _walk(
+    directory: Path,
+    folder: tuple[str, ...],
+    above: tuple[tuple[int, int], ...],
+    found: _Found,
+) -> Iterator[tuple[tuple[str, ...], list[os.DirEntry[str]], bool]]:
+    """Each folder down to the third layer, with its images, and whether it has no folder inside.
+
+    A link to a folder is followed, unless it leads back to one that it lies in.
+    """
+    images, inside = [], []
+    try:
+        with os.scandir(directory) as entries:
+            for entry in entries:
+                if entry.name.startswith(".") or entry.name in _LEFT_BEHIND:
+                    _ignore(found, entry)
+                elif entry.is_dir():
+                    inside.append(entry.name)
+                elif _ending(entry.name) in IMAGE_ENDINGS and entry.is_file():
+                    images.append(entry)
+                else:
+                    _ignore(found, entry)
+    except OSError as error:
+        raise UserError(
+            f"cannot read the folder {error.filename or directory}: {error.strerror}"
+        ) from None
+    images.sort(key=lambda entry: natural(entry.name))
+    yield folder, images, not inside
+    if len(folder) == 3:
+        return
+    for name in sorted(inside, key=natural):
+        identity = _identity(directory / name)
+        if identity not in above:
+            yield from _walk(directory / name, (*folder, name), (*above, identity), found)
+
+
+def _ending(name: str) -> str:
+    return os.path.splitext(name)[1].lower()  # noqa: PTH122, there may be millions
+
+
+def _identity(directory: Path) -> tuple[int, int]:
+    status = directory.stat()
+    return status.st_dev, status.st_ino
+
+
+def _ignore(found: _Found, entry: os.DirEntry[str]) -> None:
+    found.num_ignored += 1
+    if not found.ignored:
+        found.ignored.append(Path(entry.path))
+
+
+def _add(
+    found: _Found,
+    root: Path,
+    folder: tuple[str, ...],
+    entries: list[os.DirEntry[str]],
+    *,
+    is_leaf: bool,
+) -> None:
+    if not entries and not is_leaf:
+        return  # of a category
+    found.folders.append(folder)
+    found.num_images.append(len(entries))
+    for entry in entries:
+        status = entry.stat()
+        found.names.add(os.fsencode(os.path.join(*folder, entry.name)))  # noqa: PTH118
+        found.status.extend((status.st_size, status.st_mtime_ns))
+    if entries:
+        found.examples.setdefault(len(folder), root.joinpath(*folder, entries[0].name))
+
+
+def _depth(root: Path, found: _Found) -> int:
+    """The number of folders between the root and its images."""
+    depths = found.examples
+    if not depths:
+        other = f", but {found.num_ignored:,} other files" if found.num_ignored else ""
+        raise UserError(
+            f"{root} has no image{other}; name a folder of {_LAYOUTS} ({', '.join(IMAGE_ENDINGS)})"
+        )
+    if len(depths) > 1:
+        places = " and ".join(str(depths[depth]) for depth in sorted(depths)[:2])
+        raise UserError(
+            f"{root} has images at different depths, such as {places}; all must lie as {_LAYOUTS}"
+        )
+    (depth,) = depths
+    if depth not in (1, 2):
+        where = "in the folder itself" if not depth else "too deep"
+        raise UserError(f"{depths[depth]} lies {where}; images must lie as {_LAYOUTS}")
+    return depth
+
+
+def _listing(
+    named: Named,
+    found: _Found,
+    rows: np.ndarray,
+    usable: np.ndarray,
+    product_id: Ids[np.ndarray, " N"],
+) -> Listing:
+    """The products of these rows whose names are usable as ids; the others are faults."""
+    num_images = np.array(found.num_images, np.int32)
+    names, name_at = found.names.columns()
+    status = np.frombuffer(found.status, np.int64).reshape(-1, 2)
+    keep = np.zeros(len(num_images), bool)
+    keep[rows[usable]] = True
+    if not keep.all():
+        kept = np.repeat(keep, num_images)
+        names = names[np.repeat(kept, np.diff(name_at))]
+        name_at = np.append(0, np.cumsum(np.diff(name_at)[kept]))
+        num_images, status = num_images[keep], status[kept]
+    places = [named.path.joinpath(*found.folders[row]) for row in rows.tolist()]
+    faults = [
+        (place, Fault(0, None, f"{_NO_ID}: {fault_of(place.name) or 'it is too long'}"))
+        for place, use in zip(places, usable.tolist(), strict=True)
+        if not use
+    ]
+    whole = [place for place, use in zip(places, usable.tolist(), strict=True) if use]
+    empty = np.flatnonzero(num_images == 0).tolist()
+    bad = len(faults)
+    faults += [(whole[row], Fault(0, product_id[row].item(), EMPTY)) for row in empty]
+    return Listing(
+        named.path,
+        product_id,
+        no_ids(len(product_id)),
+        num_images,
+        names,
+        name_at,
+        status,
+        faults,
+        bad,
+    )
+
+
+def _labels(named: Named, depth: int) -> Path | None:
+    path = labels_file(named)
+    if path is None or (depth == 2 and not named.after):
+        return None
+    if depth == 2:
+        raise UserError(
+            f"{named.shown}: its folders name the categories already; leave out #{named.after}"
+        )
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; name a CSV with the columns _id,category_id")
+    return path
+
+
+def _labelled(
+    path: Path, product_id: Ids[np.ndarray, " N"], notes: list[str]
+) -> Ids[np.ndarray, " N"]:
+    """The category of each product by the file of labels."""
+    from product_mil.sources.tables import read_labels
+
+    ids, categories = read_labels(path)
+    row = rows_of(ids, product_id)
+    nowhere = int((rows_of(product_id, ids) < 0).sum())
+    notes.append(f"labels of {path}")
+    if nowhere:
+        notes.append(f"{nowhere:,} of its products have no folder")
+    if not (row >= 0).any():
+        raise UserError(
+            f"{path}: none of its products, such as {ids[0]}, is a folder of the data; its ids are "
+            "the names of the folders"
+        )
+    found = categories[row]
+    found[row < 0] = "" if is_text(found) else NO_CATEGORY
+    return found

@@ -1,0 +1,222 @@
+import logging
+import os
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from product_mil.errors import UserError
+from product_mil.sources import image_files
+from product_mil.sources.catalogue import Unread
+from product_mil.sources.ids import NO_CATEGORY
+from product_mil.sources.opening import check_sources, open_catalogue, source_files
+from tests.sources.of_products import (
+    PRODUCTS,
+    Product,
+    as_contents,
+    contents,
+    folder,
+    jpeg,
+)
+
+
+def test_the_names_of_folders_are_the_ids(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos")
+    for spec in (str(root), f"{root}/", root):
+        found = open_catalogue(spec, progress=False)
+        assert found.product_id.tolist() == [7, 8, 9, 11]  # as numbers: 9 comes before 11
+        assert contents(found) == as_contents()
+    assert found.paths == (root,)
+    assert found.place_of_image(2) == (str(root / "1000" / "8" / "0.jpg"), 0)
+    check_sources(str(root))
+
+
+def test_names_that_are_no_numbers(tmp_path: Path) -> None:
+    products = [Product("a 1", "Caf\N{LATIN SMALL LETTER E WITH ACUTE}", [jpeg(1)])]
+    products.append(Product("007", "Bags", [jpeg(2)]))
+    assert contents(open_catalogue(folder(tmp_path / "x", products))) == as_contents(products)
+
+
+def test_images_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
+    place = tmp_path / "photos" / "cup" / "1"
+    place.mkdir(parents=True)
+    names = ["front.JPG", "img2.jpeg", "img10.png", "img011.gif", "IMG11.webp"]
+    for name in reversed(names):
+        (place / name).write_bytes(name.encode())
+    found = open_catalogue(tmp_path / "photos")
+    shown = [Path(found.place_of_image(row).file).name for row in range(5)]
+    assert shown == names
+
+
+def test_other_files_are_ignored_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folder(tmp_path / "photos")
+    for name in (".DS_Store", "Thumbs.db", "readme.txt", "1000/notes.txt", "1000/7/.0.jpg"):
+        (root / name).write_bytes(b"x")
+    (root / "__MACOSX" / "1000" / "7").mkdir(parents=True)
+    (root / "__MACOSX" / "1000" / "7" / "0.jpg").write_bytes(b"x")
+    os.mkfifo(root / "1000" / "7" / "pipe.jpg")
+    with caplog.at_level(logging.INFO):
+        assert contents(open_catalogue(root)) == as_contents()
+    assert "4 products of 2 categories, 7 images; 7 other files ignored, such as" in caplog.text
+
+
+def test_products_of_one_name_in_two_categories(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folder(tmp_path / "photos", [Product(1, "cup", [jpeg(1)]), Product(1, "bag", [jpeg(2)])])
+    folder(root, [Product(2, "bag", [jpeg(3)])])
+    with caplog.at_level(logging.INFO):
+        assert open_catalogue(root).product_id.tolist() == ["bag/1", "bag/2", "cup/1"]
+    assert "ids are both names" in caplog.text
+
+
+def test_labels_of_folders_without_categories(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    root = folder(tmp_path / "photos", flat=True)
+    with caplog.at_level(logging.INFO):
+        bare = open_catalogue(root)
+    assert (bare.category_id == NO_CATEGORY).all()
+    assert "no labels.csv, so no product has a category" in caplog.text
+    labels = "product_id;category\n7;1000\n8;1000\n9;2000\n11;2000\n12;3000\n"
+    (root / "labels.csv").write_text(labels)
+    with caplog.at_level(logging.INFO):
+        assert contents(open_catalogue(root)) == as_contents()
+    assert "1 of its products have no folder" in caplog.text
+    (tmp_path / "others.csv").write_text("_id,category_id\n7,5\n9,\n")
+    spec = f"{root}#{tmp_path / 'others.csv'}"
+    assert open_catalogue(spec).category_id.tolist() == [5] + [NO_CATEGORY] * 3
+    assert source_files(spec) == [root, tmp_path / "others.csv"]
+    assert source_files(root) == [root, root / "labels.csv"]
+    (root / "labels.csv").write_text("_id,category_id\nseven,1\n")
+    with pytest.raises(UserError, match="none of its products, such as seven, is a folder"):
+        open_catalogue(root)
+    with pytest.raises(UserError, match=r"none\.csv: no such file; name a CSV"):
+        open_catalogue(f"{root}#none.csv")
+    with_categories = folder(tmp_path / "others")
+    with pytest.raises(UserError, match="its folders name the categories already"):
+        open_catalogue(f"{with_categories}#{tmp_path / 'others.csv'}")
+
+
+def test_folders_without_images_are_products_too(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos", [*PRODUCTS, Product(12, 2000, [])])
+    (root / "3000").mkdir()  # a category without products
+    found = open_catalogue(root)
+    assert found.num_images.tolist() == [2, 1, 3, 1, 0]
+    assert found.fault_counts == {"the folder has no image": 1}
+    assert found.faults[0] == (root / "2000" / "12", (0, 12, "the folder has no image", None))
+    assert found.place_of_product(4).file == str(root)
+
+
+def test_names_that_cannot_be_ids_are_left_out(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos")
+    place = root / "1000" / ("x" * 201)
+    place.mkdir()
+    (place / "0.jpg").write_bytes(jpeg(9))
+    found = open_catalogue(root)
+    assert contents(found) == as_contents()
+    assert found.num_bad_records == 1
+    assert found.fault_counts == {"no usable folder name": 1}
+
+
+def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos", PRODUCTS[:2])
+    folder(tmp_path / "elsewhere", PRODUCTS[2:])
+    (root / "2000").symlink_to(tmp_path / "elsewhere" / "2000")
+    (root / "1000" / "again").symlink_to(root / "1000")
+    (root / "1000" / "7" / "1.jpg").unlink()
+    (root / "1000" / "7" / "1.jpg").symlink_to(tmp_path / "one.jpg")
+    (root / "1000" / "7" / "2.jpg").symlink_to(tmp_path / "gone.jpg")
+    (tmp_path / "one.jpg").write_bytes(PRODUCTS[0].images[1])
+    assert contents(open_catalogue(root)) == as_contents()
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        ([], r"photos has no image; name a folder of FOLDER/CATEGORY/PRODUCT/IMAGE\.jpg or"),
+        (["a.txt"], "photos has no image, but 1 other files; name a folder of"),
+        (["1.jpg"], r"1\.jpg lies in the folder itself; images must lie as"),
+        (["a/b/c/1.jpg"], r"1\.jpg lies too deep; images must lie as"),
+        (["a/1.jpg", "a/b/2.jpg"], r"different depths, such as \S*a/1\.jpg and \S*a/b/2\.jpg; all"),
+    ],
+)
+def test_other_layouts_are_refused_in_a_line(
+    tmp_path: Path, images: list[str], message: str
+) -> None:
+    root = tmp_path / "photos"
+    root.mkdir()
+    for name in images:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).write_bytes(b"x")
+    with pytest.raises(UserError, match=message) as error:
+        open_catalogue(root)
+    assert "\n" not in str(error.value)
+
+
+def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, read = folder(tmp_path / "photos"), []
+    real = image_files.ImageReader.read_file
+    monkeypatch.setattr(
+        image_files.ImageReader,
+        "read_file",
+        lambda self, name: read.append(name) or real(self, name),
+    )
+    first = open_catalogue(root, progress=False)
+    assert len(read) == 7
+    again = open_catalogue(root, progress=False)
+    assert len(read) == 7
+    assert again.fingerprint == first.fingerprint
+    # A damaged column is made again, and so are those of an older state.
+    stored = again.stored  # pyright: ignore[reportAttributeAccessIssue]
+    whole = (stored / "image_hash.npy").read_bytes()
+    (stored / "image_hash.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert contents(open_catalogue(root, progress=False)) == as_contents()
+    assert (stored / "image_hash.npy").read_bytes() == whole
+    (root / "1000" / "8" / "0.jpg").write_bytes(jpeg(77))
+    changed = open_catalogue(root, progress=False)
+    assert contents(changed)[8] == (1000, [jpeg(77)])
+    assert changed.fingerprint != first.fingerprint
+    assert not stored.exists()
+
+
+def test_files_that_vanish_or_change_are_unread(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos")
+    found = open_catalogue(root, progress=False)
+    (root / "1000" / "7" / "0.jpg").unlink()
+    (root / "1000" / "7" / "1.jpg").write_bytes(b"other")
+    gone, changed, fine = found.read(np.arange(3))
+    assert gone == Unread("No such file or directory")
+    assert changed == Unread("it holds other bytes than were indexed; start again")
+    assert fine == PRODUCTS[1].images[0]
+
+
+def test_a_file_that_cannot_be_read_is_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "photos")
+    real = image_files.ImageReader.read_file
+    monkeypatch.setattr(
+        image_files.ImageReader,
+        "read_file",
+        lambda self, name: Unread("Permission denied") if b"9/1" in name else real(self, name),
+    )
+    found = open_catalogue(root, progress=False)
+    assert found.image_length_bytes[4] == 0
+    reason = "the file cannot be read here: Permission denied"
+    assert found.faults == [(root / "2000" / "9" / "1.jpg", (0, 9, reason, 1))]
+    monkeypatch.undo()
+    again = open_catalogue(root, progress=False)
+    assert (again.faults, contents(again)) == ([], as_contents())
+
+
+def test_another_process_opens_the_same(tmp_path: Path) -> None:
+    found = open_catalogue(folder(tmp_path / "photos"))
+    assert contents(pickle.loads(pickle.dumps(found))) == as_contents()
+    rows = np.array([6, 0])
+    reader = pickle.loads(pickle.dumps(found.reader()))
+    addresses = pickle.loads(pickle.dumps(found.addresses(rows)))
+    assert list(reader.read(addresses)) == [jpeg(1), jpeg(1)]
