@@ -26,7 +26,8 @@ COMMANDS = {
     "compare": Command("product_mil.cli.compare", "runs against each other: statistics, a page"),
     "ensemble": Command("product_mil.cli.ensemble", "combine runs, or prediction files"),
     "embed": Command("product_mil.cli.export_embeddings", "an embedding of every image"),
-    "index": Command("product_mil.cli.index_bson", "what BSON files hold"),
+    "index": Command("product_mil.cli.index_bson", "what products there are"),
+    "make-bson": Command("product_mil.cli.make_bson", "one BSON file of products from anywhere"),
     "show": Command("product_mil.cli.show_data", "draw products with all their images"),
     "show-config": Command("product_mil.cli.show_config", "every field of a configuration"),
     "seed-table": Command("product_mil.cli.seed_table", "every system of the report in a table"),
@@ -76,7 +77,6 @@ def _help() -> str:
             "commands:",
             *(f"  {name:{width}}  {one.about}" for name, one in COMMANDS.items()),
             f"{program} COMMAND --help shows what a command takes; there is --version too.",
-            "",
             textwrap.fill(EXIT_STATUS, 78),
         ]
     )

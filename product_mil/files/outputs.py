@@ -193,3 +193,11 @@ def _may_be_marked(path: Path) -> bool:
     except OSError as error:
         return error.errno == errno.ENOTSUP
     return True
+
+
+def is_marked(path: Path) -> bool:
+    """Whether `mark` is known to have marked a file; never where marks cannot be kept."""
+    try:
+        return os.getxattr(path, _MARK) == b"1"
+    except (OSError, AttributeError):
+        return False
