@@ -1,30 +1,115 @@
-"""The program in docs/guide/own-data.md makes a BSON file of a folder of images."""
+"""The commands in docs/guide/own-data.md, in the order in which they stand there."""
 
+import gzip
+import os
 import re
+import shlex
+import subprocess
+import sys
+from importlib import import_module
 from pathlib import Path
 
-import numpy as np
+import bson
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from PIL import Image
 
-from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.categories import read_categories
+from product_mil.__main__ import COMMANDS
+from product_mil.sources import mongo
+from product_mil.sources.opening import open_catalogue
+from product_mil.sources.sample.draw import SampleFiles
+from tests.scripts import ROOT
+from tests.sources.fake_mongo import Server
+from tests.sources.of_products import (
+    Product,
+    contents,
+    csv_of_lists,
+    folder,
+    record,
+    records,
+)
+from tests.sources.test_packed_dumps import archive
 
-DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "guide" / "own-data.md"
+DOCUMENT = ROOT / "docs" / "guide" / "own-data.md"
+QUICK = ("index", "show", "make-bson")
 
 
-def test_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for category, product, count in (("CUP", "a", 2), ("CUP", "b", 1), ("BAG", "c", 3)):
-        folder = tmp_path / "photos" / category / product
-        folder.mkdir(parents=True)
-        for number in range(count):
-            Image.new("RGB", (8, 6), (number, 0, 0)).save(folder / f"{number}.jpg")
+def commands() -> list[str]:
+    """Each command of the page, on one line."""
+    blocks = re.findall(r"```sh\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    return [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
+
+
+@pytest.fixture
+def _data(sample: SampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Everything that the page names, in the working directory."""
     monkeypatch.chdir(tmp_path)
-    (program,) = re.findall(r"```python\n(.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
-    exec(program, {})
-    catalogue = open_catalogue("train.bson")
-    np.testing.assert_array_equal(catalogue.product_id, [0, 1, 2])
-    np.testing.assert_array_equal(catalogue.category_id, [0, 1, 1])
-    np.testing.assert_array_equal(catalogue.num_images, [3, 2, 1])
-    categories = read_categories(Path("category_names.csv"))
-    assert list(categories.names) == [("BAG",) * 3, ("CUP",) * 3]
+    drawn = [
+        Product(one["_id"], one["category_id"], [image["picture"] for image in one["imgs"]])
+        for one in bson.decode_all(sample.train.read_bytes())
+    ]
+    products = drawn[:60]
+    for name, some in (("photos", products), ("labelled", drawn[60:80]), ("new", drawn[80:90])):
+        folder(tmp_path / name, some)
+    csv_of_lists(tmp_path / "products.csv", products)
+    columns = {
+        "sku": [product.product_id for product in products],
+        "shelf": [product.category_id for product in products],
+        "photo": [list(product.images) for product in products],
+    }
+    pq.write_table(pa.table(columns), "products.parquet")
+    (tmp_path / "dump.bson.gz").write_bytes(gzip.compress(b"".join(records(products))))
+    (tmp_path / "dump.archive").write_bytes(archive(products=records(products), orders=[]))
+    items = [
+        {
+            "_id": number,
+            "sku": product.product_id,
+            "shelf": {"id": product.category_id},
+            "photos": [{"data": image} for image in product.images],
+        }
+        for number, product in enumerate(products)
+    ]
+    server = Server(products=[record(product) for product in products], items=items)
+    monkeypatch.setattr(mongo, "MongoClient", server.connect)
+
+
+def call(line: str) -> None:
+    """Run a command in this process; one that reads a pipe in a shell."""
+    line = line.replace("joint:laptop", "joint:smoke")
+    if "|" in line:
+        program = line.replace("product-mil", f"{shlex.quote(sys.executable)} -m product_mil")
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        subprocess.run(program, shell=True, check=True, env=environment, capture_output=True)
+        return
+    program, name, *arguments = shlex.split(line)
+    assert program == "product-mil"
+    import_module(COMMANDS[name].module).main(arguments)
+
+
+def is_quick(line: str) -> bool:
+    return any(f"product-mil {name} " in line for name in QUICK)
+
+
+@pytest.mark.usefixtures("_data")
+def test_the_quick_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = list(filter(is_quick, commands()))
+    assert len(lines) == 9
+    for line in lines:
+        call(line)
+        shown = capsys.readouterr().out
+        assert "| product-mil" in line or "60" in shown, line
+    made, photos = (open_catalogue(name, progress=False) for name in ("train.bson", "photos/"))
+    assert contents(made) == contents(photos)
+    assert (tmp_path / "sheet.png").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("_data")
+def test_all_other_commands(tmp_path: Path) -> None:
+    lines = [line for line in commands() if not is_quick(line)]
+    assert len(lines) == 6
+    for line in lines:
+        call(line)
+    assert (tmp_path / "submission.csv").read_text().count("\n") == 11
+    assert (tmp_path / "emb.npz").is_file()
+    assert (tmp_path / "runs" / "live" / "run.json").is_file()
