@@ -208,7 +208,7 @@ class BackOffWriter:
         rows = csv.writer(text, lineterminator="\n")
         columns = (values.tolist() for values in (block.product_id, *answers))
         for product_id, level, node, probability in zip(*columns, strict=True):
-            category = int(categories.ids[node]) if level == 3 else ""
+            category = categories.ids[node] if level == 3 else ""
             names = self._names[level][node]
             rows.writerow([product_id, level, category, *names, f"{probability:.6f}"])
         self._file.write(text.getvalue().encode())

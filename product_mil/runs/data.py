@@ -23,10 +23,9 @@ from product_mil.runs.lacking import (
     one_category,
     refuse_unlabelled,
 )
-from product_mil.sources.bson.document import OTHER_CATEGORY
-from product_mil.sources.catalogue import Catalogue, Fault
+from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault
 from product_mil.sources.categories import Categories, categories_from_ids, read_categories
-from product_mil.sources.ids import NO_CATEGORY
+from product_mil.sources.ids import has_id
 from product_mil.sources.opening import check_sources, open_catalogue
 from product_mil.sources.sample.draw import ensure_sample
 
@@ -161,10 +160,10 @@ def _unlabelled(train: Products, path: str, policy: str) -> Iterator[str]:
             file is one of other data.
     """
     category_id = np.asarray(train.catalogue.category_id)[train.product_rows]
-    nameless = int((category_id == NO_CATEGORY).sum())
+    nameless = int((~has_id(category_id)).sum())
     if nameless:
         other = first_fault(train.catalogue, OTHER_CATEGORY)
-        no_integer = f", or none that is an integer ({other})" if other else ""
+        no_integer = f", or one of another type ({other})" if other else ""
         yield f"{nameless} training products have no category_id{no_integer}: left out"
     number, count, shown = most_of(category_id[train.labels < 0])
     if number:

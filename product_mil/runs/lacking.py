@@ -1,27 +1,25 @@
 """Messages for data that cannot be used for training or evaluation, each in one line."""
 
 import numpy as np
-from jaxtyping import Int64
 
 from product_mil.data.faults import first_fault
 from product_mil.data.products import Products
 from product_mil.errors import UserError
-from product_mil.sources.bson.document import NO_PICTURE, OTHER_CATEGORY
-from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.catalogue import NO_PICTURE, OTHER_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
-from product_mil.sources.ids import NO_CATEGORY
+from product_mil.sources.ids import Ids, has_id
 
 MAX_SHOWN_CATEGORIES = 5
 _NO_IMAGES = ("no field imgs", "imgs is not an array", "imgs is empty", NO_PICTURE)
 
 
 def refuse_other_categories(catalogue: Catalogue) -> None:
-    """Raise `UserError` if no product has a category because category ids are not integers."""
+    """Raise `UserError` if no product has a category because category ids are of other types."""
     count = catalogue.fault_counts.get(OTHER_CATEGORY, 0)
     if count and not _any_category(catalogue):
         raise UserError(
-            f"{first_fault(catalogue, OTHER_CATEGORY)}; category ids must be integers so far, and "
-            f"those of {count} products are not: give each category a number"
+            f"{first_fault(catalogue, OTHER_CATEGORY)}; a category id is a whole number or text, "
+            f"and those of {count} products are not: give each category a number or a name"
         )
 
 
@@ -33,7 +31,7 @@ def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training"
 
 
 def _any_category(catalogue: Catalogue) -> bool:
-    return bool((np.asarray(catalogue.category_id) != NO_CATEGORY).any())
+    return bool(has_id(catalogue.category_id).any())
 
 
 def no_training_product(spec: str, products: Products, categories_path: str) -> str:
@@ -96,9 +94,9 @@ def one_category(products: Products, categories: Categories) -> list[str]:
     ]
 
 
-def most_of(ids: Int64[np.ndarray, " N"]) -> tuple[int, int, str]:
+def most_of(ids: Ids[np.ndarray, " N"]) -> tuple[int, int, str]:
     """The number of categories, the number of products, and words on the largest categories."""
-    distinct, counts = np.unique(ids[ids != NO_CATEGORY], return_counts=True)
+    distinct, counts = np.unique(ids[has_id(ids)], return_counts=True)
     most = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CATEGORIES]
     shown = ", ".join(f"{distinct[i]} of {counts[i]} products" for i in most)
     return len(distinct), int(counts.sum()), shown + ", ..." * (len(distinct) > len(most))

@@ -4,16 +4,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, Int64
+from jaxtyping import Int32
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
-from product_mil.sources.ids import NO_CATEGORY
+from product_mil.sources.ids import Id, Ids, fault_of, has_id, ids_from, ids_from_text
 from product_mil.sources.lookup import rows_in_sorted
 
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
@@ -30,7 +30,7 @@ class Categories:
     several of level 1. Groups are numbered in the order of their first class.
     """
 
-    ids: Int64[np.ndarray, " k"]
+    ids: Ids[np.ndarray, " k"]
     names: tuple[tuple[str, str, str], ...]
     level1: Int32[np.ndarray, " k"]
     level2: Int32[np.ndarray, " k"]
@@ -39,8 +39,8 @@ class Categories:
         """Number of groups at levels 1 and 2, and of classes."""
         return int(self.level1.max()) + 1, int(self.level2.max()) + 1, len(self.ids)
 
-    def class_of(self, category_ids: Int64[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
-        """Class index of each id; -1 where the id is unknown or `NO_CATEGORY`."""
+    def class_of(self, category_ids: Ids[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
+        """Class index of each id; -1 where it is unknown or there is no id."""
         return rows_in_sorted(self.ids, category_ids).astype(np.int32)
 
     def to_json(self) -> str:
@@ -51,7 +51,7 @@ class Categories:
     def from_json(cls, text: str) -> "Categories":
         """The inverse of `to_json`."""
         fields = json.loads(text)
-        return _categories(zip(fields["ids"], fields["names"], strict=True))
+        return _categories(ids_from(fields["ids"]), fields["names"])
 
 
 def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
@@ -69,12 +69,11 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
         text = path.read_bytes().decode("utf-8-sig", errors="surrogateescape")
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}") from None
-    rows: dict[int, list[str]] = {}
+    rows: dict[str, list[str]] = {}
     errors: list[str] = []
-    lines: dict[int, int] = {}
+    lines: dict[str, int] = {}
     for line, last_line, row in _rows(path, text):
-        number = row[0] if row else ""
-        category_id = int(number) if re.fullmatch(r"-?[0-9]{1,19}", number) else NO_CATEGORY
+        category_id = row[0] if row else ""
         if last_line > line:
             errors.append(
                 f"line {line}: a quote that begins here is closed on line {last_line}; close it on "
@@ -84,8 +83,8 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
             errors.append(f"line {line}: not as many fields as the header names; quote commas")
         elif _ESCAPED.search("".join(row)):
             errors.append(f"line {line}: not UTF-8; save the file as UTF-8")
-        elif not NO_CATEGORY < category_id < 2**63:
-            errors.append(f"line {line}: category_id {number!r} is not a 64-bit integer")
+        elif reason := fault_of(category_id):
+            errors.append(f"line {line}: the category_id is not usable: {reason}")
         elif "" in row[1:]:
             level = row.index("", 1)
             errors.append(
@@ -93,7 +92,9 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
                 "repeat the name above"
             )
         elif category_id in rows:
-            errors.append(f"line {line}: category_id {number} was on line {lines[category_id]}")
+            errors.append(
+                f"line {line}: category_id {category_id} was on line {lines[category_id]}"
+            )
         else:
             rows[category_id], lines[category_id] = row[1:], line
     if skipped is not None:
@@ -108,21 +109,21 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
     if not rows:
         left = f"all {len(errors)} rows are left out, such as {errors[0]}; " if errors else ""
         raise UserError(f"{path}: no categories; {left}expected lines of {','.join(_HEADER)}")
-    return _categories(rows.items())
+    return _categories(ids_from_text(list(rows)), list(rows.values()))
 
 
-def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
+def categories_from_ids(ids: Ids[np.ndarray, " N"]) -> Categories:
     """The distinct ids as the classes of a flat tree, in which each id is a group named by it.
 
-    `NO_CATEGORY` is left out.
+    Rows without an id are left out.
 
     Raises:
-        UserError: there is no other id.
+        UserError: there is no id.
     """
-    distinct = np.unique(ids[ids != NO_CATEGORY]).tolist()
-    if not distinct:
+    distinct = np.unique(ids[has_id(ids)])
+    if not len(distinct):
         raise UserError("no product has a category_id; training needs labelled products")
-    return _categories((number, (str(number),) * 3) for number in distinct)
+    return _categories(distinct, [(str(category_id),) * 3 for category_id in distinct])
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
@@ -165,22 +166,22 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
         ) from None
 
 
-def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:
-    ordered = sorted(rows)
-    names = tuple((a, b, c) for _, (a, b, c) in ordered)
+def _categories(ids: Ids[np.ndarray, " k"], names_of: Sequence[Sequence[str]]) -> Categories:
+    order = np.argsort(ids, kind="stable")
+    names = tuple((row[0], row[1], row[2]) for row in (names_of[at] for at in order.tolist()))
     group1 = {name: i for i, name in enumerate(dict.fromkeys(name[:1] for name in names))}
     group2 = {name: i for i, name in enumerate(dict.fromkeys(name[:2] for name in names))}
     return Categories(
-        ids=np.array([category_id for category_id, _ in ordered], np.int64),
+        ids=ids[order],
         names=names,
         level1=np.array([group1[name[:1]] for name in names], np.int32),
         level2=np.array([group2[name[:2]] for name in names], np.int32),
     )
 
 
-def path_of(categories: Categories, category_id: int) -> list[str]:
+def path_of(categories: Categories, category_id: Id) -> list[str]:
     """The names of a category from level 1 down, without repetitions; its id if it is unknown."""
-    place = int(categories.class_of(np.array([category_id], np.int64))[0])
+    place = int(categories.class_of(ids_from([category_id]))[0])
     if place < 0:
         return [str(category_id)]
     return list(dict.fromkeys(categories.names[place]))

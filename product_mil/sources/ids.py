@@ -70,21 +70,21 @@ def no_ids(count: int) -> Int64[np.ndarray, " N"]:
     return np.full(count, NO_CATEGORY)
 
 
-def has_id(ids: Ids[np.ndarray, " N"]) -> Bool[np.ndarray, " N"]:
+def has_id(ids: Ids[np.ndarray, "*N"]) -> Bool[np.ndarray, "*N"]:
     """Which rows have an id."""
     return np.asarray(ids != ("" if is_text(ids) else NO_CATEGORY))
 
 
-def as_text(ids: Ids[np.ndarray, " N"]) -> Ids[np.ndarray, " N"]:
+def as_text(ids: Ids[np.ndarray, "*N"]) -> Ids[np.ndarray, "*N"]:
     """The same ids as a column of text."""
     if is_text(ids):
         return ids
     text = ids.astype(np.str_)
     text[~has_id(ids)] = ""
-    return text
+    return text.astype(f"<U{max(1, np.char.str_len(text).max(initial=0))}")  # no wider than needed
 
 
-def alike(*columns: Ids[np.ndarray, " _"]) -> tuple[Ids[np.ndarray, " _"], ...]:
+def alike(*columns: Ids[np.ndarray, "..."]) -> tuple[Ids[np.ndarray, "..."], ...]:
     """The columns, all of integers or all of text, so that their ids can be compared."""
     return tuple(map(as_text, columns)) if any(map(is_text, columns)) else columns
 
@@ -92,6 +92,27 @@ def alike(*columns: Ids[np.ndarray, " _"]) -> tuple[Ids[np.ndarray, " _"], ...]:
 def joined(columns: Sequence[Ids[np.ndarray, " _"]]) -> Ids[np.ndarray, " N"]:
     """One column of these columns one after the other. A single one is not copied."""
     return columns[0] if len(columns) == 1 else np.concatenate(alike(*columns))
+
+
+def merged(
+    ids: Ids[np.ndarray, " N"],
+    own: Bool[np.ndarray, " N"],
+    rows: Int64[np.ndarray, " r"],
+    others: Ids[np.ndarray, " r"],
+) -> Ids[np.ndarray, " N"]:
+    """A column with the values of `ids` where `own` is true, and with `others` in these rows.
+
+    Rows that are neither mean nothing.
+    """
+    mine = ids if own.all() else ids[own]
+    if not has_id(mine).any():
+        mine = no_ids(len(mine))
+    if own.all():
+        return mine
+    mine, others = alike(mine, others)
+    column = np.zeros(len(ids), np.promote_types(mine.dtype, others.dtype))
+    column[own], column[rows] = mine, others
+    return column
 
 
 def numbers_of(ids: Ids[np.ndarray, " N"]) -> UInt64[np.ndarray, " N"]:

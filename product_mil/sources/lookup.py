@@ -1,7 +1,7 @@
 """Find the rows of ids in a column."""
 
 import numpy as np
-from jaxtyping import Int64, Shaped
+from jaxtyping import Bool, Int64, Shaped
 
 from product_mil.sources.ids import Ids, alike, is_text
 
@@ -13,6 +13,12 @@ def rows_of(ids: Ids[np.ndarray, " M"], wanted: Ids[np.ndarray, " N"]) -> Int64[
         return np.arange(len(wanted))
     order = np.argsort(ids, kind="stable")
     return np.append(order, -1)[rows_in_sorted(ids[order], wanted)]
+
+
+def are_among(wanted: Ids[np.ndarray, " N"], ids: Ids[np.ndarray, " M"]) -> Bool[np.ndarray, " N"]:
+    """Which of the wanted ids are among the others."""
+    wanted, ids = alike(wanted, ids)
+    return np.isin(wanted, ids)
 
 
 def rows_in_sorted(

@@ -85,7 +85,7 @@ def test_categories_of_another_type(tmp_path: Path, named: bool) -> None:
     fields = {"categories": str(tmp_path / "names.csv")} if named else {}
     train = [product(i, str(CATEGORIES[i % 4])) for i in range(40)]
     assert message_for(tmp_path, train, **fields) == (
-        "train.bson, byte 26: category_id is not an integer: it is the string '1000010653'; "
+        "train.bson, byte 26: category_id is not usable: it is the string '1000010653'; "
         "category ids must be integers so far, and those of 40 products are not: give each "
         "category a number"
     )
@@ -98,7 +98,7 @@ def test_some_categories_of_another_type_are_a_note(tmp_path: Path) -> None:
     spec = write(tmp_path / "train.bson", usual() + [product(i, "x") for i in range(90, 100)])
     (note,) = build_data(Config(data=DataConfig(train=spec))).notes[:1]
     assert "training products have no category_id, or none that is an integer (" in note
-    assert "category_id is not an integer: it is the string 'x'): left out" in note
+    assert "category_id is not usable: it is the string 'x'): left out" in note
 
 
 def test_validation_of_other_categories(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_validation_of_other_categories(tmp_path: Path) -> None:
         ),
         (
             [product(i, ObjectId(b"a" * 12)) for i in range(3)],
-            "valid.bson, byte 26: category_id is not an integer: it is the ObjectId 6161",
+            "valid.bson, byte 26: category_id is not usable: it is the ObjectId 6161",
         ),
     ]
     for records, message in cases:

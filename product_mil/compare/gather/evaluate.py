@@ -12,6 +12,7 @@ from product_mil.inference.metrics import TREE_METRICS, ProductScores, metrics_o
 from product_mil.runs.evaluate import Evaluation
 from product_mil.runs.known_products import known_to_file
 from product_mil.sources.categories import categories_from_ids
+from product_mil.sources.ids import joined
 from product_mil.sources.lookup import rows_of
 from product_mil.sources.opening import open_catalogue
 
@@ -32,7 +33,7 @@ def evaluate_file(path: Path, spec: str) -> Evaluation:
     place = rows_of(file.product_id, ids)
     there = place >= 0
     # A submission has no tree, so every category id becomes a class.
-    known = np.concatenate([category, file.answers.guess])
+    known = joined([category, file.answers.guess])
     categories = file.categories or categories_from_ids(known)
     labels = np.where(there, categories.class_of(category), -1).astype(np.int32)
     if (labels < 0).all():

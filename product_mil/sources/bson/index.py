@@ -41,6 +41,7 @@ from product_mil.sources.bson.index_store import (
 )
 from product_mil.sources.bson.reader import Addresses, FileReader
 from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of, later_duplicates
+from product_mil.sources.ids import joined
 from product_mil.sources.names import named_files
 
 _EDGE_BYTES = 1 << 20
@@ -234,8 +235,10 @@ def _join(indexes: list[Index], paths: Sequence[Path]) -> BsonCatalogue:
         ends = np.cumsum([index.num_products for index in indexes])
         for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
             path = paths[np.searchsorted(ends, row, side="right")]
-            offset_bytes, product_id = (columns[k][row] for k in ("offset_bytes", "product_id"))
-            faults.append((path, Fault(int(offset_bytes), int(product_id), DUPLICATE)))
+            offset_bytes, product_id = (
+                columns[name][row].item() for name in ("offset_bytes", "product_id")
+            )
+            faults.append((path, Fault(offset_bytes, product_id, DUPLICATE)))
     return BsonCatalogue(
         **columns,
         paths=tuple(paths),
@@ -259,6 +262,8 @@ def _concatenate(indexes: list[Index]) -> dict[str, Any]:
             ]
         if any(part is None for part in parts):
             columns[name] = None
+        elif name in ("product_id", "category_id"):
+            columns[name] = joined(parts)
         else:
             columns[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return columns
