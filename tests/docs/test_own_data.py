@@ -45,7 +45,11 @@ def _data(sample: SampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     """Everything that the page names, in the working directory."""
     monkeypatch.chdir(tmp_path)
     drawn = [
-        Product(one["_id"], one["category_id"], [image["picture"] for image in one["imgs"]])
+        Product(
+            f"product {one['_id']}",
+            f"shelf-{one['category_id']}",
+            [image["picture"] for image in one["imgs"]],
+        )
         for one in bson.decode_all(sample.train.read_bytes())
     ]
     products = drawn[:60]
