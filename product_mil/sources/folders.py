@@ -8,7 +8,7 @@ import logging
 import os
 import re
 from array import array
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from product_mil.sources.ids import (
     is_text,
     no_ids,
 )
-from product_mil.sources.image_files import ImageFiles, Listing, Names, catalogue_of
+from product_mil.sources.image_files import ImageFiles, Listing, Names, catalogue_of, status_of
 from product_mil.sources.lookup import rows_of
 from product_mil.sources.names import Named
 
@@ -74,7 +74,10 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
     if len(set(keys)) < len(keys):
         keys = ["/".join(folder) for folder in folders]
         notes.append("product folders of one name lie in several categories: ids are both names")
-    usable = np.array([fault_of(key) is None for key in keys], bool)
+    usable = np.array(
+        [not (fault_of(key) or fault_of(of[0])) for key, of in zip(keys, folders, strict=True)],
+        bool,
+    )
     product_id = ids_from_text([key for key, use in zip(keys, usable, strict=True) if use])
     listing = _listing(named, found, np.array(rows, np.int64), usable, product_id)
     labels = _labels(named, depth)
@@ -126,9 +129,9 @@ def _walk(
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in _LEFT_BEHIND:
                     _ignore(found, entry)
-                elif entry.is_dir():
+                elif _is(entry.is_dir):
                     inside.append(entry.name)
-                elif _ending(entry.name) in IMAGE_ENDINGS and entry.is_file():
+                elif _ending(entry.name) in IMAGE_ENDINGS and _is(entry.is_file):
                     images.append(entry)
                 else:
                     _ignore(found, entry)
@@ -144,6 +147,14 @@ def _walk(
         identity = _identity(directory / name)
         if identity not in above:
             yield from _walk(directory / name, (*folder, name), (*above, identity), found)
+
+
+def _is(test: Callable[[], bool]) -> bool:
+    """The answer of a test; links that lead to themselves are nothing."""
+    try:
+        return test()
+    except OSError:
+        return False
 
 
 def _ending(name: str) -> str:
@@ -174,9 +185,8 @@ def _add(
     found.folders.append(folder)
     found.num_images.append(len(entries))
     for entry in entries:
-        status = entry.stat()
         found.names.add(os.fsencode(os.path.join(*folder, entry.name)))  # noqa: PTH118
-        found.status.extend((status.st_size, status.st_mtime_ns))
+        found.status.extend(status_of(os.fsencode(entry.path)))
     if entries:
         found.examples.setdefault(len(folder), root.joinpath(*folder, entries[0].name))
 
@@ -219,16 +229,19 @@ def _listing(
         names = names[np.repeat(kept, np.diff(name_at))]
         name_at = np.append(0, np.cumsum(np.diff(name_at)[kept]))
         num_images, status = num_images[keep], status[kept]
-    places = [named.path.joinpath(*found.folders[row]) for row in rows.tolist()]
+
+    def place(row: int) -> Path:
+        return named.path.joinpath(*found.folders[row])
+
     faults = [
-        (place, Fault(0, None, f"{_NO_ID}: {fault_of(place.name) or 'it is too long'}"))
-        for place, use in zip(places, usable.tolist(), strict=True)
-        if not use
+        (place(row), Fault(0, None, f"{_NO_ID}: it is too long, or not UTF-8"))
+        for row in rows[~usable].tolist()
     ]
-    whole = [place for place, use in zip(places, usable.tolist(), strict=True) if use]
-    empty = np.flatnonzero(num_images == 0).tolist()
     bad = len(faults)
-    faults += [(whole[row], Fault(0, product_id[row].item(), EMPTY)) for row in empty]
+    faults += [
+        (place(int(rows[usable][row])), Fault(0, product_id[row].item(), EMPTY))
+        for row in np.flatnonzero(num_images == 0).tolist()
+    ]
     return Listing(
         named.path,
         product_id,

@@ -46,6 +46,8 @@ def choose(path: Path, names: list[str], asked: str, *, need_images: bool = True
     Raises:
         UserError: a column that is needed is missing; the message lists those that there are.
     """
+    if not names:
+        raise UserError(f"{path} has no columns; get the file again")
     wanted = dict(_assignments(path, asked))
     lower = {name.lower(): name for name in reversed(names)}
     found: dict[str, str | None] = {}
@@ -56,9 +58,9 @@ def choose(path: Path, names: list[str], asked: str, *, need_images: bool = True
         found[use] = wanted.get(use, first)
     for use in ("id", "images") if need_images else ("id",):
         if found[use] is None:
+            how = f"name it as in '{path}#{use}={names[0]}'" if need_images else "call it _id"
             raise UserError(
-                f"{path}: which column holds the {use}? It has {', '.join(names)}; name it as in "
-                f"'{path}#{use}={names[0]}'"
+                f"{path}: which column holds the {use}? It has {', '.join(names)}; {how}"
             )
     return Chosen(str(found["id"]), found["category"], found["images"])
 

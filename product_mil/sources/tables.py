@@ -15,11 +15,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import xxhash
-from jaxtyping import Int32, Int64
+from jaxtyping import Bool, Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.progress import Progress
-from product_mil.sources.catalogue import Catalogue, Fault
+from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault
 from product_mil.sources.copies import Bounded
 from product_mil.sources.ids import (
     Ids,
@@ -217,12 +217,8 @@ def _products(
     ids = _column(paths, [c.id for c in chosen], tables)
     categories = _column(paths, [c.category for c in chosen], tables)
     table_of_row = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    valid = has_id(ids)
+    valid = has_id(ids) & ~_unusable(ids)
     distinct, first, inverse = np.unique(ids[valid], return_index=True, return_inverse=True)
-    if is_text(ids):
-        wrong = np.array([fault_of(text) is not None for text in distinct.tolist()], bool)
-        valid[valid] = ~wrong[inverse]
-        distinct, first, inverse = np.unique(ids[valid], return_index=True, return_inverse=True)
     if not len(distinct):
         raise UserError(f"{paths[0]}: no row has an id in its column {chosen[0].id}")
     order = np.argsort(first)
@@ -234,7 +230,8 @@ def _products(
     category_id = (
         np.zeros(len(distinct), categories.dtype) if is_text(categories) else no_ids(len(distinct))
     )
-    labelled = np.flatnonzero(valid & has_id(categories))[::-1]
+    known = has_id(categories) & ~_unusable(categories)
+    labelled = np.flatnonzero(valid & known)[::-1]
     category_id[product_of_row[labelled]] = categories[labelled]  # the first row comes last
     table = table_of_row[np.flatnonzero(valid)[first[order]]].astype(np.int32)
     other = product_of_row[labelled][categories[labelled] != category_id[product_of_row[labelled]]]
@@ -245,11 +242,23 @@ def _products(
         for number in [int(table_of_row[row])]
     ]
     bad_records = len(faults)
+    wrong_rows = np.flatnonzero(valid & has_id(categories) & ~known)
+    faults += [
+        (paths[int(table[row])], Fault(0, product_id[row].item(), f"{OTHER_CATEGORY}: too long"))
+        for row in np.unique(product_of_row[wrong_rows]).tolist()
+    ]
     faults += [
         (paths[int(table[row])], Fault(0, product_id[row].item(), _SEVERAL))
         for row in np.unique(other).tolist()
     ]
     return _Products(product_id, category_id, product_of_row, table, faults, bad_records)
+
+
+def _unusable(ids: Ids[np.ndarray, " rows"]) -> Bool[np.ndarray, " rows"]:
+    """Which rows have a text that cannot be an id."""
+    if not is_text(ids):
+        return np.zeros(len(ids), bool)
+    return np.array([bool(text) and fault_of(text) is not None for text in ids.tolist()], bool)
 
 
 def _column(

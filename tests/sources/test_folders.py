@@ -94,6 +94,15 @@ def test_labels_of_folders_without_categories(
     (root / "labels.csv").write_text("_id,category_id\nseven,1\n")
     with pytest.raises(UserError, match="none of its products, such as seven, is a folder"):
         open_catalogue(root)
+    for text, message in (
+        ("", "has no columns"),
+        ("name,category\n7,1\n", "which column holds the id.* call it _id"),
+        ("_id,name\n7,1\n", "has no column of categories; call it category_id"),
+        ("_id,category_id\n", "no row has an id in its column _id"),
+    ):
+        (root / "labels.csv").write_text(text)
+        with pytest.raises(UserError, match=message):
+            open_catalogue(root)
     with pytest.raises(UserError, match=r"none\.csv: no such file; name a CSV"):
         open_catalogue(f"{root}#none.csv")
     with_categories = folder(tmp_path / "others")
@@ -113,13 +122,15 @@ def test_folders_without_images_are_products_too(tmp_path: Path) -> None:
 
 def test_names_that_cannot_be_ids_are_left_out(tmp_path: Path) -> None:
     root = folder(tmp_path / "photos")
-    place = root / "1000" / ("x" * 201)
-    place.mkdir()
-    (place / "0.jpg").write_bytes(jpeg(9))
+    others = ["1000/" + "x" * 201, "1000/" + os.fsdecode(b"caf\xe9"), "y" * 201 + "/1"]
+    for name in others:
+        (root / name).mkdir(parents=True)
+        (root / name / "0.jpg").write_bytes(jpeg(9))
     found = open_catalogue(root)
     assert contents(found) == as_contents()
-    assert found.num_bad_records == 1
-    assert found.fault_counts == {"no usable folder name": 1}
+    assert found.num_bad_records == 3
+    assert found.fault_counts == {"no usable folder name": 3}
+    assert {path for path, _ in found.faults} == {root / name for name in others}
 
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
@@ -130,6 +141,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "1000" / "7" / "1.jpg").unlink()
     (root / "1000" / "7" / "1.jpg").symlink_to(tmp_path / "one.jpg")
     (root / "1000" / "7" / "2.jpg").symlink_to(tmp_path / "gone.jpg")
+    (root / "1000" / "7" / "3.jpg").symlink_to("3.jpg")
     (tmp_path / "one.jpg").write_bytes(PRODUCTS[0].images[1])
     assert contents(open_catalogue(root)) == as_contents()
 

@@ -79,6 +79,15 @@ def test_faults_name_the_file_that_was_named(tmp_path: Path) -> None:
     assert "_id" in fault.reason
 
 
+def test_what_has_no_products_is_named_as_it_was_named(tmp_path: Path) -> None:
+    path = tmp_path / "a.bson.gz"
+    path.write_bytes(gzip.compress(bson.encode({"a": 1}) * 3))
+    with pytest.raises(UserError, match="no usable _id") as error:
+        open_catalogue(path, progress=False)
+    assert str(error.value).startswith(f"{path}")
+    assert str(tmp_path / "cache") not in str(error.value)
+
+
 @pytest.mark.parametrize("pack", [bytes, gzip.compress])
 def test_a_collection_of_an_archive(tmp_path: Path, pack: type[bytes]) -> None:
     path = tmp_path / "dump.archive"

@@ -147,6 +147,8 @@ def test_what_rows_lack(photos: Path) -> None:
         "the file cannot be read here": 1,
     }
     assert found.faults[0][1].reason == "no usable id: row 3"
+    (photos / "c.csv").write_text(f"_id,category,image\n7,{'y' * 201},photos/1000/7/0.jpg\n")
+    assert open_catalogue(photos / "c.csv").fault_counts == {"category_id is not usable": 1}
     (photos / "b.csv").write_text("_id,category_id,image\n7,,photos/1000/7/0.jpg\n")
     assert open_catalogue(photos / "b.csv").category_id.tolist() == [NO_CATEGORY]
 

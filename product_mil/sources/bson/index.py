@@ -112,11 +112,16 @@ def open_catalogue(
     for path in paths:
         refuse_foreign(path, DUMP)  # all of them, before the first is read
     _allow_open_files(len(paths))
-    indexes = [
-        build_or_load_index(path, hash_images=hash_images, progress=progress, cache_dir=cache_dir)
-        for path in paths
-    ]
-    return _join(indexes, paths if shown is None else shown)
+    indexes = []
+    for path, name in zip(paths, shown or paths, strict=True):
+        try:
+            index = build_or_load_index(
+                path, hash_images=hash_images, progress=progress, cache_dir=cache_dir
+            )
+        except UserError as error:
+            raise UserError(str(error).replace(str(path), str(name))) from None
+        indexes.append(index)
+    return _join(indexes, shown or paths)
 
 
 def _allow_open_files(num_files: int) -> None:
