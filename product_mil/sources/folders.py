@@ -7,6 +7,7 @@ numbers count as numbers: 2.jpg comes before 10.jpg.
 import logging
 import os
 import re
+import time
 from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from pathlib import Path
 import numpy as np
 
 from product_mil.errors import UserError
+from product_mil.progress import LOG_EVERY_S
 from product_mil.sources.catalogue import Fault
 from product_mil.sources.ids import (
     NO_CATEGORY,
@@ -64,8 +66,12 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
         UserError: there is no image, or images lie at different depths; or labels do not fit.
     """
     root, found = named.path, _Found()
-    for folder, entries, is_leaf in _walk(root, (), (_identity(root),), found):
+    log, logged_s = logging.getLogger(__name__), time.monotonic()
+    for folder, entries, is_leaf in _walk(str(root), (), (_identity(root.stat()),), found):
         _add(found, root, folder, entries, is_leaf=is_leaf)
+        if progress and time.monotonic() - logged_s > LOG_EVERY_S:
+            logged_s = time.monotonic()
+            log.info("%s: %s images found so far", root, f"{len(found.status) // 2:,}")
     depth = _depth(root, found)
     rows = [row for row, folder in enumerate(found.folders) if len(folder) == depth]
     folders = [found.folders[row] for row in rows]
@@ -93,7 +99,7 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
     notes[:0] = [f"{len(product_id):,} products{of}, {len(listing.status):,} images"]
     if found.num_ignored:
         notes.append(f"{found.num_ignored:,} other files ignored, such as {found.ignored[0]}")
-    logging.getLogger(__name__).info("%s: %s", named.shown, "; ".join(notes))
+    log.info("%s: %s", named.shown, "; ".join(notes))
     return catalogue_of(listing, [named.shown], progress=progress)
 
 
@@ -114,7 +120,7 @@ def natural(name: str) -> tuple[list[str | int], str]:
 
 
 def _walk(
-    directory: Path,
+    directory: str,
     folder: tuple[str, ...],
     above: tuple[tuple[int, int], ...],
     found: _Found,
@@ -123,14 +129,14 @@ def _walk(
 
     A link to a folder is followed, unless it leads back to one that it lies in.
     """
-    images, inside = [], []
+    images, inside = [], {}
     try:
         with os.scandir(directory) as entries:
             for entry in entries:
                 if entry.name.startswith(".") or entry.name in _LEFT_BEHIND:
                     _ignore(found, entry)
                 elif _is(entry.is_dir):
-                    inside.append(entry.name)
+                    inside[entry.name] = _identity(entry.stat())
                 elif _ending(entry.name) in IMAGE_ENDINGS and _is(entry.is_file):
                     images.append(entry)
                 else:
@@ -144,9 +150,9 @@ def _walk(
     if len(folder) == 3:
         return
     for name in sorted(inside, key=natural):
-        identity = _identity(directory / name)
-        if identity not in above:
-            yield from _walk(directory / name, (*folder, name), (*above, identity), found)
+        if inside[name] not in above:
+            below = (*above, inside[name])
+            yield from _walk(f"{directory}/{name}", (*folder, name), below, found)
 
 
 def _is(test: Callable[[], bool]) -> bool:
@@ -161,8 +167,7 @@ def _ending(name: str) -> str:
     return os.path.splitext(name)[1].lower()  # noqa: PTH122, there may be millions
 
 
-def _identity(directory: Path) -> tuple[int, int]:
-    status = directory.stat()
+def _identity(status: os.stat_result) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
@@ -184,8 +189,9 @@ def _add(
         return  # of a category
     found.folders.append(folder)
     found.num_images.append(len(entries))
+    within = "".join(f"{name}/" for name in folder)
     for entry in entries:
-        found.names.add(os.fsencode(os.path.join(*folder, entry.name)))  # noqa: PTH118
+        found.names.add(os.fsencode(within + entry.name))
         found.status.extend(status_of(os.fsencode(entry.path)))
     if entries:
         found.examples.setdefault(len(folder), root.joinpath(*folder, entries[0].name))

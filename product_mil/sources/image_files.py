@@ -133,7 +133,9 @@ def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> 
         )
 
     # A file that could not be read then may be readable now, though nothing else tells it.
-    stored = load_or_build(named, state.hexdigest(), build, is_final=lambda it: not it["unread"])
+    stored = load_or_build(
+        named, state.hexdigest(), build, is_final=lambda it: not it.about["unread"]
+    )
     return _opened(stored, listing.directory, tuple(paths))
 
 

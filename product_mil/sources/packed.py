@@ -52,6 +52,14 @@ class PackedImages(Catalogue):
         return _reopen, (self.stored, self.paths)
 
 
+def is_whole(stored: Stored) -> bool:
+    """Whether the copy is there, as long as it was."""
+    try:
+        return (stored.directory / IMAGES).stat().st_size == stored.about["bytes"]
+    except (OSError, KeyError):
+        return False
+
+
 def opened(stored: Stored, paths: tuple[Path, ...]) -> PackedImages:
     """The catalogue of columns that are kept in the cache."""
     fingerprint = xxhash.xxh3_128()

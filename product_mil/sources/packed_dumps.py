@@ -152,7 +152,11 @@ def _copy_of_pipe(named: Named) -> Path:
         if not _has_data(descriptor):
             raise UserError(f"nothing came through {named.path} within {_PIPE_WAIT_S:g} s")
         os.set_blocking(descriptor, True)
-        draft = Draft(writable_cache("copies") / "pipe.bson")
+        directory = writable_cache("copies")
+        draft = Draft(directory / "pipe.bson")  # removes those of processes that were killed
+        for index in directory.glob(".draft-*.index"):
+            if not index.with_suffix("").exists():
+                shutil.rmtree(index, ignore_errors=True)
         atexit.register(_remove, draft, os.getpid())
         copy = Bounded(draft.file, str(named.shown))
         for piece in records(pipe, named):

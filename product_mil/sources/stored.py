@@ -42,7 +42,7 @@ def load_or_build(
     state: str,
     build: Build,
     *,
-    is_final: Callable[[dict[str, Any]], bool] = lambda _: True,
+    is_final: Callable[[Stored], bool] = lambda _: True,
 ) -> Stored:
     """Map the columns of a source, and make them first where they are missing or damaged.
 
@@ -56,7 +56,7 @@ def load_or_build(
 
     def usable(directory: Path) -> Stored | None:
         found = load(directory)
-        return found if found is not None and is_final(found.about) else None
+        return found if found is not None and is_final(found) else None
 
     place = Path("sources", name, f"v{_FORMAT}-{state}")
     directory = cache_root() / place

@@ -31,7 +31,7 @@ from product_mil.sources.ids import (
 )
 from product_mil.sources.image_files import Listing, Names, catalogue_of, status_of
 from product_mil.sources.names import Named
-from product_mil.sources.packed import IMAGES, opened
+from product_mil.sources.packed import IMAGES, is_whole, opened
 from product_mil.sources.stored import about_faults, load_or_build
 from product_mil.sources.table_file import (
     Chosen,
@@ -197,12 +197,14 @@ def _of_bytes(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bo
             "image_offset_bytes": (np.cumsum(length) - length)[order],
             "table": products.table,
         }
-        return columns, about_faults(products.faults, bad_records=products.bad_records)
+        about = about_faults(products.faults, bad_records=products.bad_records)
+        return columns, {**about, "bytes": copy.num_bytes}
 
     states = [(one.after, *status_of(os.fsencode(one.path))) for one in tables]
     places = [str(one.path.resolve()) for one in tables]
     name = xxhash.xxh3_64_hexdigest(repr(places).encode())
-    stored = load_or_build(name, xxhash.xxh3_128_hexdigest(repr(states).encode()), build)
+    state = xxhash.xxh3_128_hexdigest(repr(states).encode())
+    stored = load_or_build(name, state, build, is_final=is_whole)
     return opened(stored, tuple(one.shown for one in tables))
 
 

@@ -1,5 +1,6 @@
 import json
 import logging
+import os
 import pickle
 import shutil
 from pathlib import Path
@@ -88,8 +89,12 @@ def test_parquet_with_paths(photos: Path) -> None:
 
 @pytest.mark.parametrize("kind", [pa.binary(), pa.large_binary()])
 def test_parquet_with_lists_of_bytes(
-    tmp_path: Path, kind: pa.DataType, caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    kind: pa.DataType,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
     path = parquet_of_bytes(tmp_path / "a.parquet")
     table = pq.read_table(path)
     pq.write_table(table.cast(table.schema.set(2, pa.field("images", pa.list_(kind)))), path)
@@ -106,6 +111,9 @@ def test_parquet_with_lists_of_bytes(
     assert list(reader.read(found.addresses(np.array([5, 0])))) == [jpeg(6), jpeg(1)]
     assert contents(pickle.loads(pickle.dumps(found))) == as_contents()
     assert found.place_of_image(5) == (str(path), 0)
+    (copy,) = Path(os.environ["PRODUCT_MIL_CACHE"]).rglob("images.bin")
+    copy.write_bytes(copy.read_bytes()[:-1])
+    assert contents(open_catalogue(path, progress=False)) == as_contents()
     changed = table.slice(0, 2)
     pq.write_table(changed, path)
     assert contents(open_catalogue(path, progress=False)) == as_contents(PRODUCTS[:2])
