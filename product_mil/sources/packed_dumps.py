@@ -68,7 +68,9 @@ def records(file: BufferedIOBase, named: Named) -> Iterator[bytes]:
             return
         kind = kind_of_bytes(head)
         if kind is not None and kind is not BSON:
-            raise UserError(f"what is in {named.path} is {kind.name}, no dump of MongoDB")
+            raise UserError(
+                f"what is in {named.path} is {kind.name}, no dump of MongoDB; unpack it first"
+            )
         if named.after:
             raise UserError(f"{named.shown}: {named.path} holds one collection: leave out the #")
         while piece := stream.read(_PIECE_BYTES):

@@ -62,6 +62,9 @@ def choose(path: Path, names: list[str], asked: str, *, need_images: bool = True
             raise UserError(
                 f"{path}: which column holds the {use}? It has {', '.join(names)}; {how}"
             )
+    for name in filter(None, found.values()):
+        if names.count(name) > 1:
+            raise UserError(f"{path} has several columns {name}; give each its own name")
     return Chosen(str(found["id"]), found["category"], found["images"])
 
 

@@ -117,7 +117,8 @@ def test_files_of_predictions(exported: tuple[Path, Path]) -> None:
     ids = np.load(by_name / "all.ids.npy")
     assert ids.tolist() == names["product_id"]
     numbers, names = (
-        list(csv.reader((there / "s.csv.levels.csv").read_text().splitlines())) for there in exported
+        list(csv.reader((there / "s.csv.levels.csv").read_text().splitlines()))
+        for there in exported
     )
     assert [row[3:] for row in names] == [row[3:] for row in numbers]
 

@@ -212,6 +212,9 @@ def test_damaged_tables(tmp_path: Path) -> None:
     (tmp_path / "a.csv").write_bytes(b"_id,image\n1,caf\xe9.jpg\n")
     with pytest.raises(UserError, match=r"cannot read the table .*UTF-?8"):
         open_catalogue(tmp_path / "a.csv")
+    (tmp_path / "a.csv").write_text("_id,image,_id\n1,a.jpg,2\n")
+    with pytest.raises(UserError, match="has several columns _id; give each its own name"):
+        open_catalogue(tmp_path / "a.csv")
     (tmp_path / "tree.csv").write_text("category_id,category_level1\n1,A\n")
     with pytest.raises(UserError, match="which column holds the id"):
         open_catalogue(tmp_path / "tree.csv")
