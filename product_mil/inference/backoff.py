@@ -56,13 +56,13 @@ class BackOff:
         self.categories, self.min_confidence = categories, min_confidence
         self.temperature = temperature
         self._labels = (
-            categories.level1,
-            categories.level2,
+            categories.groups[0],
+            categories.groups[1],
             np.arange(len(categories.ids), dtype=np.int32),
         )
         self._groups = {
             level: _membership(groups)
-            for level, groups in ((2, categories.level2), (1, categories.level1))
+            for level, groups in ((2, categories.groups[1]), (1, categories.groups[0]))
         }
 
     def answers(
@@ -223,10 +223,11 @@ def node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:
     A node has three names; those of levels below it are empty.
     """
     level1 = {
-        int(g): (n[0], "", "") for g, n in zip(categories.level1, categories.names, strict=True)
+        int(g): (n[0], "", "") for g, n in zip(categories.groups[0], categories.names, strict=True)
     }
     level2 = {
-        int(g): (n[0], n[1], "") for g, n in zip(categories.level2, categories.names, strict=True)
+        int(g): (n[0], n[1], "")
+        for g, n in zip(categories.groups[1], categories.names, strict=True)
     }
     groups = [[found[g] for g in range(len(found))] for found in (level1, level2)]
     return [[("", "", "")], *groups, list(categories.names)]

@@ -84,8 +84,8 @@ def tree_distance(
     the group at level 1, and 3 that they share the root. All categories are at level 3, so the way
     down to the true one is equally long.
     """
-    same1 = categories.level1[top1] == categories.level1[label]
-    same2 = categories.level2[top1] == categories.level2[label]
+    same1 = categories.groups[0][top1] == categories.groups[0][label]
+    same2 = categories.groups[1][top1] == categories.groups[1][label]
     return 3 - same1.astype(np.int64) - same2 - (top1 == label)
 
 
@@ -120,8 +120,8 @@ def metrics_of(
         "top5": float(in_top5.mean()),
         "nll": float(-log_prob.astype(np.float64).mean()),
         "calibration_error": expected_calibration_error(confidence.astype(np.float64), correct),
-        "top1_level_1": float((categories.level1[top1] == categories.level1[label]).mean()),
-        "top1_level_2": float((categories.level2[top1] == categories.level2[label]).mean()),
+        "top1_level_1": float((categories.groups[0][top1] == categories.groups[0][label]).mean()),
+        "top1_level_2": float((categories.groups[1][top1] == categories.groups[1][label]).mean()),
         "top1_level_3": float(correct.mean()),
         "error_tree_distance": float(
             tree_distance(top1, label, categories)[~correct].sum() / max((~correct).sum(), 1)

@@ -133,7 +133,7 @@ def build_stage(
         settings.label_smoothing,
         in_loss,
         (settings.level1_loss, settings.level2_loss),
-        (data.categories.level1, data.categories.level2),
+        (data.categories.groups[0], data.categories.groups[1]),
     )
     blocks = () if settings.trainable == "head" else blocks_of(backbone(config.model.backbone))
     optimizer = _optimizer(settings, num_steps, model, blocks)

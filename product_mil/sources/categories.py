@@ -1,4 +1,4 @@
-"""The classes and their tree of 3 levels, from the category file, sorted by category id."""
+"""The classes and their tree of 1 to 6 levels, from the category file, sorted by category id."""
 
 import csv
 import io
@@ -24,20 +24,25 @@ _ESCAPED = re.compile("[\0\udc80-\udcff]")  # bytes that are not UTF-8, or that 
 
 @dataclass(frozen=True, eq=False)
 class Categories:
-    """k classes in the order of their ids, and the group of each at the two upper levels.
+    """k classes in the order of their ids, with a name and a group for each at every level.
 
-    A group at level 2 is a pair of names (level 1, level 2), because names of level 2 recur under
-    several of level 1. Groups are numbered in the order of their first class.
+    Row 0 of `groups` belongs to level 1, the top of the tree. A group is a path of names from the
+    top down, because the same name may recur under several others. Groups are numbered in the order
+    of their first class. At the last level each class is a group of its own, whatever its name.
     """
 
     ids: Int64[np.ndarray, " k"]
-    names: tuple[tuple[str, str, str], ...]
-    level1: Int32[np.ndarray, " k"]
-    level2: Int32[np.ndarray, " k"]
+    names: tuple[tuple[str, ...], ...]
+    groups: Int32[np.ndarray, "levels k"]
 
-    def levels(self) -> tuple[int, int, int]:
-        """Number of groups at levels 1 and 2, and of classes."""
-        return int(self.level1.max()) + 1, int(self.level2.max()) + 1, len(self.ids)
+    @property
+    def depth(self) -> int:
+        """The number of levels."""
+        return len(self.groups)
+
+    def levels(self) -> tuple[int, ...]:
+        """The number of groups at each level; at the last, of classes."""
+        return tuple((self.groups.max(1) + 1).tolist())
 
     def class_of(self, category_ids: Int64[np.ndarray, " N"]) -> Int32[np.ndarray, " N"]:
         """Class index of each id; -1 where the id is unknown or `NO_CATEGORY`."""
@@ -167,15 +172,19 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
 
 def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:
     ordered = sorted(rows)
-    names = tuple((a, b, c) for _, (a, b, c) in ordered)
-    group1 = {name: i for i, name in enumerate(dict.fromkeys(name[:1] for name in names))}
-    group2 = {name: i for i, name in enumerate(dict.fromkeys(name[:2] for name in names))}
+    names = tuple(tuple(path) for _, path in ordered)
+    groups = [_numbered([path[:level] for path in names]) for level in range(1, len(names[0]))]
     return Categories(
         ids=np.array([category_id for category_id, _ in ordered], np.int64),
         names=names,
-        level1=np.array([group1[name[:1]] for name in names], np.int32),
-        level2=np.array([group2[name[:2]] for name in names], np.int32),
+        groups=np.array([*groups, range(len(names))], np.int32),
     )
+
+
+def _numbered(paths: list[tuple[str, ...]]) -> list[int]:
+    """The number of each path, counted in the order in which paths first appear."""
+    numbers = {path: number for number, path in enumerate(dict.fromkeys(paths))}
+    return [numbers[path] for path in paths]
 
 
 def path_of(categories: Categories, category_id: int) -> list[str]:

@@ -96,8 +96,8 @@ def test_metrics_against_scikit_learn(sample: SampleFiles, unknown: int) -> None
         "top1": accuracy_score(label, top1),
         "top5": top_k_accuracy_score(label, probabilities, k=5, labels=np.arange(k)),
         "nll": log_loss(label, probabilities, labels=np.arange(k)),
-        "top1_level_1": accuracy_score(categories.level1[label], categories.level1[top1]),
-        "top1_level_2": accuracy_score(categories.level2[label], categories.level2[top1]),
+        "top1_level_1": accuracy_score(categories.groups[0][label], categories.groups[0][top1]),
+        "top1_level_2": accuracy_score(categories.groups[1][label], categories.groups[1][top1]),
         "top1_level_3": accuracy_score(label, top1),
         "mean_class_accuracy": recall_score(label, top1, average="macro", labels=np.unique(label)),
     }

@@ -25,9 +25,9 @@ def read(tmp_path: Path, text: str, encoding: str = "utf-8") -> Categories:
 def assert_is_tree(categories: Categories) -> None:
     assert categories.ids.tolist() == [-5, 10, 20, 30]
     assert categories.names[2] == ("TOYS", "BALLS", "BALLS, BIG")
-    assert categories.level1.tolist() == [0, 1, 0, 0]
+    assert categories.groups[0].tolist() == [0, 1, 0, 0]
     # BOOKS/OTHER and TOYS/OTHER share a name and are two groups.
-    assert categories.level2.tolist() == [0, 1, 2, 0]
+    assert categories.groups[1].tolist() == [0, 1, 2, 0]
     assert categories.levels() == (2, 3, 4)
 
 
@@ -196,8 +196,8 @@ def test_without_a_file_the_ids_are_the_classes() -> None:
     categories = categories_from_ids(np.array([10, NO_CATEGORY, 9, 10]))
     assert categories.ids.tolist() == [9, 10]
     assert categories.names == (("9", "9", "9"), ("10", "10", "10"))
-    assert categories.level1.tolist() == categories.level2.tolist() == [0, 1]
-    assert Categories.from_json(categories.to_json()).level1.tolist() == [0, 1]
+    assert categories.groups[0].tolist() == categories.groups[1].tolist() == [0, 1]
+    assert Categories.from_json(categories.to_json()).groups[0].tolist() == [0, 1]
     with pytest.raises(UserError, match="no product has a category_id"):
         categories_from_ids(np.array([NO_CATEGORY]))
 

@@ -47,6 +47,6 @@ def groups_of(questions: Questions, categories: Categories) -> Groups:
 
 def _members(categories: Categories) -> Iterator[tuple[str, Int64[np.ndarray, " c"]]]:
     """The name and the class indices of each category of level 1."""
-    for group in range(int(categories.level1.max()) + 1):
-        members = np.flatnonzero(categories.level1 == group)
+    for group in range(int(categories.groups[0].max()) + 1):
+        members = np.flatnonzero(categories.groups[0] == group)
         yield categories.names[members[0]][0], members
