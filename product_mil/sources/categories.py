@@ -16,6 +16,7 @@ from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
 from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.lookup import rows_in_sorted
 
+MAX_LEVELS = 6
 _HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
 _MAX_LISTED_ERRORS = 10
 _MAX_SHOWN = 60  # characters of the first line
