@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,7 @@ from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.lookup import rows_in_sorted
 
 MAX_LEVELS = 6
-_HEADER = ("category_id", "category_level1", "category_level2", "category_level3")
+_COLUMNS = "category_id,category_level1,category_level2 and so on"
 _MAX_LISTED_ERRORS = 10
 _MAX_SHOWN = 60  # characters of the first line
 _ESCAPED = re.compile("[\0\udc80-\udcff]")  # bytes that are not UTF-8, or that come from UTF-16
@@ -61,10 +62,12 @@ class Categories:
 
 
 def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
-    """Read a CSV with the columns category_id, category_level1, _level2 and _level3, in UTF-8.
+    """Read a CSV in UTF-8 with the columns category_id and category_level1 to at most _level6.
 
-    Spaces around a name do not belong to it. If a list `skipped` is given, wrong rows are left out,
-    and what is wrong with each is added to that list.
+    The tree has as many levels as the file has columns of them. A row whose last levels are empty
+    repeats the name above them. A file of category_id alone is a tree of one level, in which each
+    id is its name. Spaces around a name do not belong to it. If a list `skipped` is given, wrong
+    rows are left out, and what is wrong with each is added to that list.
 
     Raises:
         UserError: rows are wrong; the message lists them all by line. Or there is no row.
@@ -86,17 +89,16 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
                 f"line {line}: a quote that begins here is closed on line {last_line}; close it on "
                 "its line, or double it where it belongs to a name"
             )
-        elif len(row) != 4:
+        elif not row:
             errors.append(f"line {line}: not as many fields as the header names; quote commas")
         elif _ESCAPED.search("".join(row)):
             errors.append(f"line {line}: not UTF-8; save the file as UTF-8")
         elif not NO_CATEGORY < category_id < 2**63:
             errors.append(f"line {line}: category_id {number!r} is not a 64-bit integer")
-        elif "" in row[1:]:
-            level = row.index("", 1)
+        elif level := _empty_level(row[1:]):
             errors.append(
-                f"line {line}: category_level{level} is empty; where the tree ends higher up, "
-                "repeat the name above"
+                f"line {line}: category_level{level} is empty; only the levels below the last "
+                "name may be, where the tree ends higher up"
             )
         elif category_id in rows:
             errors.append(f"line {line}: category_id {number} was on line {lines[category_id]}")
@@ -113,12 +115,12 @@ def read_categories(path: Path, skipped: list[str] | None = None) -> Categories:
         )
     if not rows:
         left = f"all {len(errors)} rows are left out, such as {errors[0]}; " if errors else ""
-        raise UserError(f"{path}: no categories; {left}expected lines of {','.join(_HEADER)}")
+        raise UserError(f"{path}: no categories; {left}expected lines of {_COLUMNS}")
     return _categories(rows.items())
 
 
 def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
-    """The distinct ids as the classes of a flat tree, in which each id is a group named by it.
+    """The distinct ids as the classes of a tree of one level, in which each id is its name.
 
     `NO_CATEGORY` is left out.
 
@@ -128,11 +130,11 @@ def categories_from_ids(ids: Int64[np.ndarray, " N"]) -> Categories:
     distinct = np.unique(ids[ids != NO_CATEGORY]).tolist()
     if not distinct:
         raise UserError("no product has a category_id; training needs labelled products")
-    return _categories((number, (str(number),) * 3) for number in distinct)
+    return _categories((number, ()) for number in distinct)
 
 
 def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
-    """The first line, last line and four fields, in the order of `_HEADER`, of each nonempty row.
+    """The first line, last line, and id and names from level 1 down, of each nonempty row.
 
     A row whose number of fields differs from the header's has an empty list. Fields are separated
     by commas, semicolons or tabs, as they are in the header.
@@ -145,7 +147,8 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
     line = 1  # the line on which the next row begins
     try:
         header = [name.strip() for name in next(reader, [])]
-        missing = [name for name in _HEADER if name not in header]
+        wanted = _wanted(header)
+        missing = [name for name in wanted if name not in header]
         if missing and _ESCAPED.search(text):
             perhaps = " (it looks like UTF-16)" * ("\0" in text)
             raise UserError(f"{path}:1: not UTF-8; save the file as UTF-8{perhaps}")
@@ -153,9 +156,14 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
             there = f"it is {heading[:_MAX_SHOWN]!r}" if heading else "it is empty"
             raise UserError(
                 f"{path}:1: no column {', '.join(missing)}; the first line names the columns "
-                f"{','.join(_HEADER)}, between commas, semicolons or tabs; {there}"
+                f"{_COLUMNS}, between commas, semicolons or tabs; {there}"
             )
-        columns = [header.index(name) for name in _HEADER]
+        if len(wanted) > 1 + MAX_LEVELS:
+            raise UserError(
+                f"{path}:1: a tree has at most {MAX_LEVELS} levels; leave out the columns from "
+                f"{wanted[1 + MAX_LEVELS]} on"
+            )
+        columns = [header.index(name) for name in wanted]
         line = reader.line_num + 1
         for row in reader:
             if row:
@@ -171,15 +179,35 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
         ) from None
 
 
+def _wanted(header: Sequence[str]) -> list[str]:
+    """The columns that a file with this header must have, in order: the id, and all levels."""
+    if list(header) == ["category_id"]:
+        return ["category_id"]
+    levels = (re.fullmatch("category_level([1-9][0-9]?)", name) for name in header)
+    deepest = max((int(found[1]) for found in levels if found), default=1)
+    return ["category_id", *(f"category_level{level}" for level in range(1, deepest + 1))]
+
+
+def _empty_level(names: Sequence[str]) -> int:
+    """The first level that has no name though it must have one; 0 if there is none."""
+    last = max((level for level, name in enumerate(names, 1) if name), default=1)
+    return next((level for level, name in enumerate(names[:last], 1) if not name), 0)
+
+
 def _categories(rows: Iterable[tuple[int, Sequence[str]]]) -> Categories:
+    """Classes in the order of their ids. Names left empty at the end repeat the last one."""
     ordered = sorted(rows)
-    names = tuple(tuple(path) for _, path in ordered)
+    names = tuple(tuple(accumulate(path, _or_above)) or (str(number),) for number, path in ordered)
     groups = [_numbered([path[:level] for path in names]) for level in range(1, len(names[0]))]
     return Categories(
         ids=np.array([category_id for category_id, _ in ordered], np.int64),
         names=names,
         groups=np.array([*groups, range(len(names))], np.int32),
     )
+
+
+def _or_above(above: str, name: str) -> str:
+    return name or above
 
 
 def _numbered(paths: list[tuple[str, ...]]) -> list[int]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
-from product_mil.config import Config, DataConfig
+from product_mil.config import Config, DataConfig, StageConfig
 from product_mil.errors import UserError
 from product_mil.runs.data import build_data
 
@@ -53,6 +53,33 @@ def test_one_product_and_one_too_few_for_the_fraction(tmp_path: Path) -> None:
     assert "config.data.valid_fraction=0.2 of 2 products is none" in message_for(tmp_path, two)
     data = DataConfig(train=write(tmp_path / "train.bson", two), valid_fraction=0.5)
     assert len(build_data(Config(data=data)).valid) == 1
+
+
+@pytest.mark.parametrize("depth", [0, 1, 2, 4, 6])
+def test_losses_at_levels_that_have_no_groups(tmp_path: Path, depth: int) -> None:
+    """Each tree has losses down to the level above its last one. 0: no file, one level of ids."""
+    levels = max(depth, 1)
+    spec, names, path = write(tmp_path / "train.bson", usual()), "", tmp_path / "names.csv"
+    if depth:
+        header = ["category_id", *(f"category_level{n}" for n in range(1, depth + 1))]
+        rows = [header, *([str(number), *"abcdef"[:depth]] for number in CATEGORIES)]
+        path.write_text("".join(",".join(row) + "\n" for row in rows))
+        names = str(path)
+    for level in range(1, 6):
+        weight: Any = {f"level{level}_loss": 0.5}
+        config = Config(
+            data=DataConfig(train=spec, categories=names), finetune=StageConfig(**weight)
+        )
+        if level < levels:
+            assert build_data(config).categories.depth == levels
+            continue
+        with pytest.raises(UserError) as error:
+            build_data(config)
+        assert str(error.value) == (
+            f"config.finetune.level{level}_loss=0.5: the category tree has {levels} "
+            f"level{'s' * (levels > 1)}, and the last one is the category itself, which has its "
+            "own loss"
+        )
 
 
 def test_too_few_products_drawn(tmp_path: Path) -> None:
