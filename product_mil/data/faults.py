@@ -14,7 +14,8 @@ from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, csv_with_header, is_former
 from product_mil.files.whole import write_text
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault, kind_of
+from product_mil.sources.catalogue import Catalogue, Fault, kind_of
+from product_mil.sources.ids import NO_CATEGORY
 
 COLUMNS = ImageFault._fields
 FAULTS = Kind("a list of faults", (".csv", ""), csv_with_header(COLUMNS))

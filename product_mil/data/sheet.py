@@ -17,8 +17,9 @@ from product_mil.data.duplicates import (
 )
 from product_mil.files.outputs import Kind
 from product_mil.files.whole import whole
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Place
+from product_mil.sources.catalogue import Catalogue, Place
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import NO_CATEGORY
 
 THUMBNAIL_PX = 120
 GAP_PX = 8

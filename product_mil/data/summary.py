@@ -10,7 +10,8 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.ids import NO_CATEGORY
 
 _MAX_SHOWN_FAULTS = 10
 

@@ -14,7 +14,7 @@ from product_mil.ensemble.rule_names import Rule
 from product_mil.ensemble.rules import FLOOR, combine
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import largest
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 
 
 def combine_files(

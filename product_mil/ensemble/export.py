@@ -34,9 +34,9 @@ from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.predict import predicted_as
-from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 from product_mil.sources.lookup import rows_of
+from product_mil.sources.opening import open_catalogue
 from product_mil.version import __version__
 
 _LOGGER = logging.getLogger(__name__)

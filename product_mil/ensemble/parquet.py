@@ -12,8 +12,8 @@ from jaxtyping import Float32, Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.inference.files import read_predictions
-from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import NO_CATEGORY
 
 _FACTS = ("product_id", "category_id", "num_images", "num_readable_images")
 _TOP = ("top_category_id", "top_probability", "remaining_probability")

@@ -13,7 +13,7 @@ from product_mil.devices.mesh import put_batch
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import Predicted
 from product_mil.progress import Progress
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 
 BATCHES_IN_FLIGHT = 2  # the host loads this many batches ahead of the devices
 

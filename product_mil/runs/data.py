@@ -25,10 +25,11 @@ from product_mil.runs.lacking import (
     refuse_unlabelled,
 )
 from product_mil.sources.bson.document import OTHER_CATEGORY
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.bson.names import dump_files
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault
+from product_mil.sources.catalogue import Catalogue, Fault
 from product_mil.sources.categories import Categories, categories_from_ids, read_categories
+from product_mil.sources.ids import NO_CATEGORY
+from product_mil.sources.opening import open_catalogue
 from product_mil.sources.sample.draw import ensure_sample
 
 

@@ -8,8 +8,9 @@ from product_mil.data.faults import first_fault
 from product_mil.data.products import Products
 from product_mil.errors import UserError
 from product_mil.sources.bson.document import NO_PICTURE, OTHER_CATEGORY
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import NO_CATEGORY
 
 MAX_SHOWN_CATEGORIES = 5
 _NO_IMAGES = ("no field imgs", "imgs is not an array", "imgs is empty", NO_PICTURE)

@@ -15,7 +15,7 @@ from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.trained import TrainedRun
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 
 
 def predict(

@@ -10,8 +10,8 @@ from jaxtyping import Int64
 from product_mil.config import AugmentConfig
 from product_mil.data.sheet import Book, Shown, draw, save
 from product_mil.errors import UserError
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import read_categories
+from product_mil.sources.opening import open_catalogue
 
 Which = Literal["random", "first", "bad", "identical"]
 

@@ -14,7 +14,7 @@ from jaxtyping import Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import CATEGORY_FILE, refuse_foreign
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 from product_mil.sources.lookup import rows_in_sorted
 
 MAX_LEVELS = 6

@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from product_mil.errors import UserError
-from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories, categories_from_ids, read_categories
+from product_mil.sources.ids import NO_CATEGORY
 
 HEADER = "category_id,category_level1,category_level2,category_level3\n"
 TREE = HEADER + (

@@ -11,9 +11,9 @@ from product_mil.errors import UserError
 from product_mil.inference.metrics import ProductScores, metrics_of, tree_metrics
 from product_mil.runs.evaluate import Evaluation
 from product_mil.runs.known_products import known_to_file
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import categories_from_ids
 from product_mil.sources.lookup import rows_of
+from product_mil.sources.opening import open_catalogue
 
 
 def evaluate_file(path: Path, spec: str) -> Evaluation:

@@ -18,8 +18,8 @@ from product_mil.ensemble.files import read_array
 from product_mil.errors import UserError
 from product_mil.files.foreign import SUBMISSION, refuse_foreign
 from product_mil.inference.files import matrix_files, read_description, read_predictions
-from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import NO_CATEGORY
 from product_mil.sources.lookup import rows_of
 
 _ROWS = 4096  # rows of a matrix that are read at once

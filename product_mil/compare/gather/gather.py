@@ -19,10 +19,11 @@ from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
 from product_mil.runs.lacking import refuse_other_categories
 from product_mil.runs.trained import open_run
-from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories, categories_from_ids
+from product_mil.sources.ids import NO_CATEGORY
 from product_mil.sources.lookup import rows_of
+from product_mil.sources.opening import open_catalogue
 
 
 @dataclass(frozen=True, eq=False)

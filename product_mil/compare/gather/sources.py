@@ -29,8 +29,9 @@ from product_mil.model.registry import head
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.runs.trained import TrainedRun, open_run
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import NO_CATEGORY
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
 _LOGGER = logging.getLogger(__name__)

@@ -4,7 +4,7 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 
 from product_mil.sources.bson.document import ARRAY, BINARY, DOCUMENT, INT32, INT64, OLD_BINARY
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 
 
 def _little(text: bytes) -> int:

@@ -27,7 +27,8 @@ from product_mil.sources.bson.recovery import (
     recover,
     swallows_a_record,
 )
-from product_mil.sources.catalogue import NO_CATEGORY, Fault
+from product_mil.sources.catalogue import Fault
+from product_mil.sources.ids import NO_CATEGORY
 
 _CHUNK_BYTES = 6 << 20  # parsed together
 _PIECE_BYTES = 512 << 10  # read together, so that records are still in cache when lengths are read

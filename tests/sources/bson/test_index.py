@@ -20,7 +20,8 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson import index_store, scan
 from product_mil.sources.bson.index import BsonCatalogue, build_or_load_index, open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY, Fault
+from product_mil.sources.catalogue import Fault
+from product_mil.sources.ids import NO_CATEGORY
 
 Product = dict[str, object]
 
@@ -646,7 +647,8 @@ MANY = """
 import resource, sys
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.cli.console import command
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault
+from product_mil.sources.ids import NO_CATEGORY
+from product_mil.sources.catalogue import Catalogue, Fault
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
 with command():
     print(open_catalogue(sys.argv[2]).num_products)

@@ -11,7 +11,7 @@ from bson import Int64
 
 from product_mil.sources.bson import recovery
 from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 
 NUM = 9
 Encoded = list[bytearray]
