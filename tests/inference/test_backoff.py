@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from product_mil.inference.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
+from product_mil.inference.backoff import LEVELS, BackOff, BackOffWriter, LevelCounts, calibrate
 from product_mil.inference.calibrate import (
     TEMPERATURES,
     calibrated,
@@ -124,6 +124,18 @@ def test_levels_of_trees_of_other_depths(
         lines = counts.table("title").splitlines()
         assert [line.split()[0] for line in lines[2:-1]] == [str(n) for n in range(depth, 0, -1)]
         assert lines[2].split()[1] == "(category)"
+
+
+def test_a_former_list_of_any_depth_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "levels.csv"
+    for names, is_former in (
+        (["category_level1"], True),
+        ([f"category_level{n}" for n in range(1, 7)], True),
+        ([f"category_level{n}" for n in range(1, 8)], False),
+        (["category_level2"], False),
+    ):
+        path.write_text(",".join(["_id", "level", "category_id", *names, "probability"]) + "\n")
+        assert LEVELS.is_former(path) == is_former
 
 
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
