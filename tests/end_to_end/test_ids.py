@@ -117,7 +117,8 @@ def test_files_of_predictions(exported: tuple[Path, Path]) -> None:
     ids = np.load(by_name / "all.ids.npy")
     assert ids.tolist() == names["product_id"]
     numbers, names = (
-        list(csv.reader((there / "s.csv.levels.csv").read_text().splitlines())) for there in exported
+        list(csv.reader((there / "s.csv.levels.csv").read_text().splitlines()))
+        for there in exported
     )
     assert [row[3:] for row in names] == [row[3:] for row in numbers]
 
@@ -136,7 +137,7 @@ def test_scores(numbered: Data, named: Data, capsys: pytest.CaptureFixture[str])
 def test_comparison_and_ensemble(
     numbered: Data, named: Data, exported: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    by_number, by_name = exported
+    by_name = exported[1]
     call_tool(
         "compare",
         *("--predictions", f"a={by_name}/p.parquet", f"b={by_name}/s.csv", f"c={by_name}/all.npy"),
