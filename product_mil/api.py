@@ -66,8 +66,10 @@ class ImagePrediction:
 class SureAnswer:
     """The category of a product, or the smallest group in the tree, that is sure enough."""
 
-    level: int  # 3: the category itself; 2 and 1: a group of categories; 0: no group is sure enough
-    category_id: Id | None  # at level 3
+    # The last level of the tree (3 of 3, say): the category itself; from there up to 1: a group of
+    # categories; 0: no group is sure enough.
+    level: int
+    category_id: Id | None  # at the last level
     names: tuple[str, ...]  # the path in the tree, from level 1 down to `level`
     probability: float  # calibrated: that the product belongs there
 
@@ -221,7 +223,7 @@ class Classifier:
         return BackOff(run.categories, min_confidence=min_confidence, temperature=run.temperature)
 
     @cached_property
-    def _node_names(self) -> list[list[tuple[str, str, str]]]:
+    def _node_names(self) -> list[list[tuple[str, ...]]]:
         return node_names(self._run.categories)
 
     def _sure(
@@ -230,11 +232,11 @@ class Classifier:
         if back_off is None:
             return [None] * len(block)
         answers = back_off.answers(_by_class(block), block.num_readable_images > 0)
-        ids = self._run.categories.ids
+        ids, depth = self._run.categories.ids, self._run.categories.depth
         return [
             SureAnswer(
                 level=level,
-                category_id=ids[node].item() if level == 3 else None,
+                category_id=ids[node].item() if level == depth else None,
                 names=tuple(dict.fromkeys(filter(None, self._node_names[level][node]))),
                 probability=probability,
             )

@@ -21,6 +21,7 @@ from product_mil.runs.lacking import (
     no_training_product,
     no_validation_product,
     one_category,
+    refuse_level_losses,
     refuse_unlabelled,
 )
 from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault
@@ -71,6 +72,7 @@ def build_data(config: Config) -> RunData:
         if categories_path
         else categories_from_ids(np.asarray(catalogue.category_id))
     )
+    refuse_level_losses(config, categories)
     dropped = drop_images(catalogue, data.drop_images_md5) if data.drop_images_md5 else None
     split = split_products(
         catalogue,

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from product_mil.config import STAGES, Config
 from product_mil.data.faults import first_fault
 from product_mil.data.products import Products
 from product_mil.errors import UserError
@@ -21,6 +22,19 @@ def refuse_other_categories(catalogue: Catalogue) -> None:
             f"{first_fault(catalogue, OTHER_CATEGORY)}; a category id is a whole number or text, "
             f"and those of {count} products are not: give each category a number or a name"
         )
+
+
+def refuse_level_losses(config: Config, categories: Categories) -> None:
+    """Raise `UserError` if a loss has a weight at a level without groups of categories."""
+    depth = categories.depth
+    for stage in STAGES:
+        for level, weight in enumerate(getattr(config, stage).level_losses, 1):
+            if weight and level >= depth:
+                levels = "1 level" if depth == 1 else f"{depth} levels"
+                raise UserError(
+                    f"config.{stage}.level{level}_loss={weight:g}: the category tree has {levels}, "
+                    "and the last one is the category itself, which has its own loss"
+                )
 
 
 def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training") -> None:

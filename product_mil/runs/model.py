@@ -62,7 +62,7 @@ def build_model(
 
 def levels_of(categories: Categories) -> Levels:
     """What `build_model` has to know of the tree."""
-    return categories.level1.tolist(), categories.level2.tolist()
+    return categories.groups.tolist()
 
 
 def log_prior_of(class_counts: Num[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

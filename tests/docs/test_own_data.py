@@ -16,6 +16,7 @@ import pytest
 
 from product_mil.__main__ import COMMANDS
 from product_mil.sources import mongo
+from product_mil.sources.categories import read_categories
 from product_mil.sources.opening import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT
@@ -117,3 +118,13 @@ def test_all_other_commands(tmp_path: Path) -> None:
     assert (tmp_path / "submission.csv").read_text().count("\n") == 11
     assert (tmp_path / "emb.npz").is_file()
     assert (tmp_path / "runs" / "live" / "run.json").is_file()
+
+
+def test_the_category_file(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```\n(category_id,.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    path = tmp_path / "names.csv"
+    path.write_text(text, "utf-8")
+    categories = read_categories(path)
+    assert categories.ids.tolist() == [7, 8, 12, 31]
+    assert categories.names[2] == ("Garden", "Plants", "Plants", "Plants")
+    assert categories.levels() == (2, 3, 3, 4)

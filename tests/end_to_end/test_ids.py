@@ -137,7 +137,7 @@ def test_scores(numbered: Data, named: Data, capsys: pytest.CaptureFixture[str])
 def test_comparison_and_ensemble(
     numbered: Data, named: Data, exported: tuple[Path, Path], tmp_path: Path
 ) -> None:
-    by_number, by_name = exported
+    by_name = exported[1]
     call_tool(
         "compare",
         *("--predictions", f"a={by_name}/p.parquet", f"b={by_name}/s.csv", f"c={by_name}/all.npy"),
@@ -145,7 +145,11 @@ def test_comparison_and_ensemble(
         *("--data", named.valid, "--output", tmp_path / "page"),
     )
     found = json.loads((tmp_path / "page" / "comparison.json").read_text())
-    print(json.dumps(found)[:1500])
+    scores = [found["runs"][name]["accuracy"] for name in ("a", "b", "c", "named")]
+    assert found["n"] == 24
+    assert len(set(scores)) == 1
+    page = (tmp_path / "page" / "index.html").read_text()
+    assert "küche, " in page
     call_tool(
         "ensemble",
         *("--predictions", by_name / "p.parquet", by_name / "all.npy", "--weights", "1,1"),

@@ -109,7 +109,7 @@ def select(
     of_a, of_b = a.guess == questions.category_id, b.guess == questions.category_id
     changed = np.flatnonzero(of_a != of_b)
     fixed = of_a[changed]
-    level1 = categories.level1[categories.class_of(questions.category_id[changed])]
+    level1 = categories.groups[0][categories.class_of(questions.category_id[changed])]
     count = np.zeros(len(changed), np.int32)
     if questions.num_images is not None:
         count = questions.num_images[changed]
