@@ -5,6 +5,7 @@ This module imports nothing slow, because processes that decode images start wit
 """
 
 import os
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -50,10 +51,22 @@ class ImageReader:
         """The bytes of one file."""
         path = os.path.join(self._directory, name)  # noqa: PTH118, bytes are faster
         try:
-            with open(path, "rb", buffering=0) as file:  # noqa: PTH123
-                if os.fstat(file.fileno()).st_size > _MAX_BYTES:
-                    return Unread(f"it has more than {_MAX_BYTES} bytes")
-                return file.read()
+            # A pipe, which might never give a byte, must not stop this.
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+            try:
+                return _read_open(descriptor)
+            finally:
+                os.close(descriptor)
         except OSError as error:
             refuse_too_many_open_files(error, Path(os.fsdecode(path)))
             return Unread(error.strerror or str(error))
+
+
+def _read_open(descriptor: int) -> bytes | Unread:
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        return Unread("it is no file, but a folder, a pipe or a device")
+    if status.st_size > _MAX_BYTES:
+        return Unread(f"it has more than {_MAX_BYTES} bytes")
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:  # noqa: PTH123
+        return file.read()

@@ -135,8 +135,8 @@ def test_names_that_cannot_be_ids_are_left_out(tmp_path: Path) -> None:
 
 def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     root = folder(tmp_path / "photos", PRODUCTS[:2])
-    folder(tmp_path / "elsewhere", PRODUCTS[2:])
-    (root / "2000").symlink_to(tmp_path / "elsewhere" / "2000")
+    folder(tmp_path / "other", PRODUCTS[2:])
+    (root / "2000").symlink_to(tmp_path / "other" / "2000")
     (root / "1000" / "again").symlink_to(root / "1000")
     (root / "1000" / "7" / "1.jpg").unlink()
     (root / "1000" / "7" / "1.jpg").symlink_to(tmp_path / "one.jpg")

@@ -161,6 +161,17 @@ def test_what_rows_lack(photos: Path) -> None:
     assert open_catalogue(photos / "b.csv").category_id.tolist() == [NO_CATEGORY]
 
 
+def test_paths_that_lead_to_no_image_file(photos: Path) -> None:
+    os.mkfifo(photos / "pipe.jpg")
+    rows = ["photos/1000/8/0.jpg", "pipe.jpg", "photos", "/dev/zero"]
+    text = "".join(f"{number},{name}\n" for number, name in enumerate(rows))
+    (photos / "a.csv").write_text("_id,image\n" + text)
+    found = open_catalogue(photos / "a.csv", progress=False)
+    nothing = Unread("it is no file, but a folder, a pipe or a device")
+    assert list(found.read(np.arange(4))) == [jpeg(3), nothing, nothing, nothing]
+    assert found.fault_counts == {"the file cannot be read here": 3}
+
+
 def test_a_product_without_bytes_keeps_its_place(tmp_path: Path) -> None:
     images = [[b"one", None, b""], None, []]
     pq.write_table(pa.table({"_id": ["a", "b", "c"], "images": images}), tmp_path / "a.parquet")
