@@ -68,5 +68,5 @@ def _read_open(descriptor: int) -> bytes | Unread:
         return Unread("it is no file, but a folder, a pipe or a device")
     if status.st_size > _MAX_BYTES:
         return Unread(f"it has more than {_MAX_BYTES} bytes")
-    with open(descriptor, "rb", buffering=0, closefd=False) as file:  # noqa: PTH123
+    with open(descriptor, "rb", buffering=0, closefd=False) as file:
         return file.read()

@@ -91,10 +91,10 @@ class _Cursor:
                 raise AutoReconnect("connection closed")
             sent += 1
             self._server.sent += 1
-            yield RawBSONDocument(bson.encode(_projected(document, self._wanted)))
+            yield RawBSONDocument(bson.encode(projected(document, self._wanted)))
 
 
-def _projected(document: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
+def projected(document: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
     """The document with these fields alone, also where a dot leads into those of a list."""
     inner: dict[str, list[str]] = {}
     for path in wanted:
@@ -105,7 +105,7 @@ def _projected(document: dict[str, Any], wanted: list[str]) -> dict[str, Any]:
         if name in inner:
             rests = [rest for rest in inner[name] if rest]
             if rests and isinstance(value, list):
-                found[name] = [_projected(one, rests) for one in value if isinstance(one, dict)]
+                found[name] = [projected(one, rests) for one in value if isinstance(one, dict)]
             else:
                 found[name] = value
     return found

@@ -1,4 +1,4 @@
-"""Against a server of our own making; the last test against a real one, where MONGODB_URI is."""
+"""Against servers of our own making; the last test against a real one, where MONGODB_URI is."""
 
 import logging
 import os
@@ -18,6 +18,7 @@ from product_mil.sources.mongo_address import parse
 from product_mil.sources.opening import check_sources, open_catalogue, source_files
 from tests.sources.fake_mongo import Server
 from tests.sources.of_products import PRODUCTS, Product, as_contents, contents, jpeg, record
+from tests.sources.wire_mongo import served
 
 ADDRESS = "mongodb://shop.example:27018/shop.products"
 
@@ -189,6 +190,23 @@ def test_a_copy_has_a_bound(server: Server, monkeypatch: pytest.MonkeyPatch) -> 
         opened()
     monkeypatch.delenv("PRODUCT_MIL_COPY_GB")
     assert opened() == as_contents()
+
+
+def test_pymongo_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Over a socket, with documents in several batches."""
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
+    made = Server(products=documents(PRODUCTS[::-1]))
+    with served(made) as hosts:
+        spec = f"mongodb://{hosts}/shop.products"
+        assert opened(spec) == as_contents()
+        assert made.asked["find"]["projection"] == {"_id": 1, "category_id": 1, "imgs.picture": 1}
+        more = Product(12, 1000, [jpeg(9)])
+        made.collections["products"] += documents([more])
+        assert opened(spec) == as_contents([*PRODUCTS, more])
+        assert made.asked["find"]["min"] == {"_id": 11}
+        monkeypatch.setattr(mongo, "_PAUSE_S", 0.0)
+    monkeypatch.setattr(mongo, "_TIMEOUT_MS", 100)
+    assert opened(spec) == as_contents([*PRODUCTS, more])  # the server is away now
 
 
 @pytest.mark.skipif("MONGODB_URI" not in os.environ, reason="needs a server in MONGODB_URI")
