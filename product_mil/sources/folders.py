@@ -201,10 +201,11 @@ def _depth(root: Path, found: _Found) -> int:
     """The number of folders between the root and its images."""
     depths = found.examples
     if not depths:
-        other = f", but {found.num_ignored:,} other files" if found.num_ignored else ""
-        raise UserError(
-            f"{root} has no image{other}; name a folder of {_LAYOUTS} ({', '.join(IMAGE_ENDINGS)})"
-        )
+        other = ""
+        if found.num_ignored:
+            other = f", but {found.num_ignored:,} other files, such as {found.ignored[0]}"
+        endings = ", ".join(sorted(IMAGE_ENDINGS))
+        raise UserError(f"{root} has no image{other}; name a folder of {_LAYOUTS} ({endings})")
     if len(depths) > 1:
         places = " and ".join(str(depths[depth]) for depth in sorted(depths)[:2])
         raise UserError(

@@ -1,3 +1,4 @@
+import errno
 import logging
 import os
 import pickle
@@ -7,7 +8,7 @@ import numpy as np
 import pytest
 
 from product_mil.errors import UserError
-from product_mil.sources import image_files
+from product_mil.sources import image_files, image_reader
 from product_mil.sources.catalogue import Unread
 from product_mil.sources.ids import NO_CATEGORY
 from product_mil.sources.opening import check_sources, open_catalogue, source_files
@@ -150,7 +151,7 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     ("images", "message"),
     [
         ([], r"photos has no image; name a folder of FOLDER/CATEGORY/PRODUCT/IMAGE\.jpg or"),
-        (["a.txt"], "photos has no image, but 1 other files; name a folder of"),
+        (["a.txt"], r"but 1 other files, such as \S*a\.txt; name a folder of"),
         (["1.jpg"], r"1\.jpg lies in the folder itself; images must lie as"),
         (["a/b/c/1.jpg"], r"1\.jpg lies too deep; images must lie as"),
         (["a/1.jpg", "a/b/2.jpg"], r"different depths, such as \S*a/1\.jpg and \S*a/b/2\.jpg; all"),
@@ -232,3 +233,36 @@ def test_another_process_opens_the_same(tmp_path: Path) -> None:
     reader = pickle.loads(pickle.dumps(found.reader()))
     addresses = pickle.loads(pickle.dumps(found.addresses(rows)))
     assert list(reader.read(addresses)) == [jpeg(1), jpeg(1)]
+
+
+def test_a_cache_that_cannot_be_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
+    root = folder(tmp_path / "photos")
+    found = open_catalogue(root, progress=False)
+    assert contents(found) == as_contents()
+    assert "sources cannot be written (Not a directory)" in caplog.text
+    again = open_catalogue(root, progress=False)
+    assert again.stored == found.stored  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **settings: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(np, "save", full)
+    with pytest.raises(
+        UserError, match=r"cannot write .*: No space left on device; free some spac"
+    ):
+        open_catalogue(folder(tmp_path / "photos"), progress=False)
+
+
+def test_a_file_that_is_too_large_for_an_image(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = folder(tmp_path / "photos")
+    monkeypatch.setattr(image_reader, "_MAX_BYTES", 10)
+    found = open_catalogue(root, progress=False)
+    assert list(found.read(np.array([0]))) == [Unread("it has more than 10 bytes")]

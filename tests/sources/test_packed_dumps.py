@@ -12,6 +12,7 @@ import bson
 import pytest
 
 from product_mil.errors import UserError
+from product_mil.sources import copies as copies_in_cache
 from product_mil.sources import packed_dumps
 from product_mil.sources.opening import check_sources, is_read_once, open_catalogue
 from tests.scripts import ROOT
@@ -178,3 +179,16 @@ def test_standard_input(tmp_path: Path) -> None:
     assert json.loads(done.stdout)["products"] == 4
     left = [path for path in (tmp_path / "cache").rglob("*") if path.is_file()]
     assert left == []
+
+
+def test_a_full_disk_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.bson.gz"
+    path.write_bytes(gzip.compress(b"".join(records())))
+    (tmp_path / "cache").mkdir()
+    (tmp_path / "cache" / "copies").write_text("a file, where the directory should be")
+    assert contents(open_catalogue(path, progress=False)) == as_contents()  # in a temporary one
+    monkeypatch.setattr(copies_in_cache, "_LEFT_BYTES", 1 << 62)
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "other"))
+    with pytest.raises(UserError, match=r"no room for its copy in \S*other/copies/"):
+        open_catalogue(path, progress=False)
+    assert not list((tmp_path / "other").rglob("*.bson"))
