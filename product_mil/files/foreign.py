@@ -36,12 +36,7 @@ class Kind(NamedTuple):
 _UNPACK = "unpack it and name the file inside"
 _AGAIN = "get the file again"
 BSON = Kind("a BSON dump of MongoDB", "bson")
-_ARCHIVE = Kind(
-    "a mongodump archive, which mixes several collections",
-    "archive",
-    "write one collection with mongodump --db=DB --collection=NAME --out=DIR (from the archive: "
-    "mongorestore --archive=FILE first) and name DIR/DB/NAME.bson",
-)
+_ARCHIVE = Kind("a mongodump archive", "archive")
 _GZIP = Kind("compressed by gzip", "gzip", _UNPACK)
 _BZIP2 = Kind("compressed by bzip2", "packed", _UNPACK)
 _TAR = Kind("a tar archive", "packed", _UNPACK)
