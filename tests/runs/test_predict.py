@@ -12,9 +12,9 @@ import product_mil
 from product_mil.compare.gather.evaluate import evaluate_file
 from product_mil.errors import UserError
 from product_mil.inference.backoff import calibrate
-from product_mil.inference.files import read_predictions
 from product_mil.inference.outputs import Outputs
 from product_mil.inference.stream import predict_products
+from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.evaluate import evaluate
 from product_mil.runs.predict import predict
 from product_mil.runs.trained import open_run
