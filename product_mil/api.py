@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
-from jaxtyping import Float32, Int64
+from jaxtyping import Float32
 
 from product_mil.data.embeddings import Embed, embed_images
 from product_mil.data.given import GivenImage, GivenProduct, checked_products, read_products
@@ -30,6 +30,7 @@ from product_mil.model.registry import backbone
 from product_mil.runs.embed import embed_function
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.categories import path_of
+from product_mil.sources.ids import Id, Ids
 from product_mil.sources.memory import catalogue_of
 
 __all__ = [
@@ -54,7 +55,7 @@ class ImagePrediction:
     """
 
     attention: float  # sums to 1 over the images of a product that were used
-    category_id: int | None  # the guess from this image alone
+    category_id: Id | None  # the guess from this image alone
     # What the image adds to the logit of the product's first category, where the model's logits are
     # a sum over images: together that logit minus the mean over all categories.
     contribution: float | None
@@ -65,8 +66,10 @@ class ImagePrediction:
 class SureAnswer:
     """The category of a product, or the smallest group in the tree, that is sure enough."""
 
-    level: int  # 3: the category itself; 2 and 1: a group of categories; 0: no group is sure enough
-    category_id: int | None  # at level 3
+    # The last level of the tree (3 of 3, say): the category itself; from there up to 1: a group of
+    # categories; 0: no group is sure enough.
+    level: int
+    category_id: Id | None  # at the last level
     names: tuple[str, ...]  # the path in the tree, from level 1 down to `level`
     probability: float  # calibrated: that the product belongs there
 
@@ -115,7 +118,7 @@ class Classifier:
         return f"<product_mil.Classifier {self.summary}>"
 
     @property
-    def category_ids(self) -> Int64[np.ndarray, " k"]:
+    def category_ids(self) -> Ids[np.ndarray, " k"]:
         """The ids of all categories, ascending: the columns of `predict_proba`."""
         return self._run.categories.ids.copy()
 
@@ -204,7 +207,7 @@ class Classifier:
             batches = run.call_batches(chosen)
             for block, faults in predict_products(chosen, batches, self._step, run.mesh):
                 for fault in faults:
-                    read.errors.setdefault((fault.product_id, fault.image_index), fault.reason)
+                    read.errors.setdefault((int(fault.product_id), fault.image_index), fault.reason)
                 yield _Answer(block, chosen, read.errors)
 
     def _back_off(self, min_confidence: float) -> BackOff:
@@ -220,7 +223,7 @@ class Classifier:
         return BackOff(run.categories, min_confidence=min_confidence, temperature=run.temperature)
 
     @cached_property
-    def _node_names(self) -> list[list[tuple[str, str, str]]]:
+    def _node_names(self) -> list[list[tuple[str, ...]]]:
         return node_names(self._run.categories)
 
     def _sure(
@@ -229,11 +232,11 @@ class Classifier:
         if back_off is None:
             return [None] * len(block)
         answers = back_off.answers(_by_class(block), block.num_readable_images > 0)
-        ids = self._run.categories.ids
+        ids, depth = self._run.categories.ids, self._run.categories.depth
         return [
             SureAnswer(
                 level=level,
-                category_id=int(ids[node]) if level == 3 else None,
+                category_id=ids[node].item() if level == depth else None,
                 names=tuple(dict.fromkeys(filter(None, self._node_names[level][node]))),
                 probability=probability,
             )
@@ -288,7 +291,7 @@ class _Answer(NamedTuple):
 
 
 def _used_images(
-    block: PredictionBlock, category_ids: Int64[np.ndarray, " k"]
+    block: PredictionBlock, category_ids: Ids[np.ndarray, " k"]
 ) -> dict[tuple[int, int], ImagePrediction]:
     """The images in a block, by product and image."""
     owner = np.repeat(block.product_id, block.num_readable_images).tolist()

@@ -21,7 +21,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator
-from datetime import date
+from datetime import UTC, date, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -144,14 +144,14 @@ DAMAGE: dict[str, Callable[[Record, Rng], Damaged]] = {
         bson.encode(r), bson.encode(r).index(b"\x030\0") + 3, b"\xff\xff\xff\x7f"
     ),
     "no _id": lambda r, rng: Damaged(bson.encode(_without(r, "_id")), has_row=False),
-    "_id is text": lambda r, rng: Damaged(bson.encode(r | {"_id": "text"}), has_row=False),
-    "category_id is text": lambda r, rng: Damaged(bson.encode(r | {"category_id": "12"})),
+    "_id is empty": lambda r, rng: Damaged(bson.encode(r | {"_id": ""}), has_row=False),
+    "category_id is data": lambda r, rng: Damaged(bson.encode(r | {"category_id": b"12"})),
     "unknown category": lambda r, rng: Damaged(  # no fault in an export
         bson.encode(r | {"category_id": 5}), listed=False
     ),
     "no imgs": lambda r, rng: Damaged(bson.encode(_without(r, "imgs"))),
-    "_id is an object id": lambda r, rng: Damaged(
-        bson.encode(r | {"_id": bson.ObjectId(rng.bytes(12))}), has_row=False
+    "_id is a date": lambda r, rng: Damaged(
+        bson.encode(r | {"_id": datetime(2024, 1, 1, tzinfo=UTC)}), has_row=False
     ),
     "category_id is an array": lambda r, rng: Damaged(bson.encode(r | {"category_id": [1]})),
     "imgs is text": lambda r, rng: Damaged(bson.encode(r | {"imgs": "none"})),

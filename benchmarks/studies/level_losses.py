@@ -65,7 +65,7 @@ def measured(trained: TrainedRun, test: str) -> list[float]:
     probabilities, label = predicted(trained, test)
     categories = trained.categories
     right, nll = [], []
-    for groups in (np.arange(len(categories.ids)), categories.level2, categories.level1):
+    for groups in (np.arange(len(categories.ids)), categories.groups[1], categories.groups[0]):
         member = groups[:, None] == np.unique(groups)  # k g
         summed = probabilities @ member
         true = np.searchsorted(np.unique(groups), groups[label])

@@ -11,7 +11,7 @@ from typing import Any
 from product_mil.cli.console import command
 from product_mil.cli.parser import CommandParser
 from product_mil.data.summary import summarise
-from product_mil.sources.bson.index import open_catalogue
+from product_mil.sources.opening import open_catalogue
 from product_mil.text import table
 
 

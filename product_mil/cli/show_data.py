@@ -28,6 +28,7 @@ from product_mil.data.sheet import SHEET
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
 from product_mil.runs.sheet import make_sheet
+from product_mil.sources.ids import ids_from_text
 
 # Of the numbers among the options.
 LIMITS = (
@@ -95,7 +96,7 @@ def main(argv: list[str] | None = None) -> None:
         categories_path=args.categories,
         which=args.which,
         num_products=args.products,
-        ids=_ids(args.ids) if args.ids else (),
+        ids=ids_from_text(args.ids.split(",")).tolist() if args.ids else (),
         seed=args.seed,
         image_size_px=args.image_size_px,
         augmented=args.augmented,
@@ -108,13 +109,6 @@ def main(argv: list[str] | None = None) -> None:
         + f"; {len(sheet.left_out)} rows of the category file left out"
         * bool(sheet.left_out)
     )
-
-
-def _ids(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError:
-        raise UserError(f"--ids {text}: give whole numbers with commas") from None
 
 
 def _ranges(args: argparse.Namespace) -> AugmentConfig:

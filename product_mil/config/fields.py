@@ -221,6 +221,9 @@ class StageConfig:
         0.0, "Weight of the loss of level-1 groups beside that of categories; 0: none.", ge=0
     )
     level2_loss: float = setting(0.0, "The same for level-2 groups.", ge=0)
+    level3_loss: float = setting(0.0, "The same for level-3 groups, of a deeper tree.", ge=0)
+    level4_loss: float = setting(0.0, "The same for level-4 groups.", ge=0)
+    level5_loss: float = setting(0.0, "The same for level-5 groups.", ge=0)
     ema_decay: float = setting(
         0.0, "Evaluate and keep an average of the parameters with this decay; 0: none.", ge=0, lt=1
     )
@@ -231,6 +234,17 @@ class StageConfig:
         0, "Stop after so many evaluations without a better valid/nll; 0: never.", ge=0
     )
     augment: AugmentConfig = field(default_factory=AugmentConfig)
+
+    @property
+    def level_losses(self) -> tuple[float, ...]:
+        """The weights of the losses of groups, from level 1 down."""
+        return (
+            self.level1_loss,
+            self.level2_loss,
+            self.level3_loss,
+            self.level4_loss,
+            self.level5_loss,
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, csv_with_header, is_former
 from product_mil.files.whole import write_text
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault, kind_of
+from product_mil.sources.catalogue import Catalogue, Fault, kind_of
+from product_mil.sources.ids import has_id
 
 COLUMNS = ImageFault._fields
 FAULTS = Kind("a list of faults", (".csv", ""), csv_with_header(COLUMNS))
@@ -172,17 +173,17 @@ def product_faults(products: Products, *, labelled: bool) -> Iterator[tuple[Path
     category_id = np.asarray(catalogue.category_id)[products.product_rows]
     most = products.max_images
     surplus = num_images > most
-    unknown = (products.labels < 0) & labelled
+    unknown, labels = (products.labels < 0) & labelled, has_id(category_id)
     for position in np.flatnonzero(surplus | unknown).tolist():
         product_row = int(products.product_rows[position])
         file, offset_bytes = catalogue.place_of_product(product_row)
-        path, where = Path(file), (offset_bytes, int(catalogue.product_id[product_row]))
+        path, where = Path(file), (offset_bytes, catalogue.product_id[product_row].item())
         if surplus[position]:
             count = num_images[position]
             reason = f"more than {most} images: {count}, of which the first {most} are used"
             yield path, Fault(*where, f"{reason}; see config.data.max_images")
         if unknown[position]:
             reason = f"unknown category: {category_id[position]} is not in the category file"
-            if category_id[position] == NO_CATEGORY:
+            if not labels[position]:
                 reason = "no category_id: not used to train or measure"
             yield path, Fault(*where, reason)

@@ -8,6 +8,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from product_mil.data.decode import is_remark
 from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.ids import Id
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ class ImageFault(NamedTuple):
 
     file: str
     offset_bytes: int
-    product_id: int
+    product_id: Id
     image_index: int
     reason: str
 
@@ -95,7 +96,7 @@ def image_fault(catalogue: Catalogue, image_row: int, reason: str) -> ImageFault
     product_row = int(np.searchsorted(catalogue.first_image, image_row, side="right")) - 1
     return ImageFault(
         *catalogue.place_of_image(image_row),
-        product_id=int(catalogue.product_id[product_row]),
+        product_id=catalogue.product_id[product_row].item(),
         image_index=image_row - int(catalogue.first_image[product_row]),
         reason=reason,
     )

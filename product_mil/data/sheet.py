@@ -17,8 +17,9 @@ from product_mil.data.duplicates import (
 )
 from product_mil.files.outputs import Kind
 from product_mil.files.whole import whole
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Place
+from product_mil.sources.catalogue import Catalogue, Place
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Id, has_id
 
 THUMBNAIL_PX = 120
 GAP_PX = 8
@@ -60,7 +61,7 @@ class Book:
         self._group[self._images] = np.repeat(np.arange(len(sizes)), sizes)
         self._group[self._images[np.repeat(sizes, sizes) == 1]] = -1
         self._sizes = sizes
-        self._faults: dict[int, list[str]] = {}
+        self._faults: dict[Id, list[str]] = {}
         self._lost: dict[Place, str] = {}  # reasons of images that their records lack
         for path, fault in catalogue.faults:
             if fault.image_index is not None:
@@ -79,7 +80,7 @@ class Book:
 
     def is_bad(self, product_row: int) -> bool:
         """Whether the record has a fault, or an image that cannot be read."""
-        if int(self.catalogue.product_id[product_row]) in self._faults:
+        if self.catalogue.product_id[product_row].item() in self._faults:
             return True
         return any(isinstance(self.pixels(image), str) for image in self.image_rows(product_row))
 
@@ -96,7 +97,7 @@ class Book:
         """Everything that the sheet draws for a product."""
         catalogue = self.catalogue
         images = self.image_rows(product_row)
-        lines = [f"product {int(catalogue.product_id[product_row])}", self._category(product_row)]
+        lines = [f"product {catalogue.product_id[product_row]}", self._category(product_row)]
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
         lines.append(
             f"{count}, record at byte {catalogue.place_of_product(product_row).offset_bytes}"
@@ -104,9 +105,8 @@ class Book:
         if len(images) > MAX_IMAGES:
             lines.append(f"the first {MAX_IMAGES} are shown")
             images = images[:MAX_IMAGES]
-        lines += [
-            f"! {reason}" for reason in self._faults.get(int(catalogue.product_id[product_row]), [])
-        ]
+        faults = self._faults.get(catalogue.product_id[product_row].item(), [])
+        lines += [f"! {reason}" for reason in faults]
         captions, frames = [], []
         for number, image in enumerate(images):
             others = self._others(image)
@@ -117,15 +117,15 @@ class Book:
         return Shown(lines, [self.pixels(image) for image in images], captions, frames)
 
     def _category(self, product_row: int) -> str:
-        number = int(self.catalogue.category_id[product_row])
-        if number == NO_CATEGORY:
+        category_id = self.catalogue.category_id[[product_row]]
+        if not has_id(category_id)[0]:
             return "no category"
         if self._categories is None:
-            return f"category {number}"
-        class_index = int(self._categories.class_of(np.array([number]))[0])
+            return f"category {category_id[0]}"
+        class_index = int(self._categories.class_of(category_id)[0])
         if class_index < 0:
-            return f"category {number}, not in the category file"
-        return f"{number}: {' > '.join(self._categories.names[class_index])}"
+            return f"category {category_id[0]}, not in the category file"
+        return f"{category_id[0]}: {' > '.join(self._categories.names[class_index])}"
 
     def _others(self, image_row: int) -> str:
         """A second line of the caption that says where an identical image is, or nothing."""
@@ -138,7 +138,7 @@ class Book:
         product_row = int(np.searchsorted(self.catalogue.first_image, other, side="right")) - 1
         index = other - int(self.catalogue.first_image[product_row])
         more = f" +{len(same) - 2}" if len(same) > 2 else ""
-        return f"\n= {int(self.catalogue.product_id[product_row])} #{index}{more}"
+        return f"\n= {self.catalogue.product_id[product_row]} #{index}{more}"
 
 
 def _is_sheet(path: Path) -> bool:

@@ -17,6 +17,7 @@ from product_mil.data.duplicates import (
     with_bytes,
 )
 from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.ids import Ids, numbers_of
 
 __all__ = ["Split", "drop_images", "shared_with", "split_products"]
 
@@ -105,7 +106,7 @@ def _link(
 def _choose(
     component: Int32[np.ndarray, " n"],
     key: UInt64[np.ndarray, " n"],
-    category: Int64[np.ndarray, " n"],
+    category: Ids[np.ndarray, " n"],
     target: int,
     seed: int,
 ) -> Bool[np.ndarray, " n"]:
@@ -163,10 +164,10 @@ def _fill(
 
 
 def _keyed_hash(
-    numbers: Int64[np.ndarray, " N"], seed: int, purpose: int = 0
+    ids: Ids[np.ndarray, " N"], seed: int, purpose: int = 0
 ) -> UInt64[np.ndarray, " N"]:
-    """64 random bits for each number, by splitmix64 (Steele, Lea and Flood 2014) with two keys."""
-    bits = np.asarray(numbers, np.int64).view(np.uint64)
+    """64 random bits for each id, by splitmix64 (Steele, Lea and Flood 2014) with two keys."""
+    bits = numbers_of(ids)
     for key in (seed, purpose):
         bits = bits + np.uint64((key + 1) * 0x9E3779B97F4A7C15 % 2**64)
         bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)

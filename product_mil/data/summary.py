@@ -10,7 +10,8 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.ids import has_id
 
 _MAX_SHOWN_FAULTS = 10
 
@@ -18,7 +19,7 @@ _MAX_SHOWN_FAULTS = 10
 def summarise(catalogue: Catalogue) -> dict[str, Any]:
     """Counts of products, images, categories and faults, as plain JSON values."""
     sizes, products = np.unique(catalogue.num_images, return_counts=True)
-    category_id = catalogue.category_id[catalogue.category_id != NO_CATEGORY]
+    category_id = catalogue.category_id[has_id(catalogue.category_id)]
     whole = with_bytes(catalogue)
     groups = group_images(hashes_of(catalogue)[whole], product_of_images(catalogue)[whole])
     return {

@@ -14,7 +14,7 @@ from product_mil.ensemble.rule_names import Rule
 from product_mil.ensemble.rules import FLOOR, combine
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import largest
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import has_id
 
 
 def combine_files(
@@ -54,7 +54,7 @@ def combine_files(
         yield PredictionBlock(
             product_id=aligned.product_id[chosen],
             category_id=category,
-            has_category=category != NO_CATEGORY,
+            has_category=has_id(category),
             log_prob_true=np.where(label >= 0, true, np.float32(np.nan)),
             num_images=facts.num_images[chosen],
             num_readable_images=facts.num_readable_images[chosen],

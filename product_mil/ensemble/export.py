@@ -34,9 +34,9 @@ from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.predict import predicted_as
-from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import no_ids
 from product_mil.sources.lookup import rows_of
+from product_mil.sources.opening import open_catalogue
 from product_mil.version import __version__
 
 _LOGGER = logging.getLogger(__name__)
@@ -218,7 +218,7 @@ def _facts(aligned: AlignedMembers, spec: str | None, flag: str, *, needed: bool
                 f"their number of images: give {flag}"
             )
         zeros = np.zeros(len(ids), np.int32)
-        return facts or ProductFacts(np.full(len(ids), NO_CATEGORY), zeros, zeros + 1)
+        return facts or ProductFacts(no_ids(len(ids)), zeros, zeros + 1)
     catalogue = open_catalogue(spec)
     rows = catalogue.first_records()
     found = rows_of(np.asarray(catalogue.product_id)[rows], ids)

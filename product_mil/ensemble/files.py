@@ -18,6 +18,7 @@ from product_mil.files.outputs import Kind, beside, csv_with_header
 from product_mil.files.whole import write_text
 from product_mil.inference.files import matrix_files, read_description
 from product_mil.sources.categories import Categories, categories_from_ids
+from product_mil.sources.ids import Ids, alike, is_text
 from product_mil.sources.lookup import rows_of
 
 MISSING_COLUMNS = ("member", "missing", "id")
@@ -88,7 +89,7 @@ class AlignedMembers:
     categories: Categories
 
     @property
-    def product_id(self) -> Int64[np.ndarray, " N"]:
+    def product_id(self) -> Ids[np.ndarray, " N"]:
         """The ids of the products, in the order of all blocks."""
         return self.members[0].product_id
 
@@ -176,20 +177,22 @@ def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
         if isinstance(member, ParquetMember) and (np.diff(there) != 1).any():
             member.hold()
     known = [member.categories for member in members if member.categories is not None]
+    categories = known[0] if known else categories_from_ids(members[0].class_ids)
     return AlignedMembers(
         members=list(members),
         places=places,
-        columns=[np.argsort(member.class_ids, kind="stable") for member in members],
-        categories=known[0] if known else categories_from_ids(members[0].class_ids),
+        columns=[rows_of(member.class_ids, categories.ids) for member in members],
+        categories=categories,
     )
 
 
 def refuse_missing(
-    what: str, names: Sequence[str], ids: Sequence[Int64[np.ndarray, " _"]], listing: Path
+    what: str, names: Sequence[str], ids: Sequence[Ids[np.ndarray, " _"]], listing: Path
 ) -> None:
     """Refuse members that lack ids which others have. A long list of ids is written as CSV."""
     if all(np.array_equal(found, ids[0]) for found in ids[1:]):
         return
+    ids = alike(*ids)
     union = np.unique(np.concatenate(ids))
     missing = {name: np.setdiff1d(union, found) for name, found in zip(names, ids, strict=True)}
     missing = {name: lost for name, lost in missing.items() if len(lost)}
@@ -215,11 +218,13 @@ def refuse_missing(
     )
 
 
-def _ids(path: Path) -> Int64[np.ndarray, " _"]:
+def _ids(path: Path) -> Ids[np.ndarray, " _"]:
     ids = np.asarray(read_array(path))
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise UserError(f"{path} is {ids.dtype} {ids.shape}; expected a column of whole numbers")
-    return ids.astype(np.int64)
+    if ids.ndim != 1 or ids.dtype.kind not in "iuU":
+        raise UserError(
+            f"{path} is {ids.dtype} {ids.shape}; expected a column of whole numbers or of text"
+        )
+    return ids if is_text(ids) else ids.astype(np.int64)
 
 
 def read_array(path: Path) -> np.ndarray:

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
 from product_mil.errors import UserError
-from product_mil.inference.files import read_predictions
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.inference.files import ids_in, read_predictions
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Ids
 
 _FACTS = ("product_id", "category_id", "num_images", "num_readable_images")
 _TOP = ("top_category_id", "top_probability", "remaining_probability")
@@ -25,7 +25,7 @@ _BUFFER_BYTES = 65_536  # of each column
 class ProductFacts:
     """What is known about products besides probabilities."""
 
-    category_id: Int64[np.ndarray, " N"]  # `NO_CATEGORY` where unlabelled
+    category_id: Ids[np.ndarray, " N"]  # no id where unlabelled
     num_images: Int32[np.ndarray, " N"]
     num_readable_images: Int32[np.ndarray, " N"]
 
@@ -58,10 +58,9 @@ class ParquetMember:
         file = read_predictions(path, _FACTS)
         self.categories = Categories.from_json(file.categories_json)
         self.class_ids = self.categories.ids
-        self.product_id = file.column("product_id")
-        category = file.table.column("category_id").combine_chunks()
+        self.product_id = file.ids("product_id")
         self.facts = ProductFacts(
-            category.fill_null(NO_CATEGORY).to_numpy(),
+            file.ids("category_id"),
             file.column("num_images"),
             file.column("num_readable_images"),
         )
@@ -111,7 +110,7 @@ class ParquetMember:
             ):
                 for batch in file.iter_batches(_BATCH_ROWS, columns=list(_TOP)):
                     ids, probability, remaining = (batch.column(name) for name in _TOP)
-                    top = self.categories.class_of(ids.flatten().to_numpy())
+                    top = self.categories.class_of(ids_in(ids.flatten()))
                     if (top < 0).any():
                         raise UserError(
                             f"{self.path} holds category ids that are not among its own; export "

@@ -109,7 +109,7 @@ DUMP = Wanted("BSON dump of MongoDB", frozenset({"bson"}), "name a .bson file wr
 CATEGORY_FILE = Wanted(
     "CSV file of categories",
     frozenset({"table", "text", "utf-16", "empty"}),  # the reader's own messages say more of these
-    "name the CSV whose columns are category_id,category_level1,category_level2,category_level3",
+    "name the CSV whose columns are category_id,category_level1,category_level2 and so on",
 )
 CLASS_FILE = CATEGORY_FILE._replace(
     what="CSV file of classes", advice="name the CSV whose columns are category_id,imagenet_class"

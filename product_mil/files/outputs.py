@@ -161,19 +161,19 @@ def is_former(path: Path, kind: Kind) -> bool:
         return False
 
 
-def csv_with_header(columns: Sequence[str], *, marked: bool = False) -> Callable[[Path], bool]:
-    """A test whether a file (compressed if its name ends in .gz) begins with exactly this header.
+def csv_with_header(*headers: Sequence[str], marked: bool = False) -> Callable[[Path], bool]:
+    """A test whether a file (compressed if its name ends in .gz) begins with one of these headers.
 
     `marked` also asks for the mark that `Draft.publish` leaves, where the file system can keep it,
     since other programs write files with the same header.
     """
-    header = (",".join(columns) + "\n").encode()
+    lines = tuple((",".join(columns) + "\n").encode() for columns in headers)
 
     def has_header(path: Path) -> bool:
         if marked and not _may_be_marked(path):
             return False
         with gzip.open(path) if path.name.lower().endswith(".gz") else path.open("rb") as file:
-            return file.read(_HEAD_BYTES).replace(b"\r\n", b"\n").startswith(header)
+            return file.read(_HEAD_BYTES).replace(b"\r\n", b"\n").startswith(lines)
 
     return has_header
 

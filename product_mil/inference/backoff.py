@@ -24,23 +24,25 @@ from product_mil.inference.calibrate import (
     fit_temperature,
 )
 from product_mil.inference.predictions import PredictionBlock
-from product_mil.sources.categories import Categories
+from product_mil.sources.categories import MAX_LEVELS, Categories
 from product_mil.text import table
 
-HEADER = (
-    "_id",
-    "level",
-    "category_id",
-    "category_level1",
-    "category_level2",
-    "category_level3",
-    "probability",
-)
-LEVELS = Kind("a list of categories by level", (".csv",), csv_with_header(HEADER))
+
+def columns_of(depth: int) -> tuple[str, ...]:
+    """The columns of the list by level, for a tree of so many levels."""
+    levels = (f"category_level{level}" for level in range(1, depth + 1))
+    return ("_id", "level", "category_id", *levels, "probability")
+
+
+_COLUMNS = [columns_of(depth) for depth in range(1, MAX_LEVELS + 1)]
+LEVELS = Kind("a list of categories by level", (".csv",), csv_with_header(*_COLUMNS))
 
 
 class Answers(NamedTuple):
-    """One answer for each product: level 3 is a class, 2 and 1 are groups, 0 is the whole tree."""
+    """One answer for each product, at a level of a tree of L levels.
+
+    Level L is a class, those from L - 1 to 1 are groups, and 0 is the whole tree.
+    """
 
     level: Int32[np.ndarray, " b"]
     node: Int64[np.ndarray, " b"]  # class index, or number of the group at that level; 0 at 0
@@ -55,15 +57,7 @@ class BackOff:
     ) -> None:
         self.categories, self.min_confidence = categories, min_confidence
         self.temperature = temperature
-        self._labels = (
-            categories.level1,
-            categories.level2,
-            np.arange(len(categories.ids), dtype=np.int32),
-        )
-        self._groups = {
-            level: _membership(groups)
-            for level, groups in ((2, categories.level2), (1, categories.level1))
-        }
+        self._groups = [_membership(groups) for groups in categories.groups[:-1]]
 
     def answers(
         self, probabilities: Float32[np.ndarray, "b k"], seen: Bool[np.ndarray, " b"]
@@ -76,11 +70,8 @@ class BackOff:
         level = np.zeros(len(of_class), np.int32)
         node = np.zeros(len(of_class), np.int64)
         probability = np.ones(len(of_class))
-        for number, sums in (
-            (1, of_class @ self._groups[1]),
-            (2, of_class @ self._groups[2]),
-            (3, of_class),
-        ):
+        by_level = (*(of_class @ groups for groups in self._groups), of_class)
+        for number, sums in enumerate(by_level, 1):
             best, largest = sums.argmax(1), sums.max(1)
             sure = largest >= self.min_confidence
             level[sure], node[sure], probability[sure] = number, best[sure], largest[sure]
@@ -88,7 +79,7 @@ class BackOff:
 
     def right(self, answers: Answers, label: Int32[np.ndarray, " b"]) -> Bool[np.ndarray, " b"]:
         """Whether the class of each product belongs to the node of its answer."""
-        true = np.stack([np.zeros_like(label), *(groups[label] for groups in self._labels)])
+        true = np.vstack([np.zeros_like(label), self.categories.groups[:, label]])
         return true[answers.level, np.arange(len(label))] == answers.node
 
 
@@ -100,27 +91,33 @@ def _membership(groups: Int32[np.ndarray, " k"]) -> csr_array:
 
 
 class LevelCounts:
-    """The numbers of products, labelled products and right answers at each level."""
+    """The numbers of products, labelled products and right answers at each level, from 0 on."""
 
-    def __init__(self) -> None:
-        self.products = np.zeros(4, np.int64)
-        self.labelled = np.zeros(4, np.int64)
-        self.right = np.zeros(4, np.int64)
+    def __init__(self, depth: int) -> None:
+        self.products = np.zeros(depth + 1, np.int64)
+        self.labelled = np.zeros(depth + 1, np.int64)
+        self.right = np.zeros(depth + 1, np.int64)
 
     def add(self, back_off: BackOff, answers: Answers, label: Int32[np.ndarray, " b"]) -> None:
         """Count answers. A label of -1 is unknown."""
-        self.products += np.bincount(answers.level, minlength=4)
+        self.products += self._count(answers.level)
         known = label >= 0
         chosen = Answers(*(values[known] for values in answers))
-        self.labelled += np.bincount(chosen.level, minlength=4)
+        self.labelled += self._count(chosen.level)
         right = back_off.right(chosen, label[known])
-        self.right += np.bincount(chosen.level[right], minlength=4)
+        self.right += self._count(chosen.level[right])
+
+    def _count(self, level: Int32[np.ndarray, " b"]) -> Int64[np.ndarray, " levels"]:
+        return np.bincount(level, minlength=len(self.products))
 
     def table(self, title: str) -> str:
         """A table of coverage and precision by level, deepest first, with sums from there on."""
         total = max(int(self.products.sum()), 1)
         rows = [("  level", "products", "coverage", "precision", "  down to here: both")]
-        for level, name in ((3, "3 (category)"), (2, "2"), (1, "1"), (0, "none sure enough")):
+        depth = len(self.products) - 1
+        names = {0: "none sure enough", depth: f"{depth} (category)"}
+        for level in range(depth, -1, -1):
+            name = names.get(level, str(level))
             own, above = int(self.products[level]), self.products[level:].sum() / total
             precision = _share(self.right[level], self.labelled[level])
             so_far = _share(self.right[level:].sum(), self.labelled[level:].sum())
@@ -175,7 +172,7 @@ def calibrated_back_off(
     """Predictions that back off, calibrated on these blocks; their accuracy there is logged."""
     found = calibrate(blocks, categories)
     back_off = BackOff(categories, min_confidence=min_confidence, temperature=found.temperature)
-    counts, seen = LevelCounts(), np.ones(len(found.label), bool)
+    counts, seen = LevelCounts(categories.depth), np.ones(len(found.label), bool)
     counts.add(back_off, back_off.answers(found.probabilities, seen), found.label)
     title = (
         f"{len(found.label)} validation products, at least {min_confidence:g} sure at "
@@ -192,10 +189,11 @@ class BackOffWriter:
         """Open the file; raises OSError if it cannot be made."""
         draft = Draft(path, LEVELS)
         self.drafts = [draft]
-        self.counts = LevelCounts()
+        depth = back_off.categories.depth
+        self.counts = LevelCounts(depth)
         self._back_off = back_off
         self._file = draft.file
-        self._file.write((",".join(HEADER) + "\n").encode())
+        self._file.write((",".join(columns_of(depth)) + "\n").encode())
         self._names = node_names(back_off.categories)
 
     def write(self, block: PredictionBlock) -> None:
@@ -208,7 +206,7 @@ class BackOffWriter:
         rows = csv.writer(text, lineterminator="\n")
         columns = (values.tolist() for values in (block.product_id, *answers))
         for product_id, level, node, probability in zip(*columns, strict=True):
-            category = int(categories.ids[node]) if level == 3 else ""
+            category = categories.ids[node] if level == categories.depth else ""
             names = self._names[level][node]
             rows.writerow([product_id, level, category, *names, f"{probability:.6f}"])
         self._file.write(text.getvalue().encode())
@@ -217,16 +215,15 @@ class BackOffWriter:
         """Nothing is left to write."""
 
 
-def node_names(categories: Categories) -> list[list[tuple[str, str, str]]]:
+def node_names(categories: Categories) -> list[list[tuple[str, ...]]]:
     """The names of the nodes of each level, from the root to the classes.
 
-    A node has three names; those of levels below it are empty.
+    A node has a name for each level of the tree; those of levels below it are empty.
     """
-    level1 = {
-        int(g): (n[0], "", "") for g, n in zip(categories.level1, categories.names, strict=True)
-    }
-    level2 = {
-        int(g): (n[0], n[1], "") for g, n in zip(categories.level2, categories.names, strict=True)
-    }
-    groups = [[found[g] for g in range(len(found))] for found in (level1, level2)]
-    return [[("", "", "")], *groups, list(categories.names)]
+    found = []
+    root = np.zeros_like(categories.groups[:1])
+    for level, groups in enumerate(np.vstack([root, categories.groups])):
+        _, first = np.unique(groups, return_index=True)
+        below = ("",) * (categories.depth - level)
+        found.append([categories.names[k][:level] + below for k in first.tolist()])
+    return found

@@ -4,19 +4,20 @@ Files have category ids, never class indices. Every file with probabilities also
 classes and a description of the run.
 """
 
+import csv
 import gzip
+import io
 import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from jaxtyping import Int64
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import PARQUET_PREDICTIONS, refuse_foreign
@@ -24,6 +25,7 @@ from product_mil.files.formats import refuse_unknown_format
 from product_mil.files.outputs import Kind, csv_with_header
 from product_mil.files.whole import Draft, to_json
 from product_mil.inference.predictions import PredictionBlock
+from product_mil.sources.ids import NO_CATEGORY, Ids, is_text
 from product_mil.version import __version__
 
 FORMAT = "1"
@@ -35,7 +37,7 @@ ROWS_PER_GROUP = 32_768  # rows of the Parquet file that are collected in memory
 class SubmissionWriter:
     """Writes a CSV with a row `_id,category_id` for each product, compressed if named .gz."""
 
-    def __init__(self, path: Path, class_ids: Int64[np.ndarray, " k"]) -> None:
+    def __init__(self, path: Path, class_ids: Ids[np.ndarray, " k"]) -> None:
         """Open the file; raises OSError if it cannot be made."""
         draft = Draft(path, SUBMISSION)
         self.drafts = [draft]
@@ -49,8 +51,10 @@ class SubmissionWriter:
     def write(self, block: PredictionBlock) -> None:
         """Append a block."""
         guesses = self._class_ids[block.top_class[:, 0]]
-        rows = map("{},{}\n".format, block.product_id.tolist(), guesses.tolist())
-        self._stream.write("".join(rows).encode())
+        rows = zip(block.product_id.tolist(), guesses.tolist(), strict=True)
+        text = io.StringIO(newline="")
+        csv.writer(text, lineterminator="\n").writerows(rows)
+        self._stream.write(text.getvalue().encode())
 
     def close(self) -> None:
         """Finish the file."""
@@ -64,9 +68,8 @@ class ParquetWriter:
     def __init__(
         self,
         path: Path,
-        class_ids: Int64[np.ndarray, " k"],
+        class_ids: Ids[np.ndarray, " k"],
         *,
-        topk: int,
         categories_json: str,
         run: Mapping[str, Any],
     ) -> None:
@@ -78,21 +81,19 @@ class ParquetWriter:
         draft = Draft(path, TOP_CLASSES)
         self.drafts = [draft]
         self._class_ids = class_ids
-        self._schema = _schema(topk).with_metadata(
-            {
-                "product_mil.format": FORMAT,
-                "product_mil.version": __version__,
-                "product_mil.categories": categories_json,
-                "product_mil.run": to_json(dict(run), indent=None),
-            }
-        )
-        self._writer = pq.ParquetWriter(draft.file, self._schema, compression="zstd")
+        self._metadata = {
+            "product_mil.format": FORMAT,
+            "product_mil.version": __version__,
+            "product_mil.categories": categories_json,
+            "product_mil.run": to_json(dict(run), indent=None),
+        }
+        self._writer: pq.ParquetWriter | None = None  # once a block has come
         self._waiting: list[pa.RecordBatch] = []
         self._rows_waiting = 0
 
     def write(self, block: PredictionBlock) -> None:
         """Append a block."""
-        batch = _record_batch(block, self._class_ids, self._schema)
+        batch = _record_batch(block, self._class_ids)
         # Copy it into Arrow's memory: small NumPy arrays that stay between the large ones of
         # batches would fragment the heap.
         self._waiting.append(batch.take(np.arange(len(block))))
@@ -101,40 +102,47 @@ class ParquetWriter:
             self._flush()
 
     def _flush(self) -> None:
-        table = pa.Table.from_batches(self._waiting, self._schema)
+        table = pa.Table.from_batches(self._waiting)
         self._waiting, self._rows_waiting = [], 0
+        if self._writer is None:
+            schema = table.schema.with_metadata(self._metadata)
+            self._writer = pq.ParquetWriter(self.drafts[0].file, schema, compression="zstd")
         self._writer.write_table(table, row_group_size=2 * ROWS_PER_GROUP)
 
     def close(self) -> None:
         """Finish the file."""
         if self._waiting:
             self._flush()
-        self._writer.close()
+        if self._writer is not None:
+            self._writer.close()
 
 
-def _schema(topk: int) -> pa.Schema:
+def _schema(block: PredictionBlock, class_ids: Ids[np.ndarray, " k"]) -> pa.Schema:
+    product_id, category_id, class_id = (
+        pa.string() if is_text(ids) else pa.int64()
+        for ids in (block.product_id, block.category_id, class_ids)
+    )
+    topk = block.top_class.shape[1]
     return pa.schema(
         [
-            pa.field("product_id", pa.int64(), nullable=False),
-            ("category_id", pa.int64()),  # the true one, where the record has one
+            pa.field("product_id", product_id, nullable=False),
+            ("category_id", category_id),  # the true one, where the record has one
             ("log_prob_true", pa.float32()),  # null where the true category is not a class
             pa.field("num_images", pa.int32(), nullable=False),
             pa.field("num_readable_images", pa.int32(), nullable=False),
-            ("top_category_id", pa.list_(pa.int64(), topk)),
+            ("top_category_id", pa.list_(class_id, topk)),
             ("top_probability", pa.list_(pa.float32(), topk)),
             pa.field("remaining_probability", pa.float32(), nullable=False),
             ("image_index", pa.list_(pa.int32())),  # of the readable images, as are these:
             ("image_attention", pa.list_(pa.float32())),
-            ("image_category_id", pa.list_(pa.int64())),
+            ("image_category_id", pa.list_(class_id)),
             # To the logit of the first category; null if the logits are not a sum over images.
             (CONTRIBUTION, _CONTRIBUTION_TYPE),
         ]
     )
 
 
-def _record_batch(
-    block: PredictionBlock, class_ids: Int64[np.ndarray, " k"], schema: pa.Schema
-) -> pa.RecordBatch:
+def _record_batch(block: PredictionBlock, class_ids: Ids[np.ndarray, " k"]) -> pa.RecordBatch:
     topk = block.top_class.shape[1]
     # A block that comes from files has no images, so its lists are empty.
     listed = block.num_readable_images if len(block.image_index) else 0 * block.num_readable_images
@@ -168,7 +176,7 @@ def _record_batch(
             of_images(class_ids[block.image_top_class]),
             of_contributions,
         ],
-        schema=schema,
+        schema=_schema(block, class_ids),
     )
 
 
@@ -182,7 +190,7 @@ class MatrixWriter:
     def __init__(
         self,
         path: Path,
-        class_ids: Int64[np.ndarray, " k"],
+        class_ids: Ids[np.ndarray, " k"],
         num_products: int,
         *,
         categories_json: str,
@@ -206,18 +214,14 @@ class MatrixWriter:
                 "--probabilities, which keeps the most probable ones"
             )
         self.drafts: list[Draft] = []
+        self._num_products = num_products
         try:
             for file in (ids, columns, about, matrix):
                 self.drafts.append(Draft(file, matrix_kind(path)))
             self._ids, category_ids, description, self._matrix = (d.file for d in self.drafts)
-            for stream, shape, kind in (
-                (self._matrix, (num_products, len(class_ids)), "<f4"),
-                (self._ids, (num_products,), "<i8"),
-                (category_ids, class_ids.shape, "<i8"),
-            ):
-                header = {"descr": kind, "fortran_order": False, "shape": shape}
-                np.lib.format.write_array_header_1_0(stream, header)
-            category_ids.write(class_ids.astype("<i8").tobytes())
+            _write_header(self._matrix, (num_products, len(class_ids)), "<f4")
+            _write_header(category_ids, class_ids.shape, class_ids.dtype.str)
+            category_ids.write(class_ids.tobytes())
             said = {"format": FORMAT, "categories": json.loads(categories_json), "run": dict(run)}
             description.write((to_json(said, indent=None) + "\n").encode())
         except OSError:
@@ -228,11 +232,18 @@ class MatrixWriter:
     def write(self, block: PredictionBlock) -> None:
         """Append a block, which must have all probabilities."""
         assert block.probabilities is not None
+        if not self._ids.tell():  # text is as wide as the longest of all ids, in every block
+            _write_header(self._ids, (self._num_products,), block.product_id.dtype.str)
         self._matrix.write(block.probabilities.astype("<f4", copy=False).tobytes())
-        self._ids.write(block.product_id.astype("<i8").tobytes())
+        self._ids.write(block.product_id.tobytes())
 
     def close(self) -> None:
         """Nothing is left to write."""
+
+
+def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: str) -> None:
+    header = {"descr": dtype, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(stream, header)
 
 
 def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
@@ -290,6 +301,20 @@ class PredictionFile:
         if pa.types.is_fixed_size_list(column.type):
             return column.flatten().to_numpy().reshape(len(column), -1)
         return column.to_numpy(zero_copy_only=False)
+
+    def ids(self, name: str) -> Ids[np.ndarray, "N ..."]:
+        """A column of ids `[N]`, or `[N, t]` for the top classes."""
+        column = self.table.column(name).combine_chunks()
+        if pa.types.is_fixed_size_list(column.type):
+            return ids_in(column.flatten()).reshape(len(column), -1)
+        return ids_in(column)
+
+
+def ids_in(column: pa.Array) -> Ids[np.ndarray, " N"]:
+    """The ids of an Arrow column of integers or text."""
+    if pa.types.is_string(column.type):
+        return np.array(column.fill_null("").to_pylist(), np.str_)
+    return column.fill_null(NO_CATEGORY).to_numpy()
 
 
 def read_predictions(path: Path, columns: Sequence[str] | None = None) -> PredictionFile:

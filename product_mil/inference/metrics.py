@@ -15,8 +15,6 @@ from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.inference.step import Scores
 from product_mil.sources.categories import Categories
 
-TREE_METRICS = ("top1_level_1", "top1_level_2", "top1_level_3", "error_tree_distance")
-
 
 class ProductScores(NamedTuple):
     """The `Scores` of N products, in the order of the products."""
@@ -80,13 +78,24 @@ def tree_distance(
 ) -> Int[np.ndarray, " N"]:
     """The number of edges from each category up to the lowest node shared with the true one.
 
-    0 means that the category is right, 1 that the two share the group at level 2, 2 that they share
-    the group at level 1, and 3 that they share the root. All categories are at level 3, so the way
-    down to the true one is equally long.
+    0 means that the category is right, 1 that the two share the group one level higher, and so on;
+    in a tree of L levels, L means that they share the root alone. All categories are at level L, so
+    the way down to the true one is equally long.
     """
-    same1 = categories.level1[top1] == categories.level1[label]
-    same2 = categories.level2[top1] == categories.level2[label]
-    return 3 - same1.astype(np.int64) - same2 - (top1 == label)
+    return categories.depth - _same_group(top1, label, categories).sum(0)
+
+
+def _same_group(
+    top1: Int[np.ndarray, " N"], label: Int[np.ndarray, " N"], categories: Categories
+) -> Bool[np.ndarray, "levels N"]:
+    """Whether guess and truth share their group at each level. A guess of -1 is in none."""
+    return (top1 >= 0) & (categories.groups[:, top1] == categories.groups[:, label])
+
+
+def tree_metrics(categories: Categories) -> tuple[str, ...]:
+    """The names of the metrics that depend on the tree."""
+    levels = range(1, categories.depth + 1)
+    return (*(f"top1_level_{level}" for level in levels), "error_tree_distance")
 
 
 def mean_class_accuracy(correct: Bool[np.ndarray, " N"], label: Int[np.ndarray, " N"]) -> float:
@@ -101,8 +110,9 @@ def metrics_of(
 ) -> dict[str, float]:
     """The metrics of these scores by name.
 
-    They are top1, top5, nll, calibration_error, top1_level_1 to 3, and top1_images_1 and so on with
-    the number of products of each. `mean_class_accuracy` gives every class the same weight.
+    They are top1, top5, nll, calibration_error, top1_level_1 and so on for each level of the tree,
+    and top1_images_1 and so on with the number of products of each. The last level is the class, so
+    its accuracy is top1. `mean_class_accuracy` gives every class the same weight.
     `error_tree_distance` is the mean of `tree_distance` over wrong products, or 0 without any.
 
     Products of unknown category are left out; `products` is the number of the others. The number of
@@ -114,18 +124,15 @@ def metrics_of(
     if len(label) == 0:
         return {"products": 0.0}
     correct = top1 == label
+    distance = tree_distance(top1, label, categories)[~correct].sum() / max((~correct).sum(), 1)
+    tree = [*_same_group(top1, label, categories).mean(1).tolist(), float(distance)]
     result = {
         "products": float(len(label)),
         "top1": float(correct.mean()),
         "top5": float(in_top5.mean()),
         "nll": float(-log_prob.astype(np.float64).mean()),
         "calibration_error": expected_calibration_error(confidence.astype(np.float64), correct),
-        "top1_level_1": float((categories.level1[top1] == categories.level1[label]).mean()),
-        "top1_level_2": float((categories.level2[top1] == categories.level2[label]).mean()),
-        "top1_level_3": float(correct.mean()),
-        "error_tree_distance": float(
-            tree_distance(top1, label, categories)[~correct].sum() / max((~correct).sum(), 1)
-        ),
+        **dict(zip(tree_metrics(categories), tree, strict=True)),
         "mean_class_accuracy": mean_class_accuracy(correct, label),
     }
     num_images = np.asarray(products.catalogue.num_images)[products.product_rows][known]

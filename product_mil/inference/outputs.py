@@ -157,8 +157,7 @@ def _open(
     if outputs.matrix:
         writers.append(MatrixWriter(outputs.matrix, categories.ids, num_products, **about))
     if outputs.top_classes:
-        topk = min(outputs.topk, len(categories.ids))
-        writers.append(ParquetWriter(outputs.top_classes, categories.ids, topk=topk, **about))
+        writers.append(ParquetWriter(outputs.top_classes, categories.ids, **about))
     if back_off is not None:
         from product_mil.inference.backoff import BackOffWriter
 

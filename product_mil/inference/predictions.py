@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Bool, Float32, Int32, Int64
+from jaxtyping import Bool, Float32, Int32
 
 from product_mil.errors import UserError
 from product_mil.files.whole import Draft
+from product_mil.sources.ids import Ids
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,8 +24,8 @@ class PredictionBlock:
     The columns of images may be empty if images are not known.
     """
 
-    product_id: Int64[np.ndarray, " b"]
-    category_id: Int64[np.ndarray, " b"]  # the true one; read only where `has_category`
+    product_id: Ids[np.ndarray, " b"]
+    category_id: Ids[np.ndarray, " b"]  # the true one; read only where `has_category`
     has_category: Bool[np.ndarray, " b"]
     log_prob_true: Float32[np.ndarray, " b"]  # NaN where the true category is not a class
     num_images: Int32[np.ndarray, " b"]  # in the record

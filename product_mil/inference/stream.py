@@ -13,7 +13,7 @@ from product_mil.devices.mesh import put_batch
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import Predicted
 from product_mil.progress import Progress
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import has_id
 
 BATCHES_IN_FLIGHT = 2  # the host loads this many batches ahead of the devices
 
@@ -78,7 +78,7 @@ def _block(products: Products, loaded: Loaded, predicted: Predicted) -> Predicti
     return PredictionBlock(
         product_id=np.asarray(products.catalogue.product_id[product_rows]),
         category_id=category_id,
-        has_category=category_id != NO_CATEGORY,
+        has_category=has_id(category_id),
         log_prob_true=np.where(
             products.labels[positions] >= 0, predicted.log_prob_true[is_product], np.float32(np.nan)
         ),

@@ -21,13 +21,14 @@ from product_mil.runs.lacking import (
     no_training_product,
     no_validation_product,
     one_category,
+    refuse_level_losses,
     refuse_unlabelled,
 )
-from product_mil.sources.bson.document import OTHER_CATEGORY
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.bson.names import dump_files
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault
+from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault
 from product_mil.sources.categories import Categories, categories_from_ids, read_categories
+from product_mil.sources.ids import has_id
+from product_mil.sources.opening import open_catalogue
 from product_mil.sources.sample.draw import ensure_sample
 
 
@@ -72,6 +73,7 @@ def build_data(config: Config) -> RunData:
         if categories_path
         else categories_from_ids(np.asarray(catalogue.category_id))
     )
+    refuse_level_losses(config, categories)
     dropped = drop_images(catalogue, data.drop_images_md5) if data.drop_images_md5 else None
     split = split_products(
         catalogue,
@@ -161,10 +163,10 @@ def _unlabelled(train: Products, path: str, policy: str) -> Iterator[str]:
             file is one of other data.
     """
     category_id = np.asarray(train.catalogue.category_id)[train.product_rows]
-    nameless = int((category_id == NO_CATEGORY).sum())
+    nameless = int((~has_id(category_id)).sum())
     if nameless:
         other = first_fault(train.catalogue, OTHER_CATEGORY)
-        no_integer = f", or none that is an integer ({other})" if other else ""
+        no_integer = f", or one of another type ({other})" if other else ""
         yield f"{nameless} training products have no category_id{no_integer}: left out"
     number, count, shown = most_of(category_id[train.labels < 0])
     if number:

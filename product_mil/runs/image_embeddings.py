@@ -22,9 +22,9 @@ from product_mil.model.classifier import Model
 from product_mil.model.registry import backbone
 from product_mil.runs.embed import embed_function
 from product_mil.runs.model import build_model
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.bson.names import dump_files
 from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.opening import open_catalogue
 
 COLUMNS = ("product_id", "image_index", "embedding")
 

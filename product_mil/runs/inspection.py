@@ -115,8 +115,8 @@ def inspect_run(
     if relevance is not None:
         found["relevance"] = [
             {
-                "category_id": int(run.categories.ids[k]),
-                "category": path_of(run.categories, int(run.categories.ids[k])),
+                "category_id": run.categories.ids[k].item(),
+                "category": path_of(run.categories, run.categories.ids[k].item()),
                 "relevance": round(float(relevance[k]), 3),
             }
             for k in (-relevance).argsort(kind="stable")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int64
+from jaxtyping import Bool
 
 from product_mil.config import Config
 from product_mil.data.duplicates import sharing_products
@@ -18,6 +18,8 @@ from product_mil.errors import UserError
 from product_mil.files.whole import whole
 from product_mil.runs.data import RunData, build_data, data_config
 from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.ids import Ids, joined
+from product_mil.sources.lookup import are_among
 
 PRODUCTS_FILE = "products.npz"
 
@@ -79,7 +81,7 @@ def keep_products(workdir: Path, data: RunData) -> None:
             np.savez_compressed(file, trained=_ids(data.train), validated=_ids(data.valid))
 
 
-def _ids(products: Products) -> Int64[np.ndarray, " N"]:
+def _ids(products: Products) -> Ids[np.ndarray, " N"]:
     return np.sort(np.asarray(products.catalogue.product_id)[products.product_rows])
 
 
@@ -123,11 +125,11 @@ def known_products(
     )
     nothing_to_see = products.num_images == 0
     trained, validated = (
-        np.isin(product_id, column) & (seen | nothing_to_see)
+        are_among(product_id, column) & (seen | nothing_to_see)
         for column, seen in zip(ids, shown, strict=True)
     )
     known = trained | validated
-    only_id = np.isin(product_id, np.concatenate(ids)) & ~known & ~shown.trained
+    only_id = are_among(product_id, joined(ids)) & ~known & ~shown.trained
     return Known(
         len(product_id),
         trained=int(trained.sum()),
@@ -137,7 +139,7 @@ def known_products(
     )
 
 
-def known_to_file(about: Mapping[str, Any], product_id: Int64[np.ndarray, " N"]) -> Known | None:
+def known_to_file(about: Mapping[str, Any], product_id: Ids[np.ndarray, " N"]) -> Known | None:
     """`known_products` for a prediction file, by the lists of ids of the runs that it names."""
     lists = []
     for run in (about, *about.get("members", ())):
@@ -146,30 +148,30 @@ def known_to_file(about: Mapping[str, Any], product_id: Int64[np.ndarray, " N"])
     ids = [found for found in lists if found is not None]
     if not ids:
         return None
-    trained, validated = (np.concatenate(columns) for columns in zip(*ids, strict=True))
+    trained, validated = (joined(columns) for columns in zip(*ids, strict=True))
     return _by_id((trained, validated), product_id)
 
 
 def _by_id(
-    ids: tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]],
-    product_id: Int64[np.ndarray, " N"],
+    ids: tuple[Ids[np.ndarray, " a"], Ids[np.ndarray, " b"]],
+    product_id: Ids[np.ndarray, " N"],
 ) -> Known:
-    trained, validated = (np.isin(product_id, column) for column in ids)
+    trained, validated = (are_among(product_id, column) for column in ids)
     both = int(trained.sum()), int((validated & ~trained).sum())
     return Known(len(product_id), *both, same_id=None, same_image=None)
 
 
 def _listed(
     workdir: Path,
-) -> tuple[Int64[np.ndarray, " a"], Int64[np.ndarray, " b"]] | None:
+) -> tuple[Ids[np.ndarray, " a"], Ids[np.ndarray, " b"]] | None:
     try:
         with (workdir / PRODUCTS_FILE).open("rb") as stream:
             file = np.load(stream, allow_pickle=False)
-            return file["trained"].astype(np.int64).ravel(), file["validated"].astype(
-                np.int64
-            ).ravel()
+            trained, validated = file["trained"].ravel(), file["validated"].ravel()
     except (OSError, ValueError, LookupError, EOFError, zipfile.BadZipFile, zlib.error):
         return None  # an older run, or a damaged list
+    known = {column.dtype.kind for column in (trained, validated)} <= {"i", "U"}
+    return (trained, validated) if known else None
 
 
 def run_data(config: Config, fingerprint: str) -> tuple[RunData | None, str]:

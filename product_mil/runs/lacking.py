@@ -1,27 +1,40 @@
 """Messages for data that cannot be used for training or evaluation, each in one line."""
 
 import numpy as np
-from jaxtyping import Int64
 
+from product_mil.config import STAGES, Config
 from product_mil.data.faults import first_fault
 from product_mil.data.products import Products
 from product_mil.errors import UserError
-from product_mil.sources.bson.document import NO_PICTURE, OTHER_CATEGORY
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import NO_PICTURE, OTHER_CATEGORY, Catalogue
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Ids, has_id
 
 MAX_SHOWN_CATEGORIES = 5
 _NO_IMAGES = ("no field imgs", "imgs is not an array", "imgs is empty", NO_PICTURE)
 
 
 def refuse_other_categories(catalogue: Catalogue) -> None:
-    """Raise `UserError` if no product has a category because category ids are not integers."""
+    """Raise `UserError` if no product has a category because category ids are of other types."""
     count = catalogue.fault_counts.get(OTHER_CATEGORY, 0)
     if count and not _any_category(catalogue):
         raise UserError(
-            f"{first_fault(catalogue, OTHER_CATEGORY)}; category ids must be integers so far, and "
-            f"those of {count} products are not: give each category a number"
+            f"{first_fault(catalogue, OTHER_CATEGORY)}; a category id is a whole number or text, "
+            f"and those of {count} products are not: give each category a number or a name"
         )
+
+
+def refuse_level_losses(config: Config, categories: Categories) -> None:
+    """Raise `UserError` if a loss has a weight at a level without groups of categories."""
+    depth = categories.depth
+    for stage in STAGES:
+        for level, weight in enumerate(getattr(config, stage).level_losses, 1):
+            if weight and level >= depth:
+                levels = "1 level" if depth == 1 else f"{depth} levels"
+                raise UserError(
+                    f"config.{stage}.level{level}_loss={weight:g}: the category tree has {levels}, "
+                    "and the last one is the category itself, which has its own loss"
+                )
 
 
 def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training") -> None:
@@ -32,7 +45,7 @@ def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training"
 
 
 def _any_category(catalogue: Catalogue) -> bool:
-    return bool((np.asarray(catalogue.category_id) != NO_CATEGORY).any())
+    return bool(has_id(catalogue.category_id).any())
 
 
 def no_training_product(spec: str, products: Products, categories_path: str) -> str:
@@ -95,9 +108,9 @@ def one_category(products: Products, categories: Categories) -> list[str]:
     ]
 
 
-def most_of(ids: Int64[np.ndarray, " N"]) -> tuple[int, int, str]:
+def most_of(ids: Ids[np.ndarray, " N"]) -> tuple[int, int, str]:
     """The number of categories, the number of products, and words on the largest categories."""
-    distinct, counts = np.unique(ids[ids != NO_CATEGORY], return_counts=True)
+    distinct, counts = np.unique(ids[has_id(ids)], return_counts=True)
     most = np.argsort(-counts, kind="stable")[:MAX_SHOWN_CATEGORIES]
     shown = ", ".join(f"{distinct[i]} of {counts[i]} products" for i in most)
     return len(distinct), int(counts.sum()), shown + ", ..." * (len(distinct) > len(most))

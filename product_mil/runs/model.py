@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
-from jaxtyping import Float, Int64, Num
+from jaxtyping import Float, Num
 
 from product_mil.config import Config
 from product_mil.config.start import FromFile, Published
@@ -14,12 +14,13 @@ from product_mil.model.weights.head_init import NAMED, initialise_head
 from product_mil.model.weights.load import load_weights
 from product_mil.model.weights.published import published_file
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Ids
 
 
 def build_model(
     config: Config,
     classes: int,
-    category_ids: Int64[np.ndarray, " k"] | None = None,
+    category_ids: Ids[np.ndarray, " k"] | None = None,
     levels: Levels | None = None,
 ) -> tuple[Model, list[str]]:
     """A classifier with its weights loaded, and lines that say what was loaded.
@@ -61,7 +62,7 @@ def build_model(
 
 def levels_of(categories: Categories) -> Levels:
     """What `build_model` has to know of the tree."""
-    return categories.level1.tolist(), categories.level2.tolist()
+    return categories.groups.tolist()
 
 
 def log_prior_of(class_counts: Num[np.ndarray, " k"]) -> Float[np.ndarray, " k"]:

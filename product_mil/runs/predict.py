@@ -15,7 +15,7 @@ from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.trained import TrainedRun
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import has_id
 
 
 def predict(
@@ -105,7 +105,7 @@ def _remarks(run: TrainedRun, products: Products, imageless: int) -> list[str]:
     if imageless:
         guess = run.categories.ids[run.log_prior.argmax()]
         lines.append(f"{imageless} products have no readable image: predicted as {guess}")
-    labelled = int((catalogue.category_id[products.product_rows] != NO_CATEGORY).sum())
+    labelled = int(has_id(catalogue.category_id[products.product_rows]).sum())
     unknown = labelled - int((products.labels >= 0).sum())
     if unknown:
         lines.append(f"{unknown} of {labelled} labelled products are of no category of this run")

@@ -253,7 +253,10 @@ def _git_revision() -> str | None:
 
 
 def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[str, Any]) -> str:
-    levels = " / ".join(str(n) for n in data.categories.levels())
+    counts = data.categories.levels()
+    categories = " / ".join(map(str, counts))
+    if len(counts) > 1:
+        categories += f" at levels {' / '.join(map(str, range(1, len(counts) + 1)))}"
     model_mb = record["parameters"] * 4 / 1e6
     free_gb = shutil.disk_usage(workdir).free / 1e9
     source = config.data.train or f"the embedded sample, seed {config.data.sample_seed}"
@@ -264,7 +267,7 @@ def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[
             f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)",
             f"  data: {source}",
             f"  train {len(data.train)} products, {data.train.num_images.sum()} images; "
-            f"valid {len(data.valid)} products; categories {levels} at levels 1 / 2 / 3",
+            f"valid {len(data.valid)} products; categories {categories}",
             f"  run: {workdir}, up to {model_mb * 12:.0f} MB of checkpoints "
             f"({free_gb:.0f} GB free)",
         ]

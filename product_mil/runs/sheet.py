@@ -10,8 +10,10 @@ from jaxtyping import Int64
 from product_mil.config import AugmentConfig
 from product_mil.data.sheet import Book, Shown, draw, save
 from product_mil.errors import UserError
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import read_categories
+from product_mil.sources.ids import ids_from
+from product_mil.sources.lookup import are_among
+from product_mil.sources.opening import open_catalogue
 
 Which = Literal["random", "first", "bad", "identical"]
 
@@ -55,10 +57,11 @@ def make_sheet(
     catalogue = open_catalogue(spec)
     book = Book(catalogue, categories, image_size_px)
     if ids:
-        missing = sorted(set(ids) - set(np.asarray(catalogue.product_id).tolist()))
-        if missing:
+        wanted = ids_from(ids)
+        missing = wanted[~are_among(wanted, catalogue.product_id)]
+        if len(missing):
             raise UserError(f"--ids: {spec} has no product {missing[0]}")
-        rows = np.flatnonzero(np.isin(catalogue.product_id, ids))
+        rows = np.flatnonzero(are_among(catalogue.product_id, wanted))
     else:
         rows = _chosen(book, which, num_products, seed)
     if not len(rows):

@@ -132,8 +132,8 @@ def build_stage(
     target = Target(
         settings.label_smoothing,
         in_loss,
-        (settings.level1_loss, settings.level2_loss),
-        (data.categories.level1, data.categories.level2),
+        settings.level_losses[: data.categories.depth - 1],
+        data.categories.groups[:-1],
     )
     blocks = () if settings.trainable == "head" else blocks_of(backbone(config.model.backbone))
     optimizer = _optimizer(settings, num_steps, model, blocks)

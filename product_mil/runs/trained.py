@@ -36,9 +36,9 @@ from product_mil.runs.feed import Batches, Feed, call_feed, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
 from product_mil.runs.schedule import call_plan, evaluation_plan, prediction_slots
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
+from product_mil.sources.opening import open_catalogue
 from product_mil.train.checkpoint import Checkpoints, DamagedCheckpoint
 from product_mil.train.record import VALIDATION
 

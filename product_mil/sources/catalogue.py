@@ -14,7 +14,11 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Int32, Int64, UInt64
 
-NO_CATEGORY = int(np.iinfo(np.int64).min)
+from product_mil.sources.ids import Id, Ids
+
+# Kinds of faults of a record.
+NO_ID, OTHER_CATEGORY = "no usable _id", "category_id is not usable"
+NO_PICTURE = "an image without a binary picture"
 UNREAD = "the file cannot be read here"  # the kind of faults for which the image is not to blame
 
 
@@ -22,7 +26,7 @@ class Fault(NamedTuple):
     """Something in a file that cannot be used, with its place."""
 
     offset_bytes: int
-    product_id: int | None
+    product_id: Id | None
     reason: str  # the part before a colon names the kind of fault
     image_index: int | None = None  # if the fault is in one image
 
@@ -72,8 +76,8 @@ class Reader(Protocol):
 class Columns:
     """N products and their M images, with the images of each product one after another."""
 
-    product_id: Int64[np.ndarray, " N"]
-    category_id: Int64[np.ndarray, " N"]  # NO_CATEGORY where there is none
+    product_id: Ids[np.ndarray, " N"]
+    category_id: Ids[np.ndarray, " N"]  # `ids.has_id` says where there is one
     num_images: Int32[np.ndarray, " N"]
     first_image: Int64[np.ndarray, " N"]  # row of the product's first image
     image_length_bytes: Int32[np.ndarray, " M"]
@@ -137,7 +141,7 @@ class Catalogue(Columns, ABC):
         return np.setdiff1d(np.arange(self.num_products), later_duplicates(self.product_id))
 
 
-def later_duplicates(product_id: Int64[np.ndarray, " N"]) -> Int64[np.ndarray, " r"]:
+def later_duplicates(product_id: Ids[np.ndarray, " N"]) -> Int64[np.ndarray, " r"]:
     """The rows, ascending, whose product id an earlier row has."""
     if np.all(product_id[1:] > product_id[:-1]):
         return np.zeros(0, np.int64)

@@ -7,7 +7,8 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Place, Unread
+from product_mil.sources.catalogue import Catalogue, Place, Unread
+from product_mil.sources.ids import Id, ids_from
 
 
 class MemoryReader:
@@ -49,8 +50,8 @@ class MemoryCatalogue(Catalogue):
 def catalogue_of(
     products: Sequence[Sequence[bytes]],
     *,
-    product_id: Sequence[int] | None = None,
-    category_id: Sequence[int | None] | None = None,
+    product_id: Sequence[Id] | None = None,
+    category_id: Sequence[Id | None] | None = None,
 ) -> MemoryCatalogue:
     """A catalogue of products, each given as the bytes of its image files.
 
@@ -68,8 +69,8 @@ def catalogue_of(
     num_images = np.array([len(of_product) for of_product in products], np.int32)
     digests = b"".join(map(xxhash.xxh3_128_digest, images))
     columns = {
-        "product_id": np.array(ids, np.int64),
-        "category_id": np.array([NO_CATEGORY if c is None else c for c in categories], np.int64),
+        "product_id": ids_from(ids),
+        "category_id": ids_from(categories),
         "num_images": num_images,
         "first_image": np.cumsum(num_images, dtype=np.int64) - num_images,
         "image_length_bytes": np.array(list(map(len, images)), np.int32),

@@ -32,14 +32,14 @@ class Target(NamedTuple):
 
     `adjustment` is added to the logits in the loss only. If it is tau times the logarithm of the
     class frequencies, the model learns logits as for balanced classes (Menon et al. 2021, equation
-    10). `level_weights` are the weights of two more terms, the cross-entropies of the groups at
-    levels 1 and 2. The probability of a group is the sum over its classes.
+    10). `level_weights` are the weights of more terms, the cross-entropies of the groups at each
+    level above that of the classes. The probability of a group is the sum over its classes.
     """
 
     smoothing: float = 0.0
     adjustment: Float[np.ndarray, " k"] | None = None
-    level_weights: tuple[float, float] = (0.0, 0.0)
-    groups: tuple[Int[np.ndarray, " k"], Int[np.ndarray, " k"]] | None = None  # of each class
+    level_weights: tuple[float, ...] = ()
+    groups: Int[np.ndarray, "levels k"] | None = None  # of each class, at the level of each weight
 
 
 def target_loss(

@@ -308,9 +308,7 @@ def test_a_parquet_member_is_read_as_a_stream(tmp_path: Path) -> None:
     top = np.argsort(-probabilities, 1)[:, :topk].astype(np.int32)
     path = tmp_path / "p.parquet"
     categories = categories_from_ids(np.arange(k) * 3 + 1)
-    writer = ParquetWriter(
-        path, categories.ids, topk=topk, categories_json=categories.to_json(), run={}
-    )
+    writer = ParquetWriter(path, categories.ids, categories_json=categories.to_json(), run={})
     empty = np.zeros(0, np.int32)
     block = PredictionBlock(
         product_id=np.arange(n), category_id=np.ones(n, np.int64), has_category=np.ones(n, bool),

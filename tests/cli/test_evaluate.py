@@ -115,9 +115,9 @@ def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = tmp_path / "unlabelled.bson"
     path.write_bytes(bson.encode({"_id": 1, "imgs": []}))
     named = tmp_path / "named.bson"
-    named.write_bytes(bson.encode({"_id": 1, "category_id": "shoes", "imgs": []}))
+    named.write_bytes(bson.encode({"_id": 1, "category_id": b"shoes", "imgs": []}))
     for args, expected in (
-        (("--workdir", trained, "--data", named), "not an integer: it is the string 'shoes'; cat"),
+        (("--workdir", trained, "--data", named), "is not usable: it is binary data; a cat"),
         (("--workdir", trained, "--data", path), "none of its 1 products has a category of"),
         (("--workdir", tmp_path / "no", "--data", path), "no such directory"),
         (("--workdir", trained, "--data", tmp_path / "no.bson"), "no such file"),

@@ -57,7 +57,7 @@ def hard(sample: SampleFiles, tmp_path: Path) -> Path:
     records[6]["imgs"] = [{"picture": whole[: len(whole) // 8]}, {"picture": whole}]
     records[7]["category_id"] = 5  # no class of the run
     encoded = [bson.encode(record) for record in records]
-    encoded.insert(10, bson.encode({"_id": "text", "imgs": []}))
+    encoded.insert(10, bson.encode({"_id": 1.5, "imgs": []}))
     (tmp_path / "b.bson").write_bytes(b"".join(encoded[:30]))
     (tmp_path / "c.bson").write_bytes(b"".join(encoded[30:]) + encoded[0][:50])
     return tmp_path

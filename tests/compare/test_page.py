@@ -415,7 +415,7 @@ def test_a_prediction_file_tells_the_page_what_its_run_does(tmp_path: Path) -> N
         contribution=np.array([3.5, -0.25, 2], np.float32),
     )
     path = tmp_path / "p.parquet"
-    writer = ParquetWriter(path, ids, topk=2, categories_json="{}", run={})
+    writer = ParquetWriter(path, ids, categories_json="{}", run={})
     with written_whole([writer]):
         writer.write(block)
     of_run = list(details_of(block, ids))

@@ -1,4 +1,4 @@
-"""The program in docs/guide/own-data.md makes a BSON file of a folder of images."""
+"""The program and the category file in docs/guide/own-data.md do what the text says."""
 
 import re
 from pathlib import Path
@@ -27,4 +27,14 @@ def test_a_folder_of_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     np.testing.assert_array_equal(catalogue.category_id, [0, 1, 1])
     np.testing.assert_array_equal(catalogue.num_images, [3, 2, 1])
     categories = read_categories(Path("category_names.csv"))
-    assert list(categories.names) == [("BAG",) * 3, ("CUP",) * 3]
+    assert list(categories.names) == [("BAG",), ("CUP",)]
+
+
+def test_the_category_file(tmp_path: Path) -> None:
+    (text,) = re.findall(r"```\n(category_id,.*?)```", DOCUMENT.read_text("utf-8"), re.DOTALL)
+    path = tmp_path / "names.csv"
+    path.write_text(text, "utf-8")
+    categories = read_categories(path)
+    assert categories.ids.tolist() == [7, 8, 12, 31]
+    assert categories.names[2] == ("Garden", "Plants", "Plants", "Plants")
+    assert categories.levels() == (2, 3, 3, 4)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from product_mil.inference.backoff import BackOff, BackOffWriter, LevelCounts, calibrate
+from product_mil.inference.backoff import LEVELS, BackOff, BackOffWriter, LevelCounts, calibrate
 from product_mil.inference.calibrate import (
     TEMPERATURES,
     calibrated,
@@ -77,6 +77,67 @@ def test_levels_and_file_by_hand(tmp_path: Path) -> None:
     assert lines[3].split() == ["2", "1", "20.0%", "0.0%", "60.0%", "66.7%"]
 
 
+# Of the leaves of a tree of two branches a node.
+FULL = [0.1, 0.1, 0.1, 0.1, 0.05, 0.05, 0.25, 0.25]
+
+
+@pytest.mark.parametrize(
+    ("names", "level_at"),
+    [
+        # One level: the best class, or nothing.
+        ([[leaf] for leaf in "abcdefgh"], {0.2: 1, 0.3: 0}),
+        # Two: groups of four classes.
+        ([["l" if i < 4 else "r", str(i)] for i in range(8)], {0.2: 2, 0.6: 1, 0.61: 0}),
+        # Six, of which the last three levels repeat a name: a group there is its one class.
+        (
+            [[*format(i, "03b"), *[format(i, "03b")[2]] * 3] for i in range(8)],
+            {0.25: 6, 0.5: 2, 0.6: 1, 0.61: 0},
+        ),
+    ],
+)
+def test_levels_of_trees_of_other_depths(
+    tmp_path: Path, names: list[list[str]], level_at: dict[float, int]
+) -> None:
+    tree = Categories.from_json(json.dumps({"ids": list(range(8)), "names": names}))
+    probabilities = np.asarray([FULL, FULL], np.float32)
+    for least, wanted in level_at.items():
+        back_off = BackOff(tree, min_confidence=least - 1e-6, temperature=1.0)
+        writer = BackOffWriter(tmp_path / "levels.csv", back_off)
+        with written_whole([writer]):
+            writer.write(block_of(probabilities, [6, 0]))
+        header, *rows = csv.reader((tmp_path / "levels.csv").read_text().splitlines())
+        depth = len(names[0])
+        assert header == [
+            "_id", "level", "category_id",
+            *[f"category_level{n}" for n in range(1, depth + 1)], "probability",
+        ]  # fmt: skip
+        shared = names[6][:wanted] + [""] * (depth - wanted)
+        of_node = sum(
+            p for p, path in zip(FULL, names, strict=True) if path[:wanted] == shared[:wanted]
+        )
+        category = "6" if wanted == depth else ""
+        assert rows[0] == ["100", str(wanted), category, *shared, f"{of_node:.6f}"]
+        counts = writer.counts
+        assert counts.products.tolist() == [2 * (n == wanted) for n in range(depth + 1)]
+        assert counts.labelled.tolist() == [n == wanted for n in range(depth + 1)]
+        assert counts.right.tolist() == counts.labelled.tolist()
+        lines = counts.table("title").splitlines()
+        assert [line.split()[0] for line in lines[2:-1]] == [str(n) for n in range(depth, 0, -1)]
+        assert lines[2].split()[1] == "(category)"
+
+
+def test_a_former_list_of_any_depth_may_be_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "levels.csv"
+    for names, is_former in (
+        (["category_level1"], True),
+        ([f"category_level{n}" for n in range(1, 7)], True),
+        ([f"category_level{n}" for n in range(1, 8)], False),
+        (["category_level2"], False),
+    ):
+        path.write_text(",".join(["_id", "level", "category_id", *names, "probability"]) + "\n")
+        assert LEVELS.is_former(path) == is_former
+
+
 @pytest.mark.parametrize("temperature", [0.5, 2.0])
 def test_temperature_by_hand(temperature: float) -> None:
     """Powers of the probabilities, normalised; not of a product without a readable image."""
@@ -129,6 +190,6 @@ def test_calibrated_confidence_is_kept() -> None:
     found = calibrate([block], TREE)
     assert found.temperature == pytest.approx(3, rel=0.1)
     back_off, counts = BackOff(TREE, min_confidence=0.8, temperature=found.temperature), None
-    counts = LevelCounts()
+    counts = LevelCounts(3)
     counts.add(back_off, back_off.answers(found.probabilities, np.ones(4000, bool)), found.label)
     assert counts.right[1:].sum() / counts.labelled[1:].sum() > 0.8

@@ -73,7 +73,7 @@ def test_submission(tmp_path: Path, name: str) -> None:
 
 def test_parquet(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
-    write([ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)], BLOCK)
+    write([ParquetWriter(path, CLASS_IDS, categories_json=CATEGORIES, run=RUN)], BLOCK)
     assert pq.read_table(path).drop_columns("log_prob_true").to_pylist() == [
         {
             "product_id": -5, "category_id": 7, "num_images": 3, "num_readable_images": 2,
@@ -110,7 +110,7 @@ def test_parquet(tmp_path: Path) -> None:
 
 def test_a_head_that_is_no_sum_over_images_has_no_contributions(tmp_path: Path) -> None:
     path = tmp_path / "p.parquet"
-    writer = ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)
+    writer = ParquetWriter(path, CLASS_IDS, categories_json=CATEGORIES, run=RUN)
     write([writer], dataclasses.replace(BLOCK, contribution=None))
     found = pq.read_table(path)
     assert found["image_contribution"].to_pylist() == [None] * 3
@@ -122,7 +122,7 @@ def test_files_from_before_contributions_open(
     tmp_path: Path, columns: tuple[str, ...] | None
 ) -> None:
     path = tmp_path / "p.parquet"
-    write([ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)], BLOCK)
+    write([ParquetWriter(path, CLASS_IDS, categories_json=CATEGORIES, run=RUN)], BLOCK)
     new = pq.read_table(path)
     old = new.drop_columns("image_contribution")
     pq.write_table(old, path)
@@ -137,7 +137,7 @@ def test_files_from_before_contributions_open(
 def test_parquet_in_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(prediction_files, "ROWS_PER_GROUP", 4)
     path = tmp_path / "p.parquet"
-    writer = ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)
+    writer = ParquetWriter(path, CLASS_IDS, categories_json=CATEGORIES, run=RUN)
     write([writer], *map(block_of, range(10)))
     assert pq.ParquetFile(path).num_row_groups == 3
     np.testing.assert_array_equal(read_predictions(path).column("product_id"), np.arange(10))
@@ -177,7 +177,7 @@ def test_nothing_is_left_of_a_failure(tmp_path: Path) -> None:
     path.write_text("earlier")
     writers: list[Writer] = [
         SubmissionWriter(path, CLASS_IDS),
-        ParquetWriter(tmp_path / "p", CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN),
+        ParquetWriter(tmp_path / "p", CLASS_IDS, categories_json=CATEGORIES, run=RUN),
         MatrixWriter(tmp_path / "m.npy", CLASS_IDS, 3, categories_json=CATEGORIES, run=RUN),
     ]
     wrong = dataclasses.replace(BLOCK, top_class=np.full((3, 2), 3, np.int32))  # no such class
@@ -243,5 +243,5 @@ def test_a_name_that_is_no_utf8(tmp_path: Path) -> None:
     path = tmp_path / os.fsdecode(b"[\xff].parquet")
     for _ in range(2):  # the second time over the first
         check_output(path, TOP_CLASSES)
-        write([ParquetWriter(path, CLASS_IDS, topk=2, categories_json=CATEGORIES, run=RUN)], BLOCK)
+        write([ParquetWriter(path, CLASS_IDS, categories_json=CATEGORIES, run=RUN)], BLOCK)
     np.testing.assert_array_equal(read_predictions(path).column("product_id"), BLOCK.product_id)

@@ -96,8 +96,8 @@ def test_metrics_against_scikit_learn(sample: SampleFiles, unknown: int) -> None
         "top1": accuracy_score(label, top1),
         "top5": top_k_accuracy_score(label, probabilities, k=5, labels=np.arange(k)),
         "nll": log_loss(label, probabilities, labels=np.arange(k)),
-        "top1_level_1": accuracy_score(categories.level1[label], categories.level1[top1]),
-        "top1_level_2": accuracy_score(categories.level2[label], categories.level2[top1]),
+        "top1_level_1": accuracy_score(categories.groups[0][label], categories.groups[0][top1]),
+        "top1_level_2": accuracy_score(categories.groups[1][label], categories.groups[1][top1]),
         "top1_level_3": accuracy_score(label, top1),
         "mean_class_accuracy": recall_score(label, top1, average="macro", labels=np.unique(label)),
     }
@@ -124,6 +124,33 @@ def test_tree_distance_by_hand() -> None:
     categories = Categories.from_json(json.dumps(text))
     label, top1 = np.asarray([0, 0, 0, 0, 3]), np.asarray([0, 1, 2, 3, 1])
     np.testing.assert_array_equal(tree_distance(top1, label, categories), [0, 1, 2, 3, 3])
+
+
+@pytest.mark.parametrize("depth", [1, 2, 4, 6])
+def test_metrics_follow_the_depth_of_the_tree(sample: SampleFiles, depth: int) -> None:
+    """In a full tree of two branches a node, class i has the path of its digits in base 2."""
+    k = 2**depth
+    names = [list(format(i, f"0{depth}b")) for i in range(k)]
+    categories = Categories.from_json(json.dumps({"ids": list(range(k)), "names": names}))
+    rng = np.random.default_rng(0)
+    labels = rng.integers(k, size=120).astype(np.int32)
+    products = products_of(sample)
+    products = Products(products.catalogue, products.product_rows, labels, 4)
+    probabilities = rng.dirichlet(np.ones(k), 120)
+    top1 = probabilities.argmax(1)
+    shared = [  # digits in common, from the top down
+        next((n for n, (a, b) in enumerate(zip(names[i], names[j], strict=True)) if a != b), depth)
+        for i, j in zip(top1, labels, strict=True)
+    ]
+    distance = depth - np.asarray(shared)
+    np.testing.assert_array_equal(tree_distance(top1, labels, categories), distance)
+    found = metrics_of(scores_of(probabilities, labels), products, categories)
+    assert {name: v for name, v in found.items() if "_level_" in name} == {
+        f"top1_level_{level}": pytest.approx(np.mean(np.asarray(shared) >= level))
+        for level in range(1, depth + 1)
+    }
+    assert found[f"top1_level_{depth}"] == found["top1"]
+    assert found["error_tree_distance"] == pytest.approx(distance[distance > 0].mean())
 
 
 def test_products_without_images_get_the_prior() -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from bson import ObjectId
 
-from product_mil.config import Config, DataConfig
+from product_mil.config import Config, DataConfig, StageConfig
 from product_mil.errors import UserError
 from product_mil.runs.data import build_data
 
@@ -55,6 +55,33 @@ def test_one_product_and_one_too_few_for_the_fraction(tmp_path: Path) -> None:
     assert len(build_data(Config(data=data)).valid) == 1
 
 
+@pytest.mark.parametrize("depth", [0, 1, 2, 4, 6])
+def test_losses_at_levels_that_have_no_groups(tmp_path: Path, depth: int) -> None:
+    """Each tree has losses down to the level above its last one. 0: no file, one level of ids."""
+    levels = max(depth, 1)
+    spec, names, path = write(tmp_path / "train.bson", usual()), "", tmp_path / "names.csv"
+    if depth:
+        header = ["category_id", *(f"category_level{n}" for n in range(1, depth + 1))]
+        rows = [header, *([str(number), *"abcdef"[:depth]] for number in CATEGORIES)]
+        path.write_text("".join(",".join(row) + "\n" for row in rows))
+        names = str(path)
+    for level in range(1, 6):
+        weight: Any = {f"level{level}_loss": 0.5}
+        config = Config(
+            data=DataConfig(train=spec, categories=names), finetune=StageConfig(**weight)
+        )
+        if level < levels:
+            assert build_data(config).categories.depth == levels
+            continue
+        with pytest.raises(UserError) as error:
+            build_data(config)
+        assert str(error.value) == (
+            f"config.finetune.level{level}_loss=0.5: the category tree has {levels} "
+            f"level{'s' * (levels > 1)}, and the last one is the category itself, which has its "
+            "own loss"
+        )
+
+
 def test_too_few_products_drawn(tmp_path: Path) -> None:
     many = [product(i, i // 2) for i in range(200)]
     message = message_for(tmp_path, many, max_products=2)
@@ -83,11 +110,11 @@ def test_categories_of_another_type(tmp_path: Path, named: bool) -> None:
         "category_id,category_level1,category_level2,category_level3\n1000010653,A,B,C\n"
     )
     fields = {"categories": str(tmp_path / "names.csv")} if named else {}
-    train = [product(i, str(CATEGORIES[i % 4])) for i in range(40)]
+    train = [product(i, b"%d" % CATEGORIES[i % 4]) for i in range(40)]
     assert message_for(tmp_path, train, **fields) == (
-        "train.bson, byte 26: category_id is not an integer: it is the string '1000010653'; "
-        "category ids must be integers so far, and those of 40 products are not: give each "
-        "category a number"
+        "train.bson, byte 26: category_id is not usable: it is binary data; a category id is a "
+        "whole number or text, and those of 40 products are not: give each category a number or a "
+        "name"
     )
     unlabelled = [product(i, None) for i in range(40)]
     message = message_for(tmp_path, unlabelled, **fields)
@@ -95,10 +122,10 @@ def test_categories_of_another_type(tmp_path: Path, named: bool) -> None:
 
 
 def test_some_categories_of_another_type_are_a_note(tmp_path: Path) -> None:
-    spec = write(tmp_path / "train.bson", usual() + [product(i, "x") for i in range(90, 100)])
+    spec = write(tmp_path / "train.bson", usual() + [product(i, 1.5) for i in range(90, 100)])
     (note,) = build_data(Config(data=DataConfig(train=spec))).notes[:1]
-    assert "training products have no category_id, or none that is an integer (" in note
-    assert "category_id is not an integer: it is the string 'x'): left out" in note
+    assert "training products have no category_id, or one of another type (" in note
+    assert "category_id is not usable: it is the number 1.5): left out" in note
 
 
 def test_validation_of_other_categories(tmp_path: Path) -> None:
@@ -119,7 +146,8 @@ def test_validation_of_other_categories(tmp_path: Path) -> None:
         ),
         (
             [product(i, ObjectId(b"a" * 12)) for i in range(3)],
-            "valid.bson, byte 26: category_id is not an integer: it is the ObjectId 6161",
+            "valid.bson: none of 3 products is of a category of the training data, but of another "
+            "one: 616161616161616161616161 of 3 products; name data that fit together",
         ),
     ]
     for records, message in cases:

@@ -18,7 +18,8 @@ from product_mil.data.sheet import Book
 from product_mil.inference.stream import predict_products
 from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.ids import NO_CATEGORY
 from product_mil.sources.memory import catalogue_of
 from product_mil.sources.sample.draw import SampleFiles
 

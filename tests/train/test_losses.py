@@ -137,7 +137,8 @@ def test_large_logits_are_finite() -> None:
     assert np.isfinite(cross_entropy(logits, jnp.asarray(2), 0.1))
 
 
-GROUPS = (np.asarray([0, 0, 0, 1, 1], np.int32), np.asarray([0, 0, 1, 2, 2], np.int32))
+GROUPS = np.asarray([[0, 0, 0, 1, 1], [0, 0, 1, 2, 2]], np.int32)  # of 3 levels
+DEEP = np.asarray([[0, 0, 0, 0, 0], *GROUPS[[0, 1, 1]], [0, 1, 2, 3, 3]], np.int32)  # of 6 levels
 
 
 def summed_by_hand(logits: Any, label: int, groups: np.ndarray) -> float:
@@ -168,6 +169,21 @@ def test_loss_of_the_levels_by_hand() -> None:
         for s, j, label in images
     ]
     np.testing.assert_allclose(image_loss(OUTPUT, SLOTS, only).total, sum(wanted), rtol=1e-6)
+
+
+@pytest.mark.parametrize("groups", [DEEP[:0], GROUPS[:1], DEEP[:3], DEEP])
+def test_losses_of_trees_of_other_depths(groups: np.ndarray) -> None:
+    """1, 2, 4 and 6 levels, of which the last is the label's own."""
+    weights = (0.5, 0.25, 2.0, 0.0, 1.0)[: len(groups)]
+    target = Target(0.1, level_weights=weights, groups=groups)
+    logits = jnp.asarray([0.3, -1.0, 2.0, 0.5, -0.2])
+    for label in range(K):
+        wanted = by_hand(logits, label, 0.1) + sum(
+            weight * summed_by_hand(logits, label, level)
+            for weight, level in zip(weights, groups, strict=True)
+        )
+        found = target_loss(logits, jnp.asarray(label), target)
+        np.testing.assert_allclose(found, wanted, rtol=1e-6)
 
 
 def test_gradient_of_the_levels() -> None:

@@ -8,12 +8,13 @@ from product_mil.compare.answers import questions_of, take
 from product_mil.compare.gather.files import read_answers
 from product_mil.data.products import Products
 from product_mil.errors import UserError
-from product_mil.inference.metrics import TREE_METRICS, ProductScores, metrics_of
+from product_mil.inference.metrics import ProductScores, metrics_of, tree_metrics
 from product_mil.runs.evaluate import Evaluation
 from product_mil.runs.known_products import known_to_file
-from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import categories_from_ids
+from product_mil.sources.ids import joined
 from product_mil.sources.lookup import rows_of
+from product_mil.sources.opening import open_catalogue
 
 
 def evaluate_file(path: Path, spec: str) -> Evaluation:
@@ -32,7 +33,7 @@ def evaluate_file(path: Path, spec: str) -> Evaluation:
     place = rows_of(file.product_id, ids)
     there = place >= 0
     # A submission has no tree, so every category id becomes a class.
-    known = np.concatenate([category, file.answers.guess])
+    known = joined([category, file.answers.guess])
     categories = file.categories or categories_from_ids(known)
     labels = np.where(there, categories.class_of(category), -1).astype(np.int32)
     if (labels < 0).all():
@@ -52,7 +53,7 @@ def evaluate_file(path: Path, spec: str) -> Evaluation:
         "top5": answers.in_top5 is None,
         "calibration_error": answers.confidence is None,
         "nll": answers.log_prob_true is None,
-        **dict.fromkeys(TREE_METRICS, file.categories is None),
+        **dict.fromkeys(tree_metrics(categories), file.categories is None),
     }
     zeros = np.zeros(count, np.float32)
     scores = ProductScores(

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jaxtyping import Int64
 from pyarrow import csv as pa_csv
 
 from product_mil.compare.answers import Answers, Questions
@@ -18,8 +17,8 @@ from product_mil.ensemble.files import read_array
 from product_mil.errors import UserError
 from product_mil.files.foreign import SUBMISSION, refuse_foreign
 from product_mil.inference.files import matrix_files, read_description, read_predictions
-from product_mil.sources.catalogue import NO_CATEGORY
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Ids, alike, has_id, ids_from_text, joined, no_ids
 from product_mil.sources.lookup import rows_of
 
 _ROWS = 4096  # rows of a matrix that are read at once
@@ -38,9 +37,9 @@ class AnswerFile:
     """The answers in a prediction file with the ids of their products, and labels if it has any."""
 
     path: Path
-    product_id: Int64[np.ndarray, " N"]
+    product_id: Ids[np.ndarray, " N"]
     answers: Answers
-    questions: Questions | None  # of the same products, `NO_CATEGORY` where unlabelled
+    questions: Questions | None  # of the same products, without a category where unlabelled
     categories: Categories | None
     left_out: str  # in words, what cannot be compared
     run: dict[str, Any] = field(default_factory=dict)  # the file's description of its run
@@ -78,18 +77,18 @@ def _is_matrix(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() == ".npy"
 
 
-def _labels(product_id: Int64[np.ndarray, " N"], truth: Questions) -> Int64[np.ndarray, " N"]:
-    """The true category of each product, `NO_CATEGORY` where `truth` lacks it."""
-    return np.append(truth.category_id, NO_CATEGORY)[rows_of(truth.product_id, product_id)]
+def _labels(product_id: Ids[np.ndarray, " N"], truth: Questions) -> Ids[np.ndarray, " N"]:
+    """The true category of each product, and no id where `truth` lacks it."""
+    return joined([truth.category_id, no_ids(1)])[rows_of(truth.product_id, product_id)]
 
 
 def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
     file = read_predictions(path, _COLUMNS)
-    product_id = file.column("product_id")
-    category = file.table.column("category_id").combine_chunks().fill_null(NO_CATEGORY).to_numpy()
+    product_id, category = file.ids("product_id"), file.ids("category_id")
     if truth is not None:
         category = _labels(product_id, truth)
-    top = file.column("top_category_id")
+    top = file.ids("top_category_id")
+    top, category = alike(top, category)
     questions = Questions(product_id, category, file.column("num_images"))
     answers = Answers(
         guess=top[:, 0].copy(),
@@ -146,7 +145,7 @@ def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray,
         yield rows.argmax(1), (rank < 5) & (true >= 0), rows.max(1), of_label
 
 
-def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, " N"]]:
+def _submission(path: Path) -> tuple[Ids[np.ndarray, " N"], Ids[np.ndarray, " N"]]:
     """Product and category ids of a CSV file `_id,category_id`, compressed or not."""
     refuse_foreign(path, SUBMISSION)
     try:
@@ -162,12 +161,14 @@ def _submission(path: Path) -> tuple[Int64[np.ndarray, " N"], Int64[np.ndarray, 
     try:
         table = pa_csv.read_csv(
             path,
-            convert_options=pa_csv.ConvertOptions(
-                column_types={"_id": pa.int64(), "category_id": pa.int64()}
-            ),
+            convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
         )
     except pa.ArrowInvalid as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if not len(table):
         raise UserError(f"{path} holds no product; export the predictions again")
-    return table["_id"].to_numpy(), table["category_id"].to_numpy()
+    ids, guess = (ids_from_text(table[name].to_pylist()) for name in header)
+    empty = np.flatnonzero(~(has_id(ids) & has_id(guess)))
+    if len(empty):
+        raise UserError(f"{path}, row {empty[0] + 1}: an id is empty; export the predictions again")
+    return ids, guess

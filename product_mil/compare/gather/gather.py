@@ -9,7 +9,7 @@ from typing import Any, Literal
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.compare.answers import Entry, Questions, questions_of, take
+from product_mil.compare.answers import Entry, Questions, questions_of, take, with_ids_alike
 from product_mil.compare.gather.files import read_answers
 from product_mil.compare.gather.headline import all_pairs, headline_of
 from product_mil.compare.gather.rules import OWN
@@ -19,10 +19,11 @@ from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
 from product_mil.runs.lacking import refuse_other_categories
 from product_mil.runs.trained import open_run
-from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories, categories_from_ids
+from product_mil.sources.ids import has_id
 from product_mil.sources.lookup import rows_of
+from product_mil.sources.opening import open_catalogue
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,13 +91,13 @@ def gather(
     if shares_image is not None:
         truth = dataclasses.replace(truth, shares_image=shares_image[records])
     rows, places = _matched(truth, sources, notes)
-    entries = _entries(sources, places)
+    questions, entries = with_ids_alike(take(truth, rows), _entries(sources, places))
     poolings = {name: parts[0].pooling for name, parts in sources.items()}
     headline = headline_of(poolings, reference)
     differing = differing_fields(configs)
     notes += remarks(differing)
     return Gathered(
-        questions=take(truth, rows),
+        questions=questions,
         entries=entries,
         pairs=all_pairs(entries, headline[1]),
         headline=headline,
@@ -132,7 +133,7 @@ def _matched(
     truth: Questions, sources: Mapping[str, Sequence[Source]], notes: list[str]
 ) -> tuple[Int64[np.ndarray, " N"], dict[str, list[Int64[np.ndarray, " N"]]]]:
     """The rows of `truth` that every source answers, and the rows of these answers by source."""
-    usable = truth.category_id != NO_CATEGORY
+    usable = has_id(truth.category_id)
     unlabelled = int((~usable).sum())
     if unlabelled:
         notes.append(f"{unlabelled} products have no category: left out")

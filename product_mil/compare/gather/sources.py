@@ -29,8 +29,9 @@ from product_mil.model.registry import head
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
 from product_mil.runs.trained import TrainedRun, open_run
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue
+from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Ids, has_id
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
 _LOGGER = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ _LOGGER = logging.getLogger(__name__)
 class Source:
     """The answers of a run or a file, before products are matched."""
 
-    product_id: Int64[np.ndarray, " N"]
+    product_id: Ids[np.ndarray, " N"]
     answers: dict[str, Answers]  # by rule; those of the source itself under `OWN`
     knows: Bool[np.ndarray, " N"]  # whether the product's category is a class of the source
     categories: Categories | None
@@ -142,7 +143,7 @@ def read_file(path: Path, truth: Questions | None, notes: list[str]) -> Source:
     notes.append(f"{path}: no {file.left_out}")
     knows = np.ones(len(file.product_id), bool)
     if file.questions is not None:
-        knows &= file.questions.category_id != NO_CATEGORY
+        knows &= has_id(file.questions.category_id)
     if file.answers.log_prob_true is not None:
         knows &= ~np.isnan(file.answers.log_prob_true)
     return Source(
@@ -171,7 +172,7 @@ def run_details(
     return [detail for block, _ in blocks for detail in details_of(block, classes)]
 
 
-def file_details(path: Path, product_ids: Int64[np.ndarray, " r"]) -> list[Detail] | None:
+def file_details(path: Path, product_ids: Ids[np.ndarray, " r"]) -> list[Detail] | None:
     """What a prediction file says of some products; None if it only holds a guess for each."""
     if not is_parquet(path):
         return None

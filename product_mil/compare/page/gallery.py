@@ -16,6 +16,7 @@ from product_mil.inference.files import CONTRIBUTION, PredictionFile
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories, path_of
+from product_mil.sources.ids import Id, Ids
 from product_mil.sources.lookup import rows_of
 
 MAX_PRODUCTS = 1000
@@ -37,15 +38,15 @@ DETAIL_COLUMNS = (
 class Detail:
     """What a model says of one product, in the form that the page shows."""
 
-    top: list[tuple[int, float]]  # category id and probability, the most probable first
+    top: list[tuple[Id, float]]  # category id and probability, the most probable first
     attention: dict[int, float]  # by `image_index`
-    image_guess: dict[int, int]  # category id, by `image_index`
+    image_guess: dict[int, Id]  # category id, by `image_index`
     # What each image adds to the logit of the first of `top`, by `image_index`; empty where the
     # logits are not a sum over images.
     contribution: dict[int, float] = field(default_factory=dict)
 
 
-def details_of(block: PredictionBlock, class_ids: Int64[np.ndarray, " k"]) -> Iterator[Detail]:
+def details_of(block: PredictionBlock, class_ids: Ids[np.ndarray, " k"]) -> Iterator[Detail]:
     """The details of each product of a block, in order."""
     stops = np.cumsum(block.num_readable_images)
     for row, stop in enumerate(stops.tolist()):
@@ -68,9 +69,9 @@ def details_of(block: PredictionBlock, class_ids: Int64[np.ndarray, " k"]) -> It
         )
 
 
-def details_in(file: PredictionFile, product_ids: Int64[np.ndarray, " r"]) -> list[Detail]:
+def details_in(file: PredictionFile, product_ids: Ids[np.ndarray, " r"]) -> list[Detail]:
     """What a prediction file says of some of its products."""
-    rows = rows_of(file.column("product_id"), product_ids)  # every id is there
+    rows = rows_of(file.ids("product_id"), product_ids)  # every id is there
     chosen = file.table.take(pa.array(rows)).to_pylist()
     return [
         Detail(
@@ -108,7 +109,7 @@ def select(
     of_a, of_b = a.guess == questions.category_id, b.guess == questions.category_id
     changed = np.flatnonzero(of_a != of_b)
     fixed = of_a[changed]
-    level1 = categories.level1[categories.class_of(questions.category_id[changed])]
+    level1 = categories.groups[0][categories.class_of(questions.category_id[changed])]
     count = np.zeros(len(changed), np.int32)
     if questions.num_images is not None:
         count = questions.num_images[changed]
@@ -174,13 +175,13 @@ def cards(
     """
     thumbnails = Thumbnails(catalogue) if catalogue is not None else None
     found: list[dict[str, Any]] = []
-    named: set[int] = set()
+    named: set[Id] = set()
     # In random order, so that stopping early leaves out products of all strata alike.
     for place in np.random.default_rng(1).permutation(len(selection.rows)).tolist():
         if thumbnails is not None and thumbnails.num_bytes > MAX_THUMBNAILS_BYTES:
             break
         row = int(selection.rows[place])
-        true = int(questions.category_id[row])
+        true = questions.category_id[row].item()
         card: dict[str, Any] = {
             "place": place,
             "id": str(questions.product_id[row]),  # as text: JavaScript rounds large numbers
@@ -213,11 +214,13 @@ def cards(
     return {
         "cards": found,
         "pictures": thumbnails.uris if thumbnails is not None else [],
-        "names": {str(category): path_of(categories, category) for category in sorted(named)},
+        "names": {
+            str(category): path_of(categories, category) for category in sorted(named, key=str)
+        },
     }
 
 
-def _guess(answers: Answers, row: int) -> tuple[int, float | None]:
+def _guess(answers: Answers, row: int) -> tuple[Id, float | None]:
     """The category of the first guess, and its probability where that is known."""
     confidence = answers.confidence
-    return int(answers.guess[row]), None if confidence is None else float(confidence[row])
+    return answers.guess[row].item(), None if confidence is None else float(confidence[row])

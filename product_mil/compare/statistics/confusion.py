@@ -6,6 +6,7 @@ import numpy as np
 from jaxtyping import Int64
 
 from product_mil.compare.answers import Answers, Questions
+from product_mil.sources.ids import Id, ids_from
 from product_mil.sources.lookup import rows_of
 
 MAX_CONFUSIONS = 100
@@ -13,7 +14,7 @@ MAX_CONFUSIONS = 100
 
 def confusions(
     questions: Questions, answers: tuple[Answers, Answers]
-) -> list[tuple[int, int, int, int]]:
+) -> list[tuple[Id, Id, int, int]]:
     """The most frequent mistakes of two models together, the most frequent first.
 
     Each is (true category id, guessed id, products of the first model, products of the second).
@@ -34,11 +35,11 @@ def confusions(
 
 
 def confusion_matrix(
-    questions: Questions, answers: Answers, category_ids: Sequence[int]
+    questions: Questions, answers: Answers, category_ids: Sequence[Id]
 ) -> Int64[np.ndarray, "c c1"]:
     """Numbers of products by true category and guess; the last column holds all other guesses."""
     size = len(category_ids)
-    ids = np.asarray(category_ids, np.int64)
+    ids = ids_from(category_ids)
     true, guess = (
         rows_of(ids, values) % (size + 1) for values in (questions.category_id, answers.guess)
     )

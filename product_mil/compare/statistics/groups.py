@@ -1,7 +1,5 @@
 """Groups of products for which accuracies and differences are reported separately."""
 
-from collections.abc import Iterator
-
 import numpy as np
 from jaxtyping import Int64
 
@@ -29,7 +27,7 @@ def groups_of(questions: Questions, categories: Categories) -> Groups:
         }
     place = categories.class_of(questions.category_id)
     found["by_level1"] = {}
-    for name, members in _members(categories):
+    for name, members in _members(categories).items():
         rows = np.flatnonzero(np.isin(place, members))
         if len(rows):
             found["by_level1"][name] = rows
@@ -45,8 +43,9 @@ def groups_of(questions: Questions, categories: Categories) -> Groups:
     return found
 
 
-def _members(categories: Categories) -> Iterator[tuple[str, Int64[np.ndarray, " c"]]]:
-    """The name and the class indices of each category of level 1."""
-    for group in range(int(categories.level1.max()) + 1):
-        members = np.flatnonzero(categories.level1 == group)
-        yield categories.names[members[0]][0], members
+def _members(categories: Categories) -> dict[str, list[int]]:
+    """The class indices of each name at level 1; in a tree of one level, classes may share one."""
+    members: dict[str, list[int]] = {}
+    for class_index, names in enumerate(categories.names):
+        members.setdefault(names[0], []).append(class_index)
+    return members

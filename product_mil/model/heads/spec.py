@@ -17,7 +17,7 @@ class HeadSpec:
 
     `build(dim, classes, dropout_rate=, rngs=)` makes a `Head` for embeddings of `dim` channels. It
     takes those fields of `config.model` besides that `settings` names, and with `needs_levels` the
-    groups of every class in the category tree, `levels=`.
+    groups of every class at each level of the category tree, `levels=`.
 
     Raises:
         ValueError: `settings` names something that is not in `OWN_SETTINGS`.

@@ -5,6 +5,9 @@ a leaf is then the sum of those of the nodes on its path: trained together, each
 the images of its own subtree and from nothing else.
 """
 
+import functools
+import itertools
+import operator
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -19,7 +22,7 @@ from product_mil.model.heads.spec import HeadSpec
 from product_mil.model.layers import initializers
 from product_mil.model.packing import Packing
 
-Levels = tuple[Sequence[int], Sequence[int]]  # groups of every class at levels 1 and 2
+Levels = Sequence[Sequence[int]]  # the group of each class, at each level; the last is the class
 
 
 def log_softmax_among(
@@ -34,6 +37,12 @@ def log_softmax_among(
     return jnp.moveaxis(z - jnp.log(total)[of], 0, -1)
 
 
+def parents_of(above: Sequence[int], groups: Sequence[int]) -> tuple[int, ...]:
+    """The group at the level above of each group, from both groups of every class."""
+    parent = dict(zip(groups, above, strict=True))
+    return tuple(parent[group] for group in range(len(parent)))
+
+
 class TreeHead(Head):
     """Classify each image down the tree, then take the mean of the images' probabilities."""
 
@@ -45,14 +54,13 @@ class TreeHead(Head):
     ):
         del classes  # the levels say it
         self.dropout_rate = dropout_rate
-        level1, level2 = (tuple(map(int, level)) for level in levels)
-        self.level1, self.level2 = level1, level2  # of every class
-        self.level1_of_2 = tuple(level1[level2.index(g)] for g in range(max(level2) + 1))
+        self.levels = tuple(tuple(map(int, level)) for level in levels)
+        self.parents = tuple(itertools.starmap(parents_of, itertools.pairwise(self.levels)))
         zeros = initializers.zeros
         # The classifiers of one level side by side; a column belongs to the node above it.
-        self.root = linear(dim, max(level1) + 1, zeros, rngs)
-        self.of_level_1 = linear(dim, max(level2) + 1, zeros, rngs)
-        self.of_level_2 = linear(dim, len(level2), zeros, rngs)
+        self.root = linear(dim, max(self.levels[0]) + 1, zeros, rngs)
+        for level, parents in enumerate(self.parents, 1):
+            setattr(self, f"of_level_{level}", linear(dim, len(parents), zeros, rngs))
 
     def __call__(
         self, x: Float[Array, "S n d"], packing: Packing, key: PRNGKeyArray | None
@@ -64,18 +72,20 @@ class TreeHead(Head):
 
     def leaf_log_probs(self, x: Float[Array, "*e d"]) -> Float[Array, "*e k"]:
         """Sum of log-probabilities along the path to every leaf."""
-        first = jax.nn.log_softmax(self.root(x))
-        second = log_softmax_among(self.of_level_1(x), self.level1_of_2, first.shape[-1])
-        third = log_softmax_among(self.of_level_2(x), self.level2, second.shape[-1])
-        level1, level2 = jnp.asarray(self.level1), jnp.asarray(self.level2)
-        return first[..., level1] + second[..., level2] + third
+        of_level = [jax.nn.log_softmax(self.root(x))]
+        for level, parents in enumerate(self.parents, 1):
+            logits = getattr(self, f"of_level_{level}")(x)
+            of_level.append(log_softmax_among(logits, parents, of_level[-1].shape[-1]))
+        *above, last = of_level
+        of_leaves = [z[..., jnp.asarray(g)] for z, g in zip(above, self.levels, strict=False)]
+        return functools.reduce(operator.add, [*of_leaves, last])
 
 
 SPEC = HeadSpec(
     "tree",
     TreeHead,
     "each image classified down the category tree, probabilities averaged",
-    class_axes={"of_level_2": -1},
+    class_axes={},  # takes no weights
     needs_levels=True,
     takes_weights=False,
 )

@@ -7,12 +7,13 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Int64
+from jaxtyping import Array
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import CLASS_FILE, refuse_foreign
 from product_mil.model.classifier import Model
 from product_mil.model.weights.load import ImageNetTop
+from product_mil.sources.ids import Ids
 
 IMAGENET_CLASSES = 1000
 NAMED = ("normal", "zeros", "truncated_normal")
@@ -23,7 +24,7 @@ _KERNEL = re.compile(r"head/(classify|classify_image)/kernel")
 def initialise_head(
     model: Model,
     head_init: str,
-    category_ids: Int64[np.ndarray, " k"],
+    category_ids: Ids[np.ndarray, " k"],
     top: ImageNetTop | None,
     seed: int,
 ) -> tuple[Model, list[str]]:
@@ -73,9 +74,7 @@ def _with_columns(value: Array, places: np.ndarray, columns: np.ndarray) -> Arra
     return jnp.asarray(changed)
 
 
-def _read_matches(
-    path: Path, category_ids: Int64[np.ndarray, " k"]
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_matches(path: Path, category_ids: Ids[np.ndarray, " k"]) -> tuple[np.ndarray, np.ndarray]:
     """Class indices, and the ImageNet class of each.
 
     Raises:
@@ -86,14 +85,14 @@ def _read_matches(
         rows = list(csv.DictReader(path.read_text(encoding="utf-8-sig").splitlines()))
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise UserError(f"config.model.head_init: cannot read {path} ({error})") from error
-    where = {int(number): place for place, number in enumerate(category_ids)}
+    where = {str(number): place for place, number in enumerate(category_ids)}
     found: dict[int, int] = {}
     errors = []
     for line, row in enumerate(rows, 2):
         try:
-            category, imagenet = int(row["category_id"]), int(row["imagenet_class"])
-        except (KeyError, TypeError, ValueError):
-            errors.append(f"line {line}: expected category_id,imagenet_class, two whole numbers")
+            category, imagenet = row["category_id"].strip(), int(row["imagenet_class"])
+        except (KeyError, TypeError, ValueError, AttributeError):
+            errors.append(f"line {line}: expected category_id,imagenet_class, such as 7,281")
             continue
         if category not in where:
             errors.append(f"line {line}: no category {category} in this data")

@@ -10,13 +10,12 @@ import uuid
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from product_mil.sources.catalogue import Fault
+from product_mil.sources.catalogue import NO_ID, NO_PICTURE, OTHER_CATEGORY, Fault
+from product_mil.sources.ids import Id, fault_of
 
 DOUBLE, STRING, DOCUMENT, ARRAY, BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
 OBJECT_ID, NULL, REGEX = 0x07, 0x0A, 0x0B
 INT32, INT64 = 0x10, 0x12
-NO_PICTURE = "an image without a binary picture"
-NO_ID, OTHER_CATEGORY = "no integer _id", "category_id is not an integer"  # kinds of faults
 UUIDS = (3, 4)  # the binary subtypes
 OLD_BINARY = 2  # the binary subtype that repeats its length inside
 
@@ -67,7 +66,7 @@ class RecordError(Exception):
     missing `_id`.
     """
 
-    def __init__(self, offset_bytes: int, product_id: int | None, reason: str, *, broken: bool):
+    def __init__(self, offset_bytes: int, product_id: Id | None, reason: str, *, broken: bool):
         super().__init__(f"byte {offset_bytes}: {reason}")
         self.fault = Fault(offset_bytes, product_id, reason)
         self.broken = broken
@@ -76,8 +75,8 @@ class RecordError(Exception):
 class Record(NamedTuple):
     """A product in the file."""
 
-    product_id: int
-    category_id: int | None
+    product_id: Id
+    category_id: Id | None
     pictures: list[tuple[int, int]]  # offset in the file and length of each image, in bytes
     faults: list[Fault]  # fields that were left out
 
@@ -96,7 +95,7 @@ def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
     fault.
 
     Raises:
-        RecordError: the structure is broken, or there is no integer `_id`.
+        RecordError: the structure is broken, or there is no `_id` that `id_value` knows.
     """
     data = bytes(data)
     product_id, category_id, pictures = None, None, None
@@ -105,10 +104,10 @@ def parse_record(data: bytes | bytearray | memoryview, offset: int) -> Record:
     try:
         for kind, name, start, stop in _elements(data, 0, len(data)):
             if name == b"_id":
-                product_id = integer_value(data, kind, start)
+                product_id = id_value(data, kind, start, stop)
                 other_id = f"it is {_described(data, kind, start, stop)}"
             elif name == b"category_id":
-                category_id = integer_value(data, kind, start)
+                category_id = id_value(data, kind, start, stop)
                 if category_id is None and kind != NULL:
                     what = f"it is {_described(data, kind, start, stop)}"
                     faults.append((start, f"{OTHER_CATEGORY}: {what}", None))
@@ -215,28 +214,43 @@ def _int32(data: bytes, start: int, last: int) -> int:
     return struct.unpack_from("<i", data, start)[0]
 
 
-def integer_value(data: bytes, kind: int, start: int) -> int | None:
-    """The value of a BSON number that is a 64-bit integer; None for everything else."""
-    if kind == INT32:
-        return struct.unpack_from("<i", data, start)[0]
-    if kind == INT64:
-        return struct.unpack_from("<q", data, start)[0]
+def id_value(data: bytes, kind: int, start: int, stop: int) -> Id | None:
+    """The id that a BSON value is: a 64-bit integer, text, an ObjectId or a UUID; otherwise None.
+
+    A number of another type is an integer if its value is whole.
+    """
+    if kind in (INT32, INT64):
+        return int.from_bytes(data[start:stop], "little", signed=True)
+    if kind == OBJECT_ID:
+        return data[start:stop].hex()
+    if kind == STRING:
+        text = data[start + 4 : stop - 1].decode(errors="surrogateescape")
+        return None if fault_of(text) else text
+    if kind == BINARY and data[start + 4] in UUIDS and stop - start == 21:
+        return str(uuid.UUID(bytes=data[start + 5 : stop]))
     if kind == DOUBLE:
-        number = struct.unpack_from("<d", data, start)[0]
-        if number.is_integer() and -(2.0**63) <= number < 2.0**63:
-            return int(number)
+        (number,) = struct.unpack_from("<d", data, start)
+        return int(number) if number.is_integer() and -(2.0**63) <= number < 2.0**63 else None
     return None
 
 
+def id_at(data: bytes, kind: int, start: int) -> Id | None:
+    """The `id_value` that begins at `start`; None also if its bytes are not all there."""
+    try:
+        stop = _value_stop(data, kind, start, len(data))
+    except _BrokenError:
+        return None
+    if stop > len(data) or (kind == STRING and data[stop - 1] != 0):
+        return None
+    return id_value(data, kind, start, stop)
+
+
 def _described(data: bytes, kind: int, start: int, stop: int) -> str:
-    """Words for a value that is not an integer; they include the value if it is short."""
+    """Words for a value that is no id; they include the value if it is short."""
     if kind == STRING:
-        text = data[start + 4 : stop - 1].decode(errors="replace")
-        return f"the string {text[:_SHOWN_CHARACTERS]!r}" + "..." * (len(text) > _SHOWN_CHARACTERS)
-    if kind == OBJECT_ID:
-        return f"the ObjectId {data[start:stop].hex()}"
-    if kind == BINARY and data[start + 4] in UUIDS and stop - start == 21:
-        return f"the UUID {uuid.UUID(bytes=data[start + 5 : stop])}"
+        text = data[start + 4 : stop - 1].decode(errors="surrogateescape")
+        shown = text[:_SHOWN_CHARACTERS] + "..." * (len(text) > _SHOWN_CHARACTERS)
+        return f"the string {shown!r}, and {fault_of(text)}"
     if kind == DOUBLE:
         return f"the number {struct.unpack_from('<d', data, start)[0]!r}"
     return _TYPE_NAMES.get(kind, f"of the BSON type 0x{kind:02x}")

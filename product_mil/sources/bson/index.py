@@ -42,6 +42,7 @@ from product_mil.sources.bson.index_store import (
 from product_mil.sources.bson.names import dump_files
 from product_mil.sources.bson.reader import Addresses, FileReader
 from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of, later_duplicates
+from product_mil.sources.ids import joined
 
 _EDGE_BYTES = 1 << 20
 # Every mapped column is an open file, and so is the dump; training and validation may share dumps.
@@ -232,8 +233,10 @@ def _join(indexes: list[Index]) -> BsonCatalogue:
         ends = np.cumsum([index.num_products for index in indexes])
         for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
             path = indexes[np.searchsorted(ends, row, side="right")].path
-            offset_bytes, product_id = (columns[k][row] for k in ("offset_bytes", "product_id"))
-            faults.append((path, Fault(int(offset_bytes), int(product_id), DUPLICATE)))
+            offset_bytes, product_id = (
+                columns[name][row].item() for name in ("offset_bytes", "product_id")
+            )
+            faults.append((path, Fault(offset_bytes, product_id, DUPLICATE)))
     return BsonCatalogue(
         **columns,
         paths=tuple(index.path for index in indexes),
@@ -257,6 +260,8 @@ def _concatenate(indexes: list[Index]) -> dict[str, Any]:
             ]
         if any(part is None for part in parts):
             columns[name] = None
+        elif name in ("product_id", "category_id"):
+            columns[name] = joined(parts)
         else:
             columns[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
     return columns

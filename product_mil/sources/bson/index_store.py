@@ -17,21 +17,21 @@ from jaxtyping import Int32, Int64
 from tqdm import tqdm
 
 from product_mil.errors import UserError
-from product_mil.files.foreign import BSON, kind_of_file
 from product_mil.files.whole import whole_directory
-from product_mil.sources.bson.document import NO_ID
 from product_mil.sources.bson.scan import Rows, scan
 from product_mil.sources.catalogue import Columns, Fault, kind_of, later_duplicates
+from product_mil.sources.ids import as_text
 
 FORMAT = 3  # a new number makes every older index stale
 DUPLICATE = "product id occurs again: the first record of this id is used"
 MAX_LISTED_FAULTS = 100_000  # more are counted only
 
 _INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of indexes; others are not ours
+_OLDER_FAULTS = {"no integer _id", "category_id is not an integer"}  # before text could be an id
 _DTYPES = {
     "offset_bytes": "<i8",
     "length_bytes": "<i4",
-    "product_id": "<i8",
+    "product_id": "<i8",  # or text, as wide as the longest id
     "category_id": "<i8",
     "num_images": "<i4",
     "first_image": "<i8",
@@ -59,7 +59,7 @@ class Index(FileColumns):
     fingerprint: str  # a hash of all columns, and so of everything that was read
     faults: list[Fault]  # the first 100,000
     fault_counts: dict[str, int]  # the number of all faults, by kind
-    num_bad_records: int  # records left out, since they are broken or lack an integer _id
+    num_bad_records: int  # records left out, since they are broken or lack a usable _id
     unread_bytes: int  # after the last whole record
 
 
@@ -73,6 +73,8 @@ def load_index(path: Path, directory: Path) -> Index | None:
             if xxhash.xxh3_128_hexdigest(column) != content_hash:
                 return None
             columns[name] = column
+        if _OLDER_FAULTS & description["fault_counts"].keys():
+            return None
         return Index(
             **columns,
             path=path,
@@ -129,7 +131,7 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
         repeated = later_duplicates(product_id)
         counts[kind_of(DUPLICATE)] = len(repeated)
         faults += [
-            Fault(int(offset_bytes[row]), int(product_id[row]), DUPLICATE)
+            Fault(int(offset_bytes[row]), product_id[row].item(), DUPLICATE)
             for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))]
         ]
         description = {
@@ -160,15 +162,19 @@ def _remove_older(directory: Path) -> None:
 
 
 class _ColumnFile:
-    """A .npy file that grows along its first axis; NumPy's header has room for a larger count."""
+    """A .npy file that grows along its first axis; NumPy's header has room for a larger count.
+
+    A column of ids also becomes text, or wider text, when such rows come.
+    """
 
     def __init__(self, directory: Path, name: str):
         self.num_rows = 0
         self._dtype = np.dtype(_DTYPES[name])
         self._row_shape = (2,) if name == "image_hash" else ()
         self._hasher = xxhash.xxh3_128()
-        self._file = (directory / f"{name}.npy").open("wb", buffering=1 << 20)
+        self._file = (directory / f"{name}.npy").open("w+b", buffering=1 << 20)
         self._write_header()
+        self._header_bytes = self._file.tell()
 
     def __enter__(self) -> "_ColumnFile":
         return self
@@ -183,10 +189,27 @@ class _ColumnFile:
         return self._hasher.hexdigest()
 
     def append(self, rows: np.ndarray) -> None:
-        rows = np.ascontiguousarray(rows, self._dtype)
-        self._file.write(rows.data)
-        self._hasher.update(rows.data)
+        if len(rows) and "U" in (self._dtype.kind, rows.dtype.kind):
+            rows = self._fitting(rows)
+        self._write(rows)
         self.num_rows += len(rows)
+
+    def _fitting(self, rows: np.ndarray) -> np.ndarray:
+        """The rows as text, after the column has become text that is wide enough for them."""
+        rows = as_text(rows)
+        if self._dtype.kind != "U" or rows.dtype.itemsize > self._dtype.itemsize:
+            self._file.seek(self._header_bytes)
+            before = as_text(np.frombuffer(self._file.read(), self._dtype))
+            self._dtype = np.promote_types(before.dtype, rows.dtype)
+            self._hasher.reset()
+            self._file.seek(self._header_bytes)
+            self._write(before)
+        return rows
+
+    def _write(self, rows: np.ndarray) -> None:
+        data = np.ascontiguousarray(rows, self._dtype).view(np.uint8).data
+        self._file.write(data)
+        self._hasher.update(data)
 
     def _write_header(self) -> None:
         shape = (self.num_rows, *self._row_shape)
@@ -223,9 +246,6 @@ def _read(path: Path, *, hash_images: bool, progress: bool) -> Iterator[Rows]:
 
 
 def _why_empty(path: Path, faults: list[Fault]) -> str:
-    reason = faults[0].reason if faults else ""
-    where = f"{path}, byte {faults[0].offset_bytes}" if faults else str(path)
-    if kind_of(reason) == NO_ID and kind_of_file(path) == BSON:
-        return f"{where}: {reason}; products need integers as _id so far: dump them with such ids"
-    first = f" ({where.removeprefix(f'{path}, ')}: {reason})" if faults else ""
+    where = f"byte {faults[0].offset_bytes}" if faults else ""
+    first = f" ({where}: {faults[0].reason})" if faults else ""
     return f"{path} is no BSON dump of MongoDB, or none of products{first}; name the dump itself"

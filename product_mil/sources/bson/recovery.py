@@ -14,22 +14,22 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from product_mil.sources.bson.document import (
-    INT32,
     Record,
     RecordError,
     document_bytes,
-    integer_value,
+    id_at,
     parse_record,
 )
-from product_mil.sources.catalogue import Fault
+from product_mil.sources.catalogue import NO_ID, Fault
+from product_mil.sources.ids import Id
 
 MIN_RECORD_BYTES = 5
 MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond
 
 _HEAD = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")  # four bytes after the beginning of a record
 _SWALLOWED = re.compile(rb"(?s)\0\0....[\x01-\x13](_id|category_id|imgs)\0")
-_ID = re.compile(rb"([\x01\x10\x12])_id\0")
-_CATEGORY = re.compile(rb"([\x01\x10\x12])category_id\0")
+_ID = re.compile(rb"([\x01\x02\x05\x07\x10\x12])_id\0")
+_CATEGORY = re.compile(rb"([\x01\x02\x05\x07\x10\x12])category_id\0")
 _IMGS = re.compile(rb"\x04imgs\0")
 _PICTURE = re.compile(rb"(?s)\x03(\d{1,3})\0....\x05picture\0(....).")
 
@@ -83,11 +83,11 @@ def recover(descriptor: int, position: int, size_bytes: int) -> Recovered:
                 reason = f"{what}: {missing}; what is left of it is used; fetch the file again"
     # Every further array of images belongs to a record whose beginning is destroyed.
     faults = [
-        Fault(position + found.start(), None, "no integer _id: after a damaged record")
+        Fault(position + found.start(), None, f"{NO_ID}: after a damaged record")
         for found in list(_IMGS.finditer(data))[1:]
     ]
     if record is None:
-        reason = f"broken BSON structure: no integer _id; {end - position} bytes skipped"
+        reason = f"broken BSON structure: {NO_ID}; {end - position} bytes skipped"
         return Recovered(end, None, [], [Fault(position, None, reason), *faults], 0)
     pictures = [data[at - position : at - position + n] for at, n in record.pictures]
     fault = Fault(position, record.product_id, reason)
@@ -170,12 +170,12 @@ def _with_right_length(data: bytes, position: int) -> Record | None:
 
 
 def _search(data: bytes, position: int) -> Record | None:
-    """A record of the fields that can be found in a broken one; None without an integer `_id`."""
-    found = _ID.search(data)
-    product_id = _number(data, found)
+    """A record of the fields that can be found in a broken one; None without an `_id`."""
+    arrays = [match.end() for match in _IMGS.finditer(data)]
+    # After the images' array begins, an `_id` may be that of an image.
+    product_id = _id(data, _ID.search(data, 0, arrays[0] if arrays else len(data)))
     if product_id is None:
         return None
-    arrays = [match.end() for match in _IMGS.finditer(data)]
     start, *following = [*arrays, len(data)]
     # A second array of images belongs to another product, whose beginning is destroyed.
     data = data[: following[0]] if following else data
@@ -189,7 +189,7 @@ def _search(data: bytes, position: int) -> Record | None:
                 faults.append(lost)
     return Record(
         product_id,
-        _number(data, _CATEGORY.search(data)),
+        _id(data, _CATEGORY.search(data)),
         [(position + at, length) for at, length in pictures],
         faults,
     )
@@ -208,7 +208,5 @@ def _pictures(data: bytes, start: int) -> Iterator[tuple[int, int, int]]:
         start, least = start + (length if whole else 0), index + 1
 
 
-def _number(data: bytes, found: re.Match[bytes] | None) -> int | None:
-    if found is None or found.end() + (4 if found[1][0] == INT32 else 8) > len(data):
-        return None
-    return integer_value(data, found[1][0], found.end())
+def _id(data: bytes, found: re.Match[bytes] | None) -> Id | None:
+    return None if found is None else id_at(data, found[1][0], found.end())

@@ -17,7 +17,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
-from product_mil.sources.bson.document import RecordError, parse_record
+from product_mil.sources.bson.document import Record, RecordError, parse_record
 from product_mil.sources.bson.lanes import parse_lanes
 from product_mil.sources.bson.recovery import (
     MAX_RECORD_BYTES,
@@ -27,7 +27,8 @@ from product_mil.sources.bson.recovery import (
     recover,
     swallows_a_record,
 )
-from product_mil.sources.catalogue import NO_CATEGORY, Fault
+from product_mil.sources.catalogue import Fault
+from product_mil.sources.ids import Ids, ids_from, merged
 
 _CHUNK_BYTES = 6 << 20  # parsed together
 _PIECE_BYTES = 512 << 10  # read together, so that records are still in cache when lengths are read
@@ -41,8 +42,8 @@ class Rows(NamedTuple):
 
     offset_bytes: Int64[np.ndarray, " N"]
     length_bytes: Int32[np.ndarray, " N"]
-    product_id: Int64[np.ndarray, " N"]
-    category_id: Int64[np.ndarray, " N"]
+    product_id: Ids[np.ndarray, " N"]
+    category_id: Ids[np.ndarray, " N"]
     num_images: Int32[np.ndarray, " N"]
     image_offset_bytes: Int64[np.ndarray, " M"]
     image_length_bytes: Int32[np.ndarray, " M"]
@@ -177,10 +178,8 @@ def _recovered_rows(recovered: Recovered, position: int, *, hash_images: bool) -
     return Rows(
         offset_bytes=np.full(len(records), position, np.int64),
         length_bytes=np.full(len(records), recovered.stop_bytes - position, np.int32),
-        product_id=np.array([record.product_id for record in records], np.int64),
-        category_id=np.array(
-            [NO_CATEGORY if r.category_id is None else r.category_id for r in records], np.int64
-        ),
+        product_id=ids_from(record.product_id for record in records),
+        category_id=ids_from(record.category_id for record in records),
         num_images=np.array([len(record.pictures) for record in records], np.int32),
         image_offset_bytes=np.array([at for at, _ in pictures], np.int64),
         image_length_bytes=np.array([length for _, length in pictures], np.int32),
@@ -207,7 +206,7 @@ def _parse(
     start, stop = edges[:-1], edges[1:]
     product_id, category_id, num_images, lanes = parse_lanes(buffer, start, stop)
     usable = np.ones(len(start), bool)
-    walked: list[tuple[int, int]] = []  # position and length of images found by walking
+    walked: dict[int, Record] = {}  # by row, with positions in the buffer
     faults: list[Fault] = []
     for row in np.flatnonzero(num_images == 0).tolist():
         data = buffer.data[start[row] : stop[row]]
@@ -224,13 +223,17 @@ def _parse(
             return _parse(buffer, kept, base, hash_images=hash_images)[0], False
         if record is None:
             continue
-        product_id[row] = record.product_id
-        category_id[row] = NO_CATEGORY if record.category_id is None else record.category_id
-        num_images[row] = -len(record.pictures)  # negative: not from the lanes
-        walked += record.pictures
+        walked[row] = record
         faults += record.faults
-    from_lanes = num_images > 0
-    num_images = np.abs(num_images)
+    from_lanes, by_walking = num_images > 0, np.array(list(walked), np.int64)
+    product_id = merged(
+        product_id, from_lanes, by_walking, ids_from(r.product_id for r in walked.values())
+    )
+    category_id = merged(
+        category_id, from_lanes, by_walking, ids_from(r.category_id for r in walked.values())
+    )
+    pictures = [picture for record in walked.values() for picture in record.pictures]
+    num_images[by_walking] = [len(record.pictures) for record in walked.values()]
     first = np.cumsum(num_images) - num_images
     at = np.zeros(num_images.sum(), np.int64)
     length = np.zeros(len(at), np.int64)
@@ -239,7 +242,7 @@ def _parse(
         place = first[row[chosen]] + k
         at[place], length[place] = lane_at[chosen], lane_length[chosen]
     place = np.repeat(~from_lanes, num_images)
-    at[place], length[place] = np.array(walked, np.int64).reshape(-1, 2).T
+    at[place], length[place] = np.array(pictures, np.int64).reshape(-1, 2).T
     rows = Rows(
         offset_bytes=(start + base)[usable],
         length_bytes=(stop - start).astype(np.int32)[usable],

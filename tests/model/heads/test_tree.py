@@ -7,26 +7,42 @@ import pytest
 from flax import nnx
 
 from product_mil.batch import Slots
-from product_mil.model.heads.tree import TreeHead
+from product_mil.model.heads.tree import Levels, TreeHead
 from product_mil.model.packing import Packing, packing_of
 from product_mil.train.losses import Target, image_loss
 
 # Six leaves: group 0 of level 1 has groups 0 and 1 of level 2, group 1 has 2 (of one leaf) and 3.
 LEVEL1 = (0, 0, 0, 1, 1, 1)
 LEVEL2 = (0, 0, 1, 2, 3, 3)
-LEVEL1_OF_2 = (0, 0, 1, 1)
+LEAVES = (0, 1, 2, 3, 4, 5)
+TREES = [
+    [LEAVES],
+    [LEVEL1, LEAVES],
+    [LEVEL1, LEVEL2, LEAVES],
+    [LEVEL1, LEVEL2, LEVEL2, LEAVES],  # at a level with one child a node, nothing is decided
+    [(0, 0, 0, 0, 0, 0), LEVEL1, LEVEL2, LEVEL2, LEAVES, LEAVES],
+]
 DIM = 5
 
 
-@pytest.fixture(scope="module")
-def head() -> TreeHead:
-    made = TreeHead(DIM, len(LEVEL1), levels=(LEVEL1, LEVEL2), dropout_rate=0.0, rngs=nnx.Rngs(0))
+def layers_of(head: TreeHead) -> list[nnx.Linear]:
+    """The layers from the top down."""
+    return [head.root, *(getattr(head, f"of_level_{n}") for n in range(1, len(head.levels)))]
+
+
+def head_of(levels: Levels) -> TreeHead:
+    made = TreeHead(DIM, len(LEAVES), levels=levels, dropout_rate=0.0, rngs=nnx.Rngs(0))
     random = np.random.default_rng(0)
-    for layer in (made.root, made.of_level_1, made.of_level_2):
+    for layer in layers_of(made):
         layer.kernel[...] = jnp.asarray(random.normal(size=layer.kernel.shape), jnp.float32)
         assert layer.bias is not None
         layer.bias[...] = jnp.asarray(random.normal(size=layer.bias.shape), jnp.float32)
     return made
+
+
+@pytest.fixture(scope="module")
+def head() -> TreeHead:
+    return head_of([LEVEL1, LEVEL2, LEAVES])
 
 
 def by_hand(head: TreeHead, x: np.ndarray) -> np.ndarray:
@@ -42,14 +58,15 @@ def by_hand(head: TreeHead, x: np.ndarray) -> np.ndarray:
         exp = np.exp([all_scores[i] for i in siblings])
         return float(exp[siblings.index(child)] / exp.sum())
 
-    root, first, second = (scores(each) for each in (head.root, head.of_level_1, head.of_level_2))
-    result = []
-    for leaf, (a, b) in enumerate(zip(LEVEL1, LEVEL2, strict=True)):
-        path = among(root, [0, 1], a)
-        path *= among(first, [g for g in range(4) if LEVEL1_OF_2[g] == a], b)
-        path *= among(second, [k for k in range(6) if LEVEL2[k] == b], leaf)
-        result.append(path)
-    return np.array(result)
+    result = np.ones(len(LEAVES))
+    above = (0,) * len(LEAVES)  # the root
+    for layer, groups in zip(layers_of(head), head.levels, strict=True):
+        of_level = scores(layer)
+        for leaf in LEAVES:
+            siblings = sorted({groups[k] for k in LEAVES if above[k] == above[leaf]})
+            result[leaf] *= among(of_level, siblings, groups[leaf])
+        above = groups
+    return result
 
 
 def packed(x: np.ndarray, segment: list[int], label: list[int]) -> tuple[jax.Array, Slots]:
@@ -75,6 +92,18 @@ def test_a_leaf_is_the_product_along_its_path_and_a_product_the_mean_of_its_imag
     np.testing.assert_allclose(of_products[1], wanted[2], rtol=1e-5)
     np.testing.assert_allclose(of_products.sum(-1), 1, atol=1e-6)
     np.testing.assert_allclose(output.attention[0], [0.5, 0.5, 1, 0])
+
+
+@pytest.mark.parametrize("levels", TREES)
+def test_trees_of_other_depths(levels: list[tuple[int, ...]]) -> None:
+    head = head_of(levels)
+    assert set(nnx.to_pure_dict(nnx.state(head))) == {
+        "root", *(f"of_level_{n}" for n in range(1, len(levels)))
+    }  # fmt: skip
+    x = np.random.default_rng(1).normal(size=(4, DIM)).astype(np.float32)
+    found = np.exp(np.asarray(head.leaf_log_probs(jnp.asarray(x))))
+    np.testing.assert_allclose(found, np.stack([by_hand(head, row) for row in x]), rtol=1e-5)
+    np.testing.assert_allclose(found.sum(-1), 1, atol=1e-6)
 
 
 def test_neighbours_change_no_bit(head):

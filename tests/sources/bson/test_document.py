@@ -62,7 +62,7 @@ def test_finds_what_pymongo_finds(seed: int) -> None:
 @pytest.mark.parametrize(
     ("fields", "category", "num_pictures", "reason"),
     [
-        ({"category_id": "12", "imgs": [{"picture": b"a"}]}, None, 1, "category_id is not"),
+        ({"category_id": b"12", "imgs": [{"picture": b"a"}]}, None, 1, "category_id is not"),
         ({"category_id": 1.5, "imgs": [{"picture": b"a"}]}, None, 1, "category_id is not"),
         ({"category_id": float("nan"), "imgs": [{"picture": b"a"}]}, None, 1, "category_id is"),
         ({"category_id": 3, "imgs": "none"}, 3, 0, "imgs is not an array"),
@@ -94,17 +94,14 @@ def test_an_absent_or_null_category_is_no_fault() -> None:
 
 
 OTHERS = {
-    "the string '7'": "7",
-    "the string 'é\\n'": "é\n",
-    f"the string '{'4' * 40}'...": "4" * 50,
+    "the string '', and it is empty": "",
+    f"the string '{'4' * 40}...', and it has 201 characters, more than 200": "4" * 201,
+    "the string 'é\\n\\x00', and it has a character that text cannot have (a zero or half of a "
+    "pair)": "é\n\0",
     "the number 7.5": 7.5,
     "the number inf": float("inf"),
     "the number nan": float("nan"),
     f"the number {2.0**63!r}": 2.0**63,
-    "the ObjectId 507f1f77bcf86cd799439011": ObjectId("507f1f77bcf86cd799439011"),
-    "the UUID 12345678-1234-5678-1234-567812345678": Binary(
-        uuid.UUID("12345678-1234-5678-1234-567812345678").bytes, 4
-    ),
     "binary data": b"abc",
     "null": None,
     "a boolean": True,
@@ -117,14 +114,39 @@ OTHERS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        (7, 7),
+        (Int64(-(2**62)), -(2**62)),
+        (7.0, 7),
+        ("7", "7"),
+        (" é\n", " é\n"),
+        (ObjectId("507f1f77bcf86cd799439011"), "507f1f77bcf86cd799439011"),
+        (
+            Binary(uuid.UUID("12345678-1234-5678-1234-567812345678").bytes, 4),
+            "12345678-1234-5678-1234-567812345678",
+        ),
+        (
+            Binary(uuid.UUID("12345678-1234-5678-1234-567812345678").bytes, 3),
+            "12345678-1234-5678-1234-567812345678",
+        ),
+    ],
+)
+def test_ids(value: object, expected: int | str) -> None:
+    record = parse_record(encode(_id=value, category_id=value, imgs=[{"picture": b"x"}]), 40)
+    assert (record.product_id, record.category_id) == (expected, expected)
+    assert record.faults == []
+
+
 @pytest.mark.parametrize("what", OTHERS)
 def test_a_value_of_another_type_is_reported_as_what_it_is(what: str) -> None:
     with pytest.raises(RecordError) as error:
         parse_record(encode(_id=OTHERS[what], imgs=[{"picture": b"x"}]), 40)
-    assert str(error.value) == f"byte 40: no integer _id: it is {what}"
-    assert kind_of(error.value.fault.reason) == "no integer _id"
+    assert str(error.value) == f"byte 40: no usable _id: it is {what}"
+    assert kind_of(error.value.fault.reason) == "no usable _id"
     record = parse_record(encode(_id=9, category_id=OTHERS[what], imgs=[{"picture": b"x"}]), 40)
-    expected = [] if what == "null" else [f"category_id is not an integer: it is {what}"]
+    expected = [] if what == "null" else [f"category_id is not usable: it is {what}"]
     assert [fault.reason for fault in record.faults] == expected
     record = parse_record(encode(_id=9, imgs=[{"picture": OTHERS[what]}, {"picture": b"x"}]), 40)
     expected = [f"an image without a binary picture: it is {what}"]
@@ -133,7 +155,7 @@ def test_a_value_of_another_type_is_reported_as_what_it_is(what: str) -> None:
 
 
 def test_without_any_id_there_is_no_product() -> None:
-    with pytest.raises(RecordError, match="byte 40: no integer _id: there is no field"):
+    with pytest.raises(RecordError, match="byte 40: no usable _id: there is no field"):
         parse_record(encode(op="i", o={"_id": 3}), 40)
 
 

@@ -6,13 +6,14 @@ import re
 import subprocess
 import sys
 import tempfile
+import uuid
 from pathlib import Path
 
 import bson
 import numpy as np
 import pytest
 import xxhash
-from bson import Int64
+from bson import Binary, Int64, ObjectId
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -20,12 +21,14 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson import index_store, scan
 from product_mil.sources.bson.index import BsonCatalogue, build_or_load_index, open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY, Fault
+from product_mil.sources.bson.index_store import DUPLICATE
+from product_mil.sources.catalogue import Fault, kind_of
+from product_mil.sources.ids import NO_CATEGORY
 
 Product = dict[str, object]
 
 
-def product(number: int, *pictures: bytes, **fields: object) -> Product:
+def product(number: object, *pictures: bytes, **fields: object) -> Product:
     return {"_id": number, **fields, "imgs": [{"picture": picture} for picture in pictures]}
 
 
@@ -128,6 +131,72 @@ def test_lanes_equal_the_walker_whatever_the_bytes(
     assert_equal_rows(fast, slow)
 
 
+def test_ids_of_any_kind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ObjectIds and ASCII texts take the lanes; what differs from the first record is walked."""
+    walked = []
+    parse_record = scan.parse_record
+    monkeypatch.setattr(scan, "parse_record", lambda *a: walked.append(a) or parse_record(*a))
+    one = uuid.UUID("12345678-1234-5678-1234-567812345678")
+    records = [
+        product(ObjectId("507f1f77bcf86cd799439011"), b"x", category_id="Shoes"),
+        product(ObjectId("ffffffffffffffffffffff00"), b"y", category_id="Bags & more"),
+        product(7, b"z", category_id=12),
+        product("SKU 7é", b"z", b"", category_id="手机壳"),
+        product(Binary(one.bytes, 4), category_id=None),
+    ]
+    catalogue = open_catalogue(write(tmp_path / "a.bson", *records))
+    assert catalogue.product_id.tolist() == [
+        "507f1f77bcf86cd799439011",
+        "ffffffffffffffffffffff00",
+        "7",
+        "SKU 7é",
+        str(one),
+    ]
+    assert catalogue.category_id.tolist() == ["Shoes", "Bags & more", "12", "手机壳", ""]
+    assert len(walked) == 3
+    assert list(catalogue.read(np.arange(5)))[:3] == [b"x", b"y", b"z"]
+    again = open_catalogue(tmp_path / "a.bson")  # from the index
+    assert again.product_id.tolist() == catalogue.product_id.tolist()
+    assert again.fingerprint == catalogue.fingerprint
+
+
+def test_a_column_becomes_text_and_wider_while_the_file_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scan, "_PIECE_BYTES", 400)
+    monkeypatch.setattr(scan, "_CHUNK_BYTES", 400)
+    ids = [*range(20), *(f"SKU-{i}" for i in range(20)), *(f"SKU-{10**i}" for i in range(20)), 1]
+    path = write(tmp_path / "a.bson", *(product(i, b"xy" * 20, category_id=3) for i in ids))
+    catalogue = open_catalogue(path)
+    assert catalogue.product_id.tolist() == list(map(str, ids))
+    assert catalogue.product_id.dtype.itemsize == 4 * len(f"SKU-{10**19}")
+    assert catalogue.category_id.dtype == np.int64
+    assert set(catalogue.category_id.tolist()) == {3}
+    assert catalogue.fault_counts == {kind_of(DUPLICATE): 3}  # 1, SKU-1 and SKU-10 occur again
+
+
+def test_files_of_both_kinds_of_ids_are_one_catalogue(tmp_path: Path) -> None:
+    write(tmp_path / "a.bson", product(7, b"x", category_id=3), product(8, category_id=None))
+    write(tmp_path / "b.bson", product("7", b"y", category_id="shoes"))
+    catalogue = open_catalogue([tmp_path / "a.bson", tmp_path / "b.bson"])
+    assert catalogue.product_id.tolist() == ["7", "8", "7"]
+    assert catalogue.category_id.tolist() == ["3", "", "shoes"]
+    assert (tmp_path / "b.bson", DUPLICATE) in [
+        (path, fault.reason) for path, fault in catalogue.faults if fault.product_id == "7"
+    ]
+    assert catalogue.first_records().tolist() == [0, 1]
+
+
+def test_an_index_from_before_text_could_be_an_id_is_made_again(tmp_path: Path) -> None:
+    path = write(tmp_path / "a.bson", product(1, b"x"), product("two", b"y"))
+    (directory,) = [build_or_load_index(path).directory]
+    description = json.loads((directory / "index.json").read_text())
+    description["fault_counts"] = {"no integer _id": 1}
+    (directory / "index.json").write_text(json.dumps(description))
+    assert build_or_load_index(path).fault_counts == {}
+    assert open_catalogue(path).product_id.tolist() == ["1", "two"]
+
+
 def without_lanes(patch: pytest.MonkeyPatch) -> None:
     """Every record is walked by itself."""
     patch.setattr(
@@ -147,11 +216,20 @@ INTS = st.integers(-(2**31), 2**31 - 1) | st.integers(-(2**63), 2**63 - 1).map(I
 IMAGES = st.lists(
     st.binary(max_size=40).map(lambda data: {"picture": data}), min_size=1, max_size=5
 )
-USUAL = st.fixed_dictionaries({"_id": INTS, "category_id": INTS, "imgs": IMAGES})
+TEXTS = st.text("aé7", max_size=6) | st.text(max_size=3) | st.just("x" * 201)
+UUIDS = st.uuids().map(lambda one: Binary(one.bytes, 4))
+IDS = INTS | TEXTS | st.binary(min_size=12, max_size=12).map(ObjectId) | UUIDS
+# All ids of a dump are usually of one type.
+USUAL = [
+    st.fixed_dictionaries({"_id": ids, "category_id": categories, "imgs": IMAGES})
+    for ids in (INTS, TEXTS, st.binary(min_size=12, max_size=12).map(ObjectId))
+    for categories in (INTS, TEXTS)
+]
 ODD = st.fixed_dictionaries(
-    {"_id": INTS | st.floats()},
-    optional={"category_id": INTS | st.floats() | st.none() | st.text(), "imgs": IMAGES},
+    {"_id": IDS | st.floats()},
+    optional={"category_id": IDS | st.floats() | st.none(), "imgs": IMAGES},
 )
+DUMPS = st.sampled_from(USUAL).flatmap(lambda usual: st.lists(usual | ODD, min_size=1, max_size=12))
 # Where, before the end of the dump or beyond; how many bytes are taken out, and what is put in.
 DAMAGES = st.one_of(
     st.tuples(st.integers(0, 400), st.just(1), st.sampled_from([b"\0", b"\1", b"\5", b"\x10"])),
@@ -161,7 +239,7 @@ DAMAGES = st.one_of(
 
 @settings(max_examples=300)
 @given(
-    products=st.lists(USUAL | ODD, min_size=1, max_size=12),
+    products=DUMPS,
     damages=st.lists(DAMAGES, max_size=4),
 )
 def test_the_fast_scan_equals_the_plain_one_on_any_bytes(
@@ -264,14 +342,14 @@ def test_an_impossible_length_ends_the_reading(tmp_path: Path, length: int) -> N
 def test_reading_goes_on_after_a_broken_record(tmp_path: Path) -> None:
     records = [bytearray(bson.encode(product(i, b"abc", category_id=4))) for i in range(3)]
     records[1][-1] = 7
-    records.insert(2, bytearray(bson.encode({"_id": "text", "imgs": []})))
+    records.insert(2, bytearray(bson.encode({"_id": 1.5, "imgs": []})))
     (tmp_path / "a.bson").write_bytes(b"".join(records))
     catalogue = open_catalogue(tmp_path / "a.bson")
     assert catalogue.product_id.tolist() == [0, 1, 2]
     for row in range(3):
         assert pictures_of(catalogue, row) == [b"abc"]
     assert catalogue.num_bad_records == 1
-    assert catalogue.fault_counts == {"broken BSON structure": 1, "no integer _id": 1}
+    assert catalogue.fault_counts == {"broken BSON structure": 1, "no usable _id": 1}
     assert catalogue.faults[0][1].offset_bytes == len(records[0])
 
 
@@ -339,8 +417,9 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
         (b"\x1f\x8b\x08\x00 and so on", "is compressed"),
         (b"PK\x03\x04 and so on", "is compressed"),
         (b"\xff\xd8\xff\xe0 a JPEG file", "no BSON dump of MongoDB"),
-        (bson.encode({"_id": "text"}), "byte 0: no integer _id: it is the string 'text'; products"),
-        (bson.encode({"op": "i", "o": {"_id": 1}}), "byte 0: no integer _id: there is no field"),
+        (bson.encode({"_id": 1.5}), "byte 0: no usable _id: it is the number 1.5"),
+        (bson.encode({"_id": ""}), "byte 0: no usable _id: it is the string '', and it is empty"),
+        (bson.encode({"op": "i", "o": {"_id": 1}}), "byte 0: no usable _id: there is no field"),
         (b"\x07\0\0\0 neither", "no BSON dump of MongoDB"),
     ],
 )
@@ -483,7 +562,7 @@ def test_nothing_is_written_before_the_first_product(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     path = tmp_path / "a.bson"
-    others = [bson.encode({"_id": f"{i}", "imgs": []}) for i in range(50)]
+    others = [bson.encode({"_id": i + 0.5, "imgs": []}) for i in range(50)]
     path.write_bytes(b"".join(others) + bson.encode(product(7, b"x")))
     real, seen = index_store.scan, []
 
@@ -497,7 +576,7 @@ def test_nothing_is_written_before_the_first_product(
     monkeypatch.setattr(scan, "_CHUNK_BYTES", 400)
     index = build_or_load_index(path)
     assert index.product_id.tolist() == [7]
-    assert index.fault_counts == {"no integer _id": 50}
+    assert index.fault_counts == {"no usable _id": 50}
     assert len(seen) > 3
     assert all(not products and names == ["a.bson"] for products, names in seen[:-1])
 
@@ -646,7 +725,8 @@ MANY = """
 import resource, sys
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.cli.console import command
-from product_mil.sources.catalogue import NO_CATEGORY, Catalogue, Fault
+from product_mil.sources.ids import NO_CATEGORY
+from product_mil.sources.catalogue import Catalogue, Fault
 resource.setrlimit(resource.RLIMIT_NOFILE, (64, int(sys.argv[1])))
 with command():
     print(open_catalogue(sys.argv[2]).num_products)

@@ -11,7 +11,7 @@ from bson import Int64
 
 from product_mil.sources.bson import recovery
 from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
-from product_mil.sources.catalogue import NO_CATEGORY
+from product_mil.sources.ids import NO_CATEGORY
 
 NUM = 9
 Encoded = list[bytearray]
@@ -130,7 +130,7 @@ def test_garbage_between_records_is_skipped_and_counted(tmp_path: Path) -> None:
     catalogue = catalogue_of(tmp_path, encoded)
     assert found(catalogue) == WANTED
     assert catalogue.num_bad_records == 1
-    assert "no integer _id; 3000000 bytes skipped" in catalogue.faults[0][1].reason
+    assert "no usable _id; 3000000 bytes skipped" in catalogue.faults[0][1].reason
 
 
 def test_a_destroyed_head_does_not_give_its_images_to_another(tmp_path: Path) -> None:
