@@ -19,8 +19,8 @@ from pathlib import Path
 
 import numpy as np
 
-from product_mil.inference.files import ParquetWriter
 from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.top_classes import ParquetWriter
 from product_mil.sources.categories import Categories
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -28,13 +28,13 @@ from product_mil.runs.trained import TrainedRun, open_run
 
 FROZEN = "joint:frozen"
 RARE_PRODUCTS = 3  # a class with at most so many training products is rare
-# balance_power in the plan, tau in the loss, tau afterwards
+# balance_power in the plan, tau in the loss, tau after training
 WAYS = {
-    "as they come": (0.0, 0.0, 0.0),
-    "adjusted afterwards, tau 0.5": (0.0, 0.0, 0.5),
-    "adjusted afterwards, tau 1": (0.0, 0.0, 1.0),
-    "adjusted in the loss, tau 0.5": (0.0, 0.5, 0.0),
-    "adjusted in the loss, tau 1": (0.0, 1.0, 0.0),
+    "natural frequencies": (0.0, 0.0, 0.0),
+    "logits adjusted after training, tau 0.5": (0.0, 0.0, 0.5),
+    "logits adjusted after training, tau 1": (0.0, 0.0, 1.0),
+    "logits adjusted in the loss, tau 0.5": (0.0, 0.5, 0.0),
+    "logits adjusted in the loss, tau 1": (0.0, 1.0, 0.0),
     "balanced sampling, power 0.5": (0.5, 0.0, 0.0),
     "balanced sampling, power 1": (1.0, 0.0, 0.0),
 }
@@ -114,12 +114,12 @@ def main() -> None:
     print("means over seeds +- standard deviation between seeds, in per cent of the test part")
     for name, described in sizes.items():
         print("\n".join(f"{name}: {line}" for line in described))
-    print(f"{'':44} top-1         per class     frequent      rare")
+    print(f"{'':52} top-1         per class     frequent      rare")
     for (name, way), rows in found.items():
         means = np.mean(rows, 0) * 100
         spreads = np.std(rows, 0, ddof=min(1, len(rows) - 1)) * 100
         cells = (f"{m:5.1f} +- {s:4.1f}" for m, s in zip(means, spreads, strict=True))
-        print(f"{name:12} {way:31} {'  '.join(cells)}")
+        print(f"{name:12} {way:39} {'  '.join(cells)}")
 
 
 if __name__ == "__main__":

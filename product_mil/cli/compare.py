@@ -62,12 +62,12 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.page.tables import table_by_num_images, terminal_table
     from product_mil.compare.publish import PAGE_FILE, publish
     from product_mil.compare.training.side_by_side import Child
-    from product_mil.compare.training.variants import rival_configs, train_rivals
+    from product_mil.compare.training.variants import train_variants, variants_of
     from product_mil.devices.runtime import configure_jax
 
     check_output(args.output, COMPARISON)
     configure_jax()
-    configs = rival_configs(args.configs, [flag.removeprefix("--config.") for flag in overrides])
+    configs = variants_of(args.configs, [flag.removeprefix("--config.") for flag in overrides])
     poolings = {name: pooling_of(workdirs[0]) for name, workdirs in runs.items()}
     for more in (
         {name: one.config.model.pooling for name, one in configs.items()},
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
     headline_of(poolings, args.reference)  # refused now, not after the work
     if configs:
         child = Child(one_run.__name__, tuple(map(str, args.imports)))
-        runs |= train_rivals(configs, args.seeds, args.output / "runs", child)
+        runs |= train_variants(configs, args.seeds, args.output / "runs", child)
     gathered = gather(
         runs,
         files,

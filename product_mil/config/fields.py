@@ -50,7 +50,7 @@ class DataConfig:
         le=1,
     )
     drop_images_md5: tuple[str, ...] = setting(
-        (), "MD5 digests of images that are left out, such as placeholders for a missing photo."
+        (), "MD5 digests of images that are left out, such as placeholders for a missing image."
     )
     image_size_px: int = setting(
         180, "Side of the square to which each image is scaled.", ge=32, le=2048

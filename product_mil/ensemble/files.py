@@ -16,7 +16,7 @@ from product_mil.errors import UserError
 from product_mil.files.foreign import MATRIX, refuse_foreign
 from product_mil.files.outputs import Kind, beside, csv_with_header
 from product_mil.files.whole import write_text
-from product_mil.inference.files import matrix_files, read_description
+from product_mil.inference.matrix import matrix_files, read_description
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.sources.ids import Ids, alike, is_text
 from product_mil.sources.lookup import rows_of

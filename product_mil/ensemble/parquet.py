@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 from jaxtyping import Float32, Int32, Int64
 
 from product_mil.errors import UserError
-from product_mil.inference.files import ids_in, read_predictions
+from product_mil.inference.top_classes import ids_in, read_predictions
 from product_mil.sources.categories import Categories
 from product_mil.sources.ids import Ids
 

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, check_output
-from product_mil.inference.files import (
-    SUBMISSION,
-    TOP_CLASSES,
-    MatrixWriter,
-    ParquetWriter,
-    SubmissionWriter,
-    matrix_files,
-    matrix_kind,
-)
+from product_mil.inference.matrix import MatrixWriter, matrix_files, matrix_kind
 from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
+from product_mil.inference.submission import SUBMISSION, SubmissionWriter
+from product_mil.inference.top_classes import TOP_CLASSES, ParquetWriter
 from product_mil.sources.categories import Categories
 from product_mil.sources.opening import source_files
 

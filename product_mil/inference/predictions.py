@@ -16,6 +16,8 @@ from product_mil.errors import UserError
 from product_mil.files.whole import Draft
 from product_mil.sources.ids import Ids
 
+FORMAT = "1"  # of the files of probabilities
+
 
 @dataclass(frozen=True, eq=False)
 class PredictionBlock:

@@ -46,13 +46,16 @@ def log_known(runs: Sequence[TrainedRun], fitted: Products | None, predicted: Pr
         known = None if fitted is None else run.known(fitted)
         if known is not None and known.trained:
             logger.info(
-                "note: %s that are fitted on, so it will seem surer than it is: give --fit_on "
-                "products that it has not seen",
-                known.sentence(str(run.workdir)),
+                "note: %s, so it will seem surer than it is: give --fit_on products that it has "
+                "not seen",
+                known.seen(str(run.workdir), "used for fitting"),
             )
         known = run.known(predicted)
         if known is not None and not known.is_test:
-            logger.info("note: %s to be predicted", known.sentence(str(run.workdir)))
+            logger.info(
+                "note: %s, so it is right more often here than on new products",
+                known.seen(str(run.workdir), "to be predicted"),
+            )
 
 
 def _split(config: Config) -> tuple[Any, ...]:

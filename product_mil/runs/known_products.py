@@ -46,16 +46,23 @@ class Known:
         return not (self.trained or self.validated or self.same_image)
 
     def sentence(self, run: str) -> str:
-        """One sentence for people; `run` names the run."""
+        """What `run` has seen of the products on which its accuracy is measured."""
+        if self.is_test:
+            doubt = ": if they are the same products, this is no test" if self.same_id else ""
+            return self.seen(run) + doubt
+        return f"{self.seen(run)}: this is no test"
+
+    def seen(self, run: str, which: str = "") -> str:
+        """What `run` has seen of the products; `which` says which they are."""
+        products = f"of the {self.products} products {which}"
+        if not which:
+            products = f"of these {self.products} products"
         by_id = self.same_image is None
         how = ", going by their ids alone (images were not compared)" if by_id else ""
         if self.same_id:
-            how = (
-                f"; {self.same_id} have the id of one that it has seen, with other images: if they "
-                "are the same products, this is no test"
-            )
+            how = f"; {self.same_id} have the id of one that it has seen, with other images"
         if self.is_test:
-            return f"{run} has seen none of these {self.products} products in training{how}"
+            return f"{run} has seen none {products} in training{how}"
         parts = []
         if self.trained:
             parts.append(f"was trained on {self.trained}")
@@ -64,7 +71,7 @@ class Known:
         if self.same_image:
             parts.append(f"was trained on an image of {self.same_image}")
         joined = ", ".join(parts[:-1]) + " and " * (len(parts) > 1) + parts[-1]
-        return f"no test: {run} {joined} of these {self.products} products{how}"
+        return f"{run} {joined} {products}{how}"
 
 
 def keep_products(workdir: Path, data: RunData) -> None:

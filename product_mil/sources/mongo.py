@@ -91,10 +91,10 @@ def copy_of_collection(spec: str, *, progress: bool) -> Path:
             reason = (error.details or {}).get("errmsg", "no reason given")
             raise UserError(f"{address.shown}: the server refuses: {reason}") from None
         except PyMongoError as error:
-            reason = str(error).splitlines()[0][:200]
+            reason = str(error).splitlines()[0].partition(" (configured timeouts")[0][:200]
             if not isinstance(error, AutoReconnect) or whole.state() is None:
                 raise UserError(
-                    f"{address.shown}: {reason}; the same command goes on from there"
+                    f"{address.shown}: {reason}; the same command goes on where this one stopped"
                 ) from None
             logging.getLogger(__name__).warning(
                 "%s cannot be reached (%s): its earlier copy is used", address.shown, reason

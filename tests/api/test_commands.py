@@ -13,7 +13,7 @@ import pytest
 
 import product_mil
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
-from product_mil.inference.files import read_predictions
+from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.run import run
 from product_mil.sources.sample.draw import SampleFiles
 from tests.cli.test_export_predictions import export, rows_of

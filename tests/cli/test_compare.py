@@ -23,7 +23,7 @@ def compared(output: Path) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def averaged(trained: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """An averaging rival of `trained`, trained for less, which has to be said."""
+    """An averaging run on the data of `trained`, with fewer epochs, which has to be reported."""
     from product_mil.config import config_from_dict
     from product_mil.runs.run import run
 
@@ -311,6 +311,18 @@ def test_refusals(
         (
             ("--train", "--configs", f"a={config}:smoke", f"b={config}:laptop", *data, *out),
             "cannot be compared fairly",
+        ),
+        (
+            (
+                "--train",
+                "--configs",
+                f"a={config}",
+                f"b={ROOT / 'configs/averaged.py'}",
+                *data,
+                *out,
+                "--config.model.position_embedding=true",
+            ),
+            "--configs b: config.model.position_embedding=True: probabilities has no such setting",
         ),
     ):
         with pytest.raises(SystemExit) as left:

@@ -19,8 +19,9 @@ from product_mil.data import decode as decoding
 from product_mil.ensemble import files as member_files
 from product_mil.ensemble.parquet import ParquetMember
 from product_mil.ensemble.rules import fit_average
-from product_mil.inference.files import MatrixWriter, ParquetWriter, read_predictions
+from product_mil.inference.matrix import MatrixWriter
 from product_mil.inference.predictions import PredictionBlock, written_whole
+from product_mil.inference.top_classes import ParquetWriter, read_predictions
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT, call_tool

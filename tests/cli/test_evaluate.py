@@ -5,7 +5,7 @@ import bson
 import numpy as np
 import pytest
 
-from product_mil.inference.files import read_predictions
+from product_mil.inference.top_classes import read_predictions
 from product_mil.sources.categories import Categories
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool

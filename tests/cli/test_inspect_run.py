@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from product_mil.inference.files import read_predictions
+from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles

@@ -8,7 +8,7 @@ import pytest
 
 from product_mil.compare.gather.files import read_answers
 from product_mil.errors import UserError
-from product_mil.inference.files import ParquetWriter
+from product_mil.inference.top_classes import ParquetWriter
 from tests.inference.test_files import BLOCK, CATEGORIES, CLASS_IDS, RUN, write
 
 

@@ -34,8 +34,8 @@ from product_mil.compare.page.html import page
 from product_mil.compare.report import GalleryNote, Report
 from product_mil.compare.statistics.comparison import compare
 from product_mil.compare.statistics.differences import control
-from product_mil.inference.files import ParquetWriter, read_predictions
 from product_mil.inference.predictions import PredictionBlock, written_whole
+from product_mil.inference.top_classes import ParquetWriter, read_predictions
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories
 

@@ -24,7 +24,7 @@ from product_mil.compare.training.side_by_side import (
     num_at_once,
     train_side_by_side,
 )
-from product_mil.compare.training.variants import Variant, train_rivals, trains_cached_head
+from product_mil.compare.training.variants import Variant, train_variants, trains_cached_head
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.errors import Interrupted, UserError
 from product_mil.runs.run import run
@@ -205,7 +205,7 @@ def test_others_are_trained_one_after_another(
     )
     whole = dataclasses.replace(config, finetune=StageConfig(epochs=1))
     averaged = dataclasses.replace(whole, model=ModelConfig(pooling="probabilities"))
-    found = train_rivals({"a": Variant(whole), "b": Variant(averaged)}, 2, tmp_path, CHILD)
+    found = train_variants({"a": Variant(whole), "b": Variant(averaged)}, 2, tmp_path, CHILD)
     assert began == [("a-0", 0), ("b-0", 0), ("a-1", 1), ("b-1", 1)]
     assert found == {name: [tmp_path / f"{name}-{seed}" for seed in (0, 1)] for name in ("a", "b")}
 
@@ -214,4 +214,4 @@ def test_others_are_trained_one_after_another(
 
     monkeypatch.setattr(training, "run", fail)
     with pytest.raises(UserError, match=r"^a-0: it is taken; choose another --output$"):
-        train_rivals({"a": Variant(whole), "b": Variant(averaged)}, 2, tmp_path, CHILD)
+        train_variants({"a": Variant(whole), "b": Variant(averaged)}, 2, tmp_path, CHILD)

@@ -83,6 +83,8 @@ def test_averaged_differs_from_joint_in_pooling_and_name_only() -> None:
 
 
 def test_unknown_files_and_arguments(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="name a configuration: --config=joint, or a file"):
+        load_config("")
     with pytest.raises(UserError, match="there is no file"):
         load_config("configs/nowhere.py")
     with pytest.raises(UserError, match=r"no variant ':foo' .*; there are ':frozen'.*':smoke'"):
@@ -93,6 +95,9 @@ def test_unknown_files_and_arguments(tmp_path: Path) -> None:
     (tmp_path / "wrong.py").write_text("def get_config(argument):\n    return 3\n")
     with pytest.raises(UserError, match="returned int"):
         load_config(str(tmp_path / "wrong.py"))
+    (tmp_path / "needy.py").write_text("import no_such_package\n")
+    with pytest.raises(UserError, match=r"needy\.py: No module named 'no_such_package'$"):
+        load_config(str(tmp_path / "needy.py"))
 
 
 @pytest.mark.parametrize(

@@ -60,7 +60,14 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     )
 
 
-@pytest.mark.parametrize("platforms", ["cuda", "gpu", "CPU", "nonsense", " cpu", "cpu,tpu"])
+@pytest.mark.parametrize(
+    "platforms",
+    [
+        "cuda",
+        "nonsense",
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpu", "CPU", " cpu", "cpu,tpu")),
+    ],
+)
 def test_platforms_that_are_not_there(platforms: str, tmp_path: Path) -> None:
     if platforms in ("cuda", "gpu") and Path("/dev/nvidiactl").exists():
         pytest.skip("there is a GPU")

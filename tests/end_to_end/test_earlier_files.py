@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from product_mil.config import config_from_dict
-from product_mil.inference.files import read_predictions
+from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.directory import stored_config
 from product_mil.runs.run import run
 from tests.scripts import call_tool

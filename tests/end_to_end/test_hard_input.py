@@ -15,7 +15,7 @@ from product_mil.cli.export_predictions import main as export
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.data.faults import FaultList
 from product_mil.errors import UserError
-from product_mil.inference.files import read_predictions
+from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.data import build_data
 from product_mil.runs.run import run
 from product_mil.sources.bson.index import open_catalogue

@@ -138,9 +138,14 @@ def test_comparison_and_ensemble(
     numbered: Data, named: Data, exported: tuple[Path, Path], tmp_path: Path
 ) -> None:
     by_name = exported[1]
+    truth = bson.decode_all(named.valid.read_bytes())
+    with (tmp_path / "right.csv").open("w", newline="") as file:
+        rows = [[str(record["_id"]), record["category_id"]] for record in truth]
+        csv.writer(file).writerows([["_id", "category_id"], *rows])
     call_tool(
         "compare",
         *("--predictions", f"a={by_name}/p.parquet", f"b={by_name}/s.csv", f"c={by_name}/all.npy"),
+        f"right={tmp_path}/right.csv",
         *("--runs", f"named={named.run}"),
         *("--data", named.valid, "--output", tmp_path / "page"),
     )
@@ -148,8 +153,10 @@ def test_comparison_and_ensemble(
     scores = [found["runs"][name]["accuracy"] for name in ("a", "b", "c", "named")]
     assert found["n"] == 24
     assert len(set(scores)) == 1
+    assert found["runs"]["right"]["accuracy"] == 1
     page = (tmp_path / "page" / "index.html").read_text()
-    assert "küche, " in page
+    assert str(truth[0]["_id"]) in page
+    assert json.dumps(truth[0]["category_id"]) in page
     call_tool(
         "ensemble",
         *("--predictions", by_name / "p.parquet", by_name / "all.npy", "--weights", "1,1"),

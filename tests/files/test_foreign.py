@@ -27,7 +27,7 @@ from PIL import Image, features
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import BSON, kind_of_bytes, kind_of_file
-from product_mil.inference.files import read_predictions
+from product_mil.inference.top_classes import read_predictions
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import read_categories
 

@@ -12,16 +12,11 @@ import pytest
 
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output
-from product_mil.inference import files as prediction_files
-from product_mil.inference.files import (
-    TOP_CLASSES,
-    MatrixWriter,
-    ParquetWriter,
-    SubmissionWriter,
-    read_description,
-    read_predictions,
-)
+from product_mil.inference import top_classes
+from product_mil.inference.matrix import MatrixWriter, read_description
 from product_mil.inference.predictions import PredictionBlock, Writer, written_whole
+from product_mil.inference.submission import SubmissionWriter
+from product_mil.inference.top_classes import TOP_CLASSES, ParquetWriter, read_predictions
 
 CLASS_IDS = np.array([7, 2**40, 2**62], np.int64)
 CATEGORIES = json.dumps({"ids": CLASS_IDS.tolist(), "names": [["a", "b", "é"]] * 3})
@@ -135,7 +130,7 @@ def test_files_from_before_contributions_open(
 
 
 def test_parquet_in_several_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(prediction_files, "ROWS_PER_GROUP", 4)
+    monkeypatch.setattr(top_classes, "ROWS_PER_GROUP", 4)
     path = tmp_path / "p.parquet"
     writer = ParquetWriter(path, CLASS_IDS, categories_json=CATEGORIES, run=RUN)
     write([writer], *map(block_of, range(10)))

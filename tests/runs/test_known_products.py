@@ -1,6 +1,7 @@
 """What a run has seen of some products: by id, and by identical images."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -94,22 +95,22 @@ def test_without_the_list_or_the_data(
             "r has seen none of these 9 products in training; 5 have the id of one that it has "
             "seen, with other images: if they are the same products, this is no test",
         ),
-        (Known(9, 4, 0, 0, 0), "no test: r was trained on 4 of these 9 products"),
+        (Known(9, 4, 0, 0, 0), "r was trained on 4 of these 9 products: this is no test"),
         (
             Known(9, 4, 2, 0, 1),
-            "no test: r was trained on 4, chose its settings on 2 and was trained on an image of 1 "
-            "of these 9 products",
+            "r was trained on 4, chose its settings on 2 and was trained on an image of 1 of these "
+            "9 products: this is no test",
         ),
         (
             Known(9, 0, 2, None, None),
-            "no test: r chose its settings on 2 of these 9 products, going by their ids alone "
-            "(images were not compared)",
+            "r chose its settings on 2 of these 9 products, going by their ids alone (images were "
+            "not compared): this is no test",
         ),
     ],
 )
 def test_sentences(known: Known, sentence: str) -> None:
     assert known.sentence("r") == sentence
-    assert known.is_test == (not sentence.startswith("no test"))
+    assert known.is_test == (": this is no test" not in sentence)
 
 
 def said_by(capsys: pytest.CaptureFixture[str], tool: str, *args: object) -> str:
@@ -125,13 +126,14 @@ def test_every_tool_says_so(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    expected = f"{trained} was trained on 96 and chose its settings on 24 of these 120 products"
+    seen = f"{trained} was trained on 96 and chose its settings on 24 of"
+    expected = f"{seen} these 120 products"
     good = ("--workdir", trained, "--data", sample.train)
-    assert f"\nno test: {expected}\n" in said_by(capsys, "evaluate", *good)
+    assert f"{expected}: this is no test\n" in said_by(capsys, "evaluate", *good)
     found: dict[str, Any] = json.loads(said_by(capsys, "evaluate", *good, "--json"))
-    assert found["remarks"][-1] == f"no test: {expected}"
+    assert found["remarks"][-1] == f"{expected}: this is no test"
     table = said_by(capsys, "evaluate", "--workdir", trained, "--data", others)
-    assert "no test:" in table
+    assert "this is no test" in table
     assert "was trained on an image of" in table
 
     output = ("--output", tmp_path / "s.csv")
@@ -140,10 +142,10 @@ def test_every_tool_says_so(
         capsys, "export_predictions", *good, *output, "--min_confidence", 0.5,
         "--fit_on", sample.train, "--probabilities", top,
     )  # fmt: skip
-    assert f"note: no test: {expected} that are fitted on" in said
-    assert f"note: no test: {expected} to be predicted" in said
+    assert f"note: {seen} the 120 products used for fitting, so it will seem" in said
+    assert f"note: {seen} the 120 products to be predicted, so it is right more often here" in said
     said = said_by(capsys, "export_predictions", *good, *output)
-    assert "no test" not in said  # it only predicts
+    assert "products to be predicted" not in said  # it only predicts
 
     by_id = expected.replace(str(trained), f"the run behind {top}") + ", going by their ids"
     assert by_id in said_by(capsys, "evaluate", "--predictions", top, "--data", sample.train)
@@ -153,6 +155,7 @@ def test_every_tool_says_so(
     )  # fmt: skip
     for name in ("a", "b"):
         line = expected.replace(str(trained), name)
-        assert f"note: no test: {line}" in said
-        assert f"No test: {line}" in (tmp_path / "c" / "index.html").read_text(encoding="utf-8")
+        assert f"note: {line}" in said
+        page = (tmp_path / "c" / "index.html").read_text(encoding="utf-8")
+        assert re.search(rf">{re.escape(line)}[^<]*: this is no test[.]<", page)
     assert "flattered" not in said

@@ -12,9 +12,9 @@ import product_mil
 from product_mil.compare.gather.evaluate import evaluate_file
 from product_mil.errors import UserError
 from product_mil.inference.backoff import calibrate
-from product_mil.inference.files import read_predictions
 from product_mil.inference.outputs import Outputs
 from product_mil.inference.stream import predict_products
+from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.evaluate import evaluate
 from product_mil.runs.predict import predict
 from product_mil.runs.trained import open_run
@@ -37,8 +37,9 @@ def test_predict_and_evaluate(
     assert np.bincount(levels, minlength=4).tolist() == written.levels.products.tolist()
     assert len(set(levels)) > 1
     fitted, known, expected = caplog.messages
-    assert "that are fitted on" in fitted
-    assert known.startswith(f"note: no test: {trained} was trained on ")
+    assert "products used for fitting" in fitted
+    assert known.startswith(f"note: {trained} was trained on ")
+    assert "products to be predicted, so" in known
     assert expected.startswith("120 validation products, at least 0.1 sure at temperature ")
 
     measured = evaluate(run, spec)

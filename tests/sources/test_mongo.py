@@ -87,7 +87,7 @@ def test_a_copy_that_was_stopped_goes_on(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server.breaks_after = [2, 0, 0, 0, 0, 0]
-    with pytest.raises(UserError, match="connection closed; the same command goes on from there"):
+    with pytest.raises(UserError, match="connection closed; the same command goes on where"):
         opened()
     (partial,) = (tmp_path / "cache").rglob("partial.bson")
     with partial.open("ab") as file:

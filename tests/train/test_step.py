@@ -481,10 +481,11 @@ def trajectory(
     return losses, host({**evaluated_parameters(state), **state.statistics})
 
 
-# What is trained, in which numbers, by what, and how far other devices may be from one.
+# What is trained, in which numbers, by what, and how far other devices may be from one. Images are
+# augmented in float32, whose rounding differs between programs, so float64 is not equal to 1e-10.
 DEVICE_CASES = [
-    ("all", "float64", "adamw", 1e-10),
-    ("head", "float64", "adamw", 1e-10),
+    ("all", "float64", "adamw", 1e-7),
+    ("head", "float64", "adamw", 1e-7),
     ("head", "float32", "sgd", 1e-5),
     ("all", "float32", "sgd", 1e-5),
     ("head", "float32", "adamw", 1e-4),
@@ -574,8 +575,8 @@ def test_parts_add_up_to_the_whole_batch(num_parts: int, trainable: str) -> None
     for part in ("trainable", "statistics", "totals", "ema"):
         for path, leaf in (getattr(whole, part) or {}).items():
             rtol = 1e-6 if leaf.dtype == np.float32 else 1e-9  # totals are added up in float32
-            np.testing.assert_allclose(
-                getattr(in_parts, part)[path], leaf, rtol=rtol, atol=1e-12, err_msg=path
+            np.testing.assert_allclose(  # images are augmented in float32
+                getattr(in_parts, part)[path], leaf, rtol=rtol, atol=1e-7, err_msg=path
             )
     assert whole.step == in_parts.step == 3
 

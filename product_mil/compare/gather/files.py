@@ -16,7 +16,8 @@ from product_mil.compare.answers import Answers, Questions
 from product_mil.ensemble.files import read_array
 from product_mil.errors import UserError
 from product_mil.files.foreign import SUBMISSION, refuse_foreign
-from product_mil.inference.files import matrix_files, read_description, read_predictions
+from product_mil.inference.matrix import matrix_files, read_description
+from product_mil.inference.top_classes import read_predictions
 from product_mil.sources.categories import Categories
 from product_mil.sources.ids import Ids, alike, has_id, ids_from_text, joined, no_ids
 from product_mil.sources.lookup import rows_of

@@ -22,9 +22,9 @@ from product_mil.config import Config
 from product_mil.data.products import Products
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.inference.calibrate import TEMPERATURE_PRODUCTS
-from product_mil.inference.files import read_predictions
 from product_mil.inference.metrics import scores_in_place
 from product_mil.inference.stream import predict_products, watched
+from product_mil.inference.top_classes import read_predictions
 from product_mil.model.registry import head
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by

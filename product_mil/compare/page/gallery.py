@@ -12,8 +12,8 @@ from jaxtyping import Int64
 
 from product_mil.compare.answers import Answers, Questions
 from product_mil.data.decode import decode_images, is_remark
-from product_mil.inference.files import CONTRIBUTION, PredictionFile
 from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.top_classes import CONTRIBUTION, PredictionFile
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories, path_of
 from product_mil.sources.ids import Id, Ids

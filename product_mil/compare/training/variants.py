@@ -15,7 +15,7 @@ from product_mil.compare.training.side_by_side import (
     num_at_once,
     train_side_by_side,
 )
-from product_mil.config import Config, load_config, override, problems, refuse
+from product_mil.config import Config, load_config, override, problems
 from product_mil.config.start import Random
 from product_mil.devices.mesh import data_mesh
 from product_mil.errors import UserError
@@ -32,7 +32,7 @@ class Variant(NamedTuple):
     spec: str = ""
 
 
-def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Variant]:
+def variants_of(items: Sequence[str], overrides: Sequence[str]) -> dict[str, Variant]:
     """The configurations of `NAME=CONFIG[:ARGUMENT][,FIELD=VALUE]`, by name.
 
     `overrides` are `field=value` for all of them.
@@ -49,7 +49,9 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, V
         pairs = [text.partition("=") for text in [*overrides, *own]]
         assignments = [(field, value) for field, _, value in pairs]
         config, errors = override(load_config(spec), assignments)
-        refuse([*errors, *problems(config), *check_config(config)])
+        errors = [*errors, *problems(config), *check_config(config)]
+        if errors:
+            raise UserError(f"--configs {name}: {'; '.join(errors)}")
         variants[name] = Variant(config, spec)
     unfair = unfair_fields(differing_fields({name: of.config for name, of in variants.items()}))
     if unfair:
@@ -61,7 +63,7 @@ def rival_configs(items: Sequence[str], overrides: Sequence[str]) -> dict[str, V
     return variants
 
 
-def train_rivals(
+def train_variants(
     variants: Mapping[str, Variant], seeds: int, directory: Path, child: Child
 ) -> dict[str, list[Path]]:
     """Train every variant with every seed, and return the runs' directories by variant.

@@ -1,4 +1,4 @@
-"""The averaged rival of the joint heads: every image is classified by itself."""
+"""The averaged model, with which joint heads are compared: it classifies each image by itself."""
 
 from typing import ClassVar
 
@@ -12,7 +12,7 @@ from product_mil.model.packing import Packing
 
 
 class ProbabilitiesHead(Head):
-    """The averaged rival: classify each image, then take the mean of the probabilities."""
+    """The averaged model: classify each image, then take the mean of the probabilities."""
 
     trains_products: ClassVar[bool] = False
     trains_images: ClassVar[bool] = True

@@ -1,19 +1,15 @@
-"""Prediction files: the submission, the most probable classes as Parquet, the whole matrix.
+"""The most probable classes of each product, and what its images did, as a Parquet file.
 
-Files have category ids, never class indices. Every file with probabilities also has the list of
-classes and a description of the run.
+The file has category ids, never class indices, with the list of classes and a description of the
+run in its metadata.
 """
 
-import csv
-import gzip
-import io
 import json
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,44 +18,23 @@ import pyarrow.parquet as pq
 from product_mil.errors import UserError
 from product_mil.files.foreign import PARQUET_PREDICTIONS, refuse_foreign
 from product_mil.files.formats import refuse_unknown_format
-from product_mil.files.outputs import Kind, csv_with_header
+from product_mil.files.outputs import Kind
 from product_mil.files.whole import Draft, to_json
-from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.predictions import FORMAT, PredictionBlock
 from product_mil.sources.ids import NO_CATEGORY, Ids, is_text
 from product_mil.version import __version__
 
-FORMAT = "1"
 CONTRIBUTION = "image_contribution"  # a column that older files lack
 _CONTRIBUTION_TYPE = pa.list_(pa.float32())
 ROWS_PER_GROUP = 32_768  # rows of the Parquet file that are collected in memory, then written
 
 
-class SubmissionWriter:
-    """Writes a CSV with a row `_id,category_id` for each product, compressed if named .gz."""
+def _is_top_classes(path: Path) -> bool:
+    with pa.OSFile(os.fsencode(path)) as file:  # as bytes, since a name may not be UTF-8
+        return b"product_mil.format" in (pq.read_schema(file).metadata or {})
 
-    def __init__(self, path: Path, class_ids: Ids[np.ndarray, " k"]) -> None:
-        """Open the file; raises OSError if it cannot be made."""
-        draft = Draft(path, SUBMISSION)
-        self.drafts = [draft]
-        self._class_ids = class_ids
-        # Without name and time in the header, equal predictions give equal bytes.
-        compressed = path.name.lower().endswith(".gz")
-        self._gzip = gzip.GzipFile("", "wb", 6, draft.file, mtime=0) if compressed else None
-        self._stream = self._gzip or draft.file
-        self._stream.write(b"_id,category_id\n")
 
-    def write(self, block: PredictionBlock) -> None:
-        """Append a block."""
-        guesses = self._class_ids[block.top_class[:, 0]]
-        rows = zip(block.product_id.tolist(), guesses.tolist(), strict=True)
-        text = io.StringIO(newline="")
-        csv.writer(text, lineterminator="\n").writerows(rows)
-        self._stream.write(text.getvalue().encode())
-
-    def close(self) -> None:
-        """Finish the file."""
-        if self._gzip is not None:
-            self._gzip.close()
+TOP_CLASSES = Kind("a table of the most probable classes", (".parquet", ""), _is_top_classes)
 
 
 class ParquetWriter:
@@ -180,112 +155,6 @@ def _record_batch(block: PredictionBlock, class_ids: Ids[np.ndarray, " k"]) -> p
     )
 
 
-class MatrixWriter:
-    """Writes all probabilities as `.npy` files: float32 `[N, k]`, ids `[N]`, category ids `[k]`.
-
-    They are written as a stream rather than a memory map, so that a full disk is an error and not a
-    SIGBUS. Read them by `np.load(..., mmap_mode="r")`.
-    """
-
-    def __init__(
-        self,
-        path: Path,
-        class_ids: Ids[np.ndarray, " k"],
-        num_products: int,
-        *,
-        categories_json: str,
-        run: Mapping[str, Any],
-    ) -> None:
-        """Open the files.
-
-        Raises:
-            UserError: the disk has too little room.
-            OSError: a file cannot be made.
-        """
-        matrix, ids, columns, about = matrix_files(path)
-        if matrix.parent == path:
-            path.mkdir(exist_ok=True)
-        needed_bytes = num_products * (len(class_ids) * 4 + 8)
-        free_bytes = shutil.disk_usage(matrix.parent).free
-        if needed_bytes > free_bytes:
-            raise UserError(
-                f"{matrix}: {num_products} x {len(class_ids)} probabilities need "
-                f"{needed_bytes / 1e9:.1f} GB, the disk has {free_bytes / 1e9:.1f} GB free; use "
-                "--probabilities, which keeps the most probable ones"
-            )
-        self.drafts: list[Draft] = []
-        self._num_products = num_products
-        try:
-            for file in (ids, columns, about, matrix):
-                self.drafts.append(Draft(file, matrix_kind(path)))
-            self._ids, category_ids, description, self._matrix = (d.file for d in self.drafts)
-            _write_header(self._matrix, (num_products, len(class_ids)), "<f4")
-            _write_header(category_ids, class_ids.shape, class_ids.dtype.str)
-            category_ids.write(class_ids.tobytes())
-            said = {"format": FORMAT, "categories": json.loads(categories_json), "run": dict(run)}
-            description.write((to_json(said, indent=None) + "\n").encode())
-        except OSError:
-            for draft in self.drafts:
-                draft.discard()
-            raise
-
-    def write(self, block: PredictionBlock) -> None:
-        """Append a block, which must have all probabilities."""
-        assert block.probabilities is not None
-        if not self._ids.tell():  # text is as wide as the longest of all ids, in every block
-            _write_header(self._ids, (self._num_products,), block.product_id.dtype.str)
-        self._matrix.write(block.probabilities.astype("<f4", copy=False).tobytes())
-        self._ids.write(block.product_id.tobytes())
-
-    def close(self) -> None:
-        """Nothing is left to write."""
-
-
-def _write_header(stream: IO[bytes], shape: tuple[int, ...], dtype: str) -> None:
-    header = {"descr": dtype, "fortran_order": False, "shape": shape}
-    np.lib.format.write_array_header_1_0(stream, header)
-
-
-def matrix_files(path: Path) -> tuple[Path, Path, Path, Path]:
-    """The paths of the matrix, its product ids, its category ids and its description.
-
-    `path` is a directory, or the file of the matrix if it ends in .npy; the other files then have
-    the same stem.
-    """
-    if path.suffix.lower() == ".npy":
-        others = (f"{path.stem}.{name}" for name in ("ids.npy", "category_ids.npy", "about.json"))
-        ids, columns, about = (path.with_name(name) for name in others)
-        return path, ids, columns, about
-    names = ("probabilities.npy", "ids.npy", "category_ids.npy", "about.json")
-    matrix, ids, columns, about = (path / name for name in names)
-    return matrix, ids, columns, about
-
-
-def _is_top_classes(path: Path) -> bool:
-    with pa.OSFile(os.fsencode(path)) as file:  # as bytes, since a name may not be UTF-8
-        return b"product_mil.format" in (pq.read_schema(file).metadata or {})
-
-
-SUBMISSION = Kind(
-    "a submission", (".csv", ".csv.gz"), csv_with_header(("_id", "category_id"), marked=True)
-)
-TOP_CLASSES = Kind("a table of the most probable classes", (".parquet", ""), _is_top_classes)
-
-
-def matrix_kind(path: Path, *, directory: bool = False) -> Kind:
-    """The kind of the files of the matrix at `path`, or of the directory that holds them.
-
-    An earlier output is recognised by its description.
-    """
-    about = matrix_files(path)[-1]
-
-    def is_former(_: Path) -> bool:
-        said = json.loads(about.read_bytes())
-        return isinstance(said, dict) and {"format", "categories", "run"} <= said.keys()
-
-    return Kind("a matrix of probabilities", () if directory else (".npy", ".json"), is_former)
-
-
 @dataclass(frozen=True, eq=False)
 class PredictionFile:
     """A file of `ParquetWriter`: its rows in order, its categories and its run."""
@@ -332,8 +201,9 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
             metadata = schema.metadata or {}
             if b"product_mil.format" not in metadata:
                 raise UserError(f"{path} was not written by product-mil predict --probabilities")
-            _refuse_unknown(
+            refuse_unknown_format(
                 metadata[b"product_mil.format"].decode(errors="replace"),
+                (FORMAT,),
                 metadata.get(b"product_mil.version", b"?").decode(errors="replace"),
                 path,
             )
@@ -360,26 +230,3 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
         raise UserError(
             f"{path} does not say what it predicts ({error}); export it again"
         ) from None
-
-
-def read_description(about: Path) -> dict[str, Any]:
-    """The description of a matrix: its categories and its run.
-
-    Raises:
-        UserError: the description is damaged, or of another format.
-    """
-    try:
-        found = json.loads(about.read_bytes())
-        ids, names = (len(found["categories"][name]) for name in ("ids", "names"))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"cannot read {about}: {error}") from None
-    if ids != names:
-        raise UserError(f"cannot read {about}: it has {ids} categories and {names} names")
-    run = found.get("run")
-    version = run.get("version", "?") if isinstance(run, dict) else "?"
-    _refuse_unknown(found.get("format", FORMAT), version, about)
-    return found
-
-
-def _refuse_unknown(found: object, version: object, path: Path) -> None:
-    refuse_unknown_format(found, (FORMAT,), version, path)
