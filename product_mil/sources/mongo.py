@@ -132,6 +132,7 @@ def _update(
     collection: Any, whole: _Copy, partial: _Copy, address: Address, *, progress: bool
 ) -> None:
     """Make the copy, or bring it up to date."""
+    log = logging.getLogger(__name__)
     counted = collection.estimated_document_count()
     newest = collection.find_one({}, {"_id": 1}, sort=[("_id", -1)])
     if not counted or newest is None:
@@ -140,12 +141,14 @@ def _update(
     before = whole.state()
     if before is not None:
         if (before.counted, before.server_last) == (counted, now.server_last):
+            copied = time.localtime(whole.data.stat().st_mtime)
+            date = time.strftime("%Y-%m-%d %H:%M", copied)
+            log.info("%s: its copy of %s is read, %s", address.shown, date, whole.data)
             return
         if partial.state() is None and _still_there(collection, before):
             whole.become(partial)  # the collection has only grown
     begun = partial.state()
     start = begun if begun is not None and _still_there(collection, begun) else _State()
-    log = logging.getLogger(__name__)
     log.info(
         "%s is copied to %s%s", address.shown, whole.data,
         f", from document {start.num_documents + 1:,} on" if start.num_documents else "",

@@ -50,8 +50,12 @@ def test_a_collection(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     assert "the copy of shop.example:27018/shop.products has 4 documents" in caplog.text
     assert server.asked["uri"] == "mongodb://shop.example:27018/shop"
     assert server.sent == 4
-    assert opened() == as_contents()
+    with caplog.at_level(logging.INFO):
+        assert opened() == as_contents()
     assert server.sent == 4  # nothing has changed
+    assert re.search(
+        r"its copy of \d{4}-\d\d-\d\d \d\d:\d\d is read, .*collection\.bson", caplog.text
+    )
     check_sources(ADDRESS)
     assert contents(open_catalogue([ADDRESS], progress=False)) == as_contents()
     with pytest.raises(UserError, match="name a MongoDB collection alone"):
