@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +10,9 @@ from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
-from tests.scripts import call_tool
+from tests.scripts import ROOT, call_tool
+
+EARLIER = ROOT / "tests" / "end_to_end" / "earlier" / "run"  # posterior_attention, trained
 
 
 @pytest.fixture(scope="module")
@@ -71,9 +74,10 @@ def test_equals_the_weights_and_the_exported_predictions(
 
 
 def test_for_people(
-    attending: Path, sample: SampleFiles, capsys: pytest.CaptureFixture[str]
+    sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    capsys.readouterr()
+    attending = tmp_path / "run"
+    shutil.copytree(EARLIER, attending)
     call_tool("inspect_run", "--workdir", attending, "--data", sample.train, "--rows", 2)
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith(f"{attending}: posterior_attention over small_cnn")
