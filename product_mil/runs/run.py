@@ -301,5 +301,5 @@ def _next_command(config: Config, workdir: Path) -> str:
     """What to type to predict other products."""
     predict = f"product-mil predict --workdir {workdir} --output submission.csv --data"
     if config.data.train:
-        return f"{predict} test.bson"
+        return f"{predict} {'new/' if Path(config.data.train).is_dir() else 'test.bson'}"
     return f"product-mil draw-sample --output drawn && {predict} drawn/products.bson"
