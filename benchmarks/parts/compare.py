@@ -32,9 +32,7 @@ def draw(path: Path, products: int, classes: int, accuracy: float, seed: int) ->
     ids = np.arange(classes, dtype=np.int64) * 3 + 1_000_000_000
     names = [[f"level 1 {i % 49}", f"level 2 {i % 483}", f"class {i}"] for i in range(classes)]
     categories = Categories.from_json(json.dumps({"ids": ids.tolist(), "names": names}))
-    writer = ParquetWriter(
-        path, categories.ids, categories_json=categories.to_json(), run={}
-    )
+    writer = ParquetWriter(path, categories.ids, categories_json=categories.to_json(), run={})
     truth, own = np.random.default_rng(0), np.random.default_rng(seed)
     for first in range(0, products, BLOCK):
         n = min(BLOCK, products - first)
