@@ -12,6 +12,7 @@ from typing import Any
 from product_mil.cli.console import command
 from product_mil.cli.parser import CommandParser
 from product_mil.data.summary import summarise
+from product_mil.sources.catalogue import Place
 from product_mil.sources.opening import open_catalogue
 from product_mil.text import table
 
@@ -49,6 +50,6 @@ def as_table(summary: dict[str, Any]) -> str:
     lines = table(rows, "<<")
     for fault in summary["first_faults"]:
         product = "" if fault["product_id"] is None else f", product {fault['product_id']}"
-        where = f"{fault['file']}, byte {fault['offset_bytes']}{product}"
-        lines.append(f"! {where}: {fault['reason']}")
+        place = Place(fault["file"], fault["offset_bytes"])
+        lines.append(f"! {place}{product}: {fault['reason']}")
     return "\n".join(lines)

@@ -14,7 +14,7 @@ from product_mil.data.products import ImageFault, Products
 from product_mil.errors import UserError
 from product_mil.files.outputs import Kind, beside, csv_with_header, is_former
 from product_mil.files.whole import write_text
-from product_mil.sources.catalogue import Catalogue, Fault, kind_of
+from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of
 from product_mil.sources.ids import has_id
 
 COLUMNS = ImageFault._fields
@@ -72,11 +72,11 @@ class FaultList:
         for fault in faults:
             if self._bad_images == "fail" and not fault.is_remark:
                 raise UserError(
-                    f"{fault.file}, byte {fault.offset_bytes}: image {fault.image_index} of "
+                    f"{fault.place}: image {fault.image_index} of "
                     f"product {fault.product_id}: {fault.reason}; correct the file, or leave such "
                     "images out with bad_images=skip"
                 )
-            self._keep(tuple(map(str, fault)))
+            self._keep(tuple("" if value is None else str(value) for value in fault))
 
     def add_records(self, catalogue: Catalogue) -> None:
         """Add the faults that were found when the catalogue was indexed.
@@ -102,13 +102,15 @@ class FaultList:
                 self.add([where])
                 continue
             product_id = "" if fault.product_id is None else str(fault.product_id)
+            place = Place(str(path), fault.offset_bytes)
             if self._bad_records == "fail":
                 product = f" product {product_id}:" if product_id else ""
                 raise UserError(
-                    f"{path}, byte {fault.offset_bytes}:{product} {fault.reason}; correct the "
-                    "file, or leave such records out with bad_records=skip"
+                    f"{place}:{product} {fault.reason}; correct the file, or leave such records "
+                    "out with bad_records=skip"
                 )
-            self._keep((str(path), str(fault.offset_bytes), product_id, "", fault.reason))
+            offset_bytes = "" if place.offset_bytes is None else str(place.offset_bytes)
+            self._keep((place.file, offset_bytes, product_id, "", fault.reason))
 
     def add_rows(self, path: Path, errors: Iterable[str]) -> None:
         """Add rows of a category file that were left out; these have a line, not an offset."""
@@ -160,7 +162,7 @@ def first_fault(catalogue: Catalogue, kind: str) -> str | None:
     """The first fault of a kind with its place, such as `a.bson, byte 17: ...`, or None."""
     found = ((path, fault) for path, fault in catalogue.faults if kind_of(fault.reason) == kind)
     for path, fault in found:
-        return f"{path}, byte {fault.offset_bytes}: {fault.reason}"
+        return f"{Place(str(path), fault.offset_bytes)}: {fault.reason}"
     return None
 
 

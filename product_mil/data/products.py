@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import Bool, Int32, Int64
 
 from product_mil.data.decode import is_remark
-from product_mil.sources.catalogue import Catalogue
+from product_mil.sources.catalogue import Catalogue, Place
 from product_mil.sources.ids import Id
 
 
@@ -79,10 +79,15 @@ class ImageFault(NamedTuple):
     """An image that cannot be used and is left out, or a remark on one that is used."""
 
     file: str
-    offset_bytes: int
+    offset_bytes: int | None  # None: the file is the image
     product_id: Id
     image_index: int
     reason: str
+
+    @property
+    def place(self) -> Place:
+        """Where the image is."""
+        return Place(self.file, self.offset_bytes)
 
     @property
     def is_remark(self) -> bool:

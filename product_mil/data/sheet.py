@@ -99,9 +99,8 @@ class Book:
         images = self.image_rows(product_row)
         lines = [f"product {catalogue.product_id[product_row]}", self._category(product_row)]
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
-        lines.append(
-            f"{count}, record at byte {catalogue.place_of_product(product_row).offset_bytes}"
-        )
+        at = catalogue.place_of_product(product_row).offset_bytes
+        lines.append(count if at is None else f"{count}, record at byte {at}")
         if len(images) > MAX_IMAGES:
             lines.append(f"the first {MAX_IMAGES} are shown")
             images = images[:MAX_IMAGES]

@@ -85,10 +85,9 @@ def build_data(config: Config) -> RunData:
         notes.append(f"{split.num_linked} products share an image: kept on one side of the split")
     popular = zip(split.popular_images.tolist(), split.popular_num_products, strict=True)
     for image, count in list(popular)[:5]:
-        place = catalogue.place_of_image(image)
         notes.append(
-            f"the image at byte {place.offset_bytes} of {place.file} is in {count} products; if "
-            "it is a placeholder, name its md5 in config.data.drop_images_md5"
+            f"an image is in {count} products ({catalogue.place_of_image(image)}); if it is a "
+            "placeholder, name its md5 in config.data.drop_images_md5"
         )
     first = catalogue.first_records()
     train_rows, valid_rows, valid_catalogue, valid_dropped = (

@@ -66,8 +66,8 @@ def evaluate(
     if unreadable:
         first = unreadable[0]
         remarks.append(
-            f"{len(unreadable)} images could not be read, the first at byte {first.offset_bytes} "
-            f"of {first.file} (product {first.product_id}): {first.reason}"
+            f"{len(unreadable)} images could not be read, the first of product "
+            f"{first.product_id} ({first.place}): {first.reason}"
         )
     faults.add(found)
     catalogue = products.catalogue

@@ -25,7 +25,7 @@ UNREAD = "the file cannot be read here"  # the kind of faults for which the imag
 class Fault(NamedTuple):
     """Something in a file that cannot be used, with its place."""
 
-    offset_bytes: int
+    offset_bytes: int | None  # None: in the file as a whole
     product_id: Id | None
     reason: str  # the part before a colon names the kind of fault
     image_index: int | None = None  # if the fault is in one image
@@ -40,7 +40,11 @@ class Place(NamedTuple):
     """The place of a product or an image, for messages."""
 
     file: str
-    offset_bytes: int
+    offset_bytes: int | None  # None: the file as a whole
+
+    def __str__(self) -> str:
+        """As messages name it: the file, and the byte in it."""
+        return self.file if self.offset_bytes is None else f"{self.file}, byte {self.offset_bytes}"
 
 
 class Unread(NamedTuple):

@@ -241,12 +241,12 @@ def _listing(
         return named.path.joinpath(*found.folders[row])
 
     faults = [
-        (place(row), Fault(0, None, f"{_NO_ID}: it is too long, or not UTF-8"))
+        (place(row), Fault(None, None, f"{_NO_ID}: it is too long, or not UTF-8"))
         for row in rows[~usable].tolist()
     ]
     bad = len(faults)
     faults += [
-        (place(int(rows[usable][row])), Fault(0, product_id[row].item(), EMPTY))
+        (place(int(rows[usable][row])), Fault(None, product_id[row].item(), EMPTY))
         for row in np.flatnonzero(num_images == 0).tolist()
     ]
     return Listing(

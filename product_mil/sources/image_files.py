@@ -83,12 +83,12 @@ class ImageFiles(Catalogue):
     def place_of_product(self, product_row: int) -> Place:
         """The file of the product's first image; without images, what the user named."""
         if not self.num_images[product_row]:
-            return Place(str(self.paths[0]), 0)
+            return Place(str(self.paths[0]), None)
         return self.place_of_image(int(self.first_image[product_row]))
 
     def place_of_image(self, image_row: int) -> Place:
         """The image's file."""
-        return Place(str(self.directory / os.fsdecode(self._name(image_row))), 0)
+        return Place(str(self.directory / os.fsdecode(self._name(image_row))), None)
 
     def _name(self, image_row: int) -> bytes:
         start, stop = self.name_at[image_row : image_row + 2].tolist()
@@ -191,7 +191,7 @@ def _unread(listing: Listing, row: int, why: Unread) -> tuple[Path, Fault]:
     name = os.fsdecode(listing.names[start:stop].tobytes())
     index = row - int(ends[product] - listing.num_images[product])
     product_id = listing.product_id[product].item()
-    return listing.directory / name, Fault(0, product_id, why.reason, index)
+    return listing.directory / name, Fault(None, product_id, why.reason, index)
 
 
 def _opened(stored: Stored, directory: Path, paths: tuple[Path, ...]) -> ImageFiles:

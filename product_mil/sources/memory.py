@@ -40,11 +40,11 @@ class MemoryCatalogue(Catalogue):
 
     def place_of_product(self, product_row: int) -> Place:
         """A place without a file; the product's id identifies it."""
-        return Place("memory", 0)
+        return Place("memory", None)
 
     def place_of_image(self, image_row: int) -> Place:
         """A place without a file; the product's id and the image's index identify it."""
-        return Place("memory", 0)
+        return Place("memory", None)
 
 
 def catalogue_of(

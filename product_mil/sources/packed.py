@@ -40,7 +40,7 @@ class PackedImages(Catalogue):
 
     def place_of_product(self, product_row: int) -> Place:
         """The product's table; its id says where in it."""
-        return Place(str(self.paths[self.table[product_row]]), 0)
+        return Place(str(self.paths[self.table[product_row]]), None)
 
     def place_of_image(self, image_row: int) -> Place:
         """The table of the image's product."""

@@ -239,18 +239,18 @@ def _products(
     other = product_of_row[labelled][categories[labelled] != category_id[product_of_row[labelled]]]
     starts = np.cumsum([0] + [len(one) for one in tables])
     faults = [
-        (paths[number], Fault(0, None, f"{_NO_ID}: row {row + 1 - starts[number]}"))
+        (paths[number], Fault(None, None, f"{_NO_ID}: row {row + 1 - starts[number]}"))
         for row in np.flatnonzero(~valid).tolist()
         for number in [int(table_of_row[row])]
     ]
     bad_records = len(faults)
     wrong_rows = np.flatnonzero(valid & has_id(categories) & ~known)
     faults += [
-        (paths[int(table[row])], Fault(0, product_id[row].item(), f"{OTHER_CATEGORY}: too long"))
+        (paths[int(table[row])], Fault(None, product_id[row].item(), f"{OTHER_CATEGORY}: too long"))
         for row in np.unique(product_of_row[wrong_rows]).tolist()
     ]
     faults += [
-        (paths[int(table[row])], Fault(0, product_id[row].item(), _SEVERAL))
+        (paths[int(table[row])], Fault(None, product_id[row].item(), _SEVERAL))
         for row in np.unique(other).tolist()
     ]
     return _Products(product_id, category_id, product_of_row, table, faults, bad_records)

@@ -111,9 +111,9 @@ def test_a_changed_and_a_cut_file_are_reported(tmp_path: Path, own: workers.Work
     source = process_source(path)
     catalogue = products_of(path).catalogue
     with path.open("r+b") as file:
-        file.seek(catalogue.place_of_image(0).offset_bytes)
+        file.seek(catalogue.place_of_image(0).offset_bytes or 0)
         file.write(b"other")
-    os.truncate(path, catalogue.place_of_image(len(COUNTS)).offset_bytes)
+    os.truncate(path, catalogue.place_of_image(len(COUNTS)).offset_bytes or 0)
     faults = [fault for step in range(source._plan.num_steps) for fault in source[step].faults]
     reasons = "\n".join(fault.reason for fault in faults)
     assert "other bytes than were indexed" in reasons

@@ -29,7 +29,7 @@ def test_the_names_of_folders_are_the_ids(tmp_path: Path) -> None:
         assert found.product_id.tolist() == [7, 8, 9, 11]  # as numbers: 9 comes before 11
         assert contents(found) == as_contents()
     assert found.paths == (root,)
-    assert found.place_of_image(2) == (str(root / "1000" / "8" / "0.jpg"), 0)
+    assert found.place_of_image(2) == (str(root / "1000" / "8" / "0.jpg"), None)
     check_sources(str(root))
 
 
@@ -46,6 +46,7 @@ def test_images_are_in_the_order_of_their_numbers(tmp_path: Path) -> None:
     for name in reversed(names):
         (place / name).write_bytes(name.encode())
     found = open_catalogue(tmp_path / "photos")
+    assert str(found.place_of_image(0)).endswith("front.JPG")  # no byte: the file is the image
     shown = [Path(found.place_of_image(row).file).name for row in range(5)]
     assert shown == names
 
@@ -117,7 +118,7 @@ def test_folders_without_images_are_products_too(tmp_path: Path) -> None:
     found = open_catalogue(root)
     assert found.num_images.tolist() == [2, 1, 3, 1, 0]
     assert found.fault_counts == {"the folder has no image": 1}
-    assert found.faults[0] == (root / "2000" / "12", (0, 12, "the folder has no image", None))
+    assert found.faults[0] == (root / "2000" / "12", (None, 12, "the folder has no image", None))
     assert found.place_of_product(4).file == str(root)
 
 
@@ -220,7 +221,7 @@ def test_a_file_that_cannot_be_read_is_tried_again(
     found = open_catalogue(root, progress=False)
     assert found.image_length_bytes[4] == 0
     reason = "the file cannot be read here: Permission denied"
-    assert found.faults == [(root / "2000" / "9" / "1.jpg", (0, 9, reason, 1))]
+    assert found.faults == [(root / "2000" / "9" / "1.jpg", (None, 9, reason, 1))]
     monkeypatch.undo()
     again = open_catalogue(root, progress=False)
     assert (again.faults, contents(again)) == ([], as_contents())

@@ -255,7 +255,7 @@ def _parse(
         num_bytes=int(bounds[-1]),
         num_bad_records=int((~usable).sum()),
         unread_bytes=0,
-        faults=[fault._replace(offset_bytes=fault.offset_bytes + base) for fault in faults],
+        faults=[fault._replace(offset_bytes=(fault.offset_bytes or 0) + base) for fault in faults],
     )
     return rows, True
 

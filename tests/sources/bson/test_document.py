@@ -82,6 +82,7 @@ def test_a_mistyped_field_leaves_the_product(
     (fault,) = record.faults
     assert reason in fault.reason
     assert fault.product_id == 9
+    assert fault.offset_bytes is not None
     assert fault.offset_bytes >= 500
     lost = [k for k, (_, length) in enumerate(record.pictures) if length == 0]
     assert lost == ([] if fault.image_index is None else [fault.image_index])
