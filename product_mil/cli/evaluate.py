@@ -1,4 +1,4 @@
-"""Measure a trained run on any labelled BSON files, as training measures its validation part.
+"""Measure a trained run on any labelled products, as training measures its validation part.
 
     product-mil evaluate --workdir runs/joint --data labelled.bson
     product-mil evaluate --predictions ensemble.parquet --data labelled.bson

@@ -1,4 +1,4 @@
-r"""Embed every image of BSON files with a pretrained backbone, in inference mode.
+r"""Embed every image of some data with a pretrained backbone, in inference mode.
 
     product-mil embed --backbone efficientnet_lite0 --weights imagenet \
         --data products.bson --output emb.npz

@@ -1,4 +1,4 @@
-r"""Predict the category of every product of BSON files with a trained run.
+r"""Predict the category of every product of some data with a trained run.
 
     product-mil predict --workdir runs/joint --data test.bson --output submission.csv
 

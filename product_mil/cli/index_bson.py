@@ -3,7 +3,7 @@
     product-mil index train.bson 'more/*.bson'
     product-mil index photos/
 
-A second call is fast: the index lies beside each BSON file, or in the user's cache.
+A second call is fast: the index is kept, beside each BSON file or in the user's cache.
 """
 
 import json

@@ -1,4 +1,4 @@
-r"""Look at BSON files: a contact sheet of products with all their images.
+r"""Look at products: a contact sheet of products with all their images.
 
     product-mil show --data products.bson --output sheet.png
     product-mil show --data products.bson --output sheet.png --which bad

@@ -64,7 +64,7 @@ def combine_runs(
     bad_records: Policy | None = None,
     bad_images: Policy | None = None,
 ) -> Combined:
-    """Predict the BSON files `spec` by all runs, in one pass over the images.
+    """Predict the data `spec` by all runs, in one pass over the images.
 
     All outputs are written whole, or not at all. If no weights are given, they are fitted on the
     labelled products of `fit_on`, by default the validation products of the runs; predictions that
@@ -144,7 +144,7 @@ def combine_predictions(
 
     If no weights are given, they are fitted on `fit_paths`, which are validation predictions of the
     same models in the same order; predictions that back off are calibrated on the same. `spec` and
-    `fit_on` are the BSON files that were predicted. They are needed if the prediction files do not
+    `fit_on` are the data that were predicted. They are needed if the prediction files do not
     have categories and numbers of images.
 
     Raises:

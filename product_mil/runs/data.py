@@ -55,7 +55,7 @@ def build_data(config: Config) -> RunData:
     """Index, split and label the products.
 
     Raises:
-        UserError: a file is missing or not BSON, or there is no labelled product.
+        UserError: the data are missing or of another kind, or there is no labelled product.
     """
     data, notes = config.data, []
     train_spec, categories_path = data.train, data.categories

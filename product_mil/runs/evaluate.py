@@ -32,7 +32,7 @@ def evaluate(
     bad_records: Policy | None = None,
     bad_images: Policy | None = None,
 ) -> Evaluation:
-    """Evaluate the run on the BSON files `spec`.
+    """Evaluate the run on the data `spec`.
 
     `views` and `tau` are those of `make_eval_step`. Faults are listed in `listing`, or raised, by
     the policies; a policy of None is that of training.

@@ -1,4 +1,4 @@
-"""Write the embeddings of all images of BSON files, by a pretrained backbone, to a file."""
+"""Write the embeddings of all images of some data, by a pretrained backbone, to a file."""
 
 import logging
 import shutil
@@ -58,7 +58,7 @@ def export_embeddings(
     bad_records: Policy = "skip",
     bad_images: Policy = "skip",
 ) -> Exported:
-    """Embed the images of the BSON files `spec` and write an .npz file of `COLUMNS`.
+    """Embed the images of the data `spec` and write an .npz file of `COLUMNS`.
 
     `weights` is "imagenet" or a weights file. Faults are listed beside the output, or raised, by
     the policies.

@@ -52,7 +52,7 @@ def relevance_of(run: TrainedRun) -> Float[np.ndarray, " k"] | None:
 def predicted_blocks(
     run: TrainedRun, spec: str, images_per_batch: int | None
 ) -> Iterable[PredictionBlock]:
-    """The predictions of the run for all products in these BSON files.
+    """The predictions of the run for all products of these data.
 
     Raises:
         UserError: a file cannot be read.
@@ -102,7 +102,7 @@ def inspect_run(
     """What the attention of a run has learned, as plain values for JSON.
 
     `relevance` lists all categories, that with the highest score first. `attention` has the rows of
-    `attention_table` on the BSON files `spec`. Both are None if the head has no such thing.
+    `attention_table` on the data `spec`. Both are None if the head has no such thing.
 
     Raises:
         UserError: the data cannot be read, or have no products with several images.

@@ -1,4 +1,4 @@
-"""Write a trained run's predictions for all products of BSON files."""
+"""Write a trained run's predictions for all products of some data."""
 
 import logging
 import time
@@ -30,7 +30,7 @@ def predict(
     bad_records: Policy | None = None,
     bad_images: Policy | None = None,
 ) -> Written:
-    """Predict every product of the BSON files `spec` and write all outputs, whole or not at all.
+    """Predict every product of the data `spec` and write all outputs, whole or not at all.
 
     `views` and `tau` are those of `make_predict_step`. `fit_on` names labelled products for the
     calibration of predictions that back off. By default the temperature in the checkpoint is used,

@@ -42,7 +42,7 @@ def make_sheet(
     augmented: int = 0,
     ranges: AugmentConfig | None = None,
 ) -> Sheet:
-    """Draw products of the BSON files `spec` into a PNG or JPEG file.
+    """Draw products of the data `spec` into a PNG or JPEG file.
 
     At most `num_products` are shown: a random choice, the first ones, those with faults or
     unreadable images (bad), or those that share an image (identical). With `ids`, these products

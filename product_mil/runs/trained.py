@@ -117,7 +117,7 @@ class TrainedRun:
         return self.bound(make_eval_step(self.model.structure, views, tau))
 
     def products(self, spec: str) -> Products:
-        """The products of BSON files, with images chosen and labels numbered as in training.
+        """The products of some data, with images chosen and labels numbered as in training.
 
         If several records have the same id, the first one counts.
 
