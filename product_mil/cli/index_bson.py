@@ -44,6 +44,8 @@ def as_table(summary: dict[str, Any]) -> str:
         ("  identical to another", f"{summary['identical_images']:,}"),
         ("  in most products", f"one in {summary['images_in_most_products']:,}"),
     ]
+    if summary["images_without_bytes"]:
+        rows += [("  without bytes", f"{summary['images_without_bytes']:,}")]
     rows += [("bad records", f"{summary['bad_records']:,}")]
     rows += [("unread bytes", f"{summary['unread_bytes']:,}")]
     rows += [(reason, f"{count:,}") for reason, count in summary["faults"].items()]

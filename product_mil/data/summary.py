@@ -45,5 +45,6 @@ def summarise(catalogue: Catalogue) -> dict[str, Any]:
         ],
         "distinct_images": len(groups.start),
         "identical_images": len(groups.image_row) - len(groups.start),
+        "images_without_bytes": catalogue.num_images_total - len(groups.image_row),
         "images_in_most_products": int(groups.num_products.max(initial=0)),
     }

@@ -7,7 +7,7 @@ long as no file has another name, size or time of modification.
 import itertools
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,14 +18,17 @@ import xxhash
 from jaxtyping import Int32, Int64, UInt8
 
 from product_mil.errors import UserError
+from product_mil.files.foreign import kind_of_bytes
 from product_mil.progress import Progress
-from product_mil.sources.catalogue import Catalogue, Fault, Place, Unread
+from product_mil.sources.catalogue import UNREAD, Catalogue, Fault, Place, Unread, kind_of
 from product_mil.sources.ids import Ids
 from product_mil.sources.image_reader import ImageReader, NamesOfFiles
 from product_mil.sources.stored import Stored, about_faults, faults_of, load, load_or_build
 
 _THREADS = 8  # that wait for a disk
 _AT_ONCE = 1024  # files handed to them
+_LOOK_BYTES = 4096  # at the beginning of a file, which tell its kind
+_READABLE = frozenset({"JPEG", "PNG", "GIF", "WebP", "AVIF", "BMP", "TIFF"})  # by `data/decode.py`
 _COLUMNS = (
     "product_id", "category_id", "num_images", "first_image", "image_length_bytes", "image_hash"
 )  # fmt: skip
@@ -107,7 +110,7 @@ def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> 
     Raises:
         UserError: nothing can be written to the cache.
     """
-    state = xxhash.xxh3_128()
+    state = xxhash.xxh3_128(b"2")  # of what is found in files: 2 names those that are no image
     for column in listing[1:7]:
         state.update(np.ascontiguousarray(column).data)
         state.update(str(column.dtype).encode())
@@ -115,7 +118,7 @@ def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> 
     named = xxhash.xxh3_64_hexdigest("\0".join(str(path.resolve()) for path in paths).encode())
 
     def build(_: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        lengths, hashes, unread = _hash_files(listing, progress=progress)
+        lengths, hashes, found = _hash_files(listing, progress=progress)
         num_images = listing.num_images
         columns = {
             "product_id": listing.product_id,
@@ -127,9 +130,10 @@ def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> 
             "names": listing.names,
             "name_at": listing.name_at,
         }
-        faults = [*listing.faults, *unread]
         return columns, about_faults(
-            faults, bad_records=listing.num_bad_records, unread=len(unread)
+            [*listing.faults, *found],
+            bad_records=listing.num_bad_records,
+            unread=sum(kind_of(fault.reason) == UNREAD for _, fault in found),
         )
 
     # A file that could not be read then may be readable now, though nothing else tells it.
@@ -148,50 +152,67 @@ def status_of(path: bytes) -> tuple[int, int]:
     return (found.st_size, found.st_mtime_ns) if stat.S_ISREG(found.st_mode) else (-1, -1)
 
 
+def no_image(data: bytes) -> str | None:
+    """The reason why the first bytes of a file are no image, as decoding it would give it.
+
+    None where they are the beginning of an image, which may be damaged further on, or tell nothing.
+    """
+    if not data:
+        return "the image has no bytes"
+    head = data[:_LOOK_BYTES]
+    kind = kind_of_bytes(head)
+    if not head.strip(b"\0"):
+        return "not a readable image: nothing but zeros"
+    if kind is None or kind.group == "bson":
+        return None
+    if kind.group == "image" and " ".join(kind.name.split()[1:-1]) in _READABLE:
+        return None
+    return f"not a readable image: it is {kind.name}"
+
+
 def _hash_files(
     listing: Listing, *, progress: bool
 ) -> tuple[Int32[np.ndarray, " M"], np.ndarray, list[tuple[Path, Fault]]]:
-    """The length and hash of each file, and faults for those that cannot be read."""
+    """The length and hash of each file, and faults for what cannot be read or is no image."""
     reader = ImageReader(listing.directory)
     blob, ends = listing.names.tobytes(), listing.name_at.tolist()
 
-    def hashed(name: bytes) -> tuple[int, bytes] | Unread:
+    def hashed(name: bytes) -> tuple[int, bytes, str | None]:
         data = reader.read_file(name)
         if isinstance(data, Unread):
-            return data
-        return len(data), xxhash.xxh3_128_digest(data)
+            return 0, xxhash.xxh3_128_digest(b""), data.reason
+        return len(data), xxhash.xxh3_128_digest(data), no_image(data)
 
     names = (blob[start:stop] for start, stop in itertools.pairwise(ends))
     lengths, digests = np.zeros(len(ends) - 1, np.int32), bytearray()
-    faults: list[tuple[Path, Fault]] = []
+    reasons: dict[int, str] = {}
     row = 0
-    nothing = xxhash.xxh3_128_digest(b"")
     with (
         Progress(len(lengths), "images", label="reading", shown=progress) as shown,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         while some := list(itertools.islice(names, _AT_ONCE)):
-            for found in pool.map(hashed, some):
-                if isinstance(found, Unread):
-                    digests += nothing
-                    faults.append(_unread(listing, row, found))
-                else:
-                    lengths[row], digest = found
-                    digests += digest
+            for length, digest, reason in pool.map(hashed, some):
+                lengths[row] = length
+                digests += digest
+                if reason is not None:
+                    reasons[row] = reason
                 row += 1
             shown.update(len(some))
     hashes = np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
-    return lengths, hashes, faults
+    return lengths, hashes, list(_faults(listing, reasons))
 
 
-def _unread(listing: Listing, row: int, why: Unread) -> tuple[Path, Fault]:
+def _faults(listing: Listing, reasons: Mapping[int, str]) -> Iterator[tuple[Path, Fault]]:
+    """The faults of images, by their rows."""
     ends = np.cumsum(listing.num_images)
-    product = int(np.searchsorted(ends, row, side="right"))
-    start, stop = listing.name_at[row : row + 2].tolist()
-    name = os.fsdecode(listing.names[start:stop].tobytes())
-    index = row - int(ends[product] - listing.num_images[product])
-    product_id = listing.product_id[product].item()
-    return listing.directory / name, Fault(None, product_id, why.reason, index)
+    for row, reason in reasons.items():
+        product = int(np.searchsorted(ends, row, side="right"))
+        start, stop = listing.name_at[row : row + 2].tolist()
+        name = os.fsdecode(listing.names[start:stop].tobytes())
+        index = row - int(ends[product] - listing.num_images[product])
+        product_id = listing.product_id[product].item()
+        yield listing.directory / name, Fault(None, product_id, reason, index)
 
 
 def _opened(stored: Stored, directory: Path, paths: tuple[Path, ...]) -> ImageFiles:

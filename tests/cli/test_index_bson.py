@@ -5,6 +5,9 @@ import sys
 from pathlib import Path
 
 import bson
+from PIL import Image
+
+from tests.sources.of_products import folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -54,6 +57,7 @@ def test_json(tmp_path: Path) -> None:
         ],
         "distinct_images": 3,
         "identical_images": 1,
+        "images_without_bytes": 0,
         "images_in_most_products": 2,
     }
     assert json.loads(run(path, "--json").stdout) == summary | {"fingerprint": fingerprint}
@@ -82,6 +86,31 @@ def test_table(tmp_path: Path) -> None:
         f"! {path}, byte {path.stat().st_size - 7}: "
         "truncated record: 7 bytes are left unread; fetch the file again"
     )
+
+
+def test_files_that_are_no_images(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos")
+    for number, path in enumerate(sorted(root.rglob("*.jpg"))):
+        Image.new("RGB", (9, 9 + number)).save(path)
+    (root / "1000" / "7" / "1.jpg").write_text("hello\n")
+    (root / "2000" / "11" / "0.jpg").write_bytes(b"")
+    done = run(root)
+    assert done.returncode == 0
+    lines = [" ".join(line.split()) for line in done.stdout.splitlines()]
+    for line in (
+        "images 7 (0.0 MB)",
+        "distinct 6",
+        "identical to another 0",
+        "without bytes 1",
+        "not a readable image 1",
+        "the image has no bytes 1",
+    ):
+        assert line in lines
+    assert lines[-2:] == [
+        f"! {root}/1000/7/1.jpg, product 7: not a readable image: it is a text that begins with "
+        "'hello'",
+        f"! {root}/2000/11/0.jpg, product 11: the image has no bytes",
+    ]
 
 
 def test_errors_take_one_line(tmp_path: Path) -> None:

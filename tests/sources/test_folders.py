@@ -2,11 +2,16 @@ import errno
 import logging
 import os
 import pickle
+from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
+from product_mil.data.decode import decode_images
+from product_mil.data.faults import FaultList
+from product_mil.data.products import ImageFault
 from product_mil.errors import UserError
 from product_mil.sources import image_files, image_reader
 from product_mil.sources.catalogue import Unread
@@ -225,6 +230,34 @@ def test_a_file_that_cannot_be_read_is_tried_again(
     monkeypatch.undo()
     again = open_catalogue(root, progress=False)
     assert (again.faults, contents(again)) == ([], as_contents())
+
+
+def test_what_is_no_image_is_named_as_decoding_does(tmp_path: Path) -> None:
+    mixed = [b"hello\n", b"", b"%PDF-1.4\n", bytes(5000), b"\xff\x0a" + bytes(99), b"PK\x03\x04"]
+    mixed += [b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(99), b"<!DOCTYPE html><p>", b"\xff\xfeh\0"]
+    found = open_catalogue(folder(tmp_path / "x", [Product(1, 2, [jpeg(1), *mixed])]))
+    reasons = [fault.reason for _, fault in found.faults]
+    decoded = decode_images(found.read(np.arange(1, 10)), list(np.zeros((9, 8, 8, 3), np.uint8)))
+    assert reasons == [decoded[number] for number in range(9)]
+    assert reasons[0] == "not a readable image: it is a text that begins with 'hello'"
+    assert found.faults[8] == (tmp_path / "x/2/1/9.jpg", (None, 1, reasons[8], 9))
+    listed = FaultList(None)
+    listed.add_records(found)
+    for number, reason in decoded.items():
+        place = found.place_of_image(1 + number)
+        listed.add([ImageFault(*place, 1, 1 + number, reason)])
+    assert len(listed) == 9
+
+
+def test_what_may_be_an_image_is_left_to_decoding(tmp_path: Path) -> None:
+    images = []
+    for name in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
+        file = BytesIO()
+        Image.new("RGB", (9, 9)).save(file, name)
+        images.append(file.getvalue())
+    images += [images[0][:40], b"\x01\x02\x03", b"\0\0\0\x1cftypavif" + bytes(16)]
+    found = open_catalogue(folder(tmp_path / "x", [Product(1, 2, images)]))
+    assert (found.num_images.tolist(), found.fault_counts) == ([9], {})
 
 
 def test_another_process_opens_the_same(tmp_path: Path) -> None:
