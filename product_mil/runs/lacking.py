@@ -41,7 +41,12 @@ def refuse_unlabelled(spec: str, catalogue: Catalogue, purpose: str = "training"
     """Raise `UserError` if no product has a category; the message says why."""
     refuse_other_categories(catalogue)
     if not _any_category(catalogue):
-        raise UserError(f"{spec}: no product has a category_id; {purpose} needs labelled products")
+        how = ""
+        if any(path.is_dir() for path in catalogue.paths):
+            how = ": put products into folders of categories, or a labels.csv into the folder"
+        raise UserError(
+            f"{spec}: no product has a category_id; {purpose} needs labelled products{how}"
+        )
 
 
 def _any_category(catalogue: Catalogue) -> bool:

@@ -11,6 +11,7 @@ from bson import ObjectId
 from product_mil.config import Config, DataConfig, StageConfig
 from product_mil.errors import UserError
 from product_mil.runs.data import build_data
+from tests.sources.of_products import folder
 
 CATEGORIES = (1000010653, 1000010654, 1000010655, 1000010656)
 
@@ -119,6 +120,16 @@ def test_categories_of_another_type(tmp_path: Path, named: bool) -> None:
     unlabelled = [product(i, None) for i in range(40)]
     message = message_for(tmp_path, unlabelled, **fields)
     assert message == "train.bson: no product has a category_id; training needs labelled products"
+
+
+def test_a_folder_without_labels(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos", flat=True)
+    with pytest.raises(UserError) as error:
+        build_data(Config(data=DataConfig(train=str(root))))
+    assert str(error.value) == (
+        f"{root}: no product has a category_id; training needs labelled products: put products "
+        "into folders of categories, or a labels.csv into the folder"
+    )
 
 
 def test_some_categories_of_another_type_are_a_note(tmp_path: Path) -> None:
