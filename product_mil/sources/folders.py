@@ -18,20 +18,11 @@ import numpy as np
 from product_mil.errors import UserError
 from product_mil.progress import LOG_EVERY_S
 from product_mil.sources.catalogue import Fault
-from product_mil.sources.ids import (
-    NO_CATEGORY,
-    Ids,
-    fault_of,
-    has_id,
-    ids_from_text,
-    is_text,
-    no_ids,
-)
+from product_mil.sources.folder_labels import LABELS, labels_file, read_categories_of
+from product_mil.sources.ids import Ids, fault_of, has_id, ids_from_text, no_ids
 from product_mil.sources.image_files import ImageFiles, Listing, Names, catalogue_of, status_of
-from product_mil.sources.lookup import rows_of
 from product_mil.sources.names import Named
 
-LABELS = "labels.csv"  # in the folder itself, it is read without being named
 # Of the formats that `data/decode.py` reads.
 IMAGE_ENDINGS = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".webp", ".bmp", ".tif", ".tiff", ".avif"}
@@ -52,6 +43,7 @@ class _Found:
     names: Names = field(default_factory=Names)
     status: "array[int]" = field(default_factory=lambda: array("q"))  # of each image, one by one
     examples: dict[int, Path] = field(default_factory=dict)  # an image at each depth
+    labels: Path | None = None  # the file of labels, which is not ignored
     ignored: list[Path] = field(default_factory=list)  # the first one
     num_ignored: int = 0
 
@@ -65,7 +57,8 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
     Raises:
         UserError: there is no image, or images lie at different depths; or labels do not fit.
     """
-    root, found = named.path, _Found()
+    root, labels = named.path, labels_file(named)
+    found = _Found(labels=labels)
     log, logged_s = logging.getLogger(__name__), time.monotonic()
     for folder, entries, is_leaf in _walk(str(root), (), (_identity(root.stat()),), found):
         _add(found, root, folder, entries, is_leaf=is_leaf)
@@ -86,13 +79,22 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
     )
     product_id = ids_from_text([key for key, use in zip(keys, usable, strict=True) if use])
     listing = _listing(named, found, np.array(rows, np.int64), usable, product_id)
-    labels = _labels(named, depth)
     if depth == 2:
+        if named.after:
+            raise UserError(
+                f"{named.shown}: its folders name the categories already; leave out #{named.after}"
+            )
+        if labels is not None:
+            notes.append(f"{labels} is not used, because the folders name the categories")
         categories = [folder[0] for folder, use in zip(folders, usable, strict=True) if use]
         listing = listing._replace(category_id=ids_from_text(categories))
     elif labels is not None:
-        listing = listing._replace(category_id=_labelled(labels, product_id, notes))
-    elif depth == 1:
+        if not labels.is_file():
+            raise UserError(f"{labels}: no such file; name a CSV with the columns _id,category_id")
+        category_id, faults, of_labels = read_categories_of(labels, product_id)
+        listing = listing._replace(category_id=category_id, faults=[*listing.faults, *faults])
+        notes += of_labels
+    else:
         notes.append(f"no {LABELS}, so no product has a category")
     count = len(np.unique(listing.category_id[has_id(listing.category_id)]))
     of = f" of {count:,} categories" if count else ""
@@ -101,15 +103,6 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
         notes.append(f"{found.num_ignored:,} other files ignored, such as {found.ignored[0]}")
     log.info("%s: %s", named.shown, "; ".join(notes))
     return catalogue_of(listing, [named.shown], progress=progress)
-
-
-def labels_file(named: Named) -> Path | None:
-    """The file of labels that belongs to a folder, if there is one."""
-    inside = named.path / LABELS
-    if not named.after:
-        return inside if inside.is_file() else None
-    path = Path(named.after)
-    return path if path.exists() else named.path / named.after
 
 
 def natural(name: str) -> tuple[list[str | int], str]:
@@ -172,6 +165,9 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 
 def _ignore(found: _Found, entry: os.DirEntry[str]) -> None:
+    labels = found.labels
+    if labels and entry.name == labels.name and _is(lambda: labels.samefile(entry.path)):
+        return
     found.num_ignored += 1
     if not found.ignored:
         found.ignored.append(Path(entry.path))
@@ -260,38 +256,3 @@ def _listing(
         faults,
         bad,
     )
-
-
-def _labels(named: Named, depth: int) -> Path | None:
-    path = labels_file(named)
-    if path is None or (depth == 2 and not named.after):
-        return None
-    if depth == 2:
-        raise UserError(
-            f"{named.shown}: its folders name the categories already; leave out #{named.after}"
-        )
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; name a CSV with the columns _id,category_id")
-    return path
-
-
-def _labelled(
-    path: Path, product_id: Ids[np.ndarray, " N"], notes: list[str]
-) -> Ids[np.ndarray, " N"]:
-    """The category of each product by the file of labels."""
-    from product_mil.sources.tables import read_labels
-
-    ids, categories = read_labels(path)
-    row = rows_of(ids, product_id)
-    nowhere = int((rows_of(product_id, ids) < 0).sum())
-    notes.append(f"labels of {path}")
-    if nowhere:
-        notes.append(f"{nowhere:,} of its products have no folder")
-    if not (row >= 0).any():
-        raise UserError(
-            f"{path}: none of its products, such as {ids[0]}, is a folder of the data; its ids are "
-            "the names of the folders"
-        )
-    found = categories[row]
-    found[row < 0] = "" if is_text(found) else NO_CATEGORY
-    return found

@@ -76,7 +76,7 @@ def source_files(spec: Spec) -> list[Path]:
     if address_of(spec):
         check_sources(spec)
         return []
-    from product_mil.sources.folders import labels_file
+    from product_mil.sources.folder_labels import labels_file
 
     found = named(spec)
     labels = [labels_file(one) for one in found if one.path.is_dir()]

@@ -51,6 +51,14 @@ _URL = re.compile(rb"[a-z][a-z0-9+]{1,9}://")
 _ROWS_AT_ONCE = 64  # of images that are copied
 
 
+class Labels(NamedTuple):
+    """Ids and categories of products, and faults that name the ids."""
+
+    product_id: Ids[np.ndarray, " N"]
+    category_id: Ids[np.ndarray, " N"]
+    faults: list[tuple[Path, Fault]]
+
+
 class _Products(NamedTuple):
     """Rows of tables, grouped by their ids in the order of their first rows."""
 
@@ -98,7 +106,7 @@ def open_tables(tables: Sequence[Named], *, progress: bool) -> Catalogue:
     return catalogue
 
 
-def read_labels(path: Path) -> tuple[Ids[np.ndarray, " N"], Ids[np.ndarray, " N"]]:
+def read_labels(path: Path) -> Labels:
     """The ids and categories of products in a table without images.
 
     Raises:
@@ -108,7 +116,7 @@ def read_labels(path: Path) -> tuple[Ids[np.ndarray, " N"], Ids[np.ndarray, " N"
     if chosen.category is None:
         raise UserError(f"{path} has no column of categories; call it category_id")
     products = _products([path], [chosen], [read_columns(path, [chosen.id, chosen.category])])
-    return products.product_id, products.category_id
+    return Labels(products.product_id, products.category_id, products.faults)
 
 
 def _of_paths(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bool) -> Catalogue:

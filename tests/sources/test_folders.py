@@ -92,7 +92,8 @@ def test_labels_of_folders_without_categories(
     (root / "labels.csv").write_text(labels)
     with caplog.at_level(logging.INFO):
         assert contents(open_catalogue(root)) == as_contents()
-    assert "1 of its products have no folder" in caplog.text
+    assert "7 images; labels of" in caplog.text
+    assert "1 of its products have no folder: 12\n" in caplog.text  # and no file is ignored
     (tmp_path / "others.csv").write_text("_id,category_id\n7,5\n9,\n")
     spec = f"{root}#{tmp_path / 'others.csv'}"
     assert open_catalogue(spec).category_id.tolist() == [5] + [NO_CATEGORY] * 3
@@ -115,6 +116,60 @@ def test_labels_of_folders_without_categories(
     with_categories = folder(tmp_path / "others")
     with pytest.raises(UserError, match="its folders name the categories already"):
         open_catalogue(f"{with_categories}#{tmp_path / 'others.csv'}")
+
+
+def test_labels_that_fit_no_folder(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = folder(tmp_path / "photos", flat=True)
+    rows = ["_id,category_id", "7,1", "008,1", "9,2", "x,1", "0011,2", "y,2", "8,1"]
+    (root / "labels.csv").write_text("\n".join(rows))
+    with caplog.at_level(logging.INFO):
+        found = open_catalogue(root)
+    assert found.category_id.tolist() == [1, 1, 2, NO_CATEGORY]
+    assert (
+        "4 of its products have no folder: 008 (did you mean 8?), x, "
+        "0011 (did you mean 11?), ...\n" in caplog.text
+    )
+    (root / "labels.csv").write_text("_id,category_id\n007,1\n")
+    with pytest.raises(UserError, match=r"such as 007 \(did you mean 7\?\), is a folder of"):
+        open_catalogue(root)
+
+
+def test_labels_that_contradict_each_other(tmp_path: Path) -> None:
+    root = folder(tmp_path / "photos", flat=True)
+    labels = root / "labels.csv"
+    labels.write_text("_id,category_id\n7,1\n8,1\n7,2\n8,1\n9,2\n11,2\nx,1\nx,2\n")
+    found = open_catalogue(root)
+    assert found.category_id.tolist() == [1, 1, 2, 2]
+    reason = "rows of several categories: the first one counts"
+    assert found.faults == [(labels, (None, 7, reason, None))]
+    labels.write_text("_id,category_id\n7,1\n8,1\n9,2\n11,2\n")
+    again = open_catalogue(root)
+    assert (again.category_id.tolist(), again.faults) == ([1, 1, 2, 2], [])
+
+
+def test_labels_here_and_in_the_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    root = folder(Path("photos"), flat=True)
+    here, inside = Path("lab.csv"), root / "lab.csv"
+    inside.write_text("_id,category_id\n7,1\n")
+    assert source_files("photos/#lab.csv") == [root, inside]
+    here.write_text("_id,category_id\n7,1\n")
+    assert source_files("photos/#lab.csv") == [root, here]
+    here.write_text("_id,category_id\n7,2\n")
+    with pytest.raises(UserError) as error:
+        open_catalogue("photos/#lab.csv")
+    places = f"{tmp_path}/lab.csv and {tmp_path}/photos/lab.csv"
+    assert str(error.value) == f"photos#lab.csv: {places} differ; name it by its path"
+    for path, category in ((here.absolute(), 2), (inside, 1), (inside.absolute(), 1)):
+        assert open_catalogue(f"photos/#{path}").category_id[0] == category
+
+
+def test_labels_that_are_not_needed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root = folder(tmp_path / "photos")
+    (root / "labels.csv").write_text("_id,category_id\n7,1\n")
+    with caplog.at_level(logging.INFO):
+        assert contents(open_catalogue(root)) == as_contents()
+    assert f"{root}/labels.csv is not used, because the folders name the categories" in caplog.text
 
 
 def test_folders_without_images_are_products_too(tmp_path: Path) -> None:
