@@ -22,6 +22,7 @@ from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
+from product_mil.inference.outputs import refuse_data
 
 Variants = dict[str, list[Path]]
 
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.training.variants import train_variants, variants_of
     from product_mil.devices.runtime import configure_jax
 
+    refuse_data([args.output], args.data)
     check_output(args.output, COMPARISON)
     configure_jax()
     configs = variants_of(args.configs, [flag.removeprefix("--config.") for flag in overrides])

@@ -14,6 +14,7 @@ from product_mil.cli.flags import add_data_flag, add_policy_flags
 from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS, faults_path
 from product_mil.files.outputs import check_output, user_path
+from product_mil.inference.outputs import refuse_data
 
 
 @command()
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.devices.runtime import configure_jax
     from product_mil.runs.image_embeddings import EMBEDDINGS, export_embeddings
 
+    refuse_data([output], arguments.data)
     check_output(output, EMBEDDINGS)
     check_output(faults_path(output), FAULTS)
     configure_jax()

@@ -14,6 +14,7 @@ from product_mil.cli.console import command
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
+from product_mil.inference.outputs import refuse_data
 from product_mil.sources.opening import check_sources
 
 
@@ -58,6 +59,8 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.seed_table.table import TABLE, TEXT_FILE
     from product_mil.seed_table.train_systems import train_systems
 
+    for data in filter(None, (args.data, args.valid, args.test)):
+        refuse_data([args.output], data)
     check_output(args.output, TABLE)
     configure_jax()
     options = TableOptions(**vars(args))

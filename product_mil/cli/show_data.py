@@ -27,6 +27,7 @@ from product_mil.config import (
 from product_mil.data.sheet import SHEET
 from product_mil.errors import UserError
 from product_mil.files.outputs import check_output, user_path
+from product_mil.inference.outputs import refuse_data
 from product_mil.runs.sheet import make_sheet
 from product_mil.sources.ids import ids_from_text
 
@@ -86,6 +87,7 @@ def main(argv: list[str] | None = None) -> None:
         help="as config.finetune.augment",
     )
     args = parser.parse_args(argv)
+    refuse_data([args.output], args.data)
     check_output(args.output, SHEET)
     for name, least, most in LIMITS:
         if not least <= getattr(args, name) <= most:

@@ -92,15 +92,20 @@ class Outputs:
 
 
 def refuse_data(outputs: Iterable[Path], spec: str | None) -> None:
-    """Refuse to write over the data.
+    """Refuse to write over the data, or into a folder that is read as data.
 
     Raises:
-        UserError: an output is one of the files of the data, or these files are missing.
+        UserError: an output is one of the files of the data or lies in one of its folders, or these
+            are missing.
     """
-    read = set() if spec is None else {path.resolve() for path in source_files(spec)}
+    read = {} if spec is None else {path.resolve(): path for path in source_files(spec)}
     for path in outputs:
-        if path.resolve() in read:
+        place = path.resolve()
+        if place in read:
             raise UserError(f"{path} is the data itself; choose another output")
+        folder = next((read[above] for above in place.parents if above in read), None)
+        if folder is not None:
+            raise UserError(f"{path} lies in {folder}, which is read as data: choose another place")
 
 
 class Written(NamedTuple):

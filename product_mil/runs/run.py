@@ -20,6 +20,7 @@ from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import Interrupted, UserError
 from product_mil.files.package import checkout
 from product_mil.files.whole import write_json
+from product_mil.inference.outputs import refuse_data
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.model.registry import head
@@ -61,6 +62,8 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
         Interrupted: the user asked to stop (SIGTERM, SIGHUP, Ctrl-C), or the deadline passed.
             Everything is saved.
     """
+    for spec in filter(None, (config.data.train, config.data.valid)):
+        refuse_data([workdir], spec)
     with training_in(workdir):
         _refuse_another(config, workdir)
         _run(config, workdir, deadline)
@@ -301,5 +304,7 @@ def _next_command(config: Config, workdir: Path) -> str:
     """What to type to predict other products."""
     predict = f"product-mil predict --workdir {workdir} --output submission.csv --data"
     if config.data.train:
-        return f"{predict} {'new/' if Path(config.data.train).is_dir() else 'test.bson'}"
+        train = Path(config.data.train)
+        known = train.suffix if train.suffix in (".csv", ".parquet") else ".bson"
+        return f"{predict} {'new/' if train.is_dir() else f'new{known}'}"
     return f"product-mil draw-sample --output drawn && {predict} drawn/products.bson"

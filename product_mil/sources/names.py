@@ -121,11 +121,14 @@ def _path(text: str) -> Path:
 
 
 def _matches(text: str) -> list[Path]:
-    """The file or folder of this name, or the files that fit a pattern."""
+    """The file or folder of this name; or the files that fit a pattern, else the folders."""
     path = _path(text)
     if path.is_dir():
-        if any(path.glob("*.bson")):
-            raise UserError(f"{path} is a directory: name its files, as in '{path}/*.bson'")
+        if dump := next(path.glob("*.bson"), None):
+            raise UserError(
+                f"{path} holds {dump.name}: name its dumps, as in '{path}/*.bson', or move them "
+                "elsewhere to read its folders of images"
+            )
         return [path]
     if path.is_symlink() and not path.exists():
         raise UserError(f"{path} is a link to {path.readlink()}, which is not there")
@@ -136,7 +139,8 @@ def _matches(text: str) -> list[Path]:
     parent = next(parent for parent in path.parents if parent.exists())  # it is no pattern
     pattern = Path(escape(str(parent)), *path.parts[len(parent.parts) :])
     found = glob(str(pattern))  # noqa: PTH207, Path.glob refuses absolute patterns
-    matches = [match for match in sorted(map(Path, found)) if not match.is_dir()]
+    matches = sorted(map(Path, found))
+    matches = [match for match in matches if not match.is_dir()] or matches
     if not matches:
         raise UserError(f"{path}: no such file; check the path or the pattern")
     return matches

@@ -21,11 +21,11 @@ from product_mil.sources.ids import Ids, ids_from_text
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 # Names of columns that are recognised, in any case; the first one that is there counts.
 NAMES = {
-    "id": ("product_id", "_id", "id", "product", "sku"),
+    "id": ("product_id", "_id", "id", "product", "sku", "ean", "gtin", "barcode"),
     "category": ("category_id", "category", "label"),
     "images": (
-        "images", "image", "imgs", "paths", "path", "pictures", "picture", "image_paths",
-        "image_path", "files", "file", "file_name", "filename", "bytes",
+        "images", "image", "imgs", "img", "photos", "photo", "paths", "path", "pictures", "picture",
+        "image_paths", "image_path", "files", "file", "file_name", "filename", "bytes",
     ),
 }  # fmt: skip
 _SEPARATORS = ",;\t|"
@@ -49,19 +49,23 @@ def choose(path: Path, names: list[str], asked: str, *, need_images: bool = True
     if not names:
         raise UserError(f"{path} has no columns; get the file again")
     wanted = dict(_assignments(path, asked))
-    lower = {name.lower(): name for name in reversed(names)}
+    own: dict[str, str] = {}
+    for name in names:
+        own.setdefault(name.strip(), name)
+    lower = {name.lower(): of for name, of in reversed(own.items())}
     found: dict[str, str | None] = {}
     for use, known in NAMES.items():
-        if use in wanted and wanted[use] not in names:
-            raise UserError(f"{path} has no column {wanted[use]}; it has {', '.join(names)}")
+        if use in wanted and wanted[use].strip() not in own:
+            raise UserError(f"{path} has no column {wanted[use]}; it has {', '.join(own)}")
         first = next((lower[name] for name in known if name in lower), None)
-        found[use] = wanted.get(use, first)
+        found[use] = own[wanted[use].strip()] if use in wanted else first
+    free = [name for name, of in own.items() if of not in found.values()]
     for use in ("id", "images") if need_images else ("id",):
         if found[use] is None:
-            how = f"name it as in '{path}#{use}={names[0]}'" if need_images else "call it _id"
-            raise UserError(
-                f"{path}: which column holds the {use}? It has {', '.join(names)}; {how}"
-            )
+            how = "add such a column"
+            if free:
+                how = f"name it as in '{path}#{use}={free[-1]}'" if need_images else "call it _id"
+            raise UserError(f"{path}: which column holds the {use}? It has {', '.join(own)}; {how}")
     for name in filter(None, found.values()):
         if names.count(name) > 1:
             raise UserError(f"{path} has several columns {name}; give each its own name")

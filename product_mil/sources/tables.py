@@ -96,6 +96,9 @@ def open_tables(tables: Sequence[Named], *, progress: bool) -> Catalogue:
     made = _of_bytes if of_bytes == {True} else _of_paths
     catalogue = made(tables, chosen, progress=progress)
     uses = ", ".join(f"{use} in {name}" for use, name in chosen[0]._asdict().items() if name)
+    if chosen[0].category is None:
+        there = ", ".join(column_names(paths[0]))
+        uses += f", no categories (of {there} none is named so; #category=NAME names another)"
     logging.getLogger(__name__).info(
         "%s: %s; %s products, %s images",
         ", ".join(str(one.shown) for one in tables),
@@ -146,9 +149,12 @@ def _of_paths(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bo
         status.append(status_of(os.path.join(within, found[image])))  # noqa: PTH118
     statuses = np.array(status, np.int64).reshape(-1, 2)
     if len(statuses) and (statuses[:, 0] < 0).all():
+        first = found[order[0]].decode(errors="replace")
+        how = f"paths are relative to {directory.absolute()}"
+        if (directory / first.replace("\\", "/")).exists():
+            how = "write them with / in place of \\"
         raise UserError(
-            f"{paths[0]}: none of its {len(statuses):,} images is there, such as "
-            f"{found[order[0]].decode(errors='replace')}; paths are relative to {directory}"
+            f"{paths[0]}: none of its {len(statuses):,} images is there, such as {first}; {how}"
         )
     listing = Listing(
         directory,

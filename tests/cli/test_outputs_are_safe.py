@@ -243,6 +243,20 @@ def test_data_run_and_devices_are_refused(
         refused(option, path, words, capsys)
 
 
+@pytest.mark.parametrize("option", [name for name in OPTIONS if "{data}" in OPTIONS[name][1]])
+def test_nothing_is_written_into_a_folder_that_is_read(
+    option: str, place: Path, words: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """There it would be taken for an image, or for a layer of folders, by the next command."""
+    (place / "photos" / "cup" / "1").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(place / "photos" / "cup" / "1" / "0.jpg")
+    for path in (place / "photos" / "cup" / "1", place / "photos"):
+        message = refused(
+            option, path / f"new{OPTIONS[option][-1]}", words | {"data": place / "photos"}, capsys
+        )
+        assert f"lies in {place / 'photos'}, which is read as data: choose another" in message
+
+
 @pytest.mark.parametrize("ending", [".zip", ".tsv", ".txt", ".csv.bz2", ".csv.zip", "", ".xlsx"])
 @pytest.mark.parametrize("option", ["export", "ensemble"])
 def test_a_name_says_what_is_written(

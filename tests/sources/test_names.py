@@ -6,7 +6,7 @@ import pytest
 
 from product_mil.errors import UserError
 from product_mil.sources.bson.index import open_catalogue
-from product_mil.sources.names import named_files
+from product_mil.sources.names import named, named_files
 
 ODD = [
     "a b.bson",
@@ -99,9 +99,24 @@ def test_through_links(here: Path) -> None:
         named_files("loop.bson")
 
 
+def test_a_pattern_names_folders_where_it_fits_no_file(here: Path) -> None:
+    for name in ("train-b", "train-a"):
+        (here / name).mkdir()
+    assert [one.path for one in named("train-*")] == [Path("train-a"), Path("train-b")]
+    write(here / "train-c.bson")
+    assert [one.path for one in named("train-*")] == [Path("train-c.bson")]
+
+
+def test_dumps_beside_folders(here: Path) -> None:
+    (here / "photos").mkdir()
+    write(here / "photos" / "a.bson")
+    with pytest.raises(UserError, match=r"photos holds a.bson: name its dumps, as in 'photos/\*"):
+        open_catalogue("photos")
+
+
 def test_patterns_that_fit_no_file(here: Path) -> None:
     (here / "a.bson").mkdir()
-    for spec in ("*.bson", "none/*.bson", "none.bson", "a.bson/*"):
+    for spec in ("none/*.bson", "none.bson", "a.bson/*"):
         with pytest.raises(UserError, match="no such file; check the path or the pattern"):
             named_files(spec)
     for spec in ("", ",", " , ", []):

@@ -186,6 +186,12 @@ def test_a_product_without_bytes_keeps_its_place(tmp_path: Path) -> None:
     [
         ({"a": [1], "b": ["x.jpg"]}, "", r"which column holds the id\? It has a, b; name it as in"),
         ({"_id": [1], "b": ["x"]}, "", r"which column holds the images\? It has _id, b"),
+        (
+            {"sku": [1], "shelf": ["a"], "shot": ["x"]},
+            "",
+            r"which column holds the images\? It has sku, shelf, shot; name it .*#images=shot",
+        ),
+        ({"sku": [1]}, "", r"which column holds the images\? It has sku; add such a column"),
         ({"_id": [1], "image": ["x"]}, "id=sku", "has no column sku; it has _id, image"),
         ({"_id": [1], "image": ["x"]}, "sku", "name columns as in .*#id=sku,category=shelf,images"),
         ({"_id": [1.5], "image": ["x"]}, "", "the column _id has numbers that are no 64-bit"),
@@ -259,3 +265,29 @@ def test_paths_are_relative_to_their_own_table(tmp_path: Path) -> None:
     pq.write_table(pa.table({"_id": [1], "image": ["x"]}), tmp_path / "b.parquet")
     with pytest.raises(UserError, match="some tables hold paths and some bytes"):
         open_catalogue(f"{tmp_path}/*.parquet")
+
+
+def test_spaces_around_names_of_columns(tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "a.csv").write_text("ean, shelf , photo\n007,cups,a.jpg\n")
+    found = open_catalogue(f"{tmp_path}/a.csv#category=shelf")
+    assert (found.product_id.tolist(), found.category_id.tolist()) == (["007"], ["cups"])
+    assert list(found.read(np.arange(1))) == [b"a"]
+
+
+def test_a_table_without_a_column_of_categories_says_so(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "a.jpg").write_bytes(b"a")
+    (tmp_path / "a.csv").write_text("sku,shelf,photo\n7,cups,a.jpg\n")
+    with caplog.at_level("INFO"):
+        open_catalogue(tmp_path / "a.csv")
+    assert "no categories (of sku, shelf, photo none is named so; #category=NAME" in caplog.text
+
+
+def test_paths_of_another_system(tmp_path: Path) -> None:
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "a.jpg").write_bytes(b"a")
+    (tmp_path / "a.csv").write_text("_id,image\n7,photos\\a.jpg\n")
+    with pytest.raises(UserError, match=r"none of its 1 images is there.*write them with / in"):
+        open_catalogue(tmp_path / "a.csv")

@@ -402,7 +402,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
     for spec, message in (
         (tmp_path / "none.bson", "none.bson: no such file"),
         (str(tmp_path / "*.dump"), r"\*.dump: no such file"),
-        (tmp_path, "is a directory"),
+        (tmp_path, "holds a.bson: name its dumps"),
         ([path, path], "named more than once"),
         ("", "no data were named"),
     ):
@@ -664,7 +664,7 @@ def test_a_wrong_path_takes_one_line(tmp_path: Path, name: str, message: str) ->
         open_catalogue(path)
     assert "\n" not in str(error.value)
     (tmp_path / "there.bson").touch()
-    with pytest.raises(UserError, match="is a directory: name its files"):
+    with pytest.raises(UserError, match=r"holds there.bson: name its dumps"):
         open_catalogue(str(tmp_path))
     with pytest.raises(UserError, match="cannot look for ~nobody-here/a"):
         open_catalogue("~nobody-here/a.bson")
