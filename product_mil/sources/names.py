@@ -127,7 +127,7 @@ def _matches(text: str) -> list[Path]:
         if dump := next(path.glob("*.bson"), None):
             raise UserError(
                 f"{path} holds {dump.name}: name its dumps, as in '{path}/*.bson', or move them "
-                "elsewhere to read its folders of images"
+                "to another place to read its folders of images"
             )
         return [path]
     if path.is_symlink() and not path.exists():
