@@ -278,7 +278,8 @@ def test_refusals(
         ((*out,), "needs two names"),
         (("--runs", f"a={trained}", *data, *out), "needs two names"),
         ((*runs, *out), "give --data"),
-        ((*runs, *data, "--output", labelled), "is a file: name a directory"),
+        ((*runs, *data, "--output", labelled), "is the data itself; choose another output"),
+        ((*runs, *data, "--output", trained / "config.json"), "belongs to the run in"),
         (("--runs", f"a={trained}", "b=no-such", *data, *out), "no such file or directory"),
         (("--runs", str(trained), f"b={trained}", *data, *out), "expected name=PATH"),
         (
