@@ -27,6 +27,7 @@ def test_rows_come_with_the_reason_of_an_end_before_time() -> None:
     assert rows(said + stack)[1] == {"what": "failed (-6): Check failed: 1 == 2"}
 
 
+@pytest.mark.slow
 def test_a_part_that_hangs_ends_with_its_children(tmp_path: Path) -> None:
     script = (
         "import subprocess, sys, time, pathlib;"

@@ -272,6 +272,7 @@ def write_matrix(path: Path, ids: np.ndarray, probabilities: np.ndarray) -> Path
     return path
 
 
+@pytest.mark.slow
 def test_memory_is_bounded_by_the_block(tmp_path: Path, monkeypatch: Any) -> None:
     """Three members of 16 MB each, out of order, with blocks of 1 MB."""
     n, k = 20_000, 200
@@ -366,6 +367,7 @@ def test_members_that_miss_something(tmp_path: Path, capsys: pytest.CaptureFixtu
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_a_tree_and_a_net_are_combined_by_their_files(
     trained: Path, sample: SampleFiles, few: Path, exported: list[Path], tmp_path: Path,
     capsys: pytest.CaptureFixture[str],

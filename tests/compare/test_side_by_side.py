@@ -146,6 +146,7 @@ def test_stopped_together(config: Config, tmp_path: Path, number: int) -> None:
     assert not runs[2].workdir.exists()
 
 
+@pytest.mark.slow
 def test_an_error_is_named(config: Config, tmp_path: Path) -> None:
     """The others are stopped, and have saved."""
     runs = planned(endless(config), tmp_path)

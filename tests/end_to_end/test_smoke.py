@@ -14,7 +14,7 @@ from product_mil.sources.sample.draw import SampleFiles
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))
 # Nets that take long to compile, and configurations that differ from another one in little.
-SLOW = ("inception_v3", "xception", "averaged", "cnn_2", "cnn_3")
+SLOW = ("inception_v3", "xception", "averaged", "tree", "cnn_1", "cnn_2", "cnn_3")
 
 
 @pytest.mark.parametrize(
