@@ -104,10 +104,13 @@ def merged(
 
     Rows that are neither mean nothing.
     """
-    mine = ids if own.all() else ids[own]
+    is_whole = bool(own.all())
+    if is_whole and not is_text(ids):
+        return ids
+    mine = ids if is_whole else ids[own]
     if not has_id(mine).any():
         mine = no_ids(len(mine))
-    if own.all():
+    if is_whole:
         return mine
     mine, others = alike(mine, others)
     column = np.zeros(len(ids), np.promote_types(mine.dtype, others.dtype))

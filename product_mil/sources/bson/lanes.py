@@ -15,7 +15,7 @@ from product_mil.sources.bson.document import (
     OLD_BINARY,
     STRING,
 )
-from product_mil.sources.ids import MAX_ID_CHARACTERS, Ids, no_ids
+from product_mil.sources.ids import MAX_ID_CHARACTERS, NO_CATEGORY, Ids, is_text
 
 
 def _little(text: bytes) -> int:
@@ -44,7 +44,7 @@ class _Values(NamedTuple):
 
     ids: Ids[np.ndarray, " N"]
     stop: Int64[np.ndarray, " N"]
-    usual: Bool[np.ndarray, " N"]  # other values mean nothing, and other stops are the starts
+    usual: Bool[np.ndarray, " N"]  # other values mean nothing, and other stops are near the starts
 
 
 def parse_lanes(
@@ -68,11 +68,12 @@ def parse_lanes(
     ok = (u4[start + 5] == _ID) & (u1[stop - 1] == 0)
     product_id, at, usual = _values(data, start + 4, start + 9, stop, ok)
     ok &= usual
-    at = np.where(ok, at, start)
     given = ok & (u8[at + 1] == _CATEGORY) & (u4[at + 9] == _ID)
     category_id, after, usual = _values(data, at, at + 13, stop, given)
     ok &= usual | ~given
-    at = np.where(given & usual, after, at)
+    at = np.where(given, after, at)
+    if not is_text(category_id):
+        category_id = np.where(given, category_id, NO_CATEGORY)
     ok &= (u8[at] & 0xFFFFFFFFFFFF) == _IMGS
     array_bytes = i4[at + 6]
     ok &= (array_bytes >= 5) & (at + 6 + array_bytes == stop - 1) & (u1[stop - 2] == 0)
@@ -113,17 +114,16 @@ def _values(
     `kind_at` are the positions of their types, `last` the ends of the records.
     """
     kind = data.u1[kind_at]
-    first = int(kind[np.argmax(wanted)]) if wanted.any() else INT64
+    first = int(kind[wanted.argmax()]) if len(kind) else INT64
     if first == OBJECT_ID:
         usual = wanted & (kind == OBJECT_ID) & (at + 12 < last)
         parts = _HEX[data.u1[np.where(usual, at, 0)[:, None] + np.arange(12)]]
         return _Values(parts.view("S24")[:, 0].astype(np.str_), at + 12 * usual, usual)
     if first == STRING:
         return _texts(data, at, last, wanted & (kind == STRING))
-    wide = wanted & (kind == INT64)
-    usual = wide | wanted & (kind == INT32)
-    ids = np.where(wide, data.i8[at], data.i4[at])
-    return _Values(np.where(usual, ids, no_ids(1)), at + np.where(usual, 4 + 4 * wide, 0), usual)
+    wide = kind == INT64
+    usual = wanted & (wide | (kind == INT32))
+    return _Values(np.where(wide, data.i8[at], data.i4[at]), at + 4 + 4 * wide, usual)
 
 
 def _texts(
