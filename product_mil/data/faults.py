@@ -51,12 +51,14 @@ class FaultList:
             with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
                 for row in list(csv.reader(file))[1:]:
                     if len(row) == len(COLUMNS):  # otherwise the row is incomplete
-                        self._keep(tuple(row))
+                        self._keep(row)
 
     def __len__(self) -> int:
         return len(self._faults)
 
-    def _keep(self, row: tuple[str, ...]) -> None:
+    def _keep(self, values: Iterable[object]) -> None:
+        """Keep a row of these values, where None is an empty cell."""
+        row = tuple("" if value is None else str(value) for value in values)
         file, offset_bytes, product_id, image_index, reason = row
         # An image has one reason; a record may have several.
         what = kind_of(reason) if product_id else reason
@@ -76,7 +78,7 @@ class FaultList:
                     f"product {fault.product_id}: {fault.reason}; correct the file, or leave such "
                     "images out with bad_images=skip"
                 )
-            self._keep(tuple("" if value is None else str(value) for value in fault))
+            self._keep(fault)
 
     def add_records(self, catalogue: Catalogue) -> None:
         """Add the faults that were found when the catalogue was indexed.
@@ -101,16 +103,14 @@ class FaultList:
                 )
                 self.add([where])
                 continue
-            product_id = "" if fault.product_id is None else str(fault.product_id)
             place = Place(str(path), fault.offset_bytes)
             if self._bad_records == "fail":
-                product = f" product {product_id}:" if product_id else ""
+                product = "" if fault.product_id is None else f" product {fault.product_id}:"
                 raise UserError(
                     f"{place}:{product} {fault.reason}; correct the file, or leave such records "
                     "out with bad_records=skip"
                 )
-            offset_bytes = "" if place.offset_bytes is None else str(place.offset_bytes)
-            self._keep((place.file, offset_bytes, product_id, "", fault.reason))
+            self._keep((*place, fault.product_id, None, fault.reason))
 
     def add_rows(self, path: Path, errors: Iterable[str]) -> None:
         """Add rows of a category file that were left out; these have a line, not an offset."""
