@@ -5,13 +5,14 @@ from dumps, `memory` from memory.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
+import xxhash
 from jaxtyping import Int32, Int64, UInt64
 
 from product_mil.sources.ids import Id, Ids
@@ -143,6 +144,14 @@ class Catalogue(Columns, ABC):
     def first_records(self) -> Int64[np.ndarray, " r"]:
         """The product rows whose product id no earlier row has."""
         return np.setdiff1d(np.arange(self.num_products), later_duplicates(self.product_id))
+
+
+def fingerprint_of(columns: Iterable[np.ndarray]) -> str:
+    """A hash of the values of columns, in their order."""
+    hasher = xxhash.xxh3_128()
+    for column in columns:
+        hasher.update(np.ascontiguousarray(column).data)
+    return hasher.hexdigest()
 
 
 def later_duplicates(product_id: Ids[np.ndarray, " N"]) -> Int64[np.ndarray, " r"]:

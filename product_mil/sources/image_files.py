@@ -20,7 +20,15 @@ from jaxtyping import Int32, Int64, UInt8
 from product_mil.errors import UserError
 from product_mil.files.foreign import kind_of_bytes
 from product_mil.progress import Progress
-from product_mil.sources.catalogue import UNREAD, Catalogue, Fault, Place, Unread, kind_of
+from product_mil.sources.catalogue import (
+    UNREAD,
+    Catalogue,
+    Fault,
+    Place,
+    Unread,
+    fingerprint_of,
+    kind_of,
+)
 from product_mil.sources.ids import Ids
 from product_mil.sources.image_reader import ImageReader, NamesOfFiles
 from product_mil.sources.stored import Stored, about_faults, faults_of, load, load_or_build
@@ -217,15 +225,12 @@ def _faults(listing: Listing, reasons: Mapping[int, str]) -> Iterator[tuple[Path
 
 def _opened(stored: Stored, directory: Path, paths: tuple[Path, ...]) -> ImageFiles:
     columns, about = stored.columns, stored.about
-    fingerprint = xxhash.xxh3_128()
-    for name in _COLUMNS:
-        fingerprint.update(np.ascontiguousarray(columns[name]).data)
     return ImageFiles(
         **columns,
         directory=directory,
         stored=stored.directory,
         paths=paths,
-        fingerprint=fingerprint.hexdigest(),
+        fingerprint=fingerprint_of(columns[name] for name in _COLUMNS),
         **faults_of(about),
     )
 

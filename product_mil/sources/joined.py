@@ -7,10 +7,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import xxhash
 from jaxtyping import Int64
 
-from product_mil.sources.bson.index_store import DUPLICATE, MAX_LISTED_FAULTS
+from product_mil.sources.bson.index_store import DUPLICATE, MAX_LISTED_FAULTS, hash_of
 from product_mil.sources.catalogue import (
     Catalogue,
     Fault,
@@ -113,7 +112,7 @@ def join(parts: Sequence[Catalogue]) -> Catalogue:
         image_hash=np.concatenate([h for h in hashes if h is not None]),
         parts=tuple(parts),
         paths=tuple(path for part in parts for path in part.paths),
-        fingerprint=xxhash.xxh3_128_hexdigest(" ".join(p.fingerprint for p in parts).encode()),
+        fingerprint=hash_of(part.fingerprint for part in parts),
         faults=faults,
         fault_counts=dict(+counts),
         num_bad_records=sum(part.num_bad_records for part in parts),

@@ -7,7 +7,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from product_mil.sources.catalogue import Catalogue, Place, Unread
+from product_mil.sources.catalogue import Catalogue, Place, Unread, fingerprint_of
 from product_mil.sources.ids import Id, ids_from
 
 
@@ -76,14 +76,11 @@ def catalogue_of(
         "image_length_bytes": np.array(list(map(len, images)), np.int32),
         "image_hash": np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2),
     }
-    fingerprint = xxhash.xxh3_128()
-    for column in columns.values():
-        fingerprint.update(column)
     return MemoryCatalogue(
         **columns,
         images=images,
         paths=(),
-        fingerprint=fingerprint.hexdigest(),
+        fingerprint=fingerprint_of(columns.values()),
         faults=[],
         fault_counts={},
         num_bad_records=0,

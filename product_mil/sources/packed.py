@@ -5,12 +5,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import xxhash
 from jaxtyping import Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.sources.bson.reader import Addresses, FileReader
-from product_mil.sources.catalogue import Catalogue, Place
+from product_mil.sources.catalogue import Catalogue, Place, fingerprint_of
 from product_mil.sources.stored import Stored, faults_of, load
 
 IMAGES = "images.bin"  # beside the columns: the images one after the other
@@ -62,14 +61,12 @@ def is_whole(stored: Stored) -> bool:
 
 def opened(stored: Stored, paths: tuple[Path, ...]) -> PackedImages:
     """The catalogue of columns that are kept in the cache."""
-    fingerprint = xxhash.xxh3_128()
-    for name in ("product_id", "category_id", "num_images", "image_length_bytes", "image_hash"):
-        fingerprint.update(np.ascontiguousarray(stored.columns[name]).data)
+    names = ("product_id", "category_id", "num_images", "image_length_bytes", "image_hash")
     return PackedImages(
         **stored.columns,
         stored=stored.directory,
         paths=paths,
-        fingerprint=fingerprint.hexdigest(),
+        fingerprint=fingerprint_of(stored.columns[name] for name in names),
         **faults_of(stored.about),
     )
 

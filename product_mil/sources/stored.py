@@ -6,8 +6,6 @@ again.
 """
 
 import json
-import re
-import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -19,11 +17,10 @@ import xxhash
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, writable_cache
 from product_mil.files.whole import whole_directory
-from product_mil.sources.bson.index_store import MAX_LISTED_FAULTS
+from product_mil.sources.bson.index_store import MAX_LISTED_FAULTS, mapped_columns, remove_older
 from product_mil.sources.catalogue import Fault, kind_of
 
 _FORMAT = 1  # a new number makes all that was stored stale
-_STATE = re.compile(r"v\d+-[0-9a-f]{32}")  # names of our directories; others are not ours
 
 
 class Stored(NamedTuple):
@@ -73,9 +70,7 @@ def load_or_build(
                 hashes[column_name] = xxhash.xxh3_128_hexdigest(np.ascontiguousarray(column).data)
             text = json.dumps({"columns": hashes, "about": about})
             (draft / "about.json").write_text(text, encoding="utf-8")
-        for other in directory.parent.iterdir():
-            if other != directory and _STATE.fullmatch(other.name):
-                shutil.rmtree(other, ignore_errors=True)
+        remove_older(directory)
     except OSError as error:
         raise UserError(
             f"cannot write {directory}: {error.strerror or error}; free some space, or point "
@@ -91,12 +86,7 @@ def load(directory: Path) -> Stored | None:
     """Map the columns in a directory; None if any is missing or damaged."""
     try:
         description = json.loads((directory / "about.json").read_text(encoding="utf-8"))
-        columns = {}
-        for name, content_hash in description["columns"].items():
-            column = np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
-            if xxhash.xxh3_128_hexdigest(column.data) != content_hash:
-                return None
-            columns[name] = column
+        columns = mapped_columns(directory, description["columns"])
         return Stored(columns, description["about"], directory)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError):
         return None  # whatever is wrong, it can be made again

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -67,12 +67,8 @@ def load_index(path: Path, directory: Path) -> Index | None:
     """Map the index in `directory` of the file at `path`; None if it is missing or damaged."""
     try:
         description = json.loads((directory / "index.json").read_text(encoding="utf-8"))
-        columns: dict[str, Any] = dict.fromkeys(_DTYPES)
-        for name, content_hash in description["columns"].items():
-            column = np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
-            if xxhash.xxh3_128_hexdigest(column) != content_hash:
-                return None
-            columns[name] = column
+        found = mapped_columns(directory, description["columns"])
+        columns: dict[str, Any] = dict.fromkeys(_DTYPES) | found
         if _OLDER_FAULTS & description["fault_counts"].keys():
             return None
         return Index(
@@ -87,6 +83,21 @@ def load_index(path: Path, directory: Path) -> Index | None:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError):
         return None  # whatever is wrong, the index can be built again
+
+
+def mapped_columns(directory: Path, hashes: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The columns in a directory, mapped into memory, by name; `hashes` are those of their values.
+
+    Raises:
+        OSError, EOFError, ValueError: a column is missing or damaged.
+    """
+    columns = {}
+    for name, content_hash in hashes.items():
+        column = np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+        if xxhash.xxh3_128_hexdigest(column.data) != content_hash:
+            raise ValueError(f"{name} is damaged")
+        columns[name] = column
+    return columns
 
 
 def build_index(path: Path, directory: Path, *, hash_images: bool, progress: bool) -> Index:
@@ -145,7 +156,7 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
         index = load_index(path, draft)
         if index is None:
             raise OSError("what was written reads back differently")
-    _remove_older(directory)
+    remove_older(directory)
     return replace(index, directory=directory)
 
 
@@ -154,8 +165,8 @@ def hash_of(hashes: Iterable[str]) -> str:
     return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
 
 
-def _remove_older(directory: Path) -> None:
-    """Remove the indexes of older states of the file."""
+def remove_older(directory: Path) -> None:
+    """Remove the directories beside this one that hold columns of older states of its source."""
     for other in directory.parent.iterdir():
         if other != directory and _INDEX.fullmatch(other.name):
             shutil.rmtree(other, ignore_errors=True)
