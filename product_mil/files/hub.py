@@ -107,5 +107,5 @@ def _errors(place: str) -> Iterator[None]:
             "again with a network, or name a directory"
         ) from None
     except Exception as error:  # its HTTP library is its own choice
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{place}: {reason}; try again, or name a directory") from error
+        reason = " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
+        raise UserError(f"{place}: {reason}; try again") from error
