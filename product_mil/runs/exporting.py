@@ -1,49 +1,82 @@
 """Write a trained model for use elsewhere: as a pretrained directory, and to the hub."""
 
 import tempfile
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path, PurePath
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
+from safetensors.numpy import save
 
 from product_mil.config import Config
+from product_mil.errors import UserError
 from product_mil.files.hub import upload
 from product_mil.files.outputs import check_output
+from product_mil.inference.portable import probability_function, stable_hlo
+from product_mil.model.registry import backbone
 from product_mil.runs.model_card import CardFacts, model_card
 from product_mil.runs.pretrained import (
     CARD_FILE,
     PRETRAINED,
+    STABLEHLO_FILE,
     WEIGHTS_FILE,
     description,
     refuse_nan,
     write_directory,
 )
 from product_mil.runs.trained import TrainedRun
+from product_mil.runs.usage import USES
+
+Format = Literal["pretrained", "stablehlo"]  # the keys of `USES`
 
 
 def export_model(
-    run: TrainedRun, directory: Path, facts: CardFacts, place: str | None = None
+    run: TrainedRun,
+    directory: Path,
+    facts: CardFacts,
+    formats: Sequence[Format] = ("pretrained",),
+    place: str | None = None,
 ) -> None:
-    """Write a run's model into a directory, whole or not at all.
+    """Write a run's model into a directory in these formats, whole or not at all.
 
     `place` is what the model card says to load; without it, the directory.
 
     Raises:
-        UserError: the directory cannot be written, or holds other files; weights hold NaN.
+        UserError: the directory cannot be written, or holds other files; weights hold NaN; a format
+            needs a package that is missing, or cannot hold the model.
     """
     check_output(directory, PRETRAINED)
-    from safetensors.numpy import save
-
     arrays = run.model.parameters | run.model.statistics
     tensors = {name: np.asarray(array) for name, array in arrays.items()}
     refuse_nan(tensors, run.workdir)
     run = replace(run, config=without_places(run.config))
-    files = {
-        WEIGHTS_FILE: save(tensors, {"format": "product_mil"}),
-        CARD_FILE: model_card(run, facts, place or directory.name).encode(),
-    }
-    write_directory(directory, files, _description(run))
+    files: dict[str, bytes] = {}
+    if "pretrained" in formats:
+        files[WEIGHTS_FILE] = save(tensors, {"format": "product_mil"})
+    if "stablehlo" in formats:
+        files[STABLEHLO_FILE] = _stable_hlo(run)
+    place = place or directory.name
+    uses = [USES[name](run.config, place) for name in USES if name in formats]
+    card = model_card(run, facts, uses)
+    write_directory(directory, {**files, CARD_FILE: card.encode()}, _description(run))
+
+
+def _stable_hlo(run: TrainedRun) -> bytes:
+    model, spec = run.model, backbone(run.config.model.backbone)
+    if spec.on_host is not None:
+        raise UserError(
+            f"{run.workdir}: {spec.name} is computed by Python on the host, and cannot be written "
+            "as StableHLO; --format pretrained takes it"
+        )
+    function = probability_function(
+        model.structure,
+        model.parameters,
+        model.statistics,
+        run.log_prior,
+        run.config.data.max_images,
+    )
+    return stable_hlo(function, run.config.data.image_size_px)
 
 
 def _description(run: TrainedRun) -> dict[str, Any]:
@@ -84,5 +117,5 @@ def push_model(run: TrainedRun, name: str, facts: CardFacts, *, private: bool, m
     """
     with tempfile.TemporaryDirectory() as temporary:
         directory = Path(temporary) / "model"
-        export_model(run, directory, facts, f"hf://{name}")
+        export_model(run, directory, facts, place=f"hf://{name}")
         return upload(directory, name, private=private, message=message)

@@ -5,12 +5,12 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from product_mil.config import STAGES
 from product_mil.data.duplicates import MAX_LINKING_PRODUCTS
 from product_mil.errors import UserError
-from product_mil.model.registry import HEAD_SPECS, head
+from product_mil.model.registry import head
 from product_mil.runs.trained import TrainedRun
 from product_mil.train.record import VALIDATION
 from product_mil.version import __version__
@@ -30,22 +30,13 @@ class CardFacts:
     comparison: Path | None = None  # that product-mil compare wrote, with this model in it
 
 
-class Export(NamedTuple):
-    """A file beside the card that holds the model in another format, and how it is used."""
-
-    file: str
-    about: str  # Markdown
-
-
 def escaped(text: str) -> str:
     """Text from data, in one line, of which Markdown and HTML read nothing as theirs."""
     return _PUNCTUATION.sub(r"\\\1", _NOT_FOR_PEOPLE.sub(" ", text)).strip()
 
 
-def model_card(
-    run: TrainedRun, facts: CardFacts, place: str, exports: Sequence[Export] = ()
-) -> str:
-    """The text of the card of a run's model, which lies in `place`: a directory or a hub id.
+def model_card(run: TrainedRun, facts: CardFacts, uses: Sequence[str]) -> str:
+    """The text of the card of a run's model; `uses` are the ways to use it, in Markdown.
 
     Raises:
         UserError: the comparison cannot be read.
@@ -58,7 +49,7 @@ def model_card(
         f"a product at most, embeds each with the net `{model.backbone}`, fuses them by the head "
         f"`{model.pooling}` ({head(model.pooling).about}), and gives a probability for each of {k} "
         f"categories. It was written by product_mil {__version__}.",
-        _use(run, place, exports),
+        "\n\n".join(["## Use", *uses]),
         _categories(run),
         _data(run, facts),
         _metrics(run),
@@ -80,29 +71,6 @@ def _front_matter(run: TrainedRun, facts: CardFacts) -> str:
     }
     lines = (f"{name}: {json.dumps(value)}" for name, value in values.items())
     return "\n".join(["---", *lines, "---"])
-
-
-def _use(run: TrainedRun, place: str, exports: Sequence[Export]) -> str:
-    own = head(run.config.model.pooling) not in HEAD_SPECS
-    first = (
-        f"The head `{run.config.model.pooling}` does not come with product_mil: register it with "
-        "`product_mil.heads.register` before `load`, or give a command `--import FILE.py`.\n\n"
-    )
-    lines = [
-        "import product_mil",
-        "",
-        f"classifier = product_mil.load({place!r})",
-        'products = [["front.jpg", "back.jpg"], ["shoe.jpg"]]  # of each product its images',
-        "for prediction in classifier.predict(products, topk=3):",
-        "    for category_id, names, probability in zip(",
-        "        prediction.category_ids, prediction.names, prediction.probabilities",
-        "    ):",
-        '        print(category_id, " > ".join(names), probability)',
-        '    print("calibrated:", prediction.confidence)',
-    ]
-    text = "\n".join(["```python", *lines, "```"])
-    more = "".join(f"\n\n`{each.file}`: {each.about}" for each in exports)
-    return f"## Use\n\n{first if own else ''}{text}{more}"
 
 
 def _categories(run: TrainedRun) -> str:

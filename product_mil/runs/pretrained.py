@@ -29,6 +29,7 @@ FORMAT = 1
 WEIGHTS_FILE = "model.safetensors"
 CONFIG_FILE = "config.json"
 CARD_FILE = "README.md"
+STABLEHLO_FILE = "model.stablehlo"  # may lie beside the weights, or in their place
 FILES = (WEIGHTS_FILE, CONFIG_FILE, CARD_FILE)
 _LIBRARY = {"library_name": "product_mil"}  # in config.json, which other libraries write too
 _AGAIN = "get the directory again"
@@ -72,9 +73,11 @@ def description_in(directory: Path) -> Described:
         record = {**found["run"], "categories": json.dumps(found["categories"])}
         record["class_counts"] = np.asarray(found["class_counts"], np.int64).tolist()
         as_many = len(Categories.from_json(record["categories"]).ids) == len(record["class_counts"])
-        described = Described(record, int(found["step"]), str(found["digests"][WEIGHTS_FILE]))
+        described = Described(
+            record, int(found["step"]), str(found["digests"].get(WEIGHTS_FILE, ""))
+        )
         reason = "" if as_many and {"config", "stage"} <= record.keys() else "something is missing"
-    except (KeyError, IndexError, TypeError, ValueError) as error:
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         described, reason = None, repr(error)
     if reason or described is None:
         raise UserError(f"{path} is damaged ({reason}); {_AGAIN}")
@@ -91,7 +94,7 @@ def read_weights(
     """
     path = directory / WEIGHTS_FILE
     if not path.is_file():
-        raise UserError(f"{path}: no such file; {_AGAIN}")
+        raise UserError(f"{path}: no such file; {_AGAIN}, or export it with --format pretrained")
     tensors = read_safetensors(path)
     model = parameters | statistics
     lines = leaf_mismatches(model, tensors)
