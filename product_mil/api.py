@@ -28,8 +28,6 @@ from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.registry import backbone
 from product_mil.runs.embed import embed_function
-from product_mil.runs.exporting import export_model, push_model
-from product_mil.runs.model_card import CardFacts
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.categories import path_of
 from product_mil.sources.ids import Id, Ids
@@ -218,6 +216,9 @@ class Classifier:
         Raises:
             UserError: the directory cannot be written, or holds other files.
         """
+        from product_mil.runs.exporting import export_model
+        from product_mil.runs.model_card import CardFacts
+
         facts = CardFacts(license, data_description, data_license, _path(comparison))
         export_model(self._run, Path(directory), facts)
 
@@ -240,6 +241,9 @@ class Classifier:
         Raises:
             UserError: huggingface_hub is not installed, or the hub refuses.
         """
+        from product_mil.runs.exporting import push_model
+        from product_mil.runs.model_card import CardFacts
+
         facts = CardFacts(license, data_description, data_license, _path(comparison))
         return push_model(self._run, name, facts, private=private, message=message)
 
