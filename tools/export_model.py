@@ -1,4 +1,4 @@
-"""Write a trained model for use elsewhere."""
+"""Write a trained model for use on other machines."""
 
 from product_mil.cli.export_model import main
 

@@ -1,4 +1,4 @@
-"""Write a trained model for use elsewhere, as a directory that explains itself.
+"""Write a trained model for use on other machines, as a directory that explains itself.
 
     product-mil export-model --workdir runs/joint --output joint
     product-mil export-model --workdir runs/joint --output joint --format pretrained stablehlo

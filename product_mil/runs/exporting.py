@@ -1,4 +1,4 @@
-"""Write a trained model for use elsewhere: as a pretrained directory, and to the hub."""
+"""Write a trained model for use on other machines: as a pretrained directory, and to the hub."""
 
 import tempfile
 from collections.abc import Sequence

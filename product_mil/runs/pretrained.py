@@ -1,4 +1,4 @@
-"""The pretrained directory: a trained model in three plain files, for use elsewhere.
+"""The pretrained directory: a trained model in three plain files, for other machines.
 
 `model.safetensors` holds all parameters and statistics by their paths, `config.json` what they
 mean, and `README.md` is a model card. Nothing in them can run as code. `config.json` has a digest

@@ -73,7 +73,7 @@ def test_no_directory_of_this_machine_is_named(run: TrainedRun, written: Path) -
     weights = dataclasses.replace(
         run.config.model, weights="/home/me/w.h5", head_init="/home/a.csv"
     )
-    place = written.with_name("elsewhere")
+    place = written.with_name("another")
     export_model(
         dataclasses.replace(run, config=dataclasses.replace(run.config, model=weights)),
         place, CardFacts(),
