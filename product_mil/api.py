@@ -209,8 +209,8 @@ class Classifier:
     ) -> None:
         """Write the model into a new directory that travels: weights, labels and a model card.
 
-        `load` takes it like a run, here and on other machines. An earlier such directory is replaced. What
-        is known of the model beside its run stands in the card: its `license`, a
+        `load` takes it like a run, here and on other machines. An earlier such directory is
+        replaced. What is known of the model beside its run stands in the card: its `license`, a
         `data_description`, the `data_license`, and the `comparison` that product-mil compare wrote.
 
         Raises:
