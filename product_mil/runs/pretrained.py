@@ -7,13 +7,16 @@ of each of the others, so that files of two models are not taken for one.
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import numpy as np
 import xxhash
 
+from product_mil.config import config_from_dict
+from product_mil.config.checks import wrong_values
 from product_mil.errors import UserError
 from product_mil.files.formats import refuse_unknown_format
 from product_mil.files.outputs import Kind, names_in, refuse_to_replace
@@ -21,7 +24,6 @@ from product_mil.files.whole import to_json, whole_directory
 from product_mil.model.classifier import Arrays
 from product_mil.model.weights.files import read_safetensors
 from product_mil.model.weights.load import weights_fingerprint
-from product_mil.sources.categories import Categories
 from product_mil.train.checkpoint import MAX_LISTED_LEAVES, leaf_mismatches
 from product_mil.version import __version__
 
@@ -70,18 +72,62 @@ def description_in(directory: Path) -> Described:
     known = range(1, FORMAT + 1)
     refuse_unknown_format(found.get("format"), known, found.get("version", "?"), path)
     try:
-        record = {**found["run"], "categories": json.dumps(found["categories"])}
-        record["class_counts"] = np.asarray(found["class_counts"], np.int64).tolist()
-        as_many = len(Categories.from_json(record["categories"]).ids) == len(record["class_counts"])
-        described = Described(
-            record, int(found["step"]), str(found["digests"].get(WEIGHTS_FILE, ""))
-        )
-        reason = "" if as_many and {"config", "stage"} <= record.keys() else "something is missing"
-    except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
-        described, reason = None, repr(error)
-    if reason or described is None:
-        raise UserError(f"{path} is damaged ({reason}); {_AGAIN}")
-    return described
+        fault = _fault(path.read_bytes())
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    if fault:
+        raise UserError(f"{path} is damaged ({fault}); {_AGAIN}")
+    record = {**found["run"], "categories": json.dumps(found["categories"])}
+    record["class_counts"] = found["class_counts"]
+    return Described(record, found["step"], found["digests"].get(WEIGHTS_FILE, ""))
+
+
+@dataclass(frozen=True)
+class _Categories:
+    ids: list[int] | list[str]
+    names: list[list[str]]
+
+
+@dataclass(frozen=True)
+class _Run:
+    config: dict[str, Any]
+    stage: Literal["head", "finetune"]
+    data_fingerprint: str
+    version: str
+    validation: dict[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What `config.json` must hold; it may hold more."""
+
+    step: int
+    categories: _Categories
+    class_counts: list[int]
+    digests: dict[str, str]
+    run: _Run
+
+
+def _fault(content: bytes) -> str:
+    """What is wrong with the content of `config.json`; empty if it is right.
+
+    Raises:
+        UserError: the configuration of the run is of another version.
+    """
+    from pydantic import TypeAdapter, ValidationError  # a command's --help does without it
+
+    try:
+        found = TypeAdapter(_Content).validate_json(content, strict=True)
+    except ValidationError as error:
+        first = error.errors()[0]
+        return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+    ids, names = found.categories.ids, found.categories.names
+    if not ids or len(set(ids)) < len(ids) or len({len(path) for path in names}) != 1:
+        return "categories: an id twice, or none, or paths of several lengths"
+    if not len(ids) == len(names) == len(found.class_counts):
+        return "not as many ids as names and class_counts"
+    wrong = wrong_values(config_from_dict(found.run.config))
+    return wrong[0] if wrong else ""
 
 
 def read_weights(

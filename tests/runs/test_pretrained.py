@@ -145,6 +145,11 @@ def change_json(directory: Path, **values: Any) -> None:
     path.write_text(json.dumps(json.loads(path.read_text("utf-8")) | values))
 
 
+def change_run(directory: Path, **values: Any) -> None:
+    run = json.loads((directory / "config.json").read_text("utf-8"))["run"]
+    change_json(directory, run=run | values)
+
+
 def change_tensors(directory: Path, change: Callable[[dict[str, np.ndarray]], object]) -> None:
     tensors = load_file(directory / "model.safetensors")
     change(tensors)
@@ -203,9 +208,20 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "other counts": (lambda d: change_json(d, class_counts=[1]), "config.json is damaged"),
     "counts of text": (lambda d: change_json(d, class_counts=["a"]), "config.json is damaged"),
     "no categories": (lambda d: change_json(d, categories={}), "config.json is damaged"),
+    "an id twice": (
+        lambda d: change_json(d, categories={"ids": [1] * 29, "names": [["a"]] * 29}),
+        "config.json is damaged .*an id twice",
+    ),
+    "no step": (lambda d: change_json(d, step="first"), "config.json is damaged .step: "),
+    "another stage": (lambda d: change_run(d, stage="last"), r"damaged \(run.stage: .*'finetune'"),
+    "metrics of text": (lambda d: change_run(d, validation={"top1": "a"}), "run.validation.top1: "),
+    "a setting out of bounds": (
+        lambda d: change_run(d, config={"data": {"max_images": -1}, "model": {}}),
+        r"damaged \(config.data.max_images=-1: must be at least 1\); get the directory again",
+    ),
     "no run": (lambda d: change_json(d, run={}), "config.json is damaged"),
     "another run": (
-        lambda d: change_json(d, run={"config": {"data": 1}, "stage": "head"}), "of another version"
+        lambda d: change_run(d, config={"data": 1}), "joint/config.json: .* of another version"
     ),
 }  # fmt: skip
 
