@@ -135,6 +135,25 @@ def test_commands_and_warm_starts(
     assert ended.stdout.endswith("}\ngated_attention\n12\n")
 
 
+COMPARE = """
+import sys
+from product_mil.cli.compare import main
+data, run, output = sys.argv[1:]
+main(["--runs", "hub=hf://me/joint", f"run={run}", "--data", data, "--output", output])
+"""
+
+
+@pytest.mark.slow
+def test_a_comparison(
+    pushed: str, trained: Path, sample: SampleFiles, hub: FakeHub, home: Path, tmp_path: Path
+) -> None:
+    del pushed
+    ended = python(COMPARE, sample.train, trained, tmp_path / "out", hub=hub, home=home)
+    assert ended.returncode == 0, ended.stderr
+    found = json.loads((tmp_path / "out" / "comparison.json").read_text("utf-8"))
+    assert found["runs"]["hub"]["accuracy"] == found["runs"]["run"]["accuracy"]
+
+
 FAIL = """
 import sys
 import product_mil
