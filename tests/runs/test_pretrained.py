@@ -69,6 +69,11 @@ def test_it_is_the_run(run: TrainedRun, written: Path) -> None:
     }  # fmt: skip
 
 
+def test_it_can_be_written_again(written: Path, tmp_path: Path) -> None:
+    export_model(open_run(written), tmp_path / "joint", CardFacts())
+    assert contents(tmp_path / "joint") == contents(written)
+
+
 def test_no_directory_of_this_machine_is_named(run: TrainedRun, written: Path) -> None:
     weights = dataclasses.replace(
         run.config.model, weights="/home/me/w.h5", head_init="/home/a.csv"
