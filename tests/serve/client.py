@@ -28,6 +28,4 @@ def as_json(products: Sequence[Sequence[bytes]], **options: Any) -> dict[str, An
 
 
 def as_form(images: Sequence[bytes]) -> list[tuple[str, tuple[str, bytes, str]]]:
-    return [
-        ("images", (f"{index}.jpg", image, "image/jpeg")) for index, image in enumerate(images)
-    ]
+    return [("images", (f"{index}.jpg", image, "image/jpeg")) for index, image in enumerate(images)]
