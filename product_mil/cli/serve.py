@@ -1,0 +1,80 @@
+r"""Answer questions about products over HTTP, and show a page to try a model on.
+
+    product-mil serve --model runs/joint
+    product-mil serve --model runs/joint --beside runs/averaged --port 8080
+
+POST images to /v1/predict and get categories (docs/guide/serving.md; /openapi.json describes it).
+SIGTERM or Ctrl-C ends it after everything in flight is answered, with status 0. There is no
+authentication, so it listens on this machine alone unless --host says otherwise.
+"""
+
+import argparse
+import ipaddress
+import logging
+from contextlib import suppress
+
+from product_mil.cli.console import command
+from product_mil.cli.flags import add_checkpoint_flag
+from product_mil.cli.imports import add_import_flag
+from product_mil.cli.parser import CommandParser
+from product_mil.errors import UserError
+
+EXTRA = ("fastapi", "multipart", "prometheus_client", "python_multipart", "uvicorn")
+
+
+@command()
+def main(argv: list[str] | None = None) -> None:
+    """Parse the arguments, take the port, open the models, serve."""
+    parser = CommandParser("serve", __doc__)
+    parser.add_argument("--model", required=True, metavar="DIR", help="a trained run")
+    parser.add_argument("--beside", metavar="DIR", help="a second one, to compare answers with")
+    parser.add_argument("--host", default="127.0.0.1", help="default: 127.0.0.1, this machine")
+    parser.add_argument("--port", type=_port, default=8000, metavar="N", help="default: 8000")
+    parser.add_argument(
+        "--examples",
+        metavar="DATA",
+        help="products for the page (default: validation products of --model, where at hand)",
+    )
+    add_checkpoint_flag(parser)
+    add_import_flag(parser)
+    args = parser.parse_args(argv)
+    try:
+        from product_mil.serve.server import address_of, bind, serve
+    except ModuleNotFoundError as error:
+        if error.name not in EXTRA:
+            raise
+        raise UserError(
+            f"serve needs {error.name}, which is not installed: pip install 'product_mil[serve]'"
+        ) from None
+    bound = bind(args.host, args.port)
+    if not _is_loopback(args.host):
+        logging.getLogger(__name__).warning(
+            "--host %s: others can reach this server, and it asks nobody for a password", args.host
+        )
+    # JAX starts here, not for a port that is taken.
+    from product_mil.api import load
+    from product_mil.devices.runtime import configure_jax
+    from product_mil.serve.examples import examples_of
+    from product_mil.serve.limits import Limits
+    from product_mil.serve.service import Service
+
+    configure_jax()
+    limits = Limits()
+    models = [load(each, args.checkpoint) for each in (args.model, args.beside) if each]
+    examples = examples_of(models[0], args.examples, limits)
+    loaded = "\n".join(f"serving {each.summary}" for each in models)
+    print(f"{loaded}\nopen {address_of(bound)}; it answers when the model is compiled", flush=True)
+    serve(Service(models, examples, limits), bound)
+    print("stopped; everything that was asked is answered")
+
+
+def _port(text: str) -> int:
+    if not 0 <= (port := int(text)) < 1 << 16:
+        raise argparse.ArgumentTypeError(f"{text}: must be from 0 to 65535")
+    return port
+
+
+def _is_loopback(host: str) -> bool:
+    with suppress(ValueError):
+        return ipaddress.ip_address(host).is_loopback
+    return host == "localhost"

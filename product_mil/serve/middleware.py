@@ -1,0 +1,53 @@
+"""What holds for every answer: its headers, its place in the metrics, a line in the log."""
+
+import logging
+import time
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from product_mil.serve.metrics import Meters
+
+HEADERS = {
+    "content-security-policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
+    ),
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "no-referrer",
+}
+_QUIET = ("/health", "/metrics", "/page")  # asked for all the time, or many files at once
+
+
+class Watched:
+    """The outermost part of the app."""
+
+    def __init__(self, app: ASGIApp, meters: Meters) -> None:
+        self._app, self._meters = app, meters
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer, with a count of it."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        started, status = time.perf_counter(), 500
+
+        async def noted(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        try:
+            await self._app(scope, receive, noted)
+        finally:
+            spent_s = time.perf_counter() - started
+            route = scope.get("route")
+            path = getattr(route, "path", None) or "other"
+            self._meters.requests.labels(path, status).inc()
+            self._meters.latency.labels(path).observe(spent_s)
+            level = logging.DEBUG if scope["path"].startswith(_QUIET) else logging.INFO
+            logging.getLogger(__name__).log(
+                level, "%s %s %d %.0f ms", scope["method"], path, status, spent_s * 1e3
+            )

@@ -1,0 +1,100 @@
+"""The process that serves an app: its socket, its signals, how it ends."""
+
+import contextlib
+import logging
+import signal
+import socket
+from collections.abc import Iterator
+
+import uvicorn
+
+from product_mil.errors import UserError
+from product_mil.serve.app import create_app
+from product_mil.serve.service import Service
+
+BACKLOG = 2048  # connections that the system keeps until they are accepted
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket with this address; it refuses connections until it is served.
+
+    Raises:
+        UserError: the port is in use, or the address is not one of this machine.
+    """
+    try:
+        family, kind, protocol, _, address = socket.getaddrinfo(
+            host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, protocol)
+        # So that a port of which connections are still ending can be taken again.
+        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        bound.bind(address)
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from None
+    return bound
+
+
+def address_of(bound: socket.socket) -> str:
+    """What a person on this machine types into a browser."""
+    host, port = bound.getsockname()[:2]
+    if host in ("0.0.0.0", "::"):
+        host = socket.gethostname()
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def serve(service: Service, bound: socket.socket) -> None:
+    """Serve until SIGTERM or SIGINT; then answer all that is in flight.
+
+    Raises:
+        UserError: the port was taken meanwhile.
+    """
+    try:
+        bound.listen(BACKLOG)
+    except OSError as error:
+        host, port = bound.getsockname()[:2]
+        raise _cannot_listen(host, port, error) from None
+    config = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,  # the app has a line for each request
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_graceful_shutdown=int(service.limits.stop_s),
+        lifespan="on",
+        ws="none",
+    )
+    with _shown_errors(), _asked_to_stop():
+        uvicorn.Server(config).run([bound])
+    if service.failure is not None:
+        raise service.failure
+
+
+def _cannot_listen(host: str, port: int, error: Exception) -> UserError:
+    reason = getattr(error, "strerror", None) or str(error)
+    return UserError(f"cannot listen at {host}, port {port}: {reason}; choose another --port")
+
+
+@contextlib.contextmanager
+def _shown_errors() -> Iterator[None]:
+    """Show warnings and errors of uvicorn where those of the package are shown."""
+    ours, theirs = logging.getLogger("product_mil"), logging.getLogger("uvicorn")
+    before = theirs.handlers[:], theirs.level, theirs.propagate
+    theirs.handlers[:], theirs.propagate = ours.handlers, ours.propagate
+    theirs.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        theirs.handlers[:], level, theirs.propagate = before
+        theirs.setLevel(level)
+
+
+@contextlib.contextmanager
+def _asked_to_stop() -> Iterator[None]:
+    """Let the signals that uvicorn raises again, once it has stopped, do nothing more."""
+    numbers = (signal.SIGTERM, signal.SIGINT)
+    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    try:
+        yield
+    finally:
+        for number, handler in zip(numbers, before, strict=True):
+            signal.signal(number, handler)
