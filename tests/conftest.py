@@ -1,7 +1,6 @@
 """Strict tests: fake devices, checked shapes, no silent rank promotion."""
 
 import os
-import shutil
 import signal
 from collections.abc import Iterator
 from dataclasses import replace
@@ -92,33 +91,13 @@ def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return workdir
 
 
-_CHROMIUM = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-dev-shm-usage",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-    "--no-first-run",
-    "--window-size=1200,900",
-)
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium that tells of every error and request."""
-    from selenium import webdriver
+    from tests.chromium import is_installed, start
 
-    program, driver = shutil.which("chromium"), shutil.which("chromedriver")
-    if program is None or driver is None:
+    if not is_installed():
         pytest.skip("needs Chromium with its driver: apt-get install chromium chromium-driver")
-    options = webdriver.ChromeOptions()
-    options.binary_location = program
-    profile = tmp_path_factory.mktemp("profile")
-    for argument in (*_CHROMIUM, f"--user-data-dir={profile}"):
-        options.add_argument(argument)
-    options.set_capability("goog:loggingPrefs", {"browser": "ALL", "performance": "ALL"})
-    opened = webdriver.Chrome(options, webdriver.ChromeService(driver))
+    opened = start(tmp_path_factory.mktemp("profile"))
     yield opened
     opened.quit()
