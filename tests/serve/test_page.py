@@ -8,11 +8,17 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.select import Select
 from selenium.webdriver.support.wait import WebDriverWait
 
+from product_mil.api import Classifier
+from product_mil.serve.app import create_app
+from product_mil.serve.server import address_of, bind
+from product_mil.serve.service import Service
+from tests.chromium import show_as
 from tests.serve.fake import Fake, FakeServer, described, image
 
 SHOE, BOOT, APPLE, PAN = range(4)
@@ -50,14 +56,7 @@ class Page:
 
     def open(self, fake: Fake, width: int = 1200, dark: bool = False) -> None:
         self.server.fake = fake
-        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-        self.browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-        phone = width < 500
-        self.browser.execute_cdp_cmd(
-            "Emulation.setDeviceMetricsOverride",
-            {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": phone},
-        )
-        self.browser.execute_cdp_cmd("Emulation.setTouchEmulationEnabled", {"enabled": phone})
+        show_as(self.browser, width, 800, dark=dark)
         self.browser.get(self.server.address)
         self.until(lambda: self.text("#models"))
 
@@ -144,11 +143,11 @@ def test_a_sample_is_answered_at_once(page: Page) -> None:
         "CLOTHES > FEET > BOOT 44 % FOOD > APPLE 0 % HOME > KITCHEN > PAN 0 %"
     ]
     assert page.texts("#rows li") == [
-        "Image 1 0.png attention 56 % adds 1.0 to the score of SHOE "
+        "Image 1 1.jpg attention 56 % adds 1.0 to the score of SHOE "
         "alone: CLOTHES > FEET > SHOE agrees",
-        "Image 2 1.png attention 33 % takes 0.6 from the score of SHOE "
+        "Image 2 2.jpg attention 33 % takes 0.6 from the score of SHOE "
         "alone: CLOTHES > FEET > BOOT differs",
-        "Image 3 2.png attention 11 % takes 0.2 from the score of SHOE "
+        "Image 3 3.jpg attention 11 % takes 0.2 from the score of SHOE "
         "alone: CLOTHES > FEET > BOOT differs",
     ]
     # The bars are as long as the numbers beside them say.
@@ -252,10 +251,10 @@ def test_what_an_image_changes(page: Page) -> None:
     page.switch(3)
     page.said(
         "joint says SHOE, with 63 %.",
-        "Without image 3: joint still says SHOE: 63 % instead of 56 %.",
+        "Without image 3: joint still says SHOE, with 63 % instead of 56 %.",
     )
     assert page.server.fake.asked[-1][0] == PRODUCT[:2]
-    assert page.all("article.flipped") == []
+    assert page.all("article.flipped, .flip") == []
     page.switch(1)
     page.said(
         "joint says BOOT, with 100 %.",
@@ -263,7 +262,8 @@ def test_what_an_image_changes(page: Page) -> None:
         "SHOE has 0 % instead of 56 %.",
     )
     assert page.texts("article.flipped h3") == ["joint changed not as labelled"]
-    assert page.texts("#rows h3") == ["Image 2 1.png"]
+    assert page.texts(".flip") == page.texts(".change")
+    assert page.texts("#rows h3") == ["Image 2 2.jpg"]
     page.switch(2)
     page.said("All images are switched off.")
     assert page.texts("#columns, #rows") == []
@@ -300,7 +300,7 @@ def test_two_models_side_by_side(page: Page) -> None:
     assert left["y"] == right["y"]
     assert left["x"] + left["width"] < right["x"]
     assert page.texts("#rows li")[1] == (
-        "Image 2 1.png joint attention 33 % takes 0.6 from the score of SHOE "
+        "Image 2 2.jpg joint attention 33 % takes 0.6 from the score of SHOE "
         "alone: CLOTHES > FEET > BOOT differs "
         "averaged attention 33 % alone: CLOTHES > FEET > BOOT agrees"
     )
@@ -308,7 +308,7 @@ def test_two_models_side_by_side(page: Page) -> None:
     page.said(
         "Both say BOOT: joint with 100 %, averaged with 100 %.",
         "Without image 1: joint changes its answer to BOOT (100 %); SHOE has 0 % instead of 56 %.",
-        "Without image 1: averaged still says BOOT: 100 % instead of 67 %.",
+        "Without image 1: averaged still says BOOT, with 100 % instead of 67 %.",
     )
     assert page.texts("article.flipped h3") == ["joint changed not as labelled"]
 
@@ -425,6 +425,18 @@ def test_a_server_that_is_gone(page: Page) -> None:
     assert page.errors()  # the browser's own lines of the lost requests
 
 
+def test_a_server_that_starts(page: Page) -> None:
+    """The page waits for it."""
+    page.open(with_samples())
+    page.server.fake.refusal = (503, {"detail": "The model is being compiled."})
+    page.sample(0)
+    page.complained("The model is being compiled.")
+    page.server.fake.refusal = None
+    page.said("joint says SHOE, with 56 %.")
+    assert page.texts("[role=alert] p") == []
+    assert len(page.errors()) == 1
+
+
 def test_a_late_answer_does_not_overwrite_a_newer_one(page: Page) -> None:
     page.open(with_samples())
     release = page.server.fake.held = threading.Event()
@@ -492,23 +504,23 @@ def test_the_keyboard_alone(page: Page) -> None:
     press(Keys.TAB)
     assert focus() == "over"
     press(Keys.TAB)
-    assert focus() == "Use image 1, 0.png"
+    assert focus() == "Use image 1, 1.jpg"
     press(Keys.SPACE)
     page.until(lambda: len(page.texts("#said p")) == 3)
-    assert focus() == "Use image 1, 0.png"
+    assert focus() == "Use image 1, 1.jpg"
     press(Keys.TAB)
-    assert focus() == "Remove image 1, 0.png"
+    assert focus() == "Remove image 1, 1.jpg"
     press(Keys.ENTER)
     page.said("Both say BOOT: joint with 100 %, averaged with 100 %.")
-    assert focus() == "Remove image 1, 1.png"
+    assert focus() == "Remove image 1, 2.jpg"
     press(Keys.TAB, Keys.TAB)
-    assert focus() == "Remove image 2, 2.png"
+    assert focus() == "Remove image 2, 3.jpg"
     press(Keys.TAB)
     assert focus() == "min-confidence"
     press(Keys.SHIFT + Keys.TAB)
     press(Keys.ENTER)
     page.until(lambda: len(page.all("#strip li")) == 1)
-    assert focus() == "Remove image 1, 1.png"
+    assert focus() == "Remove image 1, 2.jpg"
     press(Keys.SPACE)
     assert focus() == "choose"
     assert page.one("#intro").is_displayed()
@@ -533,9 +545,9 @@ def test_names_for_screen_readers(page: Page) -> None:
         if element.is_displayed():
             assert element.accessible_name, element.get_attribute("outerHTML")
     assert [picture.get_attribute("alt") for picture in page.all("#strip img, #rows img")] == [
-        "Image 1: 0.png",
-        "Image 2: 1.png",
-        "Image 3: 2.png",
+        "Image 1: 1.jpg",
+        "Image 2: 2.jpg",
+        "Image 3: 3.jpg",
     ] * 2
     # What is said is announced; an error at once, an answer when there is time.
     assert page.one("#said").aria_role == "status"
@@ -709,3 +721,46 @@ def test_a_former_answer_beyond_the_list(page: Page) -> None:
         "joint changes its answer to CATEGORY-2 (80 %); "
         "CATEGORY-0 has less than 1.0 % instead of 90 %."
     )
+    assert called(page, "change", "joint", whole, whole) == (
+        "joint still says CATEGORY-0, with 90 % as before."
+    )
+
+
+@pytest.fixture
+def real(service: Service) -> Iterator[str]:
+    """The address of the service, in a thread of its own."""
+    bound = bind("127.0.0.1", 0)
+    running = uvicorn.Server(uvicorn.Config(create_app(service), log_config=None))
+    thread = threading.Thread(target=running.run, args=([bound],))
+    thread.start()
+    yield address_of(bound)
+    running.should_exit = True
+    thread.join(60)
+    assert not thread.is_alive()
+
+
+def test_with_a_real_model(
+    browser: Any, server: FakeServer, real: str, service: Service, classifier: Classifier
+) -> None:
+    """From the service's own files, headers and answers to what a person reads."""
+    page = Page(browser, server)
+    show_as(browser, 1200, 800)
+    browser.get(real)
+    # Until the model is compiled the page waits, and says so.
+    WebDriverWait(browser, 120).until(lambda _: page.all(".sample"))
+    page.errors()
+    page.sample(0)
+    page.until(lambda: page.texts("article"))
+    images = [image.data for image in service.examples[0].images]
+    (first,) = classifier.predict([images], min_confidence=0.9)
+    assert page.texts("article .leaf")[:5] == [names[-1] for names in first.names]
+    shares = [float(text.strip("<> %")) for text in page.texts("article .number")[:5]]
+    assert shares == pytest.approx([100 * p for p in first.probabilities], abs=0.51)
+    said = page.texts("#rows li")
+    assert len(said) == len(images)
+    assert said[0].count(f"attention {round(100 * first.images[0].attention)} %") == 2
+    (without,) = classifier.predict([images[1:]])
+    page.switch(1)
+    page.until(lambda: page.texts(".change"))
+    assert page.text("article .leaf") == without.names[0][-1]
+    assert page.errors() == []

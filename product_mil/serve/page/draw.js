@@ -1,6 +1,6 @@
 // Answers as elements. What comes from the server or from a file goes in as text, never as markup.
 
-import { contribution, counted, leaf, path, percent, same, sureOf, trust } from "./words.js";
+import { contribution, counted, flipped, leaf, path, percent, same, sureOf, trust } from "./words.js";
 
 /** @import {Answer, Category, ImageAnswer, Model, Models, Sample} from "./server.js" */
 
@@ -72,9 +72,9 @@ const badge = (right, yes, no) => make("span", right ? "badge right" : "badge", 
 /** @param {Shown} shown @returns {HTMLElement} the answer of a model */
 export function column({ models, model, answer, whole, label, wanted }) {
   const [first] = answer.categories;
-  const flipped = !same(first, whole.categories[0]);
+  const changed = flipped(whole, answer);
   const heading = make("h3", "", model.name);
-  if (flipped) heading.append(" ", make("span", "badge changed", "changed"));
+  if (changed) heading.append(" ", make("span", "badge changed", "changed"));
   if (label) {
     const right = path(label) === path(first.names);
     heading.append(" ", badge(right, "as labelled", "not as labelled"));
@@ -86,7 +86,7 @@ export function column({ models, model, answer, whole, label, wanted }) {
   others.setAttribute("aria-label", `What else it may be, by ${model.name}`);
   return make(
     "article",
-    flipped ? "flipped" : "",
+    changed ? "flipped" : "",
     heading,
     guess("p", first),
     ...trusted.map((sentence) => make("p", "trust", sentence)),

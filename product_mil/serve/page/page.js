@@ -2,7 +2,7 @@
 
 import { about, byId, column, describe, make, row, sampleButton, thumbnail } from "./draw.js";
 import * as server from "./server.js";
-import { bytes, change, counted, explained, numbered, path, unused, verdict } from "./words.js";
+import { bytes, change, counted, explained, flipped, numbered, path, unused, verdict } from "./words.js";
 
 /** @import {Thumbnail} from "./draw.js" */
 /** @import {Answer, Model, Models, Sample} from "./server.js" */
@@ -11,6 +11,8 @@ import { bytes, change, counted, explained, numbered, path, unused, verdict } fr
 
 // So many categories are asked for that the former first one is among them after a change.
 const TOPK = 100;
+// After which a server that starts is asked again.
+const AGAIN_MS = 1500;
 
 /** @type {Given[]} */
 let given = [];
@@ -49,6 +51,7 @@ async function attempt(work) {
     for (const id of ["answer", "details"]) byId(id).hidden = true;
     byId("said").replaceChildren();
     complain([error.message], () => attempt(work));
+    if (error.early) setTimeout(() => own.signal.aborted || attempt(work), AGAIN_MS);
   } finally {
     if (own === asking) byId("answer").removeAttribute("aria-busy");
   }
@@ -95,7 +98,7 @@ function refresh() {
     }
     const whole = await answerTo(given, signal);
     const now = await answerTo(used, signal);
-    if (!signal.aborted) show(used, now, whole);
+    show(used, now, whole);
   });
 }
 
@@ -110,8 +113,11 @@ function show(used, now, whole) {
   byId("said").replaceChildren(make("p", "verdict", verdict(running(), now)));
   if (off.length) {
     const without = `Without ${numbered(off).toLowerCase()}: `;
-    const changes = now.map((answer, i) => change(running()[i].name, whole[i], answer));
-    byId("said").append(...changes.map((sentence) => make("p", "change", without + sentence)));
+    const changes = now.map((answer, i) => {
+      const sentence = change(running()[i].name, whole[i], answer);
+      return make("p", flipped(whole[i], answer) ? "change flip" : "change", without + sentence);
+    });
+    byId("said").append(...changes);
   }
   const faults = unused(now[0], numbers);
   byId("said").append(...faults.map((sentence) => make("p", "fault", sentence)));
@@ -198,10 +204,7 @@ function clear() {
 /** @param {Sample} sample */
 function showSample(sample) {
   return attempt(async (signal) => {
-    const files = await Promise.all(
-      sample.images.map((source) => server.sampleImage(source, signal)),
-    );
-    if (signal.aborted) return;
+    const files = await server.sampleImages(sample, signal);
     clear();
     label = sample.names;
     add(files);
@@ -219,8 +222,8 @@ function begin() {
     byId("limits").textContent =
       `Up to ${most} of one product. An image on the clipboard can be pasted.`;
     byId("lead").textContent =
-      "Give all images of one product: they are looked at together, and the product is put " +
-      `into one of ${models.num_categories.toLocaleString("en")} categories.`;
+      "All images of a product are looked at together, to find the right one of " +
+      `${counted(models.num_categories, "category", "categories")}.`;
     byId("models").replaceChildren(...about(running()));
     byId("explained").textContent = explained(running());
     byId("samples").hidden = samples.length === 0;

@@ -14,8 +14,11 @@
  * @typedef {{number: number, names: string[]|null, images: string[]}} Sample
  */
 
-/** The server refused, or can't be reached: the message says what to do. */
-export class Refused extends Error {}
+/** The server refused, or does not answer: the message says what to do. */
+export class Refused extends Error {
+  /** It starts, and will answer soon. */
+  early = false;
+}
 
 /**
  * @template T
@@ -24,18 +27,23 @@ export class Refused extends Error {}
  * @param {RequestInit} [options]
  * @returns {Promise<T>}
  */
-async function request(path, read, options) {
+async function request(path, read, options = {}) {
   let response;
   try {
     response = await fetch(path, options);
-    if (response.ok) return await read(response);
+    const value = response.ok ? await read(response) : null;
+    options.signal?.throwIfAborted(); // it may have come at the same moment
+    if (response.ok) return value;
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused("The server does not answer. See whether it still runs, then try again.");
   }
   const { detail } = await response.json().catch(() => ({}));
-  if (typeof detail === "string") throw new Refused(detail);
-  throw new Refused(`The server answered with the error ${response.status}.`);
+  const refused = new Refused(
+    typeof detail === "string" ? detail : `The server answered with the error ${response.status}.`,
+  );
+  refused.early = response.status === 503;
+  throw refused;
 }
 
 /** @param {Response} response @returns {Promise<any>} */
@@ -48,13 +56,17 @@ export const models = () => request("/v1/model", json);
 export const samples = async () => (await request("/v1/examples", json)).examples;
 
 /**
- * @param {string} path an image of a sample
+ * @param {Sample} sample
  * @param {AbortSignal} signal
- * @returns {Promise<File>} its bytes as they are
+ * @returns {Promise<File[]>} its images, with their bytes as they are
  */
-export async function sampleImage(path, signal) {
-  const blob = await request(path, (response) => response.blob(), { signal });
-  return new File([blob], path.split("/").pop(), { type: blob.type });
+export function sampleImages({ images }, signal) {
+  return Promise.all(
+    images.map(async (path, index) => {
+      const blob = await request(path, (response) => response.blob(), { signal });
+      return new File([blob], `${index + 1}.jpg`, { type: blob.type });
+    }),
+  );
 }
 
 /** @param {File} image @returns {Promise<Blob>} what it holds now */

@@ -34,8 +34,14 @@ function listed(words) {
 /** @param {string[]} numbers @returns {string} such as "Image 2" or "Images 2 and 4" */
 export const numbered = (numbers) => `Image${numbers.length > 1 ? "s" : ""} ${listed(numbers)}`;
 
-/** @param {number} n @param {string} noun @returns {string} such as "1 image" or "3 images" */
-export const counted = (n, noun) => `${n} ${noun}${n === 1 ? "" : "s"}`;
+/**
+ * @param {number} n
+ * @param {string} noun
+ * @param {string} [plural]
+ * @returns {string} such as "1 image", "3 images", "5,270 categories"
+ */
+export const counted = (n, noun, plural = `${noun}s`) =>
+  `${n.toLocaleString("en")} ${n === 1 ? noun : plural}`;
 
 /** @param {number} number @returns {string} in MB, or in kB below one */
 export const bytes = (number) =>
@@ -67,6 +73,13 @@ export function verdict(models, answers) {
 }
 
 /**
+ * @param {Answer} a
+ * @param {Answer} b
+ * @returns {boolean} whether their first categories differ
+ */
+export const flipped = (a, b) => !same(a.categories[0], b.categories[0]);
+
+/**
  * What switching images off does to the answer of a model.
  * @param {string} model its name
  * @param {Answer} whole the answer to all images
@@ -80,9 +93,10 @@ export function change(model, whole, now) {
   // The list ends before it: it has less than the last one.
   const last = now.categories[now.categories.length - 1];
   const after = found ? percent(found.probability) : `less than ${percent(last.probability)}`;
-  const then = `${after} instead of ${percent(before.probability)}`;
+  const former = percent(before.probability);
+  const then = after === former ? `${after} as before` : `${after} instead of ${former}`;
   return same(before, first)
-    ? `${model} still says ${leaf(before.names)}: ${then}.`
+    ? `${model} still says ${leaf(before.names)}, with ${then}.`
     : `${model} changes its answer to ${withShare(first)}; ${leaf(before.names)} has ${then}.`;
 }
 
@@ -130,12 +144,13 @@ export function sureOf({ level, names, probability }, levels, wanted) {
 /** @param {Model[]} models @returns {string} what the figures of an image are */
 export function explained(models) {
   const sums = models.filter((model) => model.sums_over_images).map(({ name }) => name);
-  return (
-    "Attention is the share that an image had in the answer. " +
-    "Alone: what the model says of this image without the others." +
-    (sums.length
-      ? " The score is the logit of the first category: what the images add to it in " +
-        `${listed(sums)} is together how far it lies above the mean of all categories.`
-      : "")
-  );
+  return [
+    "Attention is the share that an image had in the answer.",
+    "Alone: what the model says of this image without the others.",
+    ...sums.map(
+      (name) =>
+        `The score is the logit of the first category: in ${name} the parts of all images ` +
+        "together are how far it lies above the mean of all categories.",
+    ),
+  ].join(" ");
 }
