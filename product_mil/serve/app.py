@@ -38,7 +38,7 @@ def create_app(service: Service) -> FastAPI:
             Exception: _fail,
         },
     )
-    app.add_middleware(Watched, meters=service.meters)
+    app.add_middleware(Watched, service=service)
     for routes in (predict_routes, about_routes, operator_routes):
         app.include_router(routes(service))
     app.mount("/page", StaticFiles(directory=PAGE, check_dir=False))

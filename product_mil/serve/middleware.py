@@ -6,7 +6,7 @@ import time
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from product_mil.serve.metrics import Meters
+from product_mil.serve.service import Service
 
 HEADERS = {
     "content-security-policy": (
@@ -22,8 +22,8 @@ _QUIET = ("/health", "/metrics", "/page")  # asked for all the time, or many fil
 class Watched:
     """The outermost part of the app."""
 
-    def __init__(self, app: ASGIApp, meters: Meters) -> None:
-        self._app, self._meters = app, meters
+    def __init__(self, app: ASGIApp, service: Service) -> None:
+        self._app, self._service = app, service
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer, with a count of it."""
@@ -36,7 +36,10 @@ class Watched:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message).update(HEADERS)
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                if self._service.is_stopping:
+                    headers["connection"] = "close"
             await send(message)
 
         try:
@@ -44,9 +47,10 @@ class Watched:
         finally:
             spent_s = time.perf_counter() - started
             route = scope.get("route")
+            meters = self._service.meters
             path = getattr(route, "path", None) or "other"
-            self._meters.requests.labels(path, status).inc()
-            self._meters.latency.labels(path).observe(spent_s)
+            meters.requests.labels(path, status).inc()
+            meters.latency.labels(path).observe(spent_s)
             level = logging.DEBUG if scope["path"].startswith(_QUIET) else logging.INFO
             logging.getLogger(__name__).log(
                 level, "%s %s %d %.0f ms", scope["method"], path, status, spent_s * 1e3

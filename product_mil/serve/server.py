@@ -1,5 +1,6 @@
 """The process that serves an app: its socket, its signals, how it ends."""
 
+import asyncio
 import contextlib
 import logging
 import signal
@@ -13,6 +14,8 @@ from product_mil.serve.app import create_app
 from product_mil.serve.service import Service
 
 BACKLOG = 2048  # connections that the system keeps until they are accepted
+KEEP_ALIVE_S = 75  # longer than proxies keep theirs, so that these are the ones that close
+LAST_ANSWERS_S = 5  # that answers may take to leave when nothing more is computed
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -59,14 +62,34 @@ def serve(service: Service, bound: socket.socket) -> None:
         access_log=False,  # the app has a line for each request
         server_header=False,
         backlog=BACKLOG,
-        timeout_graceful_shutdown=int(service.limits.stop_s),
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(service.limits.stop_s) + LAST_ANSWERS_S,
         lifespan="on",
         ws="none",
     )
     with _shown_errors(), _asked_to_stop():
-        uvicorn.Server(config).run([bound])
+        _Server(config, service).run([bound])
     if service.failure is not None:
         raise service.failure
+
+
+class _Server(uvicorn.Server):
+    """A server that ends if its service failed, and whose last answers are not late."""
+
+    def __init__(self, config: uvicorn.Config, service: Service) -> None:
+        super().__init__(config)
+        self._service = service
+
+    async def on_tick(self, counter: int) -> bool:
+        """Whether to end; asked ten times a second."""
+        return await super().on_tick(counter) or self._service.failure is not None
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answer what is in flight; what is not computed within `stop_s` is refused."""
+        self._service.is_stopping = True
+        stop_s = self._service.limits.stop_s
+        asyncio.get_running_loop().call_later(stop_s, self._service.close)
+        await super().shutdown(sockets)
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> UserError:

@@ -37,6 +37,7 @@ class Service:
     ) -> None:
         """`classifiers` are the model, and the one beside it if there is one."""
         self.examples, self.limits, self.meters = examples, limits, Meters()
+        self.is_stopping = False  # so clients should not send more over their connections
         self._intake = Intake(limits)
         self._models = [
             _Served(Batcher(classifier, name, limits, self.meters), Words(classifier))
