@@ -214,24 +214,45 @@ def test_a_file_that_changes(page: Page, tmp_path: Path) -> None:
     page.said("joint says APPLE, with 100 %.")
 
 
-@pytest.mark.parametrize(
-    "event",
-    [
-        "new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})",
-        "new ClipboardEvent('paste', {clipboardData: data, bubbles: true})",
-    ],
-    ids=["drop", "paste"],
-)
-def test_dropped_and_pasted(page: Page, event: str) -> None:
+DISPATCH = """
+const [kind, content] = arguments;
+const data = new DataTransfer();
+data.items.add(new File([new Uint8Array(content)], 'a.png', {type: 'image/png'}));
+const event = kind === 'paste'
+  ? new ClipboardEvent(kind, {clipboardData: data, bubbles: true})
+  : new DragEvent(kind, {dataTransfer: data, bubbles: true, cancelable: true});
+document.querySelector('footer').dispatchEvent(event);
+return [event.defaultPrevented, document.body.className];
+"""
+
+
+def test_dropped_anywhere(page: Page) -> None:
+    """The browser would show the image instead of the page."""
     page.open(Fake(NAMES))
-    page.browser.execute_script(
-        "const data = new DataTransfer();"
-        "data.items.add(new File([new Uint8Array(arguments[0])], 'a.png', {type: 'image/png'}));"
-        f"document.querySelector('main').dispatchEvent({event})",
-        list(ONE[0]),
-    )
+    content = list(ONE[0])
+    assert page.browser.execute_script(DISPATCH, "dragover", content) == [True, "dragging"]
+    assert page.browser.execute_script(DISPATCH, "dragleave", content) == [False, ""]
+    assert page.browser.execute_script(DISPATCH, "dragover", content) == [True, "dragging"]
+    assert page.browser.execute_script(DISPATCH, "drop", content) == [True, ""]
     page.said("joint says APPLE, with 100 %.")
     assert page.server.fake.asked[0][0] == ONE
+
+
+def test_pasted(page: Page) -> None:
+    page.open(Fake(NAMES))
+    page.browser.execute_script(DISPATCH, "paste", list(ONE[0]))
+    page.said("joint says APPLE, with 100 %.")
+    assert page.server.fake.asked[0][0] == ONE
+    # Text is no image, and takes no complaint away.
+    page.server.fake.refusal = (429, {"detail": "Too busy."})
+    page.browser.execute_script(DISPATCH, "paste", list(PRODUCT[0]))
+    page.complained("Too busy.")
+    page.browser.execute_script(
+        "document.body.dispatchEvent(new ClipboardEvent('paste', "
+        "{clipboardData: new DataTransfer(), bubbles: true}))"
+    )
+    page.complained("Too busy.")
+    assert len(page.errors()) == 1
 
 
 def test_a_camera_where_there_is_a_touch_screen(page: Page, tmp_path: Path) -> None:

@@ -112,7 +112,7 @@ function deed(image, first) {
 }
 
 /**
- * @param {{number: string, file: File, picture: HTMLElement}} image and its copy to show
+ * @param {{number: string, file: File, picture: Node}} image and its copy to show
  * @param {Model[]} models
  * @param {Answer[]} answers
  * @param {number} place of the image in the answers

@@ -70,11 +70,13 @@ const wanted = () =>
  * @returns {Promise<Answer[]>} asked for once
  */
 async function answerTo(images, signal) {
-  const key = JSON.stringify([images.map(({ url }) => url), wanted()]);
+  const least = wanted();
+  const key = JSON.stringify([images.map(({ url }) => url), least]);
   const known = answers.get(key);
   if (known) return known;
+  /** @type {Record<string, string|number|boolean>} */
   const fields = { topk: Math.min(TOPK, models.num_categories), beside: models.beside !== null };
-  if (wanted() !== null) fields.min_confidence = wanted();
+  if (least !== null) fields.min_confidence = least;
   const files = images.map(({ file }) => file);
   const found = await server.predict(files, fields, signal);
   answers.set(key, found);
@@ -254,10 +256,10 @@ function listen() {
   document.addEventListener("drop", (event) => {
     event.preventDefault();
     document.body.classList.remove("dragging");
-    take(event.dataTransfer.files);
+    take(event.dataTransfer?.files ?? []);
   });
-  document.addEventListener("paste", ({ clipboardData: { files } }) => {
-    if (files.length) take(files);
+  document.addEventListener("paste", ({ clipboardData }) => {
+    if (clipboardData?.files.length) take(clipboardData.files);
   });
   byId("over").addEventListener("click", () => {
     clear();

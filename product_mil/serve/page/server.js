@@ -2,8 +2,9 @@
 
 /**
  * @typedef {{category_id: number|string, names: string[], probability: number}} Category
- * @typedef {{attention: number, category_id: number|string|null, names: string[]|null,
- *   contribution: number|null, error: string|null}} ImageAnswer
+ * @typedef {{attention: number, category_id: number|string, names: string[],
+ *   contribution: number|null, error: null}} UsedImage
+ * @typedef {UsedImage|{error: string}} ImageAnswer
  * @typedef {{level: number, names: string[], probability: number}} Sure
  * @typedef {{categories: Category[], confidence: number|null, sure: Sure|null,
  *   images: ImageAnswer[], from_prior: boolean}} Answer
@@ -31,9 +32,11 @@ async function request(path, read, options = {}) {
   let response;
   try {
     response = await fetch(path, options);
-    const value = response.ok ? await read(response) : null;
-    options.signal?.throwIfAborted(); // it may have come at the same moment
-    if (response.ok) return value;
+    if (response.ok) {
+      const value = await read(response);
+      options.signal?.throwIfAborted(); // it may have come at the same moment
+      return value;
+    }
   } catch (error) {
     if (error.name === "AbortError") throw error;
     throw new Refused("The server does not answer. See whether it still runs, then try again.");

@@ -10,12 +10,12 @@ export const leaf = (names) => names[names.length - 1] ?? "";
 
 /**
  * Ids alone don't do: JavaScript rounds large numbers.
- * @param {{category_id: number|string|null, names: string[]|null}} a
- * @param {{category_id: number|string|null, names: string[]|null}} b
+ * @param {{category_id: number|string, names: string[]}} a
+ * @param {{category_id: number|string, names: string[]}} b
  * @returns {boolean}
  */
 export const same = (a, b) =>
-  a.category_id === b.category_id && path(a.names ?? []) === path(b.names ?? []);
+  a.category_id === b.category_id && path(a.names) === path(b.names);
 
 /** @param {number} p from 0 to 1 @returns {string} such as "83 %", "5.2 %", "> 99.9 %" */
 export function percent(p) {
