@@ -608,7 +608,7 @@ def test_nothing_from_elsewhere(page: Page) -> None:
 LONG = [["HOME", "KITCHEN", "A-NAME-OF-A-CATEGORY-THAT-IS-LONGER-THAN-A-PHONE-IS-WIDE"]] * 2
 
 
-def test_a_phone(page: Page) -> None:
+def test_a_phone(page: Page, tmp_path: Path) -> None:
     """Nothing is wider than the screen, columns stand below each other, and buttons can be hit."""
     many = [image(number % 2, 1) for number in range(8)]
     page.open(
@@ -618,9 +618,19 @@ def test_a_phone(page: Page) -> None:
     def width() -> int:
         return page.browser.execute_script("return document.documentElement.scrollWidth")
 
+    def top_of_the_product() -> float:
+        return page.browser.execute_script(
+            "return document.getElementById('product').getBoundingClientRect().top"
+        )
+
     assert width() == 360
     page.sample(0)
     page.until(lambda: page.texts("article"))
+    assert top_of_the_product() == pytest.approx(0, abs=1)  # scrolled to where it is seen
+    page.all(".remove")[0].click()
+    page.browser.execute_script("scrollTo(0, 0)")
+    page.give(*files(tmp_path, many[0]))
+    page.until(lambda: abs(top_of_the_product()) < 1)
     page.switch(1)
     page.until(lambda: page.texts(".change"))
     assert width() == 360
@@ -745,6 +755,23 @@ def test_a_former_answer_beyond_the_list(page: Page) -> None:
     assert called(page, "change", "joint", whole, whole) == (
         "joint still says CATEGORY-0, with 90 % as before."
     )
+
+
+def test_which_categories_are_the_same(page: Page) -> None:
+    """Names recur in a tree, and JavaScript rounds large ids."""
+    page.open(Fake(NAMES))
+
+    def verdict(*categories: tuple[int, str]) -> str:
+        answers = [
+            {"categories": [{"category_id": number, "names": ["X", name], "probability": 0.5}]}
+            for number, name in categories
+        ]
+        return called(page, "verdict", [{"name": "a"}, {"name": "b"}], answers)
+
+    assert verdict((1, "SHOE"), (1, "SHOE")) == "Both say SHOE: a with 50 %, b with 50 %."
+    disagree = "They disagree: a says SHOE (50 %), b says {} (50 %)."
+    assert verdict((1, "SHOE"), (2, "SHOE")) == disagree.format("SHOE")
+    assert verdict((2**60, "SHOE"), (2**60 + 1, "BOOT")) == disagree.format("BOOT")
 
 
 @pytest.fixture

@@ -187,6 +187,7 @@ function take(files) {
     label = null;
     add(taken);
     refresh();
+    bringUp();
   }
   const refusals = faults.filter((sentence) => sentence !== null);
   if (taken.length < fine.length) {
@@ -203,6 +204,12 @@ function clear() {
   byId("strip").replaceChildren();
 }
 
+/** Scroll to the product, unless it and some of its answer are in sight. */
+function bringUp() {
+  const { top } = byId("product").getBoundingClientRect();
+  if (top < 0 || top > innerHeight / 3) byId("product").scrollIntoView();
+}
+
 /** @param {Sample} sample */
 function showSample(sample) {
   return attempt(async (signal) => {
@@ -211,7 +218,8 @@ function showSample(sample) {
     label = sample.names;
     add(files);
     refresh();
-    byId("product-title").focus();
+    byId("product-title").focus({ preventScroll: true });
+    bringUp();
   });
 }
 
