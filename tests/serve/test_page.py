@@ -157,12 +157,21 @@ def test_a_sample_is_answered_at_once(page: Page) -> None:
     )
     expected = [10 / 18, 8 / 18, 0, 0, 10 / 18, 6 / 18, 2 / 18]
     assert shares == pytest.approx(expected, abs=0.01)
-    # Another sample takes its place, and has no label.
+    # Without one of its images it is no longer the product with this label.
+    page.all(".remove")[2].click()
+    page.said("joint says SHOE, with 63 %.")
+    assert page.text("#label") == ""
+    assert page.texts("article h3") == ["joint"]
+    assert page.one("#hint").is_displayed()
+    # Another sample takes its place.
+    page.sample(0)
+    page.said("joint says SHOE, with 56 %.")
     page.sample(1)
     page.said("joint says APPLE, with 100 %.")
     assert page.text("#label") == ""
     assert page.texts("article h3") == ["joint"]
     assert len(page.all("#strip li")) == 1
+    assert not page.one("#hint").is_displayed()
 
 
 def test_files_of_a_person(page: Page, tmp_path: Path) -> None:
@@ -742,6 +751,7 @@ def test_a_former_answer_beyond_the_list(page: Page) -> None:
     page.sample(0)
     page.said("joint says CATEGORY-0, with 64 %.")
     assert page.server.fake.asked[0][1]["topk"] == "100"
+    assert page.texts("article li .leaf") == [f"CATEGORY-{number}" for number in range(1, 5)]
 
     def category(number: int, probability: float) -> dict[str, Any]:
         return {"category_id": number, "names": names[number], "probability": probability}

@@ -200,7 +200,7 @@ function take(files) {
 /** Without images, as at first. */
 function clear() {
   for (const { url } of given) URL.revokeObjectURL(url);
-  [given, label, answers] = [[], null, new Map()];
+  [given, answers] = [[], new Map()];
   byId("strip").replaceChildren();
 }
 
