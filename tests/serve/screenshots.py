@@ -1,4 +1,4 @@
-"""The pictures of docs/guide/serving.md, of a server that runs.
+"""The screenshots of docs/guide/serving.md, of a server that runs.
 
 python -m tests.serve.screenshots http://127.0.0.1:8000 --sample 12 --off 2
 """

@@ -266,9 +266,9 @@ def test_pasted(page: Page) -> None:
 
 def test_a_camera_where_there_is_a_touch_screen(page: Page, tmp_path: Path) -> None:
     page.open(Fake(NAMES))
-    assert not page.one("#photograph").is_displayed()
+    assert not page.one("#use-camera").is_displayed()
     page.open(Fake(NAMES), width=360)
-    assert page.one("#photograph").is_displayed()
+    assert page.one("#use-camera").is_displayed()
     assert page.one("#camera").get_attribute("capture") == "environment"
     page.one("#camera").send_keys(str(*files(tmp_path, ONE[0])))
     page.said("joint says APPLE, with 100 %.")
@@ -574,7 +574,7 @@ def test_names_for_screen_readers(page: Page) -> None:
     for element in page.all("button, select, input[type=checkbox], section, article ol"):
         if element.is_displayed():
             assert element.accessible_name, element.get_attribute("outerHTML")
-    assert [picture.get_attribute("alt") for picture in page.all("#strip img, #rows img")] == [
+    assert [img.get_attribute("alt") for img in page.all("#strip img, #rows img")] == [
         "Image 1: 1.jpg",
         "Image 2: 2.jpg",
         "Image 3: 3.jpg",

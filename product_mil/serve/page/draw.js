@@ -1,6 +1,16 @@
 // Answers as elements. What comes from the server or from a file goes in as text, never as markup.
 
-import { contribution, counted, flipped, leaf, path, percent, same, sureOf, trust } from "./words.js";
+import {
+  contribution,
+  counted,
+  flipped,
+  leaf,
+  path,
+  percent,
+  same,
+  sureOf,
+  trust,
+} from "./words.js";
 
 /** @import {Answer, Category, ImageAnswer, Model, Models, Sample} from "./server.js" */
 
@@ -99,7 +109,7 @@ export function column({ models, model, answer, whole, label, wanted }) {
  * @param {Category} first category of the product's answer
  * @returns {HTMLElement[]} what an image did for the answer of a model
  */
-function deed(image, first) {
+function effect(image, first) {
   if (image.error !== null) return [make("p", "fault", image.error)];
   const name = make("b", "", leaf(image.names));
   const agreement = badge(same(image, first), "agrees", "differs");
@@ -112,24 +122,24 @@ function deed(image, first) {
 }
 
 /**
- * @param {{number: string, file: File, picture: Node}} image and its copy to show
+ * @param {{number: string, file: File, img: Node}} image with its number and a thumbnail
  * @param {Model[]} models
  * @param {Answer[]} answers
  * @param {number} place of the image in the answers
  * @returns {HTMLElement} what each model says of an image
  */
-export function row({ number, file, picture }, models, answers, place) {
+export function row({ number, file, img }, models, answers, place) {
   const name = make("h3", "", `Image ${number} `, make("span", "fine", file.name));
   const said = answers.map(({ images, categories }, which) => {
-    const part = make("div", "deed", ...deed(images[place], categories[0]));
+    const part = make("div", "effect", ...effect(images[place], categories[0]));
     if (models.length > 1) part.prepend(make("h4", "", models[which].name));
     return part;
   });
-  return make("li", "", picture, make("div", "what", name, make("div", "deeds", ...said)));
+  return make("li", "", img, make("div", "what", name, make("div", "effects", ...said)));
 }
 
 /**
- * @typedef {{item: HTMLElement, picture: HTMLImageElement, box: HTMLInputElement,
+ * @typedef {{item: HTMLElement, img: HTMLImageElement, box: HTMLInputElement,
  *   number: HTMLElement, remove: HTMLButtonElement}} Thumbnail
  */
 
@@ -138,16 +148,16 @@ export function row({ number, file, picture }, models, answers, place) {
  * @returns {Thumbnail} of an image that is used, with a box to switch it off and a button to remove
  */
 export function thumbnail(source) {
-  const picture = make("img");
-  picture.src = source;
+  const img = make("img");
+  img.src = source;
   const box = make("input");
   Object.assign(box, { type: "checkbox", checked: true });
   const remove = make("button", "remove", "×");
   remove.type = "button";
   const number = make("span");
   const name = make("span", "state", make("span", "word", "Image "), number);
-  const label = make("label", "", picture, make("span", "use", box, name));
-  return { item: make("li", "", label, remove), picture, box, number, remove };
+  const label = make("label", "", img, make("span", "use", box, name));
+  return { item: make("li", "", label, remove), img, box, number, remove };
 }
 
 /**
@@ -160,7 +170,7 @@ export function thumbnail(source) {
 export function describe(shown, number, file, used) {
   shown.item.classList.toggle("off", !used);
   shown.number.textContent = String(number);
-  shown.picture.alt = `Image ${number}: ${file.name}`;
+  shown.img.alt = `Image ${number}: ${file.name}`;
   shown.box.setAttribute("aria-label", `Use image ${number}, ${file.name}`);
   shown.remove.setAttribute("aria-label", `Remove image ${number}, ${file.name}`);
 }
@@ -173,16 +183,16 @@ export function describe(shown, number, file, used) {
 export function sampleButton({ number, names, images }, show) {
   const button = make("button", "sample");
   button.type = "button";
-  const pictures = images.slice(0, 4).map((source) => {
-    const picture = make("img");
-    Object.assign(picture, { src: source, alt: "", loading: "lazy", width: 56, height: 56 });
-    return picture;
+  const shown = images.slice(0, 4).map((source) => {
+    const img = make("img");
+    Object.assign(img, { src: source, alt: "", loading: "lazy", width: 56, height: 56 });
+    return img;
   });
   const said = [`Sample ${number + 1}: ${counted(images.length, "image")}`];
   if (names) said.push(`label ${path(names)}`);
   button.setAttribute("aria-label", said.join(", "));
   const caption = make("span", "fine", names ? leaf(names) : said[0]);
-  button.append(make("span", "pictures", ...pictures), caption);
+  button.append(make("span", "thumbnails", ...shown), caption);
   button.addEventListener("click", show);
   return make("li", "", button);
 }

@@ -2,7 +2,17 @@
 
 import { about, byId, column, describe, make, row, sampleButton, thumbnail } from "./draw.js";
 import * as server from "./server.js";
-import { bytes, change, counted, explained, flipped, numbered, path, unused, verdict } from "./words.js";
+import {
+  bytes,
+  change,
+  counted,
+  explained,
+  flipped,
+  numbered,
+  path,
+  unused,
+  verdict,
+} from "./words.js";
 
 /** @import {Thumbnail} from "./draw.js" */
 /** @import {Answer, Model, Models, Sample} from "./server.js" */
@@ -130,8 +140,8 @@ function show(used, now, whole) {
   byId("sureness").hidden = wanted() === null;
   byId("rows").replaceChildren(
     ...used.map((image, place) => {
-      const picture = image.shown.picture.cloneNode();
-      return row({ number: numbers[place], file: image.file, picture }, running(), now, place);
+      const img = image.shown.img.cloneNode();
+      return row({ number: numbers[place], file: image.file, img }, running(), now, place);
     }),
   );
   for (const id of ["answer", "details"]) byId(id).hidden = false;
@@ -246,7 +256,7 @@ function begin() {
 
 /** Act on buttons, files that are dropped anywhere, and the clipboard. */
 function listen() {
-  const inputs = { choose: "files", photograph: "camera" };
+  const inputs = { choose: "files", "use-camera": "camera" };
   for (const [button, input] of Object.entries(inputs)) {
     byId(button).addEventListener("click", () => byId(input).click());
     byId(input).addEventListener("change", () => {
