@@ -10,7 +10,8 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels .
 
 FROM python:3.12-slim
 COPY --from=wheel /wheels /wheels
-# hadolint ignore=DL3013 (it is the wheel from above, which says what it needs)
+# The wheel from above says which versions it needs.
+# hadolint ignore=DL3013
 RUN for wheel in /wheels/*.whl; do pip install --no-cache-dir "${wheel}[serve]"; done \
     && rm -r /wheels \
     && useradd --uid 10001 --create-home product_mil \

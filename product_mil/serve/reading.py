@@ -162,15 +162,17 @@ async def _from_form(
         raise Refused(400, f"the form is damaged: {error.message}") from None
     images: list[bytes] = []
     options: dict[str, str] = {}
-    for name, value in form.multi_items():
-        if isinstance(value, UploadFile) != (name == "images"):
-            what = "text" if name == "images" else "a file"
-            raise Refused(422, f"the field {name[:40]!r} is {what}: send files as images")
-        if isinstance(value, UploadFile):
-            images.append(await value.read())
-            await value.close()
-        elif value.strip():
-            options[name] = value.strip()
+    try:
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile) != (name == "images"):
+                what = "text" if name == "images" else "a file"
+                raise Refused(422, f"the field {name[:40]!r} is {what}: send files as images")
+            if isinstance(value, UploadFile):
+                images.append(await value.read())
+            elif value.strip():
+                options[name] = value.strip()
+    finally:
+        await form.close()
     return Asked([None], [images], _options(options))
 
 

@@ -5,7 +5,8 @@ import contextlib
 import logging
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import uvicorn
 
@@ -15,6 +16,7 @@ from product_mil.serve.service import Service
 
 BACKLOG = 2048  # connections that the system keeps until they are accepted
 KEEP_ALIVE_S = 75  # longer than proxies keep theirs, so that these are the ones that close
+LATE_S = 0.5  # in which a client that is connected may still send its request
 LAST_ANSWERS_S = 5  # that answers may take to leave when nothing more is computed
 
 
@@ -28,11 +30,15 @@ def bind(host: str, port: int) -> socket.socket:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
-        bound = socket.socket(family, kind, protocol)
-        # So that a port of which connections are still ending can be taken again.
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    except (OSError, UnicodeError) as error:
+        raise _cannot_listen(host, port, error) from None
+    bound = socket.socket(family, kind, protocol)
+    # So that a port of which connections are still ending can be taken again.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
         bound.bind(address)
-    except (OSError, OverflowError, UnicodeError) as error:
+    except OSError as error:
+        bound.close()
         raise _cannot_listen(host, port, error) from None
     return bound
 
@@ -43,6 +49,24 @@ def address_of(bound: socket.socket) -> str:
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def server_of(service: Service) -> uvicorn.Server:
+    """A server whose `run` serves until `should_exit`."""
+    config = uvicorn.Config(
+        create_app(service),
+        log_config=None,
+        access_log=False,  # the app has a line for each request
+        server_header=False,
+        backlog=BACKLOG,
+        timeout_keep_alive=KEEP_ALIVE_S,
+        timeout_graceful_shutdown=int(service.limits.stop_s) + LAST_ANSWERS_S,
+        lifespan="on",
+        ws="none",
+        loop="asyncio",  # the same, whatever else is installed
+        http="h11",
+    )
+    return _Server(config, service)
 
 
 def serve(service: Service, bound: socket.socket) -> None:
@@ -56,19 +80,8 @@ def serve(service: Service, bound: socket.socket) -> None:
     except OSError as error:
         host, port = bound.getsockname()[:2]
         raise _cannot_listen(host, port, error) from None
-    config = uvicorn.Config(
-        create_app(service),
-        log_config=None,
-        access_log=False,  # the app has a line for each request
-        server_header=False,
-        backlog=BACKLOG,
-        timeout_keep_alive=KEEP_ALIVE_S,
-        timeout_graceful_shutdown=int(service.limits.stop_s) + LAST_ANSWERS_S,
-        lifespan="on",
-        ws="none",
-    )
     with _shown_errors(), _asked_to_stop():
-        _Server(config, service).run([bound])
+        server_of(service).run([bound])
     if service.failure is not None:
         raise service.failure
 
@@ -89,7 +102,33 @@ class _Server(uvicorn.Server):
         self._service.is_stopping = True
         stop_s = self._service.limits.stop_s
         asyncio.get_running_loop().call_later(stop_s, self._service.close)
+        await self._accept_the_last(sockets or [])
+        await asyncio.sleep(LATE_S)
         await super().shutdown(sockets)
+
+    async def _accept_the_last(self, sockets: Sequence[socket.socket]) -> None:
+        """Stop listening, but serve connections that the system has made already.
+
+        When a socket that listens is closed, the system breaks those that were not accepted yet.
+        """
+        loop, late = asyncio.get_running_loop(), []
+        copies = [each.dup() for each in sockets]
+        for server in self.servers:
+            server.close()
+        for each in sockets:
+            each.close()
+        await asyncio.sleep(0)  # now the copies alone listen
+        for copy in copies:
+            with copy, contextlib.suppress(BlockingIOError):
+                while True:
+                    late.append(copy.accept()[0])
+        for connection in late:
+            await loop.connect_accepted_socket(self._protocol, connection)
+
+    def _protocol(self) -> asyncio.Protocol:
+        kind: Any = self.config.http_protocol_class
+        state = self.lifespan.state
+        return kind(config=self.config, server_state=self.server_state, app_state=state)
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> UserError:
