@@ -37,8 +37,7 @@ async function request(path, read, options = {}) {
       options.signal?.throwIfAborted(); // it may have come at the same moment
       return value;
     }
-  } catch (error) {
-    if (error.name === "AbortError") throw error;
+  } catch {
     throw new Refused("The server does not answer. See whether it still runs, then try again.");
   }
   const { detail } = await response.json().catch(() => ({}));
