@@ -12,6 +12,7 @@ import argparse
 import ipaddress
 import logging
 import math
+import socket
 from collections.abc import Callable
 from contextlib import suppress
 
@@ -51,23 +52,29 @@ def main(argv: list[str] | None = None) -> None:
     add_import_flag(parser)
     args = parser.parse_args(argv)
     try:
-        from product_mil.serve.server import address_of, bind, serve
+        from product_mil.serve.server import bind
     except ModuleNotFoundError as error:
         if error.name not in EXTRA:
             raise
         raise UserError(
             f"serve needs {error.name}, which is not installed: pip install 'product_mil[serve]'"
         ) from None
-    bound = bind(args.host, args.port)
-    if not _is_loopback(args.host):
-        logging.getLogger(__name__).warning(
-            "--host %s: others can reach this server, and it asks nobody for a password", args.host
-        )
+    with bind(args.host, args.port) as bound:
+        if not _is_loopback(args.host):
+            logging.getLogger(__name__).warning(
+                "--host %s: others can reach this server, and it asks nobody for a password",
+                args.host,
+            )
+        _serve(args, bound)
+
+
+def _serve(args: argparse.Namespace, bound: socket.socket) -> None:
     # JAX starts here, not for a port that is taken.
     from product_mil.api import load
     from product_mil.devices.runtime import configure_jax
     from product_mil.serve.examples import examples_of
     from product_mil.serve.limits import MEGA, Limits
+    from product_mil.serve.server import address_of, serve
     from product_mil.serve.service import Service
 
     configure_jax()
