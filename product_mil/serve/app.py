@@ -32,11 +32,7 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # these pages load scripts from elsewhere
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers={
-            Refused: _refuse,
-            RequestValidationError: _refuse_field,
-            Exception: _fail,
-        },
+        exception_handlers={Refused: _refuse, RequestValidationError: _refuse_field},
     )
     app.add_middleware(Watched, service=service)
     for routes in (predict_routes, about_routes, operator_routes):
@@ -53,7 +49,3 @@ async def _refuse(_: Request, refused: Exception) -> JSONResponse:
 async def _refuse_field(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     return JSONResponse({"detail": one_line(error.errors())}, 422)
-
-
-async def _fail(_: Request, __: Exception) -> JSONResponse:
-    return JSONResponse({"detail": "a mistake in the server; its log says more"}, 500)

@@ -1,7 +1,6 @@
 """Requests that wait are answered together: one thread for each model takes what is there."""
 
 import asyncio
-import logging
 import threading
 import time
 from collections import deque
@@ -140,7 +139,6 @@ class Batcher:
                     found = []
         except Exception as error:
             if len(batch) == 1:
-                logging.getLogger(__name__).exception("a request could not be answered")
                 batch[0].resolve(error)
                 return
             for each in left:  # so that one of them costs no other one its answer

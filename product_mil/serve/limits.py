@@ -26,7 +26,7 @@ class Limits:
     products: int = 64  # of a request
     image_bytes: int = 10 * MEGA
     body_bytes: int = 64 * MEGA
-    bodies_bytes: int = 256 * MEGA  # of all requests that are read or wait at the same time
+    bodies: int = 4  # so many of this size may be in memory at the same time, or more smaller ones
     pixels: int = 400 * MEGA  # of all images of a request; a product from a phone has 8 x 48
     waiting_images: int = 256  # when so many wait, further requests are sent away
     read_s: float = 30.0  # that a client may take to send its request

@@ -2,8 +2,10 @@
 
 import logging
 import time
+import traceback
 
 from starlette.datastructures import MutableHeaders
+from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from product_mil.serve.service import Service
@@ -16,6 +18,7 @@ HEADERS = {
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
 }
+_MISTAKE = {"detail": "a mistake in the server; its log says more"}
 _QUIET = ("/health", "/metrics", "/page")  # asked for all the time, or many files at once
 
 
@@ -30,7 +33,7 @@ class Watched:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        started, status = time.perf_counter(), 500
+        started, status, log = time.perf_counter(), 0, logging.getLogger(__name__)
 
         async def noted(message: Message) -> None:
             nonlocal status
@@ -44,6 +47,11 @@ class Watched:
 
         try:
             await self._app(scope, receive, noted)
+        except Exception:
+            log.error("%s", traceback.format_exc())  # noqa: TRY400 (handlers print messages alone)
+            if status:
+                raise  # after the beginning of an answer
+            await JSONResponse(_MISTAKE, 500)(scope, receive, noted)
         finally:
             spent_s = time.perf_counter() - started
             route = scope.get("route")
@@ -52,6 +60,4 @@ class Watched:
             meters.requests.labels(path, status).inc()
             meters.latency.labels(path).observe(spent_s)
             level = logging.DEBUG if scope["path"].startswith(_QUIET) else logging.INFO
-            logging.getLogger(__name__).log(
-                level, "%s %s %d %.0f ms", scope["method"], path, status, spent_s * 1e3
-            )
+            log.log(level, "%s %s %d %.0f ms", scope["method"], path, status, spent_s * 1e3)

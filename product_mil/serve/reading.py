@@ -60,7 +60,8 @@ class Intake:
         Raises:
             Refused: other requests hold so many that there is no room.
         """
-        if self._held_bytes + num_bytes > self._limits.bodies_bytes:
+        limits = self._limits
+        if self._held_bytes + num_bytes > limits.bodies * limits.body_bytes:
             raise Refused(429, "too many requests at once; try again later", BUSY_S)
         self._held_bytes += num_bytes
 

@@ -253,7 +253,7 @@ def test_a_client_that_is_slow_or_gone(classifier: Classifier) -> None:
 
 
 def test_the_bytes_of_all_requests_together(classifier: Classifier) -> None:
-    service = Service([classifier], limits=replace(SMALL, bodies_bytes=50_000))
+    service = Service([classifier], limits=replace(SMALL, body_bytes=50_000, bodies=1))
 
     async def some(arrived: asyncio.Event, go_on: asyncio.Event) -> AsyncIterator[bytes]:
         yield b" " * 30_000
