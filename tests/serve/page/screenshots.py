@@ -1,6 +1,6 @@
 """The screenshots of docs/guide/serving.md, of a server that runs.
 
-python -m tests.serve.screenshots http://127.0.0.1:8000 --sample 12 --off 2
+python -m tests.serve.page.screenshots http://127.0.0.1:8000 --sample 12 --off 2
 """
 
 import argparse
@@ -17,7 +17,7 @@ from selenium.webdriver.support.wait import WebDriverWait
 
 from tests.chromium import show_as, start
 
-GUIDE = Path(__file__).parents[2] / "docs" / "guide"
+GUIDE = Path(__file__).parents[3] / "docs" / "guide"
 
 
 def shoot(browser: Any, path: Path) -> None:
