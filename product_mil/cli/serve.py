@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     for name, kind, default, metavar, about in (
         ("max_images", int, 8, "N", "of a product, that are taken (default: 8)"),
         ("max_products", int, 64, "N", "of a request (default: 64)"),
-        ("max_image_mb", float, 10.0, "MB", "of an image (default: 10)"),
+        ("max_image_mb", float, 20.0, "MB", "of an image (default: 20)"),
         ("max_request_mb", float, 64.0, "MB", "of a request (default: 64)"),
         ("wait_s", float, 30.0, "S", "that a request may wait for its turn (default: 30)"),
     ):

@@ -67,6 +67,10 @@ class Batcher:
             self._queue.clear()
             self._changed.notify()
 
+    def join(self) -> None:
+        """Wait for the end of the thread, which may still compile."""
+        self._thread.join()
+
     async def ask(self, questions: Sequence[Question]) -> list[Prediction]:
         """The answers to the questions of a request.
 

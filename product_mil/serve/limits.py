@@ -24,7 +24,7 @@ class Limits:
 
     images: int = 8  # of a product
     products: int = 64  # of a request
-    image_bytes: int = 10 * MEGA
+    image_bytes: int = 20 * MEGA
     body_bytes: int = 64 * MEGA
     bodies: int = 4  # so many of this size may be in memory at the same time, or more smaller ones
     pixels: int = 400 * MEGA  # of all images of a request; a product from a phone has 8 x 48

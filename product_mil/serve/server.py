@@ -80,8 +80,10 @@ def serve(service: Service, bound: socket.socket) -> None:
     except OSError as error:
         host, port = bound.getsockname()[:2]
         raise _cannot_listen(host, port, error) from None
-    with _shown_errors(), _asked_to_stop():
-        server_of(service).run([bound])
+    server = server_of(service)
+    with _shown_errors(), _stopped_by_signals(server):
+        server.run([bound])
+        service.join()
     if service.failure is not None:
         raise service.failure
 
@@ -151,10 +153,17 @@ def _shown_errors() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _asked_to_stop() -> Iterator[None]:
-    """Let the signals that uvicorn raises again, once it has stopped, do nothing more."""
+def _stopped_by_signals(server: uvicorn.Server) -> Iterator[None]:
+    """Let signals stop the server before it handles them itself, and end nothing after it stopped.
+
+    uvicorn raises the signals again that stopped it.
+    """
+
+    def stop(*_: Any) -> None:
+        server.should_exit = True
+
     numbers = (signal.SIGTERM, signal.SIGINT)
-    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    before = [signal.signal(number, stop) for number in numbers]
     try:
         yield
     finally:

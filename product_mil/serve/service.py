@@ -59,6 +59,11 @@ class Service:
         for model in self._models:
             model.batcher.close()
 
+    def join(self) -> None:
+        """Wait for the threads: a process that ends while one of them compiles would crash."""
+        for model in self._models:
+            model.batcher.join()
+
     @property
     def failure(self) -> BaseException | None:
         """Why a model could not be compiled; None where all is well."""

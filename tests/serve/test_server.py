@@ -141,6 +141,15 @@ def test_a_port_that_is_taken(trained: Path, capsys: pytest.CaptureFixture[str])
     assert capsys.readouterr().err == f"{line} --port\n"
 
 
+def health(port: int) -> int | None:
+    """The status of /health; None where nobody listens."""
+    connection = http.client.HTTPConnection(HOST, port, timeout=60)
+    with contextlib.closing(connection), contextlib.suppress(ConnectionRefusedError):
+        connection.request("GET", "/health")
+        return connection.getresponse().status
+    return None
+
+
 class Process:
     """`product-mil serve` in a process of its own, and what it prints."""
 
@@ -196,6 +205,16 @@ class Answers:
     def stop(self) -> None:
         """Let every client end after its question."""
         self._stopped.set()
+
+
+@pytest.mark.slow
+def test_it_may_be_stopped_while_it_compiles(trained: Path, tmp_path: Path) -> None:
+    with contextlib.closing(bind(HOST, 0)) as free:
+        port = free.getsockname()[1]
+    process, log = Process(trained, port, tmp_path / "log"), tmp_path / "log"
+    wait_until(lambda: health(port) == 503)
+    assert process.stop(signal.SIGTERM) == 0
+    assert log.read_text().endswith("stopped; everything that was asked is answered\n")
 
 
 @pytest.mark.slow
