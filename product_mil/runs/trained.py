@@ -23,12 +23,7 @@ from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.files.hub import hint, local_directory
-from product_mil.inference.step import (
-    Predicted,
-    Scores,
-    make_eval_step,
-    make_predict_step,
-)
+from product_mil.inference.step import Predicted, Scores, make_eval_step, make_predict_step
 from product_mil.model.classifier import Arrays, Model
 from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
@@ -37,7 +32,7 @@ from product_mil.runs.feed import Batches, Feed, call_feed, open_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
 from product_mil.runs.pretrained import FILES, description_in, is_pretrained, read_weights
-from product_mil.runs.schedule import call_plan, evaluation_plan, prediction_slots
+from product_mil.runs.schedule import call_plan, call_slots, evaluation_plan, prediction_slots
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.sources.opening import open_catalogue
@@ -192,6 +187,12 @@ class TrainedRun:
         feed = self._call_feed
         plan = call_plan(products, self.mesh.size, runs_backbone=feed.runs_backbone)
         return Batches(feed.batches(products, plan))
+
+    @property
+    def call_sizes(self) -> tuple[int, ...]:
+        """The numbers of images, ascending, that a batch of `call_batches` may hold."""
+        sizes = call_slots(runs_backbone=self._call_feed.runs_backbone)
+        return tuple(self.mesh.size * size for size in sizes)
 
     @cached_property
     def _call_feed(self) -> Feed:
