@@ -163,7 +163,10 @@ class Process:
     def stop(self, number: int) -> int:
         """Its exit status after a signal."""
         self._process.send_signal(number)
-        return self._process.wait(60)
+        try:
+            return self._process.wait(60)
+        finally:
+            self._process.kill()  # where it did not end
 
 
 class Answers:
