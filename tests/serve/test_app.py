@@ -101,7 +101,7 @@ def test_examples_of_other_data(
     catalogue = catalogue_of(
         [[image], [image, image], [image, BROKEN], [], [image] * 9],
         product_id=["one", "two", "broken", "none", "many"],
-        category_id=[None, "elsewhere", None, None, None],
+        category_id=[None, "another category", None, None, None],
     )
     found = choose_examples(catalogue, np.arange(5), {}, Limits())
     assert [(each.id, each.names, len(each.images)) for each in found] == [
