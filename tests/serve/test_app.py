@@ -39,6 +39,7 @@ def test_the_models(client: TestClient, classifier: Classifier, trained: Path) -
         "max_images_accepted": 8,
         "max_products": 64,
         "max_image_bytes": 20_000_000,
+        "max_request_bytes": 64_000_000,
         "image_size_px": 48,
         "num_categories": len(classifier.names),
         "levels": 3,
