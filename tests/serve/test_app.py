@@ -180,6 +180,7 @@ def test_every_answer_keeps_browsers_within_the_server(client: TestClient) -> No
         assert headers["content-security-policy"] == policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
+    assert client.get("/v1/examples/0/0.jpg", headers={"host": "["}).status_code == 200
     for path in ("/docs", "/redoc"):
         assert client.get(path).status_code == 404
 
