@@ -193,7 +193,7 @@ def test_help_of_all_and_the_version_import_no_command() -> None:
     ]  # fmt: skip
     after = lines.index("commands:") + 1
     assert [line.split()[0] for line in lines[after : after + len(COMMANDS)]] == list(COMMANDS)
-    assert len(lines) <= 24
+    assert len(lines) <= 30
     assert max(map(len, lines)) <= 80
     said = run_command("-c", code, "--version")
     assert (said.returncode, said.stdout) == (0, f"product_mil {product_mil.__version__}\n")
