@@ -7,28 +7,25 @@ docs/guide/python.md shows all of it.
 """
 
 import operator
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, get_args
 
 import numpy as np
 from jaxtyping import Float32
 
+from product_mil.answering import Answering, BlockAnswer, by_class
 from product_mil.data.embeddings import Embed, embed_images
 from product_mil.data.given import GivenImage, GivenProduct, checked_products, read_products
 from product_mil.data.products import Products
 from product_mil.devices.runtime import embedding_batch_images, start_devices
 from product_mil.errors import UserError
-from product_mil.inference.backoff import BackOff, node_names
-from product_mil.inference.calibrate import calibrated
-from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.registry import backbone
-from product_mil.prediction import ImagePrediction, ModelFacts, Prediction, Question, SureAnswer
+from product_mil.prediction import ModelFacts, Prediction, Question
 from product_mil.runs.embed import embed_function
 from product_mil.runs.trained import TrainedRun, open_run
-from product_mil.sources.categories import path_of
 from product_mil.sources.ids import Ids
 from product_mil.sources.memory import catalogue_of
 
@@ -56,6 +53,7 @@ class Classifier:
 
     def __init__(self, run: TrainedRun) -> None:
         self._run = run
+        self._answering = Answering(run.categories, run.temperature)
         # All classes in order of their probability: one compiled step serves every `topk`.
         self._step = run.predict_step(topk=len(run.categories.ids))
 
@@ -67,11 +65,10 @@ class Classifier:
         """The ids of all categories, ascending: the columns of `predict_proba`."""
         return self._run.categories.ids.copy()
 
-    @cached_property
+    @property
     def names(self) -> tuple[tuple[str, ...], ...]:
         """The path in the tree of each of `category_ids`; names that repeat stand there once."""
-        categories = self._run.categories
-        return tuple(tuple(path_of(categories, number)) for number in categories.ids.tolist())
+        return self._answering.names
 
     @property
     def summary(self) -> str:
@@ -141,13 +138,13 @@ class Classifier:
         done = 0
         for answer in self._answers([question.images for question in asked]):
             more = done + len(answer.block)
-            yield from self._predictions(answer, asked[done:more])
+            yield from self._answering.predictions(answer, asked[done:more])
             done = more
 
     def predict_proba(self, products: Iterable[GivenProduct]) -> Float32[np.ndarray, "N k"]:
         """The probability of each of `category_ids`, for each product."""
         found: list[np.ndarray] = [np.zeros((0, len(self._run.categories.ids)), np.float32)]
-        found += [_by_class(block) for block, _, _ in self._answers(products)]
+        found += [by_class(block) for block, _, _ in self._answers(products)]
         return np.concatenate(found)
 
     def embed(self, products: Iterable[GivenProduct]) -> list[Float32[np.ndarray, "n d"]]:
@@ -234,7 +231,7 @@ class Classifier:
         facts = CardFacts(license, data_description, data_license, _path(comparison))
         return push_model(self._run, name, facts, private=private, message=message)
 
-    def _answers(self, products: Iterable[GivenProduct]) -> Iterator["_Answer"]:
+    def _answers(self, products: Iterable[GivenProduct]) -> Iterator[BlockAnswer]:
         """Blocks of consecutive products, in the order given."""
         run = self._run
         for part in _parts(checked_products(products)):
@@ -244,7 +241,7 @@ class Classifier:
             for block, faults in predict_products(chosen, batches, self._step, run.mesh):
                 for fault in faults:
                     read.errors.setdefault((int(fault.product_id), fault.image_index), fault.reason)
-                yield _Answer(block, chosen, read.errors)
+                yield BlockAnswer(block, chosen, read.errors)
 
     def _check(self, topk: int, min_confidence: float | None) -> None:
         if operator.index(topk) < 1:
@@ -259,105 +256,6 @@ class Classifier:
                 "was not evaluated or is of an earlier version; product-mil predict "
                 "--min_confidence works all the same, where the run's validation products are"
             )
-
-    @cached_property
-    def _node_names(self) -> list[list[tuple[str, ...]]]:
-        return node_names(self._run.categories)
-
-    def _sure(
-        self, block: PredictionBlock, min_confidence: Sequence[float | None]
-    ) -> list[SureAnswer | None]:
-        temperature = self._run.temperature
-        if temperature is None or all(least is None for least in min_confidence):
-            return [None] * len(block)
-        at_least = np.array([np.inf if least is None else least for least in min_confidence])
-        categories = self._run.categories
-        back_off = BackOff(categories, min_confidence=at_least, temperature=temperature)
-        answers = back_off.answers(_by_class(block), block.num_readable_images > 0)
-        return [
-            None if least is None else self._sure_answer(*answer)
-            for least, *answer in zip(min_confidence, *(a.tolist() for a in answers), strict=True)
-        ]
-
-    def _sure_answer(self, level: int, node: int, probability: float) -> SureAnswer:
-        categories = self._run.categories
-        is_category = level == categories.depth
-        return SureAnswer(
-            level=level,
-            category_id=categories.ids[node].item() if is_category else None,
-            names=tuple(dict.fromkeys(filter(None, self._node_names[level][node]))),
-            probability=probability,
-        )
-
-    def _confidence(self, block: PredictionBlock) -> list[float] | list[None]:
-        temperature = self._run.temperature
-        if temperature is None:
-            return [None] * len(block)
-        seen = block.num_readable_images > 0
-        return calibrated(block.top_probability, seen, temperature)[:, 0].tolist()
-
-    def _predictions(
-        self, answer: "_Answer", questions: Sequence[Question]
-    ) -> Iterator[Prediction]:
-        block, ids = answer.block, self._run.categories.ids
-        used = _used_images(block, ids)
-        confidence = self._confidence(block)
-        sure = self._sure(block, [question.min_confidence for question in questions])
-        products = block.product_id.tolist()
-        for row, (product, question) in enumerate(zip(products, questions, strict=True)):
-            top = block.top_class[row, : question.topk]
-            yield Prediction(
-                category_ids=tuple(ids[top].tolist()),
-                names=tuple(self.names[class_index] for class_index in top.tolist()),
-                probabilities=tuple(block.top_probability[row, : question.topk].tolist()),
-                confidence=confidence[row],
-                sure=sure[row],
-                images=tuple(
-                    used.get((product, index)) or answer.unused_image(product, index)
-                    for index in range(block.num_images[row])
-                ),
-                from_prior=not block.num_readable_images[row],
-            )
-
-
-class _Answer(NamedTuple):
-    """Predictions of consecutive products of a part, and what is known of the part's images."""
-
-    block: PredictionBlock  # whose product ids count the products of the part
-    products: Products
-    errors: Mapping[tuple[int, int], str]  # by product and image
-
-    def unused_image(self, product: int, index: int) -> ImagePrediction:
-        """An image that is not in the block, with the reason."""
-        error = self.errors.get((product, index))
-        dropped, first = self.products.dropped, self.products.catalogue.first_image
-        if error is None and dropped is not None and dropped[first[product] + index]:
-            error = "not used: config.data.drop_images_md5 of the run names it as a placeholder"
-        if error is None:
-            error = f"not used: the model takes the first {self.products.max_images} images"
-        return ImagePrediction(0.0, None, None, error)
-
-
-def _used_images(
-    block: PredictionBlock, category_ids: Ids[np.ndarray, " k"]
-) -> dict[tuple[int, int], ImagePrediction]:
-    """The images in a block, by product and image."""
-    owner = np.repeat(block.product_id, block.num_readable_images).tolist()
-    guesses = category_ids[block.image_top_class].tolist()
-    added = [None] * len(owner) if block.contribution is None else block.contribution.tolist()
-    images = zip(block.attention.tolist(), guesses, added, strict=True)
-    of_product = zip(owner, block.image_index.tolist(), strict=True)
-    return {
-        key: ImagePrediction(*image, error=None)
-        for key, image in zip(of_product, images, strict=True)
-    }
-
-
-def _by_class(block: PredictionBlock) -> Float32[np.ndarray, "b k"]:
-    """The probabilities of all categories, in their own order."""
-    found = np.empty(block.top_class.shape, np.float32)
-    np.put_along_axis(found, block.top_class, block.top_probability, axis=1)
-    return found
 
 
 def _path(place: str | Path | None) -> Path | None:

@@ -284,7 +284,7 @@ def main() -> None:
     shown += "\n\n" + ", ".join(f"{value:.2f} {name}" for name, value in ratios.items())
     shown += (
         f"\n\nhalf load ({per_s:.0f} requests/s, {len(half)} requests, one in {BAD_IN + 1} bad): "
-        f"p50  {p50:.0f} ms, p99 {p99:.0f} ms"
+        f"p50 {p50:.0f} ms, p99 {p99:.0f} ms"
         f"\nrestart under load: {len(restarted)} requests, the longest took "
         f"{max(restarted).latency_s:.1f} s; the first server ended with status {status}, "
         f"{broken} connections broke after a question"

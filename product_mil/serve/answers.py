@@ -41,10 +41,14 @@ class Words:
     def search(self, query: str) -> tuple[Category, ...]:
         """The categories whose id or path has the query in it, in capitals or not."""
         wanted = query.casefold()
+        texts = zip(self.categories, self._texts, strict=True)
+        return tuple(category for category, text in texts if wanted in text)
+
+    @cached_property
+    def _texts(self) -> tuple[str, ...]:
+        """What is searched of each category."""
         return tuple(
-            each
-            for each in self.categories
-            if wanted in f"{each.category_id} {' > '.join(each.names)}".casefold()
+            f"{each.category_id} {' > '.join(each.names)}".casefold() for each in self.categories
         )
 
     def products(

@@ -29,7 +29,7 @@ def create_app(service: Service) -> FastAPI:
         title="product_mil",
         version=__version__,
         summary="Product categories from all the images of a product, jointly.",
-        docs_url=None,  # these pages load scripts from elsewhere
+        docs_url=None,  # these pages load scripts of other hosts
         redoc_url=None,
         lifespan=lifespan,
         exception_handlers={Refused: _refuse, RequestValidationError: _refuse_field},

@@ -110,16 +110,27 @@ class _Body:
 
     async def chunks(self) -> AsyncGenerator[bytes, None]:
         """The parts of the body as they arrive."""
-        limit = self._intake._limits.body_bytes
-        declared = self._request.headers.get("content-length", "")
+        limit, headers = self._intake._limits.body_bytes, self._request.headers
+        declared = headers.get("content-length", "")
+        stream = self._request.stream()
         if declared.isascii() and declared.isdigit() and int(declared[:20]) > limit:
+            if "expect" not in headers:
+                await self._throw_away(stream)
             raise self._too_large(limit)
-        async for chunk in self._request.stream():
+        async for chunk in stream:
             if self.held_bytes + len(chunk) > limit:
+                await self._throw_away(stream)
                 raise self._too_large(limit)
             self._intake.hold(len(chunk))
             self.held_bytes += len(chunk)
             yield chunk
+
+    async def _throw_away(self, stream: AsyncGenerator[bytes, None]) -> None:
+        """Read as much again as is allowed: many clients see no answer until they have sent all."""
+        left = self._intake._limits.body_bytes
+        async for chunk in stream:
+            if (left := left - len(chunk)) < 0:
+                return
 
     @staticmethod
     def _too_large(limit: int) -> Refused:

@@ -97,7 +97,7 @@ def about_routes(service: Service) -> APIRouter:
     @router.get("/v1/examples/{number}/{name}", response_class=Response, responses=_refusals(404))
     async def example_image(request: Request) -> Response:
         """An image of an example; it is called .jpg whatever its format."""
-        if (image := offered.get(request.url.path)) is None:
+        if (image := offered.get(request.scope["path"])) is None:
             raise Refused(404, "there is no such image; /v1/examples lists them")
         return Response(image.data, media_type=image.media_type)
 

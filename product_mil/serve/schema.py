@@ -154,6 +154,7 @@ class ModelAnswer(Answer):
     max_images_accepted: int
     max_products: int = Field(description="of a request")
     max_image_bytes: int
+    max_request_bytes: int
     image_size_px: int
     num_categories: int
     levels: int

@@ -116,6 +116,7 @@ class Service:
             max_images_accepted=limits.images,
             max_products=limits.products,
             max_image_bytes=limits.image_bytes,
+            max_request_bytes=limits.body_bytes,
             image_size_px=facts.image_size_px,
             num_categories=len(first.words.names_of),
             levels=facts.levels,

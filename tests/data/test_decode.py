@@ -9,7 +9,7 @@ import simplejpeg
 from PIL import Image
 
 from product_mil.data import decode as images
-from product_mil.data.decode import ImageError, decode_into
+from product_mil.data.decode import ImageError, decode_into, num_pixels
 
 SIZE_PX = 48
 
@@ -478,3 +478,10 @@ def test_avif_is_named_where_pillow_does_not_read_it(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(images, "_formats", lambda: images._FORMATS)
     with pytest.raises(ImageError, match=r"it is an AVIF image, which needs Pillow 11\.3 or newer"):
         decoded(box(b"avif", b"mif1"))
+
+
+def test_the_number_of_pixels_by_the_header() -> None:
+    image = photo(5, 7)
+    for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"):
+        assert num_pixels(encoded(image, kind)) == 35
+    assert num_pixels(b"") == num_pixels(b"\xff\xd8 no JPEG") == num_pixels(b"text") == 0

@@ -39,6 +39,7 @@ def test_the_models(client: TestClient, classifier: Classifier, trained: Path) -
         "max_images_accepted": 8,
         "max_products": 64,
         "max_image_bytes": 20_000_000,
+        "max_request_bytes": 64_000_000,
         "image_size_px": 48,
         "num_categories": len(classifier.names),
         "levels": 3,
@@ -101,7 +102,7 @@ def test_examples_of_other_data(
     catalogue = catalogue_of(
         [[image], [image, image], [image, BROKEN], [], [image] * 9],
         product_id=["one", "two", "broken", "none", "many"],
-        category_id=[None, "elsewhere", None, None, None],
+        category_id=[None, "another category", None, None, None],
     )
     found = choose_examples(catalogue, np.arange(5), {}, Limits())
     assert [(each.id, each.names, len(each.images)) for each in found] == [
@@ -179,6 +180,7 @@ def test_every_answer_keeps_browsers_within_the_server(client: TestClient) -> No
         assert headers["content-security-policy"] == policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
+    assert client.get("/v1/examples/0/0.jpg", headers={"host": "["}).status_code == 200
     for path in ("/docs", "/redoc"):
         assert client.get(path).status_code == 404
 
