@@ -136,7 +136,14 @@ class TrainedRun:
         )
 
     def data(self) -> tuple[RunData | None, str]:
-        """The run's training and validation products, or None with a reason if they are gone."""
+        """The run's training and validation products, or None with a reason if they are gone.
+
+        A pretrained directory may be a stranger's, so what it names is not opened; the embedded
+        sample needs no name.
+        """
+        data = self.config.data
+        if (data.train or data.valid) and is_pretrained(self.workdir):
+            return None, "a pretrained directory does not say where they lie"
         return run_data(self.config, self.record["data_fingerprint"])
 
     def known(self, products: Products, shown: Shown | None = None) -> Known | None:

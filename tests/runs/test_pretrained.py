@@ -69,6 +69,26 @@ def test_it_is_the_run(run: TrainedRun, written: Path) -> None:
     }  # fmt: skip
 
 
+def test_data_that_it_names_are_not_opened(
+    written: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stranger may have written the name: of a file, or of a database that would be asked."""
+    path = copy / "config.json"
+    stranger = json.loads(path.read_text())
+    stranger["run"]["config"]["data"]["train"] = "mongodb://elsewhere/shop.products"
+    path.write_text(json.dumps(stranger))
+
+    def opened(*_: object) -> None:
+        raise AssertionError("opened")
+
+    monkeypatch.setattr("product_mil.runs.known_products.build_data", opened)
+    monkeypatch.setattr("product_mil.runs.known_products._data_of", opened)
+    for directory in (written, copy):
+        data, reason = open_run(directory).data()
+        assert data is None
+        assert "does not say where" in reason
+
+
 def test_it_can_be_written_again(written: Path, tmp_path: Path) -> None:
     export_model(open_run(written), tmp_path / "joint", CardFacts())
     assert contents(tmp_path / "joint") == contents(written)
