@@ -21,6 +21,7 @@ from product_mil.data.given import GivenImage, GivenProduct, checked_products, r
 from product_mil.data.products import Products
 from product_mil.devices.runtime import embedding_batch_images, start_devices
 from product_mil.errors import UserError
+from product_mil.files.hub import model_name
 from product_mil.inference.stream import predict_products
 from product_mil.model.registry import backbone
 from product_mil.prediction import ModelFacts, Prediction, Question
@@ -81,7 +82,7 @@ class Classifier:
         run = self._run
         (tried,) = self.predict([[self._black_image]])
         return ModelFacts(
-            name=run.workdir.resolve().name,
+            name=model_name(run.workdir),
             pooling=run.config.model.pooling,
             backbone=run.config.model.backbone,
             image_size_px=run.config.data.image_size_px,

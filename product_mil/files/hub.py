@@ -56,6 +56,14 @@ def local_directory(place: Path, files: Sequence[str]) -> Path:
         )
 
 
+def model_name(directory: Path) -> str:
+    """What to call the model in a directory: `owner/name` where `local_directory` downloaded it."""
+    directory = directory.resolve()
+    cached = directory.parents[1].name if directory.parent.name == "snapshots" else ""
+    _, is_model, name = cached.partition("models--")
+    return name.replace("--", "/", 1) if is_model else directory.name
+
+
 def upload(directory: Path, name: str, *, private: bool, message: str) -> str:
     """Upload the files of a directory to the model `owner/name`, and return its address.
 
