@@ -13,15 +13,18 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
+import xxhash
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
 from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.duplicates import drop_images
 from product_mil.data.faults import FaultList, Policy
+from product_mil.data.plan import SequentialPlan
 from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
+from product_mil.files.whole import to_json
 from product_mil.inference.step import (
     Predicted,
     Scores,
@@ -32,10 +35,10 @@ from product_mil.model.classifier import Model
 from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
-from product_mil.runs.feed import Batches, Feed, call_feed, open_feed
+from product_mil.runs.feed import Batches, Feed, open_feed, uncached_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.schedule import call_plan, evaluation_plan, prediction_slots
+from product_mil.runs.schedule import call_plan, prediction_slots
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.sources.opening import open_catalogue
@@ -93,6 +96,16 @@ class TrainedRun:
             "data_fingerprint": self.record["data_fingerprint"],
             "version": self.record["version"],
         }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides predictions: arrays, categories, class counts, settings."""
+        about = [self.config.to_dict(), self.categories.to_json(), self.class_counts.tolist()]
+        hasher = xxhash.xxh3_128(to_json(about, indent=None).encode())
+        for arrays in (self.model.parameters, self.model.statistics):
+            for path in sorted(arrays):
+                hasher.update(path.encode() + np.asarray(arrays[path]).tobytes())
+        return hasher.hexdigest()
 
     def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
         """A function of the batch alone that calls a step with this model's arrays.
@@ -162,24 +175,57 @@ class TrainedRun:
         )
 
     def batches(
-        self, products: Products, images_per_batch: int | None = None, *, pixels: bool = False
+        self,
+        products: Products,
+        images_per_batch: int | None = None,
+        *,
+        pixels: bool = False,
+        of_one_shape: bool = False,
     ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
         The default is the fastest number. If training left the backbone frozen, embeddings come
         from the cache, which is filled before this returns, so the faults of all images are known.
-        `pixels` asks for images even then.
+        `pixels` asks for images even then. Batches `of_one_shape` have as many slots for products
+        as for images: where their shape depends on the products, sums may round differently.
         """
-        if images_per_batch is not None and images_per_batch < 1:
-            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
         feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
-        if images_per_batch is None:
-            image_slots = prediction_slots(runs_backbone=feed.runs_backbone)
-        else:
-            image_slots = -(-images_per_batch // self.mesh.size)
-        image_slots = max(image_slots, self.config.data.max_images)
-        plan = evaluation_plan(products, self.mesh.size, image_slots)
+        slots = self._image_slots(feed, images_per_batch)
+        plan = SequentialPlan(
+            products.num_images,
+            shards=self.mesh.size,
+            image_slots=slots,
+            product_slots=slots if of_one_shape else None,
+        )
         return Batches(feed.batches(products, plan), feed.faults)
+
+    def unit_batches(
+        self, products: Products, images_per_batch: int | None = None, *, pixels: bool = False
+    ) -> Batches:
+        """The same batches `of_one_shape`, with nothing kept on disk.
+
+        This is for many files, one after the other: one compiled program serves all of them.
+        """
+        feed = Feed(self.config.data) if pixels else self._unit_feed
+        slots = self._image_slots(feed, images_per_batch)
+        plan = SequentialPlan(
+            products.num_images, shards=self.mesh.size, image_slots=slots, product_slots=slots
+        )
+        return Batches(feed.batches(products, plan))
+
+    @cached_property
+    def _unit_feed(self) -> Feed:
+        return uncached_feed(self.config, self.model, self.mesh, of_one_size=True)
+
+    def _image_slots(self, feed: Feed, images_per_batch: int | None) -> int:
+        """The number of image slots of a device."""
+        if images_per_batch is None:
+            slots = prediction_slots(runs_backbone=feed.runs_backbone)
+        elif images_per_batch < 1:
+            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
+        else:
+            slots = -(-images_per_batch // self.mesh.size)
+        return max(slots, self.config.data.max_images)
 
     def call_batches(self, products: Products) -> Batches:
         """Every product once, in order, in batches of a few shapes, with nothing kept on disk.
@@ -193,7 +239,7 @@ class TrainedRun:
 
     @cached_property
     def _call_feed(self) -> Feed:
-        return call_feed(self.config, self.model, self.mesh)
+        return uncached_feed(self.config, self.model, self.mesh)
 
 
 def open_run(
