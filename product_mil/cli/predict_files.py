@@ -128,7 +128,7 @@ def _refuse_combinations(args: argparse.Namespace, shard: Shard) -> None:
 @contextmanager
 def _engine(args: argparse.Namespace, job: "Job") -> "Iterator[Engine]":
     if args.engine == "ray":
-        from product_mil.runs.engines.ray import ray_engine
+        from product_mil.runs.engines.ray_actors import ray_engine
 
         with ray_engine(job, args.address, args.workers, args.imports) as engine:
             yield engine
