@@ -1,5 +1,6 @@
 """Predict unit after unit by one model, so that work of any size can stop and go on anywhere."""
 
+import functools
 import logging
 import os
 import socket
@@ -14,6 +15,7 @@ import xxhash
 
 from product_mil.data.faults import Policy
 from product_mil.data.products import Products
+from product_mil.devices.runtime import configure_jax
 from product_mil.errors import OutputError, UserError
 from product_mil.files.locks import one_at_a_time
 from product_mil.inference.outputs import Outputs
@@ -235,6 +237,13 @@ def _refused_output(files: UnitFiles) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"cannot write to {files.directory}: {error}") from error
+
+
+@functools.cache
+def predictor_of(job: Job) -> UnitPredictor:
+    """The predictor of a job, opened once a process; for engines that use processes again."""
+    configure_jax()
+    return UnitPredictor(job)
 
 
 class Tally(NamedTuple):
