@@ -23,6 +23,7 @@ from product_mil.runs.trained import open_run
 from product_mil.runs.unit_files import UnitFiles
 from product_mil.runs.units import Unit, units_of
 from product_mil.sources.sample.draw import SampleFiles
+from tests.sources.of_products import PRODUCTS, csv_of_lists, folder, jpeg
 
 
 @pytest.fixture(scope="module")
@@ -276,3 +277,24 @@ def test_a_disk_that_is_full_ends_the_run(
     with pytest.raises(OutputError, match="No space left on device"):
         predictor.predict(units[0])
     assert not list((tmp_path / "out" / "failed").iterdir())
+
+
+def test_folders_and_tables(trained: Path, tmp_path: Path) -> None:
+    """A folder is a unit, and a table is cut like a dump: the rows are those of an export."""
+    folder(tmp_path / "photos")
+    table = csv_of_lists(tmp_path / "table.csv")
+    for spec, unit_mb, least in ((tmp_path / "photos", 1000.0, 1), (table, 0.0022, 3)):
+        data, output = str(spec), tmp_path / f"out-{spec.name}"
+        predict(open_run(trained), data, Outputs(tmp_path / "all.csv", tmp_path / "all.parquet"))
+        job = job_of(trained, output, unit_mb)
+        units, tally = predicted(job, data)
+        assert len(units) >= least
+        assert tally == (len(units), 0, {})
+        assert merge(job.files, units, tmp_path / "merged.csv") == len(PRODUCTS)
+        assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "all.csv").read_bytes()
+        found = pq.read_table([job.files.parquet(unit.name) for unit in units])
+        assert found.equals(pq.read_table(tmp_path / "all.parquet"))
+        assert predicted(job, data)[1] == (0, len(units), {})
+    next((tmp_path / "photos").rglob("*.jpg")).write_bytes(jpeg(200))
+    with pytest.raises(UserError, match=r"photos\.csv was predicted from other data"):
+        predicted(job_of(trained, tmp_path / "out-photos"), str(tmp_path / "photos"))
