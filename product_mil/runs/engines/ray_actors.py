@@ -8,6 +8,7 @@ where an actor of its pool dies in certain moments (docs/measured/scale.md).
 
 import os
 import runpy
+import socket
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -120,6 +121,20 @@ class RayEngine:
                 calls[actor.predict.remote(unit)] = actor, unit
 
 
+def refuse_unreachable(address: str | None) -> None:
+    """Check that something listens at HOST:PORT, because Ray itself tries for minutes.
+
+    Raises:
+        UserError: nothing does.
+    """
+    host, colon, port = (address or "").rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        try:
+            socket.create_connection((host, int(port)), timeout=10).close()
+        except (OSError, OverflowError) as error:
+            raise UserError(f"--address {address}: no cluster of Ray there: {error}") from None
+
+
 @contextmanager
 def ray_engine(
     job: Job, address: str | None, workers: int | None, imports: Sequence[Path]
@@ -135,6 +150,7 @@ def ray_engine(
     """
     if workers is not None and workers < 1:
         raise UserError(f"--workers={workers}: must be at least 1")
+    refuse_unreachable(address)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
         import ray  # pyright: ignore[reportMissingImports]

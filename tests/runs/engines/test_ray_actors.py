@@ -2,6 +2,7 @@
 
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -11,7 +12,7 @@ import bson
 import pytest
 
 from product_mil.errors import UserError
-from product_mil.runs.engines.ray_actors import ray_engine
+from product_mil.runs.engines.ray_actors import ray_engine, refuse_unreachable
 from product_mil.runs.predict_units import Job, UnitPredictor, followed
 from product_mil.runs.units import Unit, units_of
 from product_mil.sources.sample.draw import SampleFiles
@@ -51,6 +52,16 @@ def test_without_ray_one_line_says_what_to_install(
     engine = ray_engine(Job(trained, tmp_path, 1000.0), None, None, [])
     with pytest.raises(UserError, match=r"pip install 'product_mil\[ray\]'"), engine:
         pass
+
+
+def test_an_address_where_nothing_listens_is_refused() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))  # and does not listen
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match="no cluster of Ray there: .*refused"):
+            refuse_unreachable(address)
+    for other in (None, "auto", "ray://head:10001"):
+        refuse_unreachable(other)
 
 
 # An actor that begins to note its second unit as done kills itself, once.
@@ -126,3 +137,41 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(
     assert 2 <= done_before < UNITS
     (output / "manifest.json").unlink()
     assert files_in(output) == wanted
+
+
+CLUSTER = """
+import subprocess, sys
+from ray.cluster_utils import Cluster
+
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+cluster.add_node(num_cpus=1)
+command = [sys.executable, "-m", "product_mil", *sys.argv[1:], "--address", cluster.address]
+status = subprocess.run(command).returncode
+cluster.shutdown()
+sys.exit(status)
+"""
+
+
+@pytest.mark.slow
+def test_on_a_cluster_each_host_has_an_actor(
+    trained: Path, data: str, tmp_path: Path, cache_of_tests: Path
+) -> None:
+    pytest.importorskip("ray")
+    _, wanted = by_hand(trained, data, tmp_path)
+    command = [
+        sys.executable, "-c", CLUSTER, "predict-files", "--engine", "ray", "--workdir", trained,
+        "--data", "data/*.bson", "--output", "out", "--merge", "all.csv",
+    ]  # fmt: skip
+    environment = {
+        **os.environ, "PYTHONPATH": str(ROOT), "PRODUCT_MIL_CACHE": str(cache_of_tests),
+    }  # fmt: skip
+    said = subprocess.run(
+        command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False
+    )
+    assert said.returncode == 0, said.stderr
+    assert ", by 2 actors of Ray\n" in said.stdout
+    found = files_in(tmp_path / "out")
+    submissions = [name for name in wanted if name.startswith("csv")]
+    assert len(submissions) == UNITS
+    assert all(found[name] == wanted[name] for name in submissions)
+    assert len((tmp_path / "all.csv").read_text().splitlines()) == 1 + 120
