@@ -58,7 +58,7 @@ def test_an_address_where_nothing_listens_is_refused() -> None:
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))  # and does not listen
         address = f"127.0.0.1:{taken.getsockname()[1]}"
-        with pytest.raises(UserError, match="no cluster of Ray there: .*refused"):
+        with pytest.raises(UserError, match=r"no cluster of Ray there: .*refused"):
             refuse_unreachable(address)
     for other in (None, "auto", "ray://head:10001"):
         refuse_unreachable(other)
