@@ -107,7 +107,7 @@ def main() -> None:
             write_products(
                 trained,
                 whole,
-                lambda: trained.unit_batches(whole),
+                lambda: trained.batches(whole, of_one_shape=True, cached=False),
                 step,
                 Outputs(root / "all.csv", root / "all.parquet"),
                 trained.fault_list(None, None, None),

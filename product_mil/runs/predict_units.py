@@ -202,11 +202,16 @@ class UnitPredictor:
         if unit.part == 0:
             listed.add_records(products.catalogue)
         about = run.identity | predicted_as(products, job.views, job.tau)
-        pixels = job.views != "none"
         written = write_products(
             run,
             products,
-            lambda: run.unit_batches(products, job.images_per_batch, pixels=pixels),
+            lambda: run.batches(
+                products,
+                job.images_per_batch,
+                pixels=job.views != "none",
+                of_one_shape=True,
+                cached=False,
+            ),
             self._step,
             outputs,
             listed,

@@ -181,16 +181,27 @@ class TrainedRun:
         *,
         pixels: bool = False,
         of_one_shape: bool = False,
+        cached: bool = True,
     ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
         The default is the fastest number. If training left the backbone frozen, embeddings come
         from the cache, which is filled before this returns, so the faults of all images are known.
         `pixels` asks for images even then. Batches `of_one_shape` have as many slots for products
-        as for images: where their shape depends on the products, sums may round differently.
+        as for images: where their shape depends on the products, sums may round differently. If
+        nothing is to be `cached`, images are embedded on the way, in the groups of the cache.
         """
-        feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
-        slots = self._image_slots(feed, images_per_batch)
+        if cached or pixels:
+            feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
+        else:
+            feed = self._uncached_feed
+        if images_per_batch is None:
+            slots = prediction_slots(runs_backbone=feed.runs_backbone)
+        elif images_per_batch < 1:
+            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
+        else:
+            slots = -(-images_per_batch // self.mesh.size)
+        slots = max(slots, self.config.data.max_images)
         plan = SequentialPlan(
             products.num_images,
             shards=self.mesh.size,
@@ -199,33 +210,9 @@ class TrainedRun:
         )
         return Batches(feed.batches(products, plan), feed.faults)
 
-    def unit_batches(
-        self, products: Products, images_per_batch: int | None = None, *, pixels: bool = False
-    ) -> Batches:
-        """The same batches `of_one_shape`, with nothing kept on disk.
-
-        This is for many files, one after the other: one compiled program serves all of them.
-        """
-        feed = Feed(self.config.data) if pixels else self._unit_feed
-        slots = self._image_slots(feed, images_per_batch)
-        plan = SequentialPlan(
-            products.num_images, shards=self.mesh.size, image_slots=slots, product_slots=slots
-        )
-        return Batches(feed.batches(products, plan))
-
     @cached_property
-    def _unit_feed(self) -> Feed:
+    def _uncached_feed(self) -> Feed:
         return uncached_feed(self.config, self.model, self.mesh, of_one_size=True)
-
-    def _image_slots(self, feed: Feed, images_per_batch: int | None) -> int:
-        """The number of image slots of a device."""
-        if images_per_batch is None:
-            slots = prediction_slots(runs_backbone=feed.runs_backbone)
-        elif images_per_batch < 1:
-            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
-        else:
-            slots = -(-images_per_batch // self.mesh.size)
-        return max(slots, self.config.data.max_images)
 
     def call_batches(self, products: Products) -> Batches:
         """Every product once, in order, in batches of a few shapes, with nothing kept on disk.

@@ -249,14 +249,14 @@ def test_two_attempts_at_one_unit(trained: Path, files: Path, tmp_path: Path) ->
     units = units_of(f"{files}/2.bson")
     first, second = UnitPredictor(job), UnitPredictor(job)
     first.begin(units)
-    make, outcomes = first.run.unit_batches, []
+    make, outcomes = first.run.batches, []
 
     def interrupted(*arguments: Any, **options: Any) -> Any:
         assert len(list((tmp_path / "out").rglob(".draft-*"))) == 2
         outcomes.append(second.predict(units[0]))
         return make(*arguments, **options)
 
-    object.__setattr__(first.run, "unit_batches", interrupted)
+    object.__setattr__(first.run, "batches", interrupted)
     outcomes.append(first.predict(units[0]))
     assert [outcome.skipped for outcome in outcomes] == [False, False]
     assert outcomes[0].done is not None
