@@ -10,15 +10,16 @@ import typing
 from product_mil.version import __version__
 
 if typing.TYPE_CHECKING:
-    from product_mil.api import Classifier, Prediction, load
+    from product_mil.api import Classifier, load
     from product_mil.errors import UserError
+    from product_mil.prediction import Prediction
 
 __all__ = ["Classifier", "Prediction", "UserError", "__version__", "load"]
 
 # Each is imported when it is first asked for: JAX takes a second to start.
 _HOMES = {
     "Classifier": "product_mil.api",
-    "Prediction": "product_mil.api",
+    "Prediction": "product_mil.prediction",
     "UserError": "product_mil.errors",
     "load": "product_mil.api",
 }

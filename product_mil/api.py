@@ -6,13 +6,11 @@
 docs/guide/python.md shows all of it.
 """
 
-import json
 import operator
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from jaxtyping import Float32
@@ -27,70 +25,17 @@ from product_mil.inference.calibrate import calibrated
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.stream import predict_products
 from product_mil.model.registry import backbone
+from product_mil.prediction import ImagePrediction, ModelFacts, Prediction, Question, SureAnswer
 from product_mil.runs.embed import embed_function
 from product_mil.runs.trained import TrainedRun, open_run
 from product_mil.sources.categories import path_of
-from product_mil.sources.ids import Id, Ids
+from product_mil.sources.ids import Ids
 from product_mil.sources.memory import catalogue_of
 
-__all__ = [
-    "Classifier",
-    "GivenImage",
-    "GivenProduct",
-    "ImagePrediction",
-    "Prediction",
-    "SureAnswer",
-    "load",
-]
+__all__ = ["Classifier", "GivenImage", "GivenProduct", "load"]
 
 Checkpoint = Literal["last", "best"]
 PRODUCTS_AT_ONCE = 1024  # whose images are in memory at the same time
-
-
-@dataclass(frozen=True)
-class ImagePrediction:
-    """What an image did for the prediction of its product.
-
-    An image that was not used has an error, attention 0, and no guess of its own.
-    """
-
-    attention: float  # sums to 1 over the images of a product that were used
-    category_id: Id | None  # the guess from this image alone
-    # What the image adds to the logit of the product's first category, where the model's logits are
-    # a sum over images: together that logit minus the mean over all categories.
-    contribution: float | None
-    error: str | None  # why it was not used
-
-
-@dataclass(frozen=True)
-class SureAnswer:
-    """The category of a product, or the smallest group in the tree, that is sure enough."""
-
-    # The last level of the tree (3 of 3, say): the category itself; from there up to 1: a group of
-    # categories; 0: no group is sure enough.
-    level: int
-    category_id: Id | None  # at the last level
-    names: tuple[str, ...]  # the path in the tree, from level 1 down to `level`
-    probability: float  # calibrated: that the product belongs there
-
-
-@dataclass(frozen=True)
-class Prediction:
-    """The most probable categories of a product, the first one first."""
-
-    category_ids: tuple[int, ...]
-    names: tuple[tuple[str, ...], ...]  # of each its path in the tree, from level 1 down
-    probabilities: tuple[float, ...]
-    # The calibrated probability of the first category: of products with 0.8, about 80 % are right.
-    # None where the run does not say how to calibrate.
-    confidence: float | None
-    sure: SureAnswer | None  # where `min_confidence` was given
-    images: tuple[ImagePrediction, ...]  # one for each image that was given, in order
-    from_prior: bool  # no image could be used: these are the most frequent categories in training
-
-    def to_dict(self) -> dict[str, Any]:
-        """The same as dicts, lists, strings, numbers, booleans and None: plain JSON."""
-        return json.loads(json.dumps(asdict(self)))
 
 
 class Classifier:
@@ -133,6 +78,38 @@ class Classifier:
         """One line for people: the run, its model and checkpoint, and the devices."""
         return self._run.summary
 
+    @cached_property
+    def facts(self) -> ModelFacts:
+        """What is known of the model. The first time, an image is classified to find out."""
+        run = self._run
+        (tried,) = self.predict([[self._black_image]])
+        return ModelFacts(
+            name=run.workdir.resolve().name,
+            pooling=run.config.model.pooling,
+            backbone=run.config.model.backbone,
+            image_size_px=run.config.data.image_size_px,
+            max_images=run.config.data.max_images,
+            levels=run.categories.depth,
+            is_calibrated=run.temperature is not None,
+            sums_over_images=any(image.contribution is not None for image in tried.images),
+            batch_images=run.call_sizes[-1],
+        )
+
+    def validation_products(self) -> Products | None:
+        """The products that the run was validated on; None where its data are not at hand."""
+        data, _ = self._run.data()
+        return None if data is None else data.valid
+
+    def compile(self) -> None:
+        """Compile all programs that the methods for predictions use, for batches of each size."""
+        for size in self._run.call_sizes:
+            self.predict([[self._black_image]] * size)
+
+    @property
+    def _black_image(self) -> np.ndarray:
+        size_px = self._run.config.data.image_size_px
+        return np.zeros((size_px, size_px, 3), np.uint8)
+
     def predict(
         self,
         products: Iterable[GivenProduct],
@@ -148,14 +125,24 @@ class Classifier:
             ValueError: `topk` is below 1, or `min_confidence` is out of its bounds.
             UserError: the run does not say how to calibrate, and `min_confidence` is given.
         """
-        if (topk := operator.index(topk)) < 1:
-            raise ValueError(f"topk={topk}: must be at least 1")
-        back_off = None if min_confidence is None else self._back_off(min_confidence)
-        return [
-            prediction
-            for answer in self._answers(products)
-            for prediction in self._predictions(answer, topk, back_off)
-        ]
+        self._check(topk, min_confidence)
+        asked = [Question(product, topk, min_confidence) for product in checked_products(products)]
+        return list(self.answers(asked))
+
+    def answers(self, questions: Iterable[Question]) -> Iterator[Prediction]:
+        """The prediction for each question, in order, each as soon as its batch is computed.
+
+        Products share batches, whatever is asked about each of them. Errors are those of `predict`,
+        and come with the first prediction.
+        """
+        asked = list(questions)
+        for question in asked:
+            self._check(question.topk, question.min_confidence)
+        done = 0
+        for answer in self._answers([question.images for question in asked]):
+            more = done + len(answer.block)
+            yield from self._predictions(answer, asked[done:more])
+            done = more
 
     def predict_proba(self, products: Iterable[GivenProduct]) -> Float32[np.ndarray, "N k"]:
         """The probability of each of `category_ids`, for each product."""
@@ -210,38 +197,48 @@ class Classifier:
                     read.errors.setdefault((int(fault.product_id), fault.image_index), fault.reason)
                 yield _Answer(block, chosen, read.errors)
 
-    def _back_off(self, min_confidence: float) -> BackOff:
+    def _check(self, topk: int, min_confidence: float | None) -> None:
+        if operator.index(topk) < 1:
+            raise ValueError(f"topk={topk}: must be at least 1")
+        if min_confidence is None:
+            return
         if not 0 <= min_confidence <= 1:
             raise ValueError(f"min_confidence={min_confidence}: must be from 0 to 1")
-        run = self._run
-        if run.temperature is None:
+        if self._run.temperature is None:
             raise UserError(
-                f"{run.workdir}: this checkpoint does not say how to calibrate, because it was not "
-                "evaluated or is of an earlier version; product-mil predict --min_confidence "
-                "works all the same, where the run's validation products are"
+                f"{self._run.workdir}: this checkpoint does not say how to calibrate, because it "
+                "was not evaluated or is of an earlier version; product-mil predict "
+                "--min_confidence works all the same, where the run's validation products are"
             )
-        return BackOff(run.categories, min_confidence=min_confidence, temperature=run.temperature)
 
     @cached_property
     def _node_names(self) -> list[list[tuple[str, ...]]]:
         return node_names(self._run.categories)
 
     def _sure(
-        self, block: PredictionBlock, back_off: BackOff | None
-    ) -> list[SureAnswer] | list[None]:
-        if back_off is None:
+        self, block: PredictionBlock, min_confidence: Sequence[float | None]
+    ) -> list[SureAnswer | None]:
+        temperature = self._run.temperature
+        if temperature is None or all(least is None for least in min_confidence):
             return [None] * len(block)
+        at_least = np.array([np.inf if least is None else least for least in min_confidence])
+        categories = self._run.categories
+        back_off = BackOff(categories, min_confidence=at_least, temperature=temperature)
         answers = back_off.answers(_by_class(block), block.num_readable_images > 0)
-        ids, depth = self._run.categories.ids, self._run.categories.depth
         return [
-            SureAnswer(
-                level=level,
-                category_id=ids[node].item() if level == depth else None,
-                names=tuple(dict.fromkeys(filter(None, self._node_names[level][node]))),
-                probability=probability,
-            )
-            for level, node, probability in zip(*(a.tolist() for a in answers), strict=True)
+            None if least is None else self._sure_answer(*answer)
+            for least, *answer in zip(min_confidence, *(a.tolist() for a in answers), strict=True)
         ]
+
+    def _sure_answer(self, level: int, node: int, probability: float) -> SureAnswer:
+        categories = self._run.categories
+        is_category = level == categories.depth
+        return SureAnswer(
+            level=level,
+            category_id=categories.ids[node].item() if is_category else None,
+            names=tuple(dict.fromkeys(filter(None, self._node_names[level][node]))),
+            probability=probability,
+        )
 
     def _confidence(self, block: PredictionBlock) -> list[float] | list[None]:
         temperature = self._run.temperature
@@ -251,17 +248,19 @@ class Classifier:
         return calibrated(block.top_probability, seen, temperature)[:, 0].tolist()
 
     def _predictions(
-        self, answer: "_Answer", topk: int, back_off: BackOff | None
+        self, answer: "_Answer", questions: Sequence[Question]
     ) -> Iterator[Prediction]:
         block, ids = answer.block, self._run.categories.ids
         used = _used_images(block, ids)
-        confidence, sure = self._confidence(block), self._sure(block, back_off)
-        for row, product in enumerate(block.product_id.tolist()):
-            top = block.top_class[row, :topk]
+        confidence = self._confidence(block)
+        sure = self._sure(block, [question.min_confidence for question in questions])
+        products = block.product_id.tolist()
+        for row, (product, question) in enumerate(zip(products, questions, strict=True)):
+            top = block.top_class[row, : question.topk]
             yield Prediction(
                 category_ids=tuple(ids[top].tolist()),
                 names=tuple(self.names[class_index] for class_index in top.tolist()),
-                probabilities=tuple(block.top_probability[row, :topk].tolist()),
+                probabilities=tuple(block.top_probability[row, : question.topk].tolist()),
                 confidence=confidence[row],
                 sure=sure[row],
                 images=tuple(

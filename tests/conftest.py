@@ -2,8 +2,10 @@
 
 import os
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 # Before JAX starts: four devices on any machine. Compiling is most of what the tests do, and with
 # XLA's older emitters of fused loops it takes a third of the time.
@@ -87,3 +89,15 @@ def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Pa
     workdir = tmp_path_factory.mktemp("run")
     run(config, workdir)
     return workdir
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """A headless Chromium that tells of every error and request."""
+    from tests.chromium import is_installed, start
+
+    if not is_installed():
+        pytest.skip("needs Chromium with its driver: apt-get install chromium chromium-driver")
+    opened = start(tmp_path_factory.mktemp("profile"))
+    yield opened
+    opened.quit()

@@ -111,6 +111,19 @@ def decode_opened(image: Image.Image, pixels: UInt8[np.ndarray, "h w 3"]) -> Non
         _place(_eight_bit(image), _orientation(lambda: image), pixels)
 
 
+def num_pixels(data: bytes | memoryview) -> int:
+    """The number of pixels of an image by its header; 0 where there is none that can be read."""
+    if bytes(data[:2]) == b"\xff\xd8":
+        with suppress(ValueError, KeyError):
+            rows, columns, *_ = simplejpeg.decode_jpeg_header(data)
+            return int(rows) * int(columns)
+    try:
+        with Image.open(io.BytesIO(data), formats=_formats()) as image:
+            return image.width * image.height
+    except Exception:  # as in `_as_image_errors`
+        return 0
+
+
 def decode_images(
     found: Iterable[bytes | Unread], targets: Iterable[UInt8[np.ndarray, "h w 3"]]
 ) -> dict[int, str]:

@@ -50,10 +50,17 @@ class Answers(NamedTuple):
 
 
 class BackOff:
-    """Answers for one tree of categories, with one minimal confidence and one temperature."""
+    """Answers for one tree of categories and one temperature.
+
+    `min_confidence` is that of all products, or of each of those that `answers` gets.
+    """
 
     def __init__(
-        self, categories: Categories, *, min_confidence: float, temperature: float
+        self,
+        categories: Categories,
+        *,
+        min_confidence: float | Float64[np.ndarray, " b"],
+        temperature: float,
     ) -> None:
         self.categories, self.min_confidence = categories, min_confidence
         self.temperature = temperature

@@ -27,13 +27,18 @@ def evaluation_plan(products: Products, shards: int, image_slots: int) -> Sequen
     return SequentialPlan(products.num_images, shards=shards, image_slots=image_slots)
 
 
-def call_plan(products: Products, shards: int, *, runs_backbone: bool) -> SequentialPlan:
-    """The plan that has every product once, in order, in batches of one of few shapes.
+def call_slots(*, runs_backbone: bool) -> tuple[int, ...]:
+    """The numbers of image slots that a device may get in a call, ascending.
 
     `runs_backbone` says that images pass through the net, and not only through the head.
     """
     of_platform = CALL_SLOTS if runs_backbone else CALL_SLOTS_OF_HEAD
-    sizes = of_platform.get(jax.default_backend(), CALL_SLOTS_DEFAULT)
+    return of_platform.get(jax.default_backend(), CALL_SLOTS_DEFAULT)
+
+
+def call_plan(products: Products, shards: int, *, runs_backbone: bool) -> SequentialPlan:
+    """The plan that has every product once, in order, in batches of one of `call_slots`."""
+    sizes = call_slots(runs_backbone=runs_backbone)
     slots = next((size for size in sizes if shards * size >= products.num_images.sum()), sizes[-1])
     slots = max(slots, products.max_images)
     return SequentialPlan(

@@ -38,7 +38,7 @@ from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
 from product_mil.runs.feed import Batches, Feed, open_feed, uncached_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
-from product_mil.runs.schedule import call_plan, prediction_slots
+from product_mil.runs.schedule import call_plan, call_slots, prediction_slots
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.sources.opening import open_catalogue
@@ -223,6 +223,12 @@ class TrainedRun:
         feed = self._call_feed
         plan = call_plan(products, self.mesh.size, runs_backbone=feed.runs_backbone)
         return Batches(feed.batches(products, plan))
+
+    @property
+    def call_sizes(self) -> tuple[int, ...]:
+        """The numbers of images, ascending, that a batch of `call_batches` may hold."""
+        sizes = call_slots(runs_backbone=self._call_feed.runs_backbone)
+        return tuple(self.mesh.size * size for size in sizes)
 
     @cached_property
     def _call_feed(self) -> Feed:

@@ -12,9 +12,10 @@ import pytest
 
 import product_mil
 from product_mil import api
-from product_mil.api import Classifier, ImagePrediction, Prediction, SureAnswer
+from product_mil.api import Classifier
 from product_mil.data.decode import decode_into
 from product_mil.errors import UserError
+from product_mil.prediction import ImagePrediction, Prediction, SureAnswer
 from product_mil.runs.embed import embed_function
 from product_mil.runs.trained import open_run
 from tests.api.conftest import BROKEN

@@ -6,14 +6,14 @@ from importlib import metadata
 import pytest
 
 import product_mil
-from product_mil import api, errors
+from product_mil import api, errors, prediction
 
 
 def test_the_public_names() -> None:
     assert product_mil.__all__ == ["Classifier", "Prediction", "UserError", "__version__", "load"]
     assert product_mil.load is api.load
     assert product_mil.Classifier is api.Classifier
-    assert product_mil.Prediction is api.Prediction
+    assert product_mil.Prediction is prediction.Prediction
     assert product_mil.UserError is errors.UserError
     with pytest.raises(AttributeError, match="module 'product_mil' has no attribute 'predict'"):
         _ = product_mil.predict  # type: ignore[attr-defined]

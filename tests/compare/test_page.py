@@ -38,6 +38,7 @@ from product_mil.inference.predictions import PredictionBlock, written_whole
 from product_mil.inference.top_classes import ParquetWriter, read_predictions
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories
+from tests.chromium import show_as
 
 N = 60
 EVIL = "<script>document.title='taken'</script>"
@@ -268,12 +269,7 @@ def test_fits_the_screen(
     browser: Any, made: tuple[Path, dict[str, Any]], width: int, dark: bool
 ) -> None:
     """Nothing is wider than a phone; every text has contrast in both colour schemes."""
-    scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
-    browser.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [scheme]})
-    browser.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": 800, "deviceScaleFactor": 1, "mobile": width < 500},
-    )
+    show_as(browser, width, 800, dark=dark)
     browser.get(made[0].resolve().as_uri())
     assert browser.execute_script("return document.documentElement.scrollWidth") <= width
     colours = browser.execute_script(
