@@ -13,7 +13,6 @@ from typing import Any, Literal, TypeVar
 
 import jax
 import numpy as np
-import xxhash
 from jax.sharding import Mesh
 from jaxtyping import Float, Int64
 
@@ -101,11 +100,7 @@ class TrainedRun:
     def fingerprint(self) -> str:
         """A hash of all that decides predictions: arrays, categories, class counts, settings."""
         about = [self.config.to_dict(), self.categories.to_json(), self.class_counts.tolist()]
-        hasher = xxhash.xxh3_128(to_json(about, indent=None).encode())
-        for arrays in (self.model.parameters, self.model.statistics):
-            for path in sorted(arrays):
-                hasher.update(path.encode() + np.asarray(arrays[path]).tobytes())
-        return hasher.hexdigest()
+        return self.model.digest(to_json(about))
 
     def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
         """A function of the batch alone that calls a step with this model's arrays.
