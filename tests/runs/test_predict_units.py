@@ -2,7 +2,9 @@
 
 import json
 import shutil
+import time
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +23,7 @@ from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
 from product_mil.runs.unit_files import UnitFiles
 from product_mil.runs.units import Unit, units_of
+from product_mil.sources.bson import index
 from product_mil.sources.sample.draw import SampleFiles
 from tests.sources.of_products import PRODUCTS, csv_of_lists, folder, jpeg
 
@@ -241,6 +244,27 @@ def test_what_nobody_foresaw_ends_the_run_only_if_it_goes_on(
     with pytest.raises(RuntimeError, match="lost"):
         list(predictor.outcomes([units[0]]))
     assert calls == ["0.bson", "1.bson", "2.bson", "3.bson", "0.bson"]
+
+
+def test_one_of_several_makes_the_index(
+    trained: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made, build_index = [], index.build_index
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        made.append(arguments)
+        time.sleep(0.3)
+        return build_index(*arguments, **options)
+
+    monkeypatch.setattr(index, "build_index", slowly)
+    job = job_of(trained, tmp_path / "out", 0.1)
+    units = units_of(f"{files}/2.bson", job.unit_mb)[:2]
+    predictors = [UnitPredictor(job) for _ in units]
+    predictors[0].begin([])
+    with ThreadPoolExecutor() as pool:
+        outcomes = list(pool.map(UnitPredictor.predict, predictors, units))
+    assert all(outcome.done for outcome in outcomes)
+    assert len(made) == 1
 
 
 def test_two_attempts_at_one_unit(trained: Path, files: Path, tmp_path: Path) -> None:
