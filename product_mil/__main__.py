@@ -28,6 +28,7 @@ COMMANDS = {
     "compare": Command("product_mil.cli.compare", "runs against each other: statistics, a page"),
     "ensemble": Command("product_mil.cli.ensemble", "combine runs, or prediction files"),
     "embed": Command("product_mil.cli.export_embeddings", "an embedding of every image"),
+    "export-model": Command("product_mil.cli.export_model", "a model for other machines"),
     "serve": Command("product_mil.cli.serve", "answers over HTTP, and a page to try it"),
     "index": Command("product_mil.cli.index_bson", "what products there are"),
     "make-bson": Command("product_mil.cli.make_bson", "one BSON file of products from anywhere"),

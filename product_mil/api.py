@@ -185,6 +185,55 @@ class Classifier:
         on_host = backbone(self._run.config.model.backbone).on_host
         return on_host or embed_function(self._run.model, self._run.mesh)
 
+    def save_pretrained(
+        self,
+        directory: str | Path,
+        *,
+        license: str | None = None,
+        data_description: str | None = None,
+        data_license: str | None = None,
+        comparison: str | Path | None = None,
+    ) -> None:
+        """Write the model into a new directory that travels: weights, labels and a model card.
+
+        `load` takes it like a run, here and on other machines. An earlier such directory is
+        replaced. What is known of the model beside its run stands in the card: its `license`, a
+        `data_description`, the `data_license`, and the `comparison` that product-mil compare wrote.
+
+        Raises:
+            UserError: the directory cannot be written, or holds other files.
+        """
+        from product_mil.runs.exporting import export_model
+        from product_mil.runs.model_card import CardFacts
+
+        facts = CardFacts(license, data_description, data_license, _path(comparison))
+        export_model(self._run, Path(directory), facts)
+
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        private: bool = False,
+        message: str = "Upload model",
+        license: str | None = None,
+        data_description: str | None = None,
+        data_license: str | None = None,
+        comparison: str | Path | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes to the Hugging Face hub as the model `owner/name`.
+
+        It is made if there is none, and `private` counts then; `message` is that of the commit, and
+        what else is given stands in the model card. The result is the address of the model.
+
+        Raises:
+            UserError: huggingface_hub is not installed, or the hub refuses.
+        """
+        from product_mil.runs.exporting import push_model
+        from product_mil.runs.model_card import CardFacts
+
+        facts = CardFacts(license, data_description, data_license, _path(comparison))
+        return push_model(self._run, name, facts, private=private, message=message)
+
     def _answers(self, products: Iterable[GivenProduct]) -> Iterator["_Answer"]:
         """Blocks of consecutive products, in the order given."""
         run = self._run
@@ -311,6 +360,10 @@ def _by_class(block: PredictionBlock) -> Float32[np.ndarray, "b k"]:
     return found
 
 
+def _path(place: str | Path | None) -> Path | None:
+    return None if place is None else Path(place)
+
+
 def _parts(products: list[GivenProduct]) -> Iterator[list[GivenProduct]]:
     """A number of products at a time, so that memory does not grow with all of them."""
     for start in range(0, len(products), PRODUCTS_AT_ONCE):
@@ -320,12 +373,15 @@ def _parts(products: list[GivenProduct]) -> Iterator[list[GivenProduct]]:
 def load(directory: str | Path, checkpoint: Checkpoint = "last") -> Classifier:
     """Open a trained run, such as `runs/joint`, on all devices that JAX finds.
 
+    What `save_pretrained` wrote is opened in the same way, and so is a model of the Hugging Face
+    hub, `hf://owner/name` or `hf://owner/name@revision`. A plain path is never looked for there.
+
     "best" takes the checkpoint with the best validation score instead of the last one. Files that
     the run was trained from are not needed, and the run may still be training.
 
     Raises:
         UserError: there is no run in the directory, or no checkpoint yet, or one of another
-            version; or JAX cannot start.
+            version; a model is damaged or cannot be downloaded; or JAX cannot start.
         ValueError: `checkpoint` is neither "last" nor "best".
     """
     if checkpoint not in get_args(Checkpoint):

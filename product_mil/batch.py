@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 
 from jaxtyping import Bool, Float, Int32, UInt8
 
+Size = Any  # of a dimension: an int, or a symbol in a function that is exported for any size
+Shape = tuple[Size, ...]
+
 
 class Slots(NamedTuple):
     """Which product each image slot belongs to. It is known before any pixel is read."""

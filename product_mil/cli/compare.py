@@ -21,6 +21,7 @@ from product_mil.cli.flags import add_batch_flag, add_checkpoint_flag, add_data_
 from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
+from product_mil.files.hub import is_on_hub
 from product_mil.files.outputs import check_output, user_path
 from product_mil.inference.outputs import refuse_data
 
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
     _check(args, overrides)
     runs, files = _named(args.runs, "--runs"), _named(args.predictions, "--predictions")
     for name, path in ((name, path) for name, paths in runs.items() for path in paths):
-        if not path.is_dir():
+        if not (path.is_dir() or is_on_hub(path)):
             raise UserError(f"--runs {name}={path}: it is no run's directory, but a file")
     # JAX starts here, not for a typing error.
     from product_mil.compare.gather.gather import gather
@@ -136,7 +137,7 @@ def _named(items: Sequence[str], flag: str) -> Variants:
         if "/" in name:
             raise UserError(f"{flag} {item}: a name must not hold '/'")
         for path in paths:
-            if not path.exists():
+            if not (path.exists() or is_on_hub(path)):
                 raise UserError(f"{flag} {item}: {path}: no such file or directory")
         found.setdefault(name, []).extend(paths)
     return found

@@ -9,9 +9,13 @@ from product_mil.files.outputs import user_path
 
 
 def add_workdir_flag(parser: CommandParser, *, required: bool) -> None:
-    """`--workdir`, a trained run."""
+    """`--workdir`, a trained run, or what travels of one."""
     parser.add_argument(
-        "--workdir", type=user_path, required=required, metavar="DIR", help="a trained run"
+        "--workdir",
+        type=user_path,
+        required=required,
+        metavar="DIR",
+        help="a trained run, what export-model wrote, or hf://owner/name",
     )
 
 

@@ -19,14 +19,20 @@ _OUT_OF_BOUNDS = ("greater_than", "greater_than_equal", "less_than", "less_than_
 
 def problems(config: Config) -> list[str]:
     """Everything that is wrong with the values themselves, a line each."""
+    found = wrong_values(config)
+    of_right_type = all(_wrong(flat(config)).values())
+    return [*found, *_together(config)] if of_right_type else found
+
+
+def wrong_values(config: Config) -> list[str]:
+    """The values that are of a wrong type or out of their bounds, a line each."""
     values = flat(config)
     found: list[str] = []
-    wrong = _wrong(values)
-    for name, out_of_bounds in wrong.items():
+    for name, out_of_bounds in _wrong(values).items():
         leaf = leaves()[name]
         wanted = f"must be {leaf.bounds}" if out_of_bounds else f"expected {leaf.expected}"
         found.append(f"config.{name}={values[name]}: {wanted}")
-    return [*found, *_together(config)] if all(wrong.values()) else found
+    return found
 
 
 def refuse(errors: Sequence[str]) -> None:

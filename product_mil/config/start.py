@@ -23,7 +23,7 @@ class FromFile:
 
 @dataclass(frozen=True)
 class FromRun:
-    """An earlier run, by its directory."""
+    """An earlier run or pretrained directory, or `hf://owner/name`, a model of the hub."""
 
     workdir: Path
 
@@ -32,10 +32,10 @@ Start = Random | Published | FromFile | FromRun
 
 
 def start_of(text: str) -> Start:
-    """Nothing is random, `imagenet` published, a directory an earlier run, all else a file."""
+    """Nothing is random, `imagenet` published, a directory or `hf://` a run, all else a file."""
     if not text:
         return Random()
     if text == "imagenet":
         return Published()
     path = Path(text).expanduser()
-    return FromRun(path) if path.is_dir() else FromFile(path)
+    return FromRun(path) if text.startswith("hf://") or path.is_dir() else FromFile(path)

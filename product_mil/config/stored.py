@@ -52,7 +52,7 @@ def config_from_dict(stored: dict[str, Any]) -> Config:
             augment = AugmentConfig(**values.get("augment", {}))
             parts[name] = StageConfig(**{**values, "augment": augment})
         return Config(**parts)
-    except (TypeError, KeyError) as error:
+    except (TypeError, KeyError, AttributeError) as error:
         raise UserError(f"the run's config.json is of another version ({error})") from error
 
 

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int32, Num
 
-from product_mil.batch import Slots
+from product_mil.batch import Size, Slots
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Packing:
 
     segment: Int32[Array, "S n"]  # product slot of each image; p marks padding
     image_index: Int32[Array, "S n"]  # index of the image within its product, from 0
-    p: int  # number of product slots in a shard
+    p: Size  # number of product slots in a shard
 
     @property
     def is_image(self) -> Bool[Array, "S n"]:
@@ -89,7 +89,7 @@ def packing_of(slots: Slots) -> Packing:
     return Packing(jnp.asarray(slots.segment), jnp.asarray(slots.image_index), slots.label.shape[1])
 
 
-def each_alone(s: int, n: int) -> Packing:
+def each_alone(s: Size, n: Size) -> Packing:
     """The packing in which each of `[S, n]` image slots is a product of its own."""
     alone = jnp.broadcast_to(jnp.arange(n, dtype=jnp.int32), (s, n))
     return Packing(alone, jnp.zeros((s, n), jnp.int32), n)

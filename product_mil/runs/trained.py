@@ -7,7 +7,7 @@ import dataclasses
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -23,20 +23,17 @@ from product_mil.data.plan import SequentialPlan
 from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
+from product_mil.files.hub import hint, local_directory
 from product_mil.files.whole import to_json
-from product_mil.inference.step import (
-    Predicted,
-    Scores,
-    make_eval_step,
-    make_predict_step,
-)
-from product_mil.model.classifier import Model
+from product_mil.inference.step import Predicted, Scores, make_eval_step, make_predict_step
+from product_mil.model.classifier import Arrays, Model
 from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
 from product_mil.runs.feed import Batches, Feed, open_feed, uncached_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
+from product_mil.runs.pretrained import FILES, description_in, is_pretrained, read_weights
 from product_mil.runs.schedule import call_plan, call_slots, prediction_slots
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
@@ -235,15 +232,23 @@ def open_run(
 ) -> TrainedRun:
     """Load a checkpoint of the last stage that has one, onto all devices or those of `mesh`.
 
-    The files with which the run began (data, pretrained weights) are not needed.
+    `workdir` may also be a pretrained directory, which holds one checkpoint, or a model of the
+    Hugging Face hub, `hf://owner/name`. The files with which the run began (data, pretrained
+    weights) are not needed.
 
     Raises:
-        UserError: there is no run in `workdir`, no checkpoint yet, or one of another version.
+        UserError: there is no run in `workdir`, no checkpoint yet, or one of another version; the
+            model cannot be downloaded.
     """
+    workdir = local_directory(workdir, FILES)
     if not workdir.is_dir():
-        raise UserError(f"{workdir}: no such directory; name the directory of a run")
-    refuse_newer_run(workdir)
+        raise UserError(f"{workdir}: no such directory; name the directory of a run{hint(workdir)}")
     mesh = data_mesh(jax.device_count()) if mesh is None else mesh
+    if is_pretrained(workdir):
+        found = description_in(workdir)
+        restore = partial(read_weights, workdir, found.weights_digest)
+        return _opened(workdir, found.step, found.record, mesh, restore)
+    refuse_newer_run(workdir)
     before: list[str] = []
     while True:
         damaged: list[str] = []
@@ -287,17 +292,29 @@ def _load(workdir: Path, stage: str, step: int, found: Checkpoints, mesh: Mesh) 
     record = found.run_record(step)
     if "config" not in record:
         raise UserError(f"checkpoint {step} of {workdir} was written by another version")
+    restore = partial(found.restore_model, step)
+    return _opened(workdir, step, {**record, "stage": stage}, mesh, restore)
+
+
+def _opened(
+    workdir: Path,
+    step: int,
+    record: dict[str, Any],
+    mesh: Mesh,
+    restore: Callable[[Arrays, Arrays], tuple[Arrays, Arrays]],
+) -> TrainedRun:
+    """The run of a record. `restore` reads what replaces an untrained model's arrays."""
     config = config_from_dict(record["config"])
     categories = Categories.from_json(record["categories"])
     # Without the pretrained file, which may be gone; all its values are replaced.
     untrained = dataclasses.replace(config, model=dataclasses.replace(config.model, weights=""))
     model, _ = build_model(untrained, len(categories.ids), levels=levels_of(categories))
-    parameters, statistics = found.restore_model(
-        step, replicate(model.parameters, mesh), replicate(model.statistics, mesh)
+    parameters, statistics = restore(
+        replicate(model.parameters, mesh), replicate(model.statistics, mesh)
     )
     return TrainedRun(
         workdir=workdir,
-        stage=stage,
+        stage=record["stage"],
         step=step,
         config=config,
         categories=categories,

@@ -85,6 +85,18 @@ def test_equal_to_the_export(
             np.testing.assert_allclose(found, added, atol=1e-5)
 
 
+def test_a_model_that_was_saved_answers_alike(
+    workdir: Path, products: list[list[bytes]], tmp_path: Path
+) -> None:
+    classifier = product_mil.load(workdir)
+    classifier.save_pretrained(tmp_path / "model")
+    saved = product_mil.load(tmp_path / "model")
+    assert saved.predict(products) == classifier.predict(products)
+    wanted = classifier.predict_proba(products)
+    assert saved.predict_proba(products).tobytes() == wanted.tobytes()
+    assert saved.names == classifier.names
+
+
 IN_A_PROGRAM = """
 import sys
 from pathlib import Path

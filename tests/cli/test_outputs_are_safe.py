@@ -74,6 +74,7 @@ OPTIONS = {
         "--output",
         "",
     ),
+    "model": ("export_model", "--workdir {run}", "--output", ""),
     "sample": ("draw_sample", "--products 2", "--output", ""),
     "table": ("seed_table", "--budget_minutes 1", "--output", ""),
 }

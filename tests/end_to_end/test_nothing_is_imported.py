@@ -108,6 +108,25 @@ def test_a_run(
         shutil.rmtree(workdir)
 
 
+@pytest.mark.parametrize("change", [named, added])
+def test_a_pretrained_directory(
+    change: Callable[[Any], Any], trained: Path, tmp_path: Path
+) -> None:
+    directory = tmp_path / "model"
+    product_mil.load(trained).save_pretrained(directory)
+    content = json.loads((directory / "config.json").read_bytes())
+    (directory / "config.json").write_text(json.dumps(change(content)))
+    with suppress(Exception):
+        product_mil.load(directory).predict([[]])
+    ours = {"library_name": "product_mil", "format": 1}
+    (directory / "config.json").write_text(json.dumps(change(content) | ours))
+    with suppress(Exception):
+        product_mil.load(directory).predict([[]])
+    (directory / "model.safetensors").write_bytes(pickle.dumps(OBJECTS))
+    with pytest.raises(product_mil.UserError):
+        product_mil.load(directory)
+
+
 @pytest.mark.parametrize("field", ["backbone", "weights", "pooling", "head_init"])
 def test_a_net_that_a_configuration_names(field: str, trained: Path, tmp_path: Path) -> None:
     workdir = shutil.copytree(trained, tmp_path / "run")

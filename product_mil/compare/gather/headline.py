@@ -6,8 +6,10 @@ from pathlib import Path
 from product_mil.compare.answers import Entry
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
+from product_mil.files.hub import local_directory
 from product_mil.model.registry import HEADS, head
 from product_mil.runs.directory import stored_config
+from product_mil.runs.pretrained import FILES, description_in, is_pretrained
 
 
 def averages(pooling: str) -> bool:
@@ -25,12 +27,17 @@ def entry_names(poolings: Mapping[str, str]) -> list[str]:
 
 
 def pooling_of(workdir: Path) -> str:
-    """The pooling of a run; empty where the directory holds no run.
+    """The pooling of a run or a pretrained directory; empty where there is neither.
 
     Raises:
         UserError: the head of the run is not registered.
     """
-    name = ((stored_config(workdir) or {}).get("model") or {}).get("pooling", "")
+    directory = local_directory(workdir, FILES)
+    if is_pretrained(directory):
+        stored = description_in(directory).record["config"]
+    else:
+        stored = stored_config(directory) or {}
+    name = (stored.get("model") or {}).get("pooling", "")
     try:
         return name and head(name).name
     except UserError as error:

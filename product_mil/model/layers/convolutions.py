@@ -15,12 +15,14 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float
 
+from product_mil.batch import Shape
+
 Pads = tuple[tuple[int, int], ...]  # zeros before and after, for height and width
 Padding = str | Pads
 
 
 def explicit_pads(
-    shape: tuple[int, ...], kernel_shape: tuple[int, ...], stride: int, padding: Padding
+    shape: Shape, kernel_shape: tuple[int, ...], stride: int, padding: Padding
 ) -> Pads:
     """The padding as numbers of zeros, for images of shape `[b, h, w, c]`."""
     if not isinstance(padding, str):
@@ -146,7 +148,7 @@ def taps(
 
 
 def interleaved(
-    phase: Callable[[int, int], Array], shape: tuple[int, ...], stride: int
+    phase: Callable[[int, int], Array], shape: Shape, stride: int
 ) -> Float[Array, "b h w c"]:
     """A map that is interleaved from stride x stride phases of this shape.
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Bool, Float
 
+from product_mil.batch import Shape
+
 
 @jax.custom_vjp
 def moments(
@@ -87,15 +89,15 @@ def at_each_place(
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(1, 2))
-def _at_each_place(of_channel: Array, shape: tuple[int, ...], dtype: DTypeLike) -> Array:
+def _at_each_place(of_channel: Array, shape: Shape, dtype: DTypeLike) -> Array:
     return jnp.broadcast_to(_wide(of_channel.astype(dtype)), shape)
 
 
-def _at_each_place_forward(of_channel: Array, shape: tuple[int, ...], dtype: DTypeLike):
+def _at_each_place_forward(of_channel: Array, shape: Shape, dtype: DTypeLike):
     return _at_each_place(of_channel, shape, dtype), None
 
 
-def _at_each_place_backward(shape: tuple[int, ...], dtype: DTypeLike, _: None, dy: Array):
+def _at_each_place_backward(shape: Shape, dtype: DTypeLike, _: None, dy: Array):
     del shape, dtype
     return (dy.astype(jnp.promote_types(dy.dtype, jnp.float32)).sum((0, 1, 2)),)
 

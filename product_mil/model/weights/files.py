@@ -26,6 +26,7 @@ from product_mil.model.weights.torch_pickle import read_known_pickle
 
 MAX_DEPTH = 20  # of groups; Keras' files have 5
 Tensor = h5py.Dataset | np.ndarray
+_LFS_POINTER = b"version https://git-lfs"
 
 
 class FileLayer(NamedTuple):
@@ -96,25 +97,38 @@ def file_layers(
         raise UserError(f"{path}: not a whole HDF5 file ({reason}); get the file again") from error
 
 
+def read_safetensors(path: Path) -> dict[str, np.ndarray]:
+    """The tensors of a safetensors file by name.
+
+    Raises:
+        UserError: the file is not whole, or of another kind.
+    """
+    import safetensors
+    from safetensors.numpy import load_file
+
+    try:
+        with path.open("rb") as file:
+            if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+                raise UserError(f"{path}: a pointer of Git LFS, not the file; run git lfs pull")
+        return load_file(path)
+    except (
+        OSError,
+        safetensors.SafetensorError,
+        AttributeError,
+        KeyError,
+        TypeError,
+        ValueError,
+    ) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path}: not a whole safetensors file ({reason}); get the file again"
+        ) from error
+
+
 def _torch_tensors(path: Path) -> dict[str, np.ndarray] | None:
     """The tensors of a PyTorch file by name; None for HDF5."""
     if path.suffix == ".safetensors":
-        import safetensors
-        from safetensors.numpy import load_file
-
-        try:
-            return load_file(path)
-        except (
-            safetensors.SafetensorError,
-            AttributeError,
-            KeyError,
-            TypeError,
-            ValueError,
-        ) as error:
-            reason = " ".join(str(error).split())
-            raise UserError(
-                f"{path}: not a whole safetensors file ({reason}); get the file again"
-            ) from error
+        return read_safetensors(path)
     if h5py.is_hdf5(path):
         return None
     tensors = read_known_pickle(path)
