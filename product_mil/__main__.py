@@ -22,6 +22,8 @@ class Command(NamedTuple):
 COMMANDS = {
     "train": Command("product_mil.main", "train a run, or go on with it"),
     "predict": Command("product_mil.cli.export_predictions", "the category of every product"),
+    "predict-files": Command("product_mil.cli.predict_files", "the same for any number of files"),
+    "plan": Command("product_mil.cli.plan", "what very many products take"),
     "evaluate": Command("product_mil.cli.evaluate", "measure a run on labelled products"),
     "compare": Command("product_mil.cli.compare", "runs against each other: statistics, a page"),
     "ensemble": Command("product_mil.cli.ensemble", "combine runs, or prediction files"),

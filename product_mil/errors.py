@@ -9,6 +9,10 @@ class UserError(Exception):
     """An error that the user can correct. Its message names the file or field and what to do."""
 
 
+class OutputError(UserError):
+    """An output cannot be written, for instance because the disk is full."""
+
+
 class Interrupted(Exception):
     """A run was asked to stop, and has saved its state. Its message is a line for people."""
 

@@ -116,6 +116,7 @@ class Written(NamedTuple):
     spent_s: float
     levels: "LevelCounts | None"  # counts of predictions that back off
     remarks: list[str]  # lines for people
+    num_imageless: int = 0  # products without a readable image
 
 
 def write_predictions(

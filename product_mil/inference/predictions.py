@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Bool, Float32, Int32
 
-from product_mil.errors import UserError
+from product_mil.errors import OutputError
 from product_mil.files.whole import Draft
 from product_mil.sources.ids import Ids
 
@@ -68,7 +68,7 @@ def written_whole(writers: list[Writer]) -> Iterator[None]:
     The body may add to `writers`.
 
     Raises:
-        UserError: a file cannot be written, for instance because the disk is full.
+        OutputError: a file cannot be written, for instance because the disk is full.
     """
     try:
         yield
@@ -79,7 +79,7 @@ def written_whole(writers: list[Writer]) -> Iterator[None]:
                 draft.publish()
     except OSError as error:
         names = ", ".join(str(writer.drafts[-1].path) for writer in writers if writer.drafts)
-        raise UserError(f"cannot write {names}: {error}; make room and start again") from error
+        raise OutputError(f"cannot write {names}: {error}; make room and start again") from error
     finally:
         for writer in writers:
             with suppress(OSError, ValueError):

@@ -142,15 +142,19 @@ class Model:
     parameters: Arrays
     statistics: Arrays
 
-    def backbone_digest(self, version: str = "") -> str:
-        """The sha256 of the backbone's arrays and a version, in hexadecimal digits."""
+    def digest(self, version: str = "", *, below: str = "") -> str:
+        """The sha256 of the arrays below a path, and of a version, in hexadecimal digits."""
         digest = hashlib.sha256()
         for arrays in (self.parameters, self.statistics):
             for path in sorted(arrays):
-                if path.startswith("backbone/"):
+                if path.startswith(below):
                     digest.update(path.encode() + np.asarray(arrays[path]).tobytes())
         digest.update(version.encode())
         return digest.hexdigest()
+
+    def backbone_digest(self, version: str = "") -> str:
+        """The digest of the backbone alone."""
+        return self.digest(version, below="backbone/")
 
     def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
         """A function of the batch alone that calls a step with the arrays of this model.

@@ -53,11 +53,14 @@ def embed_function(model: Model, mesh: Mesh) -> Embed:
     return embed
 
 
-def in_groups(embed: Embed) -> Embed:
-    """A function for any number of images, which calls `embed` with filled groups of few sizes."""
+def in_groups(embed: Embed, *, of_one_size: bool = False) -> Embed:
+    """A function for any number of images, which calls `embed` with filled groups of few sizes.
+
+    Groups `of_one_size` are those of the embedding cache, however few images there are.
+    """
 
     def embed_all(images: np.ndarray) -> np.ndarray:
-        size = embedding_batch_images(at_most=len(images))
+        size = embedding_batch_images(at_most=None if of_one_size else len(images))
         num_groups = max(-(-len(images) // size), 1)
         filled = np.zeros((num_groups * size, *images.shape[1:]), images.dtype)
         filled[: len(images)] = images

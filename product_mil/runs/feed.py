@@ -82,18 +82,18 @@ def _embedded(loaded: Loaded, embed: Embed) -> Loaded:
     return loaded._replace(batch=EmbeddedBatch(embeddings, slots))
 
 
-def call_feed(config: Config, model: Model, mesh: Mesh) -> Feed:
-    """A feed for products in memory, without a cache.
+def uncached_feed(config: Config, model: Model, mesh: Mesh, *, of_one_size: bool = False) -> Feed:
+    """A feed without a cache.
 
-    If a cache would be used for files, embeddings are computed here in the same groups as there,
-    because sums of other shapes round differently.
+    Where a cache would be used, embeddings are computed here in the same groups as there, because
+    sums of other shapes round differently. `of_one_size` is that of `in_groups`.
     """
     spec = backbone(config.model.backbone)
     if spec.name == NO_BACKBONE:
         return Feed(config.data, sees_images=False)
     embed = spec.on_host
     if embed is None and backbone_stays_frozen(config) and config.data.embedding_cache:
-        embed = in_groups(embed_function(model, mesh))
+        embed = in_groups(embed_function(model, mesh), of_one_size=of_one_size)
     return Feed(config.data, embed=embed)
 
 

@@ -2,13 +2,21 @@
 
 import logging
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from product_mil.data.faults import FAULTS, Policy, faults_path, lost, product_faults
+from product_mil.data.faults import (
+    FAULTS,
+    FaultList,
+    Policy,
+    faults_path,
+    lost,
+    product_faults,
+)
 from product_mil.data.products import Products
 from product_mil.inference.outputs import Outputs, Written, write_predictions
 from product_mil.inference.predictions import PredictionBlock
+from product_mil.inference.step import Predicted
 from product_mil.inference.stream import predict_products
 from product_mil.model.warp import Views
 from product_mil.progress import Progress
@@ -16,6 +24,9 @@ from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, validation_products
 from product_mil.runs.trained import TrainedRun
 from product_mil.sources.ids import has_id
+
+if TYPE_CHECKING:
+    from product_mil.inference.backoff import BackOff
 
 
 def predict(
@@ -46,7 +57,7 @@ def predict(
     step = run.predict_step(topk=outputs.topk, keep_all=outputs.need_all, views=views, tau=tau)
 
     def batches_of(chosen: Products) -> Batches:
-        return run.batches(chosen, images_per_batch, pixels=views != "none")
+        return run.batches(chosen, images_per_batch, pixels=views != "none", of_one_shape=True)
 
     back_off = None
     if outputs.min_confidence is not None:
@@ -65,29 +76,53 @@ def predict(
             log_known([run], valid, products)
             predicted = predict_products(valid, batches_of(valid), step, run.mesh)
             back_off = calibrated_back_off((block for block, _ in predicted), run.categories, least)
-    about = run.identity | predicted_as(products, views, tau)
     listed = run.fault_list(faults_path(outputs.submission), bad_records, bad_images)
     listed.add_records(products.catalogue)
+    about = run.identity | predicted_as(products, views, tau)
+    written = write_products(
+        run, products, lambda: batches_of(products), step, outputs, listed, about, back_off
+    )
+    remarks = [*_remarks(run, products, written.num_imageless), *filter(None, [listed.write()])]
+    return written._replace(remarks=remarks)
+
+
+def write_products(
+    run: TrainedRun,
+    products: Products,
+    batches: Callable[[], Batches],
+    step: Callable[..., Predicted],
+    outputs: Outputs,
+    listed: FaultList,
+    about: Mapping[str, Any],
+    back_off: "BackOff | None" = None,
+) -> Written:
+    """Predict these products by a step of the run, and write the outputs, whole or not at all.
+
+    `batches` is called when the outputs have been opened. Faults of products and images are added
+    to `listed`, which is not written yet. `about` describes the run in the files, as plain JSON.
+
+    Raises:
+        UserError: a fault is refused by the policies of `listed`, or an image cannot be read.
+        OutputError: an output cannot be written.
+    """
     listed.add_products(product_faults(products, labelled=False))
     started, count, num_images = time.monotonic(), len(products), int(products.num_images.sum())
     imageless = 0
 
     def blocks() -> Iterator[PredictionBlock]:
         nonlocal imageless
-        batches = batches_of(products)
+        found = batches()
         with Progress(num_images, "images") as bar:
-            listed.add(batches.faults)
-            bar.update(len(batches.faults))
-            for block, faults in predict_products(products, batches, step, run.mesh):
+            listed.add(found.faults)
+            bar.update(len(found.faults))
+            for block, faults in predict_products(products, found, step, run.mesh):
                 yield block
                 listed.add(faults)
                 imageless += int((block.num_readable_images == 0).sum())
                 bar.update(len(block.image_index) + len(faults))
 
     levels = write_predictions(blocks(), outputs, run.categories, count, about, back_off)
-    spent_s = time.monotonic() - started
-    remarks = [*_remarks(run, products, imageless), *filter(None, [listed.write()])]
-    return Written(count, num_images, spent_s, levels, remarks)
+    return Written(count, num_images, time.monotonic() - started, levels, [], imageless)
 
 
 def predicted_as(products: Products, views: Views, tau: float) -> dict[str, Any]:

@@ -19,20 +19,22 @@ from jaxtyping import Float, Int64
 from product_mil.config import STAGES, Config, config_from_dict
 from product_mil.data.duplicates import drop_images
 from product_mil.data.faults import FaultList, Policy
+from product_mil.data.plan import SequentialPlan
 from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh, replicate
 from product_mil.errors import UserError
 from product_mil.files.hub import hint, local_directory
+from product_mil.files.whole import to_json
 from product_mil.inference.step import Predicted, Scores, make_eval_step, make_predict_step
 from product_mil.model.classifier import Arrays, Model
 from product_mil.model.warp import Views
 from product_mil.runs.data import RunData
 from product_mil.runs.directory import checkpoint_directory, refuse_newer_run
-from product_mil.runs.feed import Batches, Feed, call_feed, open_feed
+from product_mil.runs.feed import Batches, Feed, open_feed, uncached_feed
 from product_mil.runs.known_products import Known, Shown, known_products, run_data
 from product_mil.runs.model import build_model, levels_of, log_prior_of
 from product_mil.runs.pretrained import FILES, description_in, is_pretrained, read_weights
-from product_mil.runs.schedule import call_plan, call_slots, evaluation_plan, prediction_slots
+from product_mil.runs.schedule import call_plan, call_slots, prediction_slots
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.sources.opening import open_catalogue
@@ -90,6 +92,12 @@ class TrainedRun:
             "data_fingerprint": self.record["data_fingerprint"],
             "version": self.record["version"],
         }
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """A hash of all that decides predictions: arrays, categories, class counts, settings."""
+        about = [self.config.to_dict(), self.categories.to_json(), self.class_counts.tolist()]
+        return self.model.digest(to_json(about))
 
     def bound(self, step: Callable[..., T], *more: Any) -> Callable[[Any], T]:
         """A function of the batch alone that calls a step with this model's arrays.
@@ -166,24 +174,44 @@ class TrainedRun:
         )
 
     def batches(
-        self, products: Products, images_per_batch: int | None = None, *, pixels: bool = False
+        self,
+        products: Products,
+        images_per_batch: int | None = None,
+        *,
+        pixels: bool = False,
+        of_one_shape: bool = False,
+        cached: bool = True,
     ) -> Batches:
         """Every product once, in order, in batches of about this many images over all devices.
 
         The default is the fastest number. If training left the backbone frozen, embeddings come
         from the cache, which is filled before this returns, so the faults of all images are known.
-        `pixels` asks for images even then.
+        `pixels` asks for images even then. Batches `of_one_shape` have as many slots for products
+        as for images: where their shape depends on the products, sums may round differently. If
+        nothing is to be `cached`, images are embedded on the way, in the groups of the cache.
         """
-        if images_per_batch is not None and images_per_batch < 1:
-            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
-        feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
-        if images_per_batch is None:
-            image_slots = prediction_slots(runs_backbone=feed.runs_backbone)
+        if cached or pixels:
+            feed = open_feed(self.config, self.model, [products], self.mesh, pixels=pixels)
         else:
-            image_slots = -(-images_per_batch // self.mesh.size)
-        image_slots = max(image_slots, self.config.data.max_images)
-        plan = evaluation_plan(products, self.mesh.size, image_slots)
+            feed = self._uncached_feed
+        if images_per_batch is None:
+            slots = prediction_slots(runs_backbone=feed.runs_backbone)
+        elif images_per_batch < 1:
+            raise UserError(f"--images_per_batch={images_per_batch}: must be at least 1")
+        else:
+            slots = -(-images_per_batch // self.mesh.size)
+        slots = max(slots, self.config.data.max_images)
+        plan = SequentialPlan(
+            products.num_images,
+            shards=self.mesh.size,
+            image_slots=slots,
+            product_slots=slots if of_one_shape else None,
+        )
         return Batches(feed.batches(products, plan), feed.faults)
+
+    @cached_property
+    def _uncached_feed(self) -> Feed:
+        return uncached_feed(self.config, self.model, self.mesh, of_one_size=True)
 
     def call_batches(self, products: Products) -> Batches:
         """Every product once, in order, in batches of a few shapes, with nothing kept on disk.
@@ -203,7 +231,7 @@ class TrainedRun:
 
     @cached_property
     def _call_feed(self) -> Feed:
-        return call_feed(self.config, self.model, self.mesh)
+        return uncached_feed(self.config, self.model, self.mesh)
 
 
 def open_run(

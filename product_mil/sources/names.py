@@ -20,6 +20,7 @@ class Named(NamedTuple):
 
     path: Path  # of a collection: its address
     after: str = ""  # what follows a `#`: a collection, names of columns, or a file of labels
+    inside: Path = Path()  # the directory that a pattern looks in; for a name, that of the file
 
     @property
     def shown(self) -> Path:
@@ -54,7 +55,8 @@ def named(spec: str | Path | Sequence[str | Path]) -> list[Named]:
         try:
             for part in _parts(str(item)):
                 name, after = _split(part)
-                found += [Named(path, after) for path in _matches(name)]
+                inside = _looks_in(_path(name))
+                found += [Named(path, after, inside) for path in _matches(name)]
         except (OSError, RuntimeError) as error:  # no permission, no such user, too long
             raise UserError(f"cannot look for {item}: {error}; check the path") from None
     if not found:
@@ -120,6 +122,11 @@ def _path(text: str) -> Path:
     return path if os.path.lexists(path) else path.expanduser()
 
 
+def _looks_in(path: Path) -> Path:
+    """The directory of a file, or the last one before the first wildcard of a pattern."""
+    return next((parent for parent in path.parents if parent.exists()), path)
+
+
 def _matches(text: str) -> list[Path]:
     """The file or folder of this name; or the files that fit a pattern, else the folders."""
     path = _path(text)
@@ -136,7 +143,7 @@ def _matches(text: str) -> list[Path]:
         # `/dev/stdin` is another file in every process, but it may be a link to a named one.
         through = path.is_file() and path.is_relative_to("/dev")
         return [path.resolve() if through else path]
-    parent = next(parent for parent in path.parents if parent.exists())  # it is no pattern
+    parent = _looks_in(path)  # it is no pattern
     pattern = Path(escape(str(parent)), *path.parts[len(parent.parts) :])
     found = glob(str(pattern))  # noqa: PTH207, Path.glob refuses absolute patterns
     matches = sorted(map(Path, found))

@@ -205,7 +205,7 @@ def test_help_of_all_and_the_version_import_no_command() -> None:
         (["trian"], "trian: there is no such command; did you mean train?"),
         (["export_predictions"], "export_predictions: there is no such command; did you mean pred"),
         (["seed_table"], "seed_table: there is no such command; did you mean seed-table?"),
-        (["zzz"], "zzz: there is no such command; there are train, predict, evaluate, "),
+        (["zzz"], "zzz: there is no such command; there are train, predict, "),
         ([], "name a command: train, predict, "),
         (["--config=joint"], "--config=joint: there is no such command; "),
     ],

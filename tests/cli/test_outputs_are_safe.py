@@ -37,6 +37,13 @@ OPTIONS = {
         "--all_probabilities",
         "",
     ),
+    "files": ("predict_files", "--workdir {run} --data {data}", "--output", ""),
+    "files merged": (
+        "predict_files",
+        "--workdir {run} --data {data} --output {free}/predicted",
+        "--merge",
+        ".csv",
+    ),
     "ensemble": ("ensemble", "--runs {run} {run} --data {data}", "--output", ".csv"),
     "ensemble files": (
         "ensemble",

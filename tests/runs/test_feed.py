@@ -13,7 +13,7 @@ from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh
 from product_mil.model.backbones.hand_made import describe
 from product_mil.runs.embed import in_groups
-from product_mil.runs.feed import call_feed, open_feed
+from product_mil.runs.feed import open_feed, uncached_feed
 from product_mil.runs.model import build_model
 from product_mil.runs.schedule import evaluation_plan
 from product_mil.sources.bson.index import open_catalogue
@@ -95,7 +95,7 @@ def test_the_prior_is_fed_with_nothing(products: Products) -> None:
 
 def handed(config: Config, products: Products) -> list[Any]:
     model, _ = build_model(FROZEN, classes=2)
-    feed = call_feed(config, model, data_mesh(4))
+    feed = uncached_feed(config, model, data_mesh(4))
     return list(feed.batches(products, evaluation_plan(products, 4, 8)))
 
 

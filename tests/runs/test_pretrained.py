@@ -75,7 +75,7 @@ def test_data_that_it_names_are_not_opened(
     """A stranger may have written the name: of a file, or of a database that would be asked."""
     path = copy / "config.json"
     stranger = json.loads(path.read_text())
-    stranger["run"]["config"]["data"]["train"] = "mongodb://elsewhere/shop.products"
+    stranger["run"]["config"]["data"]["train"] = "mongodb://stranger/shop.products"
     path.write_text(json.dumps(stranger))
 
     def opened(*_: object) -> None:

@@ -107,6 +107,21 @@ def test_a_pattern_names_folders_where_it_fits_no_file(here: Path) -> None:
     assert [one.path for one in named("train-*")] == [Path("train-c.bson")]
 
 
+def test_the_directory_that_a_pattern_looks_in(here: Path) -> None:
+    for name in ("a/x", "b/x", "[c]/x"):
+        (here / name).mkdir(parents=True)
+        write(here / name / "p.bson")
+    for spec, wanted in (
+        ("a/x/p.bson", ["a/x"]),
+        ("a/x/*.bson", ["a/x"]),
+        ("?/x/p.bson", [".", "."]),
+        (f"{here}/*/x/p.bson", [str(here)] * 3),
+        ("[c]/*/p.bson", ["[c]"]),
+        ("a/x/p.bson,b/*/p.bson", ["a/x", "b"]),
+    ):
+        assert [one.inside for one in named(spec)] == [Path(path) for path in wanted]
+
+
 def test_dumps_beside_folders(here: Path) -> None:
     (here / "photos").mkdir()
     write(here / "photos" / "a.bson")

@@ -156,7 +156,7 @@ def build_or_load_index(
     """
     path = Path(path)
     refuse_foreign(path, DUMP)
-    key = f"v{FORMAT}-{_state_of(path)}"
+    key = f"v{FORMAT}-{state_of(path)}"
     keys = [key] if hash_images else [key, key + "-unhashed"]
     roots, name_there = _roots(path, cache_dir)
     for root in [*roots, *(made / name_there for made in _temporary.values())]:
@@ -211,7 +211,7 @@ def _remove(directory: Path, of_process: int) -> None:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _state_of(path: Path) -> str:
+def state_of(path: Path) -> str:
     """A hash of the file's size, modification time, head and tail, which a change would change."""
     try:
         with path.open("rb") as file:
