@@ -28,6 +28,12 @@ class Interrupted(Exception):
         return f"{self.where}; the same command goes on from there"
 
 
+class HostLost(Exception):
+    """Another process of the same run is gone. Its message names it and says what to do."""
+
+    STATUS = 75  # exit status: to be tried again (EX_TEMPFAIL)
+
+
 def refuse_too_many_open_files(error: OSError, path: Path) -> None:
     """Raise `UserError` if `error` says that too many files are open; the file is not at fault."""
     if error.errno in (errno.EMFILE, errno.ENFILE):

@@ -12,12 +12,14 @@ import sys
 
 from absl import flags
 
-from product_mil.cli.console import command
+from product_mil.cli.console import command, leaves_at_once
 from product_mil.cli.parser import CommandParser, called_as
 from product_mil.config import Config, load_config, override, problems, refuse
 from product_mil.errors import UserError
 from product_mil.files.outputs import user_path
 from product_mil.files.package import packaged_configurations
+
+FLAGS = ("config", "workdir", "coordinator", "num_processes", "process_id", "distributed")
 
 
 def declared_flags() -> flags.FlagValues:
@@ -27,8 +29,16 @@ def declared_flags() -> flags.FlagValues:
     for name, about in (
         ("config", f"{known}, or a file of your own, such as mine.py; a variant after a colon"),
         ("workdir", "the run's directory (default: runs/<config name>)"),
+        ("coordinator", "host:port of process 0, where several processes train together"),
     ):
         flags.DEFINE_string(name, None, about, flag_values=declared)
+    for name, about in (
+        ("num_processes", "how many processes train together"),
+        ("process_id", "which of them this is, from 0"),
+    ):
+        flags.DEFINE_integer(name, None, about, flag_values=declared)
+    about = "train together with the processes that srun, mpirun or Kubernetes started"
+    flags.DEFINE_bool("distributed", False, about, flag_values=declared)
     flags.DEFINE_bool("help", False, "show this help", short_name="h", flag_values=declared)
     return declared
 
@@ -48,13 +58,14 @@ def parse_arguments(argv: list[str]) -> tuple[flags.FlagValues, list[str]]:
     return declared, [*fields, *rest[1:]]
 
 
+@leaves_at_once
 @command()
 def main(argv: list[str] | None = None) -> None:
     """Build the configuration, refuse it if wrong, run it. `argv` is without the program's name."""
     given, others = parse_arguments(sys.argv if argv is None else ["product_mil.main", *argv])
     if given.help:
         parser = CommandParser("train", __doc__)
-        for name in ("config", "workdir"):
+        for name in FLAGS:
             parser.add_argument(f"--{name}", help=given[name].help)
         parser.print_help()
         return
@@ -78,9 +89,32 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.runs.check import check_config
     from product_mil.runs.run import run
 
+    _join(given)
     configure_jax()
     refuse(errors + check_config(config))
     run(config, user_path(given.workdir or f"runs/{config.name}"))
+
+
+def _join(given: flags.FlagValues) -> None:
+    """Join the other processes of the run, if there are any.
+
+    Raises:
+        UserError: flags are missing or contradict each other, or the others cannot be reached.
+    """
+    from product_mil.devices.hosts import join, join_by_launcher
+
+    told = [given.coordinator, given.num_processes, given.process_id]
+    if given.distributed and any(value is not None for value in told):
+        raise UserError(
+            "--distributed asks the launcher who takes part: leave out --coordinator, "
+            "--num_processes and --process_id, or give these three alone"
+        )
+    if given.distributed:
+        join_by_launcher()
+    elif any(value is not None for value in told):
+        if None in told:
+            raise UserError("give --coordinator, --num_processes and --process_id together")
+        join(*told)
 
 
 if __name__ == "__main__":

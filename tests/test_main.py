@@ -76,6 +76,26 @@ def test_one_line(arguments: tuple[str, ...], part: str) -> None:
     assert part in text
 
 
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (
+            ("--coordinator=127.0.0.1:1234",),
+            "give --coordinator, --num_processes and --process_id together",
+        ),
+        (("--distributed", "--process_id=0"), "leave out --coordinator"),
+        (("--distributed",), "no launcher is known here"),
+        (("--num_processes=two",), "--num_processes"),
+    ],
+)
+def test_who_takes_part_is_told_in_full(
+    arguments: tuple[str, ...], part: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
+        monkeypatch.delenv(name, raising=False)
+    assert part in refused("--config=configs/joint.py:smoke", *arguments)
+
+
 def test_a_wrong_file_claims_no_directory(tmp_path: Path) -> None:
     (tmp_path / "text.bson").write_text("this is no BSON, but a text of some length\n" * 9)
     text = refused(

@@ -1,16 +1,18 @@
 """How a command meets the terminal: streams that are closed, full or gone, and how it ends."""
 
 import errno
+import functools
 import logging
 import os
 import re
 import signal
 import sys
-from collections.abc import Iterator
+import traceback
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from product_mil.errors import Interrupted, UserError
+from product_mil.errors import HostLost, Interrupted, UserError
 
 MISUSED = 2  # the exit status after a `UserError`
 SIGNALLED = 128  # and the number of the signal that ended it
@@ -23,7 +25,8 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
     What the library logs is shown: warnings on standard error, the rest on standard output, or
     also on standard error where `prints_result` says that the result is on standard output. A
     `UserError` is one line on standard error, and status 2. A run that was asked to stop says where
-    it stopped, any other Ctrl-C is one line, and the status is 128 + the signal's number.
+    it stopped, any other Ctrl-C is one line, and the status is 128 + the signal's number. Where
+    another process of the same run is gone, the status is 75.
 
     Standard output and error may be closed, full or gone at any moment: what is written there is
     lost from then on, and the work goes on. Only a command that `prints_result` fails then: quietly
@@ -45,6 +48,9 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
     except UserError as error:
         print(f"error: {error}", file=errors)
         sys.exit(MISUSED)
+    except HostLost as lost:
+        print(f"error: {lost}", file=errors)
+        sys.exit(HostLost.STATUS)
     except ValueError as error:
         variable = _jax_variable_in(error)
         if variable is None:
@@ -62,6 +68,29 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
         output.flush()
         errors.flush()
         sys.stdout, sys.stderr = before
+
+
+def leaves_at_once(main: Callable[..., None]) -> Callable[..., None]:
+    """A command that ends its process where it ends, if that is one of several that train together.
+
+    Python would first do what JAX has registered for the end, which waits for the others for
+    minutes.
+    """
+
+    @functools.wraps(main)
+    def leaving(*arguments: Any) -> None:
+        try:
+            main(*arguments)
+        except BaseException as error:
+            jax = sys.modules.get("jax")
+            if jax is None or not jax.distributed.is_initialized():
+                raise
+            if not isinstance(error, SystemExit):
+                traceback.print_exc()
+            code = getattr(error, "code", 1)
+            os._exit(code if isinstance(code, int) else 1)
+
+    return leaving
 
 
 class _Shown(logging.Handler):

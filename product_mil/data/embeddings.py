@@ -165,8 +165,11 @@ def fill_store(
     image_size_px: int,
     batch_images: int,
     threads: int,
+    share: tuple[int, int] = (0, 1),
 ) -> tuple[int, list[ImageFault]]:
     """Embed every distinct image of the products that the store does not hold yet.
+
+    `share` is this process's number and that of all processes: each one embeds other images.
 
     Returns the number of images embedded, and a list of the images that could not be read and of
     remarks on images that were embedded now.
@@ -176,7 +179,8 @@ def fill_store(
         catalogue, image_rows = products.catalogue, used_images(products)
         hashes = _hashes(catalogue, image_rows)
         reasons: dict[Any, str] = {}  # by the image's fault without a reason, and by its content
-        left = np.flatnonzero(store.find(hashes) < 0)
+        chosen = hashes[:, 1] % np.uint64(share[1]) == share[0]
+        left = np.flatnonzero((store.find(hashes) < 0) & chosen)
         while len(left):
             keys = _keys(hashes[left])
             first = np.sort(np.unique(keys, return_index=True)[1])
@@ -207,7 +211,7 @@ def fill_store(
             again = np.isin(keys, unread)
             again[first] = False
             left = left[again]
-        for lacking in np.flatnonzero(store.find(hashes) < 0).tolist():
+        for lacking in np.flatnonzero((store.find(hashes) < 0) & chosen).tolist():
             fault = image_fault(catalogue, int(image_rows[lacking]), "")
             of_content = reasons[bytes(_keys(hashes[lacking : lacking + 1])[0])]
             faults.append(fault._replace(reason=reasons.get(fault, of_content)))

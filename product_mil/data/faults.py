@@ -3,7 +3,7 @@
 import csv
 import io
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -46,6 +46,7 @@ class FaultList:
         self.path = path
         self._bad_records, self._bad_images = bad_records, bad_images
         self._faults: dict[tuple[str, ...], tuple[str, ...]] = {}
+        self._num_passed_on = 0  # of the faults, to another process
         self._unlisted = 0  # faults that the index counts beyond the 100,000 that it lists
         if resumes and path is not None and path.exists():
             with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
@@ -117,6 +118,17 @@ class FaultList:
         for error in errors:
             line, _, reason = error.partition(": ")
             self._keep((str(path), line, "", "", f"category row left out: {reason}"))
+
+    def not_passed_on(self) -> list[tuple[str, ...]]:
+        """The rows that came since the last call, for the process that writes the list."""
+        rows = list(self._faults.values())[self._num_passed_on :]
+        self._num_passed_on = len(self._faults)
+        return rows
+
+    def add_listed(self, rows: Iterable[Sequence[str]]) -> None:
+        """Add rows of the list of another process."""
+        for row in rows:
+            self._keep(row)
 
     def write(self) -> str | None:
         """Write the list as a whole, and return a line that summarises it.

@@ -165,6 +165,27 @@ class ShuffledPlan:
         self._lock = threading.Lock()
 
 
+class ShareOfPlan:
+    """The shards of a plan that are one process's: equal parts of each step, in order."""
+
+    def __init__(self, plan: Plan, index: int, count: int) -> None:
+        """Take part `index` of `count`.
+
+        Raises:
+            ValueError: the shards cannot be divided evenly.
+        """
+        if plan.shards % count:
+            raise ValueError(f"{plan.shards} shards for {count} processes")
+        self._plan, self.shards = plan, plan.shards // count
+        self._own = slice(index * self.shards, (index + 1) * self.shards)
+        self.image_slots, self.product_slots = plan.image_slots, plan.product_slots
+        self.num_steps = plan.num_steps
+
+    def positions(self, step: int) -> list[Int64[np.ndarray, " _"]]:
+        """For each of these shards, the positions of its products."""
+        return self._plan.positions(step)[self._own]
+
+
 class SequentialPlan:
     """The plan for prediction: every product once, in the given order, packed by next fit.
 

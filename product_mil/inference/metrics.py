@@ -10,7 +10,8 @@ from jaxtyping import Bool, Float, Int
 
 from product_mil.data.loader import Loaded
 from product_mil.data.products import ImageFault, Products
-from product_mil.devices.mesh import put_batch
+from product_mil.devices.hosts import summed
+from product_mil.devices.mesh import fetch, put_batch
 from product_mil.inference.calibration_error import expected_calibration_error
 from product_mil.inference.step import Scores
 from product_mil.sources.categories import Categories
@@ -52,25 +53,30 @@ def scores_in_place(
 ) -> dict[str, np.ndarray]:
     """The results `[*e S p]` of `step(batch)` as columns `[*e N]` over products, by name.
 
+    Where several processes train together, each gives its own batches, and all get all columns.
+
     Raises:
         RuntimeError: a product was scored twice or not at all, which would be a bug.
     """
     columns: dict[str, np.ndarray] = {}
     times = np.zeros(num_products, np.int64)
     for loaded in batches:
-        scores = jax.device_get(step(put_batch(loaded.batch, mesh)))
+        scores = step(put_batch(loaded.batch, mesh))
+        jax.tree.map(lambda leaf: leaf.copy_to_host_async(), scores)
         real = loaded.positions >= 0
         positions = loaded.positions[real]
         times[positions] += 1
-        for name, values in scores._asdict().items():
-            if values is None:
+        for name, leaf in scores._asdict().items():
+            if leaf is None:
                 continue
+            values = fetch(leaf, leaf.ndim - 2)
             if name not in columns:
                 columns[name] = np.zeros((*values.shape[:-2], num_products), values.dtype)
             columns[name][..., positions] = values[..., real]
+    (times,) = summed({"times": times}).values()
     if (times != 1).any():
         raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
-    return columns
+    return summed(columns)
 
 
 def tree_distance(

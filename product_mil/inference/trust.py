@@ -15,7 +15,8 @@ from jax.sharding import Mesh
 from jaxtyping import Array, Bool, Float
 
 from product_mil.data.loader import Loaded
-from product_mil.devices.mesh import put_batch
+from product_mil.devices.hosts import summed
+from product_mil.devices.mesh import fetch, put_batch
 from product_mil.model.classifier import Arrays, merge_model
 from product_mil.model.heads.residual import ResidualHead
 from product_mil.model.packing import packing_of
@@ -84,5 +85,5 @@ def collect_nll(
     nll = np.zeros((num_products, len(SHARES), len(TEMPERATURES)), np.float64)
     for loaded in batches:
         real = loaded.positions >= 0
-        nll[loaded.positions[real]] = np.asarray(step(put_batch(loaded.batch, mesh)))[real]
-    return nll
+        nll[loaded.positions[real]] = fetch(step(put_batch(loaded.batch, mesh)), 0)[real]
+    return summed({"nll": nll})["nll"]

@@ -17,8 +17,9 @@ from product_mil.train.record import refuse_newer
 CONFIG_FILE = "config.json"
 RUN_FILE = "run.json"
 LOCK_FILE = "lock"
+HOSTS = "hosts"  # a directory in which several processes of a run see each other
 # Files that a killed start, or a measurement before it, leaves before the run has begun.
-_LEFT_OVERS = (LOCK_FILE, "log.txt", f"{CONFIG_FILE}.draft")
+_LEFT_OVERS = (LOCK_FILE, HOSTS, "log.txt", f"{CONFIG_FILE}.draft")
 
 
 def read_record(path: Path, advice: str) -> dict[str, Any] | None:

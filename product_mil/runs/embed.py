@@ -22,7 +22,8 @@ from product_mil.data.embeddings import (
     used_images,
 )
 from product_mil.data.products import ImageFault, Products
-from product_mil.devices.mesh import put_batch, replicate
+from product_mil.devices.hosts import Share, are_several, largest, own_share
+from product_mil.devices.mesh import own_devices, put_batch, replicate
 from product_mil.devices.runtime import embedding_batch_images
 from product_mil.errors import Interrupted, UserError
 from product_mil.files.cache import cache_root, can_be_written, temporary_cache
@@ -99,22 +100,41 @@ def cached_embeddings(
     whether they come from a file, a seed or an earlier run. Without room on the disk there is no
     store.
 
+    Of several processes, each embeds its share of the images, and then what is lacking still: that
+    is nothing if all have the same cache.
+
     Raises:
         Interrupted: `time.monotonic` reached the deadline. Finished embeddings stay in the cache.
     """
     spec = backbone(config.model.backbone)
-    num_images = sum(len(used_images(products)) for products in selections)
-    dtype = store_dtype(num_images, spec.embedding_dim)
-    digest = model.backbone_digest(f"version {HAND_MADE_VERSION}" if spec.on_host else "")
-    name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
-    name = f"{name}-{digest[:16]}"
-    compute = spec.on_host or embed_function(model, mesh)
+    compute = spec.on_host or embed_function(model, own_devices(mesh))
 
     def embed(images: np.ndarray) -> np.ndarray:
         if time.monotonic() >= deadline:
             raise Interrupted("stopped while images were being embedded")
         return compute(images)
 
+    found = _cached(config, model, selections, embed, own_share())
+    if are_several():
+        largest(0)  # waits until all shares are done
+        rest = _cached(config, model, selections, embed, Share(0, 1))
+        lack = largest(int(rest.store is None))
+        note = f"{found.summary}, by process 0 of {own_share().of}" if not lack else rest.summary
+        store = None if lack else rest.store
+        return CachedEmbeddings(store, note, found.unreadable + rest.unreadable)
+    return found
+
+
+def _cached(
+    config: Config, model: Model, selections: Sequence[Products], embed: Embed, share: Share
+) -> CachedEmbeddings:
+    """Embed a share of the images that the cache lacks."""
+    spec = backbone(config.model.backbone)
+    num_images = sum(len(used_images(products)) for products in selections)
+    dtype = store_dtype(num_images, spec.embedding_dim)
+    digest = model.backbone_digest(f"version {HAND_MADE_VERSION}" if spec.on_host else "")
+    name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
+    name = f"{name}-{digest[:16]}"
     lacking = ""
     for root in _roots():
         directory = root / "embeddings" / name
@@ -135,6 +155,7 @@ def cached_embeddings(
                 image_size_px=config.data.image_size_px,
                 batch_images=embedding_batch_images(),
                 threads=config.data.threads,
+                share=share,
             )
         except OSError as error:
             lacking = f"{directory} cannot be written: {error.strerror or error}"

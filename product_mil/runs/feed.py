@@ -11,8 +11,9 @@ from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.config import Config, DataConfig, StageConfig
 from product_mil.data.embeddings import Embed, EmbeddedSource, EmbeddingStore
 from product_mil.data.loader import Loaded, PixelSource, UnseenSource, batches
-from product_mil.data.plan import Plan
+from product_mil.data.plan import Plan, ShareOfPlan
 from product_mil.data.products import ImageFault, Products
+from product_mil.devices.hosts import own_share
 from product_mil.model.classifier import Model
 from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import backbone
@@ -58,8 +59,14 @@ class Feed:
     def batches(
         self, products: Products, plan: Plan, *, num_steps: int | None = None, first_step: int = 0
     ) -> Iterator[Loaded]:
-        """The batches of a plan from a step on. By default `num_steps` is one pass."""
+        """The batches of a plan from a step on. By default `num_steps` is one pass.
+
+        Where several processes train together, these are the shards of this one.
+        """
         num_steps = plan.num_steps if num_steps is None else num_steps
+        share = own_share()
+        if share.of > 1:
+            plan = ShareOfPlan(plan, *share)
         if not self.sees_images:
             source = UnseenSource(products, plan)
         elif self.store is not None:

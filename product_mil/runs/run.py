@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,16 @@ import jax
 from product_mil.config import STAGES, Config, differences
 from product_mil.config.start import FromRun
 from product_mil.data.faults import FaultList
-from product_mil.devices.mesh import data_mesh, replicate
+from product_mil.devices.beats import watched
+from product_mil.devices.hosts import (
+    are_several,
+    by_the_first,
+    first_before_others,
+    from_first,
+    is_first,
+    largest,
+)
+from product_mil.devices.mesh import data_mesh, local, replicate
 from product_mil.errors import Interrupted, UserError
 from product_mil.files.package import checkout
 from product_mil.files.whole import write_json
@@ -27,6 +37,7 @@ from product_mil.model.registry import head
 from product_mil.runs.data import RunData, build_data
 from product_mil.runs.directory import (
     CONFIG_FILE,
+    HOSTS,
     RUN_FILE,
     checkpoint_directory,
     read_record,
@@ -64,16 +75,23 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
     """
     for spec in filter(None, (config.data.train, config.data.valid)):
         refuse_data([workdir], spec)
-    with training_in(workdir):
-        _refuse_another(config, workdir)
-        _run(config, workdir, deadline)
+    with ExitStack() as held:
+
+        def claim() -> None:
+            held.enter_context(training_in(workdir))
+            _refuse_another(config, workdir)
+
+        by_the_first(claim)
+        with watched(workdir / HOSTS):
+            _run(config, workdir, deadline)
 
 
 def _run(config: Config, workdir: Path, deadline: float) -> None:
     started = time.monotonic()
-    log = RunLog(workdir)
+    log = RunLog(workdir, writes=is_first())
     log.metrics()  # raises now if the file is damaged
-    data = build_data(config)
+    data = first_before_others(lambda: build_data(config))
+    _refuse_other_data(data)
     mesh = data_mesh(config.data.shards)
     model, notes = untrained_model(config, data)
     record = run_record(config, data, model)
@@ -83,9 +101,13 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
     faults.add_products(data.product_faults)
     faults.add_rows(Path(config.data.categories), data.category_faults)
     # After the checks above, so that a mistyped path leaves no run that refuses the correct one.
-    _claim(config, workdir)
-    _write_once(workdir, record)
-    keep_products(workdir, data)
+
+    def begin() -> None:
+        _claim(config, workdir)
+        _write_once(workdir, record)
+        keep_products(workdir, data)
+
+    by_the_first(begin)
     log.say(_introduction(config, workdir, data, record))
     for note in [*data.notes, *notes, *_notes_on_validation(data)]:
         log.say(f"  note: {note}")
@@ -103,14 +125,15 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
             with Checkpoints(checkpoint_directory(workdir, name)) as checkpoints:
                 state = replicate(start(model), mesh)
                 state = train_stage(stage, state, checkpoints, log, faults)
-            model = Model(model.structure, evaluated_parameters(state), state.statistics)
+            arrays = evaluated_parameters(state), state.statistics
+            model = Model(model.structure, *local(arrays))
             log.draw_curves()
     except Interrupted as interrupted:
         log.keep(str(interrupted))
         raise
     finally:
         log.close()
-        summary = faults.write()
+        summary = faults.write() if is_first() else None
         if summary:
             log.say(f"  note: {summary}")
     log.say(_conclusion(config, log, workdir, time.monotonic() - started))
@@ -118,6 +141,10 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
 
 def _saved_step(directory: Path) -> int:
     """The step of the last whole checkpoint of a stage; 0 if there is none."""
+    return int(from_first(str(_proven_step(directory) if is_first() else 0)))
+
+
+def _proven_step(directory: Path) -> int:
     if not directory.is_dir():
         return 0
     with Checkpoints(directory, read_only=True) as checkpoints:
@@ -152,8 +179,8 @@ def _log_expectations(
                 continue
             state = replicate(start(model), stage.mesh)
             cost, _ = measure_steps(stage, state, seconds=0.5, at_least=3)
-            if stop():
-                raise Interrupted("stopped before the first step", stop())
+            if asked := largest(stop()):
+                raise Interrupted("stopped before the first step", asked)
             # A forward pass is a third of a step.
             batches = data.valid.num_images.sum() / getattr(config, name).images_per_batch
             evaluation_s = float(batches) * cost.step_s / 3
@@ -204,6 +231,15 @@ def _refuse_another(config: Config, workdir: Path) -> None:
         raise UserError(
             f"{workdir} holds a run of another configuration; choose another --workdir, or "
             f"remove it. What differs:\n{lines}"
+        )
+
+
+def _refuse_other_data(data: RunData) -> None:
+    """Refuse data that are not those of process 0."""
+    if from_first(data.fingerprint) != data.fingerprint:
+        raise UserError(
+            f"this host sees other data than process 0 (fingerprint {data.fingerprint}): give "
+            "all of them the same files"
         )
 
 
@@ -267,7 +303,9 @@ def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[
         [
             f"product_mil {record['version']}: {config.model.pooling} over "
             f"{config.model.backbone}, {record['parameters'] / 1e6:.2f} M parameters, on "
-            f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)",
+            f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
+            + f" of {jax.process_count()} processes"
+            * are_several(),
             f"  data: {source}",
             f"  train {len(data.train)} products, {data.train.num_images.sum()} images; "
             f"valid {len(data.valid)} products; categories {categories}",

@@ -6,12 +6,14 @@ from functools import cached_property
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Float
 
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded
+from product_mil.devices.mesh import replicate
 from product_mil.inference.calibrate import TEMPERATURES, temperature_between
 from product_mil.inference.metrics import metrics_of, score_products
 from product_mil.inference.step import Scores, make_eval_step
@@ -49,7 +51,7 @@ class Validation:
         nll = collect_nll(len(valid), self.batches(), step, self.mesh)
         scored = (valid.labels >= 0) & (valid.num_images > 0)
         trust = fit_trust(nll[scored], valid.num_images[scored] > 1)
-        return {**statistics, TRUST: jax.device_put(trust, statistics[TRUST].sharding)}
+        return {**statistics, TRUST: replicate(jnp.asarray(trust), self.mesh)}
 
     def evaluate(self, parameters: Arrays, statistics: Arrays) -> dict[str, float]:
         """The metrics by name, with the temperature that makes the labels most likely.

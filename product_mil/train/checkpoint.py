@@ -9,17 +9,29 @@ all others. If a checkpoint is damaged later, this is reported, and the one befo
 import logging
 import os
 import shutil
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import jax
+from jax.sharding import Mesh, NamedSharding
+
+from product_mil.devices.hosts import (
+    are_several,
+    by_the_first,
+    from_first,
+    is_first,
+)
+from product_mil.devices.mesh import local, replicate
 from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.train.digests import write_digests
 from product_mil.train.record import refuse_newer
 from product_mil.train.state import Arrays, TrainState, abstract, evaluated_parameters
 from product_mil.train.step_directories import BEST_METRIC, StepDirectories
+
+T = TypeVar("T")
 
 MAX_LISTED_LEAVES = 10
 
@@ -31,6 +43,9 @@ class DamagedCheckpoint(UserError):
 class Checkpoints:
     """Saves and restores checkpoints in one directory. Close it after use.
 
+    Several processes that train together open, save and restore at the same time. Process 0 alone
+    decides which checkpoints stay and which one is read. They are the same for any number of them.
+
     Raises:
         UserError: a checkpoint cannot be written, or is of another model or a newer format.
     """
@@ -41,9 +56,7 @@ class Checkpoints:
         self.set_aside: list[str] = []  # lines on damaged checkpoints that `restore` came across
         self._directory, self._directories = directory, StepDirectories(directory)
         if not read_only:
-            with self._writing():
-                directory.mkdir(parents=True, exist_ok=True)
-                self._directories.remove_drafts()
+            by_the_first(self._make)
         try:
             self._descriptor = os.open(directory, os.O_RDONLY | os.O_DIRECTORY)
         except OSError as error:
@@ -51,7 +64,13 @@ class Checkpoints:
         # Orbax fails at names with brackets, backslashes or bytes that are not UTF-8, so it gets
         # an alias.
         alias = f"/proc/self/fd/{self._descriptor}"
-        self._place = alias if Path(alias).is_dir() else str(directory.absolute())
+        has_alias = Path(alias).is_dir() and not are_several()  # to whom Orbax wants to be equal
+        self._place = alias if has_alias else str(directory.absolute())
+
+    def _make(self) -> None:
+        with self._writing():
+            self._directory.mkdir(parents=True, exist_ok=True)
+            self._directories.remove_drafts()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -110,12 +129,17 @@ class Checkpoints:
                 ocp.save_checkpointables(
                     f"{self._place}/{draft.name}", _parts(state), custom_metadata=dict(run)
                 )
-                if metrics is not None:
-                    self._directories.write_score(draft, float(metrics[BEST_METRIC]))
-                write_digests(draft)
-                self._directories.publish(draft, step)
+            by_the_first(lambda: self._publish(draft, step, metrics))
         finally:
-            shutil.rmtree(draft, ignore_errors=True)
+            if is_first():
+                shutil.rmtree(draft, ignore_errors=True)
+
+    def _publish(self, draft: Path, step: int, metrics: Mapping[str, float] | None) -> None:
+        with self._writing():
+            if metrics is not None:
+                self._directories.write_score(draft, float(metrics[BEST_METRIC]))
+            write_digests(draft)
+            self._directories.publish(draft, step)
 
     def restore(self, state: TrainState) -> TrainState | None:
         """The state of the last undamaged checkpoint, with the shapes and devices of `state`.
@@ -126,26 +150,27 @@ class Checkpoints:
         Raises:
             UserError: the checkpoint is of another model.
         """
-        found: dict[str, Any] = {}
+        if not are_several():
+            found = self._last_whole(lambda step: self._load(step, abstract(_parts(state))))
+            return None if found is None else _state_of(found, state)
+        chosen = by_the_first(lambda: self._last_whole(lambda step: self._verify(step) or step))
+        step, here = from_first("" if chosen is None else str(chosen)), local(state)
+        if not step:
+            return None
+        found = self._load(int(step), abstract(_parts(here)))
+        sharding = state.step.sharding
+        assert isinstance(sharding, NamedSharding)
+        assert isinstance(sharding.mesh, Mesh)
+        return replicate(_state_of(found, here), sharding.mesh)
+
+    def _last_whole(self, read: Callable[[int], T]) -> T | None:
+        """What `read` finds at the last step that is not damaged; later ones are set aside."""
         for step in reversed(self.steps()):
             try:
-                found = self._load(step, abstract(_parts(state)))
-                break
+                return read(step)
             except DamagedCheckpoint as error:
                 self._set_aside(step, error)
-        if not found:
-            return None
-        parameters, training = found["model"]["parameters"], found["training"]
-        chosen = {path: parameters[path] for path in state.trainable}
-        return TrainState(
-            step=training["step"],
-            trainable=chosen if state.ema is None else training["trainable"],
-            frozen={path: parameters[path] for path in state.frozen},
-            statistics=found["model"]["statistics"],
-            optimizer=training["optimizer"],
-            ema=None if state.ema is None else chosen,
-            totals=training["totals"],
-        )
+        return None
 
     def _set_aside(self, step: int, error: DamagedCheckpoint) -> None:
         with self._writing():
@@ -209,7 +234,7 @@ class Checkpoints:
     def _metadata(self, step: int) -> Any:
         from orbax.checkpoint import v1 as ocp
 
-        with self._reading(step):
+        with self._reading(step), _alone():
             return ocp.checkpointables_metadata(f"{self._place}/{step}")
 
     def _load(self, step: int, wanted: dict[str, Any]) -> dict[str, Any]:
@@ -218,7 +243,7 @@ class Checkpoints:
         self._verify(step)
         if "model" in wanted:
             self._refuse_another_model(step, wanted["model"])
-        with self._reading(step):
+        with self._reading(step), _alone():
             return ocp.load_checkpointables(f"{self._place}/{step}", wanted)
 
     @contextmanager
@@ -258,6 +283,22 @@ class Checkpoints:
             )
 
 
+def _alone() -> AbstractContextManager[Any]:
+    """Let Orbax read in this process without waiting for the others, if there are any.
+
+    All have to read equally often, because Orbax counts, and waits for the others' same count when
+    it writes.
+    """
+    from orbax.checkpoint import v1 as ocp
+
+    if not are_several():
+        return nullcontext()
+    context = ocp.Context()
+    own = jax.process_index()
+    context.multiprocessing.primary_host, context.multiprocessing.active_processes = own, {own}
+    return context
+
+
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a record is more than the traceback of an error that saving raises again later."""
     return not (record.exc_info and "/orbax/" in record.pathname)
@@ -273,6 +314,21 @@ def leaf_mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list
         if path in found and found[path].shape != wanted[path].shape
     ]
     return lines
+
+
+def _state_of(found: Mapping[str, Any], like: TrainState) -> TrainState:
+    """The state whose parts these are."""
+    parameters, training = found["model"]["parameters"], found["training"]
+    chosen = {path: parameters[path] for path in like.trainable}
+    return TrainState(
+        step=training["step"],
+        trainable=chosen if like.ema is None else training["trainable"],
+        frozen={path: parameters[path] for path in like.frozen},
+        statistics=found["model"]["statistics"],
+        optimizer=training["optimizer"],
+        ema=None if like.ema is None else chosen,
+        totals=training["totals"],
+    )
 
 
 def _parts(state: TrainState) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 
+from product_mil.devices.hosts import largest
 from product_mil.devices.mesh import put_batch
 from product_mil.text import duration
 from product_mil.train.loop import Stage
@@ -44,7 +45,7 @@ def measure_steps(
         jax.block_until_ready(loss)
         times_s.append(time.monotonic() - started)
         enough = len(times_s) >= at_least and sum(times_s[1:]) >= seconds
-        if enough or time.monotonic() >= stage.deadline:
+        if largest(int(enough or time.monotonic() >= stage.deadline)):
             break
     # The first step compiles, and the next ones allocate memory and wait for the loader to start.
     step_s = statistics.median(times_s[1 + (len(times_s) - 1) // 2 :] or times_s)
@@ -68,7 +69,9 @@ def _short(seconds: float) -> str:
 
 def peak_memory_bytes() -> int:
     """The peak of used memory: of the devices if they report it, otherwise of this process."""
-    used = [(device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.devices()]
+    used = [
+        (device.memory_stats() or {}).get("peak_bytes_in_use", 0) for device in jax.local_devices()
+    ]
     if any(used):
         return max(used)
     unit_bytes = 1 if sys.platform == "darwin" else 1024

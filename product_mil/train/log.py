@@ -19,20 +19,25 @@ _LOGGER = logging.getLogger(__name__)
 
 
 class RunLog:
-    """The log of a run's directory."""
+    """The log of a run's directory; of several processes that train together, one keeps it."""
 
-    def __init__(self, workdir: Path) -> None:
-        workdir.mkdir(parents=True, exist_ok=True)
-        self._workdir = workdir
+    def __init__(self, workdir: Path, *, writes: bool = True) -> None:
+        """Open the log. Without `writes` nothing is logged or written."""
+        self._workdir, self._writes = workdir, writes
+        if writes:
+            workdir.mkdir(parents=True, exist_ok=True)
         self._tensorboard: dict[str, Any] = {}
 
     def say(self, text: str) -> None:
         """Log the text, and write it to log.txt."""
-        _LOGGER.info("%s", text)
-        self.keep(text)
+        if self._writes:
+            _LOGGER.info("%s", text)
+            self.keep(text)
 
     def keep(self, text: str) -> None:
         """Write the text to log.txt, with the time."""
+        if not self._writes:
+            return
         stamp = time.strftime("%Y-%m-%d %H:%M:%S")
         # File names that are not UTF-8 keep their bytes.
         path = self._workdir / LOG_FILE
@@ -70,6 +75,8 @@ class RunLog:
         Raises:
             UserError: the file cannot be written.
         """
+        if not self._writes:
+            return
         row = {"stage": stage, "step": step, **values}
         path = self._workdir / METRICS_FILE
         try:
@@ -91,6 +98,8 @@ class RunLog:
 
         Lines of other stages stay, since a run that resumes passes through its finished stages.
         """
+        if not self._writes:
+            return
         kept = [row for row in self.metrics() if row["stage"] != stage or row["step"] <= step]
         path = self._workdir / METRICS_FILE
         write_text(path, "".join(json.dumps(row) + "\n" for row in kept))
@@ -118,7 +127,7 @@ class RunLog:
     def draw_curves(self) -> None:
         """Draw loss and accuracy over the steps of all stages to curves.png."""
         rows = [row for row in self.metrics() if "valid/top1" in row]
-        if not rows:
+        if not rows or not self._writes:
             return
         from matplotlib.figure import Figure
 

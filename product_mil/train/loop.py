@@ -1,5 +1,6 @@
 """The loop of one stage: steps, evaluations and checkpoints, which can be resumed after a kill."""
 
+import json
 import math
 import signal
 import time
@@ -14,7 +15,8 @@ from tqdm import tqdm
 
 from product_mil.data.faults import FaultList
 from product_mil.data.loader import Loaded
-from product_mil.devices.mesh import put_batch
+from product_mil.devices.hosts import Agreement, from_first, gathered, is_first, own_share
+from product_mil.devices.mesh import put_batch, replicate
 from product_mil.errors import Interrupted, UserError
 from product_mil.text import duration
 from product_mil.train.checkpoint import Checkpoints
@@ -46,7 +48,11 @@ class Stage:
 
 
 def train_stage(
-    stage: Stage, state: TrainState, checkpoints: Checkpoints, log: RunLog, faults: FaultList
+    stage: Stage,
+    state: TrainState,
+    checkpoints: Checkpoints,
+    log: RunLog,
+    faults: FaultList,
 ) -> TrainState:
     """Train from the last checkpoint, or from `state`, to the end of the stage.
 
@@ -80,11 +86,11 @@ def _take_steps(
 ) -> TrainState:
     """Take the steps after `step`, to the end or until validation no longer improves."""
     in_flight, left = StepsInFlight(stage.name), TimeLeft(stage.num_steps)
-    throughput = Throughput(stage.peak_flops_per_s)
+    throughput = Throughput(stage.peak_flops_per_s, own_share().of)
+    agreement = Agreement(stage.mesh)
     saved_at, begun = time.monotonic(), step
     batches = stage.batches(step)
-    bar = tqdm(total=stage.num_steps, initial=step, desc=stage.name, unit="step", disable=None)
-    with stop_requests() as stop, bar:
+    with stop_requests() as stop, _bar(stage, step) as bar:
         while step < stage.num_steps:
             with throughput.waiting():
                 loaded = next(batches)
@@ -103,16 +109,17 @@ def _take_steps(
                 throughput.restart()
                 left.begin(step)
             _report_progress(bar, throughput, left, log, stage, step)
+            evaluates = step % stage.evaluate_every_steps == 0 or step == stage.num_steps
             # Asked once in a step; a later request is served after the next step.
-            asked = stop() or signal.SIGTERM * (time.monotonic() >= stage.deadline)
-            if step % stage.evaluate_every_steps == 0 or step == stage.num_steps:
+            asked, is_due = _requests(stage, stop(), saved_at, agreement, settles=evaluates)
+            if evaluates:
                 in_flight.drain()
                 values = _train_metrics(stage, state) | throughput.rates()
                 state, found = _evaluate(stage, state)
                 values |= _valid(found)
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values, left.seconds(step)))
-                faults.write()  # a resumed run will not meet earlier faults again
+                _write_faults(faults)  # a resumed run will not meet earlier faults again
                 checkpoints.save(state, {**stage.run_record, VALIDATION: found}, values)
                 throughput.restart()
                 left.logged()
@@ -120,14 +127,43 @@ def _take_steps(
                 if _out_of_patience(stage, log, step):
                     log.say(f"{stage.name}: stopped early, valid/nll no longer falls")
                     break
-            elif asked or time.monotonic() - saved_at > stage.checkpoint_every_s:
+            elif asked or is_due:
                 in_flight.drain()
-                faults.write()
+                _write_faults(faults)
                 checkpoints.save(state, stage.run_record, None)
                 saved_at = time.monotonic()
             if asked:
                 raise Interrupted(f"stopped at step {step} of stage {stage.name}", asked)
     return state
+
+
+def _bar(stage: Stage, step: int) -> tqdm:
+    """A bar of the steps, on a terminal, of one process."""
+    hidden = None if is_first() else True  # None hides it where there is no terminal
+    return tqdm(total=stage.num_steps, initial=step, desc=stage.name, unit="step", disable=hidden)
+
+
+def _requests(
+    stage: Stage, asked: int, saved_at: float, agreement: Agreement, *, settles: bool
+) -> tuple[int, bool]:
+    """The signal by which a process was asked to stop, or 0, and whether a checkpoint is due.
+
+    All processes get the same answer at the same step; with `settles`, no answer is left for later.
+    """
+    asked = asked or signal.SIGTERM * (time.monotonic() >= stage.deadline)
+    is_due = time.monotonic() - saved_at > stage.checkpoint_every_s
+    word = agreement.largest(2 * asked + is_due)
+    if word or settles:
+        word = max(word, agreement.settle())
+    return word // 2, bool(word % 2)
+
+
+def _write_faults(faults: FaultList) -> None:
+    """Write the faults that all processes met."""
+    for rows in gathered("[]" if is_first() else json.dumps(faults.not_passed_on())):
+        faults.add_listed(json.loads(rows))
+    if is_first():
+        faults.write()
 
 
 def _report_progress(
@@ -153,7 +189,7 @@ def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, dict[str, fl
     """The state with fitted statistics and totals of 0, and its metrics."""
     parameters = evaluated_parameters(state)
     statistics = stage.calibrate(parameters, state.statistics)
-    totals = jax.device_put(zero_totals(), state.step.sharding)
+    totals = replicate(zero_totals(), stage.mesh)
     found = stage.evaluate(parameters, statistics)
     return state._replace(statistics=statistics, totals=totals), found
 
@@ -213,6 +249,10 @@ def _out_of_patience(stage: Stage, log: RunLog, step: int) -> bool:
     """
     if not stage.patience_evaluations:
         return False
+    return bool(from_first("out" if _no_longer_improves(stage, log, step) else ""))
+
+
+def _no_longer_improves(stage: Stage, log: RunLog, step: int) -> bool:
     rows = [row for row in log.metrics() if row["stage"] == stage.name and row["step"] <= step]
     losses = [row["valid/nll"] for row in rows]
     return bool(losses) and len(losses) - 1 - losses.index(min(losses)) >= (

@@ -55,9 +55,12 @@ class StepsInFlight:
 class Throughput:
     """Counts images, products and time since the last evaluation."""
 
-    def __init__(self, peak_flops_per_s: float) -> None:
-        """Take the peak of all devices; with 0, utilisation is not reported."""
-        self._peak_flops_per_s = peak_flops_per_s
+    def __init__(self, peak_flops_per_s: float, processes: int = 1) -> None:
+        """Take the peak of all devices; with 0, utilisation is not reported.
+
+        What one of several `processes` loads stands for all, as they load equal shares.
+        """
+        self._peak_flops_per_s, self._processes = peak_flops_per_s, processes
         self._flops_a_step: float | None = None
         self.restart()
 
@@ -82,8 +85,8 @@ class Throughput:
         """Count a step of this batch."""
         slots = loaded.batch.slots
         self._steps += 1
-        self._images += int(slots.is_image.sum())
-        self._products += int((slots.label >= 0).sum())
+        self._images += int(slots.is_image.sum()) * self._processes
+        self._products += int((slots.label >= 0).sum()) * self._processes
 
     def rates(self) -> dict[str, float]:
         """The speed, and the share of time spent waiting for data.

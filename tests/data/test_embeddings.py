@@ -1,4 +1,5 @@
 from pathlib import Path
+from typing import Any
 
 import bson
 import numpy as np
@@ -84,10 +85,38 @@ def test_an_image_is_embedded_once_however_often_it_occurs(
         return embed(images)
 
     products = products_of(path)
-    arguments = {"image_size_px": SIZE_PX, "batch_images": BATCH_IMAGES, "threads": 1}
+    arguments: Any = {"image_size_px": SIZE_PX, "batch_images": BATCH_IMAGES, "threads": 1}
     assert fill_store(store, [products], counting, **arguments) == (distinct, [])
     assert sum(seen) == distinct
     assert fill_store(store, [products, products], counting, **arguments) == (0, [])
+
+
+def test_processes_share_the_images(
+    tmp_path: Path, sample: SampleFiles, store: EmbeddingStore
+) -> None:
+    """Each image is embedded by one of them, an unreadable one is tried by one of them."""
+    records = bson.decode_all(sample.train.read_bytes())
+    records[0]["imgs"] = [{"picture": b"\xff\xd8 no more"}]
+    path = tmp_path / "some.bson"
+    path.write_bytes(b"".join(map(bson.encode, records)))
+    products = products_of(path)
+    arguments: Any = {"image_size_px": SIZE_PX, "batch_images": BATCH_IMAGES, "threads": 1}
+    alone = EmbeddingStore(tmp_path / "alone", dim=3, dtype="float32")
+    total, faults = fill_store(alone, [products], embed, **arguments)
+    parts = [
+        fill_store(store, [products], embed, share=(number, 3), **arguments) for number in range(3)
+    ]
+    assert sum(embedded for embedded, _ in parts) == total
+    assert min(embedded for embedded, _ in parts) > total / 6
+    assert [fault for _, of in parts for fault in of] == faults
+    assert len(faults) == 1
+    # Nothing is left for who looks at all of them.
+    assert fill_store(store, [products], embed, **arguments) == (0, faults)
+    rows = np.arange(products.catalogue.num_images_total)
+    hashes = np.asarray(products.catalogue.image_hash)[rows]
+    found, wanted = store.find(hashes), alone.find(hashes)
+    np.testing.assert_array_equal(found < 0, wanted < 0)
+    np.testing.assert_array_equal(store.take(found[found >= 0]), alone.take(wanted[wanted >= 0]))
 
 
 def test_unreadable_images_are_listed_and_become_padding(

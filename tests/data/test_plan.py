@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from product_mil.data.plan import SequentialPlan, ShuffledPlan, balanced_draws
+from product_mil.data.plan import SequentialPlan, ShareOfPlan, ShuffledPlan, balanced_draws
 
 CDISCOUNT_SHARES = (0.618, 0.160, 0.077, 0.145)
 
@@ -35,6 +35,31 @@ def test_every_product_once_each_epoch_and_orders_differ() -> None:
         check_epoch(plan, num_images, epoch * plan.num_steps)
     flat = [np.concatenate(plan.positions(epoch * plan.num_steps)) for epoch in range(2)]
     assert not np.array_equal(flat[0], flat[1])
+
+
+@pytest.mark.parametrize("count", [1, 2, 4])
+def test_shares_are_the_plan_in_parts(count: int) -> None:
+    """What the processes have together is the step, shard by shard."""
+    num_images = cdiscount(500)
+    for plan in (
+        ShuffledPlan(num_images, shards=4, image_slots=16, seed=3),
+        SequentialPlan(num_images, shards=4, image_slots=16),
+    ):
+        shares = [ShareOfPlan(plan, number, count) for number in range(count)]
+        for share in shares:
+            assert share.shards == 4 // count
+            sizes = (share.image_slots, share.product_slots, share.num_steps)
+            assert sizes == (plan.image_slots, plan.product_slots, plan.num_steps)
+        for step in (0, plan.num_steps - 1, plan.num_steps):
+            together = [of for share in shares for of in share.positions(step)]
+            for found, wanted in zip(together, plan.positions(step), strict=True):
+                np.testing.assert_array_equal(found, wanted)
+
+
+def test_shards_that_cannot_be_shared_are_refused() -> None:
+    plan = SequentialPlan(cdiscount(50), shards=4, image_slots=16)
+    with pytest.raises(ValueError, match="4 shards for 3 processes"):
+        ShareOfPlan(plan, 0, 3)
 
 
 def test_cdiscount_fills_its_slots() -> None:

@@ -68,7 +68,7 @@ def test_memory_is_that_of_the_devices_where_they_report_it(
         def memory_stats(self) -> dict[str, int]:
             return {"peak_bytes_in_use": self.peak}
 
-    monkeypatch.setattr(cost.jax, "devices", lambda: [Device(5), Device(7)])
+    monkeypatch.setattr(cost.jax, "local_devices", lambda: [Device(5), Device(7)])
     assert peak_memory_bytes() == 7
 
 
