@@ -103,18 +103,18 @@ def _join(given: flags.FlagValues) -> None:
     """
     from product_mil.devices.hosts import join, join_by_launcher
 
-    told = [given.coordinator, given.num_processes, given.process_id]
-    if given.distributed and any(value is not None for value in told):
+    group = [given.coordinator, given.num_processes, given.process_id]
+    if given.distributed and any(value is not None for value in group):
         raise UserError(
             "--distributed asks the launcher who takes part: leave out --coordinator, "
             "--num_processes and --process_id, or give these three alone"
         )
     if given.distributed:
         join_by_launcher()
-    elif any(value is not None for value in told):
-        if None in told:
+    elif any(value is not None for value in group):
+        if None in group:
             raise UserError("give --coordinator, --num_processes and --process_id together")
-        join(*told)
+        join(*group)
 
 
 if __name__ == "__main__":
