@@ -123,7 +123,8 @@ def watched(directory: Path) -> Iterator[None]:
     """Watch the other processes while the body runs; with one process there is nothing to watch.
 
     If another one is gone or silent, this process says so in one line and ends at once, because it
-    may wait for the other where nothing can be interrupted. If the body fails, the others learn of it.
+    may wait for the other where nothing can be interrupted. If the body fails, the others learn of
+    it.
 
     Raises:
         HostLost: the body failed because another process is gone.
