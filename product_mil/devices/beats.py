@@ -97,10 +97,13 @@ def see_the_same(directory: Path) -> None:
     token = uuid4().hex
 
     def write() -> None:
-        directory.mkdir(exist_ok=True)
-        for path in directory.iterdir():  # of an earlier start
-            path.unlink()
-        (directory / _TOKEN).write_text(token, encoding="ascii")
+        try:
+            directory.mkdir(exist_ok=True)
+            for path in directory.iterdir():  # of an earlier start
+                path.unlink()
+            (directory / _TOKEN).write_text(token, encoding="ascii")
+        except OSError as error:
+            raise UserError(f"cannot write to {directory}: {error.strerror or error}") from None
 
     by_the_first(write)
     wanted, until, found = from_first(token), time.monotonic() + _SEEN_WITHIN_S, None
