@@ -17,6 +17,7 @@ HEADERS = {
     ),
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
+    "cache-control": "no-cache",  # asked again each time, so the page is of one version
 }
 _MISTAKE = {"detail": "a mistake in the server; its log says more"}
 _QUIET = ("/health", "/metrics", "/page")  # asked for all the time, or many files at once

@@ -119,7 +119,7 @@ def operator_routes(service: Service) -> APIRouter:
         """The meters, for Prometheus."""
         return Response(generate_latest(service.meters.registry), media_type=CONTENT_TYPE_LATEST)
 
-    @router.get("/", include_in_schema=False)
+    @router.api_route("/", methods=["GET", "HEAD"], include_in_schema=False)
     async def page() -> FileResponse:
         return FileResponse(PAGE / "index.html")
 

@@ -175,8 +175,10 @@ def test_every_answer_keeps_browsers_within_the_server(client: TestClient) -> No
         "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
         "connect-src 'self'; base-uri 'none'; form-action 'self'; frame-ancestors 'none'"
     )
-    for path in ("/v1/model", "/v1/examples/0/0.jpg", "/nowhere", "/metrics"):
+    assert client.head("/").status_code == 200
+    for path in ("/", "/page/page.js", "/v1/model", "/v1/examples/0/0.jpg", "/nowhere", "/metrics"):
         headers = client.get(path).headers
+        assert headers["cache-control"] == "no-cache"
         assert headers["content-security-policy"] == policy
         assert headers["x-content-type-options"] == "nosniff"
         assert headers["referrer-policy"] == "no-referrer"
