@@ -2,9 +2,12 @@
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import signal
 import socket
+import struct
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -16,8 +19,14 @@ from product_mil.serve.service import Service
 
 BACKLOG = 2048  # connections that the system keeps until they are accepted
 KEEP_ALIVE_S = 75  # longer than proxies keep theirs, so that these are the ones that close
+HANDSHAKE_S = 0.05  # in which a connection that has begun is made
 LATE_S = 0.5  # in which a client that is connected may still send its request
 LAST_ANSWERS_S = 5  # that answers may take to leave when nothing more is computed
+
+
+_SO_ATTACH_FILTER = 26  # of Linux
+# A filter of packets (BPF, linux/filter.h): load byte 13 of TCP's header; drop what has SYN set.
+_DROP_SYN = (0x30, 0, 0, 13, 0x45, 0, 1, 0x02, 0x06, 0, 0, 0, 0x06, 0, 0, 0xFFFFFFFF)
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -115,11 +124,13 @@ class _Server(uvicorn.Server):
         """
         loop, late = asyncio.get_running_loop(), []
         copies = [each.dup() for each in sockets]
+        for copy in copies:
+            _ignore_newcomers(copy)
         for server in self.servers:
             server.close()
         for each in sockets:
             each.close()
-        await asyncio.sleep(0)  # now the copies alone listen
+        await asyncio.sleep(HANDSHAKE_S)  # now the copies alone listen
         for copy in copies:
             with copy, contextlib.suppress(BlockingIOError):
                 while True:
@@ -131,6 +142,19 @@ class _Server(uvicorn.Server):
         kind: Any = self.config.http_protocol_class
         state = self.lifespan.state
         return kind(config=self.config, server_state=self.server_state, app_state=state)
+
+
+def _ignore_newcomers(listening: socket.socket) -> None:
+    """Let the system drop the first packet of new connections; clients send it again in a second.
+
+    By then it is refused, or another server is there. Without this a connection that is made just
+    before the socket is closed would break. This works on Linux alone.
+    """
+    filters = ctypes.create_string_buffer(struct.pack("=" + "HBBI" * 4, *_DROP_SYN))
+    program = struct.pack("@HP", 4, ctypes.addressof(filters))
+    with contextlib.suppress(OSError):
+        if sys.platform == "linux":
+            listening.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, program)
 
 
 def _cannot_listen(host: str, port: int, error: Exception) -> UserError:

@@ -22,7 +22,7 @@ from product_mil.api import Classifier
 from product_mil.errors import UserError
 from product_mil.prediction import Question
 from product_mil.serve.limits import Limits
-from product_mil.serve.server import address_of, bind, server_of
+from product_mil.serve.server import _ignore_newcomers, address_of, bind, server_of
 from product_mil.serve.service import Service
 from tests.scripts import ROOT, call_tool
 from tests.serve.client import as_json
@@ -259,3 +259,18 @@ def test_no_request_is_lost_when_it_starts_again(
     assert lines[1] == f"open http://{HOST}:{port}; it answers when the model is compiled"
     assert lines[2] == "stopped; everything that was asked is answered"
     assert len(lines) == 9
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the filter is one of Linux")
+def test_newcomers_are_ignored_while_connections_are_finished() -> None:
+    with contextlib.closing(bind(HOST, 0)) as listening:
+        listening.listen()
+        address = listening.getsockname()
+        with contextlib.closing(socket.create_connection(address, 5)) as early:
+            _ignore_newcomers(listening)
+            with pytest.raises(TimeoutError):
+                socket.create_connection(address, 0.2)
+            accepted, _ = listening.accept()
+            with accepted:
+                early.sendall(b"early")
+                assert accepted.recv(5) == b"early"
