@@ -157,7 +157,10 @@ def test_other_kinds_of_requests(small: TestClient) -> None:
     ):
         reply = small.post("/v1/predict", content=GIF, headers=headers)
         assert refusal(reply, 415) == line
-    assert refusal(small.get("/v1/predict"), 405)
+    assert refusal(small.get("/v1/predict"), 405) == "GET is not answered: use POST"
+    assert small.get("/v1/predict").headers["allow"] == "POST"
+    assert refusal(small.put("/"), 405) == "PUT is not answered: use GET or HEAD"
+    assert refusal(small.post("/page/page.js"), 405) == "POST is not answered: use GET or HEAD"
     assert refusal(small.get("/nowhere"), 404)
     assert refusal(small.get("/v1/categories?limit=-1"), 422).startswith("query.limit: Input")
     assert refusal(small.get("/v1/examples/0/0.jpg"), 404)
