@@ -167,6 +167,9 @@ def test_faults_are_counted_and_a_cut_file_is_named(
     ("more", "message"),
     [
         (["--shard", 0], "--shard K and --of N: give both"),
+        (["{here}/data/3.bson", "{here}/data/4.bson"], "pattern: --data '{here}/data/*.bson'"),
+        (["/"], "unrecognized arguments: /;"),
+        (["{here}/data/none.bson"], "unrecognized arguments: {here}/data/none.bson"),
         (["--topk", 0], "--topk=0: must be at least 1"),
         (["--unit_mb", -1], "--unit_mb=-1: must be more than 0"),
         (["--workers", 2], "--address and --workers are for --engine ray"),
