@@ -2,6 +2,7 @@
 
 import argparse
 import inspect
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -70,6 +71,11 @@ class CommandParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Refuse the arguments as everything else is refused: in one line."""
+        *_, other = message.rpartition("unrecognized arguments: ")
+        path, options = Path(other.split(" ")[0]), self._option_string_actions
+        if path.name and other != message and "--data" in options and os.access(path, os.F_OK):
+            pattern = path.with_name(f"*{path.suffix}")  # which the shell has made several names of
+            message = f"{path} is one name too many; quote the pattern: --data '{pattern}'"
         raise UserError(f"{message}; see {self.prog} --help")
 
 

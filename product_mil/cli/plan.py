@@ -56,4 +56,5 @@ def main(argv: list[str] | None = None) -> None:
     devices = args.devices or jax.device_count()
     machines = Machines(args.hosts, cores, devices, args.gbit_per_s)
     rates = measured_rates(args.data, args.workdir, args.images_per_s)
+    print(rates.about)
     print(plan(args.products, machines, rates, args.unit_mb).text)

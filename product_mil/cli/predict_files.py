@@ -71,16 +71,17 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{len(units)} units{share}; writing {args.output}", flush=True)
         tally = followed(engine.outcomes(own), len(own))
     print(f"{tally.predicted} units predicted, {tally.skipped} done before")
-    if not write_manifest(job.files, units, unique_ids=args.unique_ids):
-        print("other shares are not done yet: the last one writes the manifest")
+    summary = write_manifest(job.files, units, unique_ids=args.unique_ids)
+    if args.merge is not None and not tally.failed:
+        print(f"{args.merge}: {merge(job.files, units, args.merge):,} products")
+    print(summary or "other shares are not done yet: the last one writes the manifest")
     if tally.failed:
         name, reason = next(iter(tally.failed.items()))
+        unmerged = f"{args.merge} was not written, because it takes all units; "
         raise UserError(
             f"{len(tally.failed)} of {len(own)} units could not be predicted, such as {name}: "
-            f"{reason}; the same command tries them again"
+            f"{reason}; {unmerged * (args.merge is not None)}the same command tries them again"
         )
-    if args.merge is not None:
-        print(f"{args.merge}: {merge(job.files, units, args.merge):,} products")
 
 
 def _parser() -> CommandParser:

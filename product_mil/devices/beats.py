@@ -10,7 +10,6 @@ import os
 import shutil
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ from product_mil.devices.hosts import (
     by_the_first,
     from_first,
     gathered,
+    leave,
     own_share,
 )
 from product_mil.errors import HostLost, Interrupted, UserError
@@ -37,6 +37,7 @@ _TOKEN = "token"
 _SEEN_WITHIN_S = 60.0  # a file system on the network may show a new file late
 _KEPT: list[Any] = []  # what C calls must not be collected
 _ENDED, _FAILED = "ended", "failed: "
+_HOST = socket.gethostname()
 
 
 class Beats:
@@ -51,11 +52,10 @@ class Beats:
     def beat(self) -> None:
         """Write this process's file anew."""
         self._count += 1
-        who = f"{socket.gethostname()}, process id {os.getpid()}"
         # In place, since another host may see a new file under the same name late.
         with suppress(OSError):
             self._file(self._share.number).write_text(
-                f"{self._count}\n{who}\n{self._news}\n", encoding="utf-8"
+                f"{self._count}\n{_HOST}\n{os.getpid()}\n{self._news}\n", encoding="utf-8"
             )
 
     def end(self, news: str) -> None:
@@ -68,11 +68,15 @@ class Beats:
         self._listen()
         now, silent = time.monotonic(), []
         for index, (found, changed_at) in self._others.items():
-            _, who, news = [*found.splitlines(), "", "", ""][:3]
-            name = f"process {index}" + (f" ({who})" if who else "")
+            _, host, pid, news = [*found.splitlines(), *[""] * 4][:4]
+            name = f"process {index}" + (f" ({host}, process id {pid})" if host else "")
             if news.startswith(_FAILED):
                 return f"{name} failed: {news.removeprefix(_FAILED)}"
-            if news != _ENDED and now - changed_at > silent_s:
+            if news == _ENDED:
+                continue
+            if host == _HOST and not _is_running(pid):
+                return f"{name} was killed"
+            if now - changed_at > silent_s:
                 silent.append(f"{name} was not heard of for {now - changed_at:.0f} s")
         return "; ".join(silent) or None
 
@@ -86,6 +90,15 @@ class Beats:
 
     def _file(self, index: int) -> Path:
         return self._directory / str(index)
+
+
+def _is_running(pid: str) -> bool:
+    """Whether a process of this host runs; where the system does not say, it is taken to."""
+    try:
+        state = Path("/proc", pid, "stat").read_bytes().rpartition(b") ")[2][:1]
+    except OSError:
+        return not Path("/proc/self/stat").exists()
+    return state not in (b"Z", b"X")  # a zombie, which its parent did not ask for yet
 
 
 def see_the_same(directory: Path) -> None:
@@ -106,18 +119,21 @@ def see_the_same(directory: Path) -> None:
             raise UserError(f"cannot write to {directory}: {error.strerror or error}") from None
 
     by_the_first(write)
-    wanted, until, found = from_first(token), time.monotonic() + _SEEN_WITHIN_S, None
+    wanted, of_first, found = from_first(token), from_first(str(directory)), None
+    # Under another name it is most likely another one.
+    patience_s = _SEEN_WITHIN_S if str(directory) == of_first else 5
+    until = time.monotonic() + patience_s
     while found != wanted and time.monotonic() < until:
         with suppress(OSError, UnicodeDecodeError):
             found = (directory / _TOKEN).read_text(encoding="ascii")
         if found != wanted:
             time.sleep(0.2)
-    who = f"process {own_share().number} on {socket.gethostname()}"
-    blind = next(filter(None, gathered("" if found == wanted else who)), None)
+    own = f"process {own_share().number} on {_HOST} does not see in {directory}"
+    blind = next(filter(None, gathered("" if found == wanted else own)), None)
     if blind is not None:
         raise UserError(
-            f"{blind} does not see in {directory} what process 0 wrote there: --workdir has to be "
-            "on a file system that all hosts share"
+            f"{blind} what process 0 wrote in {of_first}: --workdir has to be the same directory "
+            "for all, on a file system that their hosts share"
         )
 
 
@@ -144,7 +160,7 @@ def watched(directory: Path) -> Iterator[None]:
             beats.beat()
             line = beats.lost()
             if line is not None and not done.wait(2 * BEAT_S):  # it may be ending by itself
-                _leave(line)
+                leave(_said(line))
 
     _speak_before_abort(beats)
     threading.Thread(target=watch, name="beats", daemon=True).start()
@@ -181,7 +197,7 @@ def _speak_before_abort(beats: Beats) -> None:
     def aborted(_: int) -> None:
         line = _who_is_lost(beats)
         if line is not None:
-            _leave(line)
+            leave(_said(line))
         os._exit(128 + signal.SIGABRT)
 
     _KEPT.append(aborted)
@@ -205,11 +221,3 @@ def _said(line: str) -> str:
 
 def _one_line(error: BaseException) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
-
-
-def _leave(line: str) -> None:
-    """End the process at once with a line on standard error, where nothing can be raised."""
-    with suppress(OSError, ValueError):
-        sys.stderr.write(f"error: {_said(line)}\n")
-        sys.stderr.flush()
-    os._exit(HostLost.STATUS)

@@ -5,9 +5,14 @@ there are more, all of them have to call these functions in the same order, sinc
 for the others.
 """
 
+import logging
 import os
+import socket
+import sys
+import threading
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, cast
 
@@ -17,11 +22,12 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
 from product_mil.devices.mesh import put_batch
-from product_mil.errors import UserError
+from product_mil.errors import HostLost, UserError
 
 T = TypeVar("T")
 
 JOIN_WITHIN_S = 300
+NEWS_AFTER_S = 10
 STEPS_LATER = 2  # an agreement is read this many steps after it was asked for, as losses are
 # JAX ends a process that misses another one for so long. `beats` says it earlier, and in words.
 _HEARTBEAT_TIMEOUT_S = 100
@@ -49,6 +55,8 @@ def join(coordinator: str, num_processes: int, process_id: int) -> None:
     # On this host alone the port is not opened to the network; JAX opens it on all addresses.
     if host in ("localhost", "127.0.0.1"):
         os.environ.setdefault("JAX_COORDINATOR_BIND_ADDRESS", coordinator)
+    if process_id == 0:
+        _refuse_used_port(coordinator)
     _initialize(
         f"process {process_id} of {num_processes} could not join the others at {coordinator}",
         coordinator_address=coordinator,
@@ -87,13 +95,55 @@ def _all_gpus() -> list[int]:
     return list(range(max(number, 1)))
 
 
+def _refuse_used_port(coordinator: str) -> None:
+    """Refuse a port at which JAX could not listen, where it would crash."""
+    listening = os.environ.get("JAX_COORDINATOR_BIND_ADDRESS", f":{coordinator.rpartition(':')[2]}")
+    host, _, port = listening.rpartition(":")
+    try:
+        socket.create_server((host.strip("[]"), int(port))).close()
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(
+            f"--coordinator={coordinator}: process 0 cannot listen at this port ({reason}); choose "
+            "another one for all processes"
+        ) from None
+
+
+@contextmanager
+def _patiently(failed: str) -> Iterator[None]:
+    """Say that others are waited for, and after a while end, where JAX would abort the process."""
+    logger = logging.getLogger(__name__)
+    news = f"waits for the other processes; they have {JOIN_WITHIN_S // 60} minutes to start"
+    timers = [
+        threading.Timer(NEWS_AFTER_S, logger.warning, [news]),
+        threading.Timer(JOIN_WITHIN_S, leave, [f"{failed}: not all came in {JOIN_WITHIN_S} s"]),
+    ]
+    for timer in timers:
+        timer.daemon = True
+        timer.start()
+    try:
+        yield
+    finally:
+        for timer in timers:
+            timer.cancel()
+
+
+def leave(line: str) -> None:
+    """End the process at once with a line on standard error, where nothing can be raised."""
+    with suppress(OSError, ValueError):
+        sys.stderr.write(f"error: {line}\n")
+        sys.stderr.flush()
+    os._exit(HostLost.STATUS)
+
+
 def _initialize(failed: str, **given: Any) -> None:
     try:
-        jax.distributed.initialize(
-            initialization_timeout=JOIN_WITHIN_S,
-            heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
-            **given,
-        )
+        with _patiently(failed):
+            jax.distributed.initialize(
+                initialization_timeout=2 * JOIN_WITHIN_S,
+                heartbeat_timeout_seconds=_HEARTBEAT_TIMEOUT_S,
+                **given,
+            )
     except (ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:300]
         if "coordinator_address" not in given and isinstance(error, ValueError):

@@ -4,7 +4,6 @@ import csv
 import gzip
 import io
 import json
-import logging
 import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -18,16 +17,17 @@ from product_mil.files.outputs import check_output
 from product_mil.files.whole import whole, write_json
 from product_mil.inference.submission import SUBMISSION
 from product_mil.runs.repeated_ids import repeats_in
-from product_mil.runs.unit_files import JOB, MANIFEST, Done, UnitFiles
+from product_mil.runs.unit_files import FAULT_LISTS, JOB, MANIFEST, Done, UnitFiles
 from product_mil.runs.units import Unit
 
-_LOGGER = logging.getLogger(__name__)
 _SHOWN_REPEATS = 10
 _HEADER = b"_id,category_id\n"
 
 
-def write_manifest(files: UnitFiles, units: Sequence[Unit], *, unique_ids: bool) -> bool:
-    """Write the manifest if every unit is done or has failed, and return whether that is so.
+def write_manifest(files: UnitFiles, units: Sequence[Unit], *, unique_ids: bool) -> str | None:
+    """Write the manifest if every unit is done or has failed, and return a line that sums it up.
+
+    While a unit is neither, nothing is written, and None is returned.
 
     With `unique_ids`, nobody looks for ids that occur in several units. Several processes may find
     all units done: they write the same.
@@ -44,7 +44,8 @@ def write_manifest(files: UnitFiles, units: Sequence[Unit], *, unique_ids: bool)
         elif found is not None:
             done[unit.name] = found
         else:
-            return False
+            return None
+    cut = list(dict.fromkeys(one.spec for one in done.values() if one.is_cut))
     path = files.directory / MANIFEST
     try:
         manifest = {
@@ -53,6 +54,7 @@ def write_manifest(files: UnitFiles, units: Sequence[Unit], *, unique_ids: bool)
             "num_products": sum(one.num_products for one in done.values()),
             "num_images": sum(one.num_images for one in done.values()),
             "num_faults": sum(one.num_faults for one in done.values()),
+            "cut_files": cut,
             "failed": failed,
             "units": {name: asdict(one) for name, one in done.items()},
         }
@@ -64,13 +66,16 @@ def write_manifest(files: UnitFiles, units: Sequence[Unit], *, unique_ids: bool)
     except OSError as error:
         raise OutputError(f"cannot write {path}: {error}") from error
     line = f"{path}: {len(units)} units, {manifest['num_products']:,} products"
+    if manifest["num_faults"]:
+        line += f"; faults: {manifest['num_faults']:,}, see {files.directory / FAULT_LISTS}"
     if failed:
         line += f"; {len(failed)} units could not be predicted"
     if repeated and repeated["count"]:
         _id, name = repeated["first"][0]
         line += f"; {repeated['count']:,} rows repeat a product id, such as {_id} in {name}"
-    _LOGGER.info("%s", line)
-    return True
+    if cut:
+        line += f"; files whose end is missing: {len(cut)}, such as {cut[0]}: fetch them again"
+    return line
 
 
 def _former(path: Path) -> dict[str, Any]:

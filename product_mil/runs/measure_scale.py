@@ -18,7 +18,7 @@ from product_mil.devices.mesh import data_mesh, put_batch, replicate
 from product_mil.inference.step import Predicted, make_predict_step
 from product_mil.model.classifier import Model
 from product_mil.runs.model import build_model
-from product_mil.runs.scale import ASSUMED, GIVEN, MEASURED, Rates
+from product_mil.runs.scale import ASSUMED, GIVEN, MEASURED, SAMPLE, Rates
 from product_mil.runs.schedule import prediction_slots
 from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import BsonCatalogue
@@ -58,6 +58,7 @@ def measured_rates(data: str | None, workdir: Path | None, images_per_s: float |
     is_dump = isinstance(catalogue, BsonCatalogue)
     image_bytes = int(np.asarray(catalogue.image_length_bytes).sum())
     forward_s = _forward_s(step, size_px) if images_per_s is None else 1 / images_per_s
+    of_data, of_net = SAMPLE if data is None else MEASURED, MEASURED if workdir else CONFIGURATION
     return Rates(
         product_bytes=max(size_bytes, image_bytes) / catalogue.num_products,
         images_per_product=catalogue.num_images_total / catalogue.num_products,
@@ -66,13 +67,28 @@ def measured_rates(data: str | None, workdir: Path | None, images_per_s: float |
         forward_s=forward_s,
         process_bytes=_resident_bytes(),
         basis={
-            "product_bytes": MEASURED,
-            "images_per_product": MEASURED,
-            "index_s": MEASURED if is_dump else ASSUMED,
-            "decode_s": MEASURED,
-            "forward_s": MEASURED if images_per_s is None else GIVEN,
+            "product_bytes": of_data,
+            "images_per_product": of_data,
+            "index_s": of_data if is_dump else ASSUMED,
+            "decode_s": of_data,
+            "forward_s": of_net if images_per_s is None else GIVEN,
             "process_bytes": MEASURED,
         },
+        about=_about(data, workdir, config, images_per_s is None),
+    )
+
+
+def _about(data: str | None, workdir: Path | None, config: Config, runs_net: bool) -> str:
+    """A line on what is measured, and on what to name in place of what is no one's own."""
+    net = f" with {config.model.backbone}" if runs_net else ""
+    of_net = "" if workdir else f" ({CONFIGURATION})"
+    where = f"{os.cpu_count()} cores"
+    if runs_net and jax.default_backend() != "cpu":
+        where += f" and {jax.devices()[0].device_kind}"
+    lacking = [name for name, one in (("--data", data), ("--workdir", workdir)) if one is None]
+    return (
+        f"measured on {data or 'the embedded sample'}{net} at {config.data.image_size_px} px"
+        f"{of_net} on {where}" + f"; name {' and '.join(lacking)} for yours" * bool(lacking)
     )
 
 

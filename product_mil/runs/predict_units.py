@@ -24,6 +24,7 @@ from product_mil.runs.predict import predicted_as, write_products
 from product_mil.runs.trained import open_run
 from product_mil.runs.unit_files import Done, UnitFiles
 from product_mil.runs.units import Unit
+from product_mil.sources.catalogue import TRUNCATED
 
 _LOGGER = logging.getLogger(__name__)
 _MOST_UNEXPECTED = 3  # errors in a row that nobody foresaw: then it is not the files
@@ -57,6 +58,7 @@ class Outcome(NamedTuple):
     done: Done | None
     reason: str | None = None
     skipped: bool = False  # it was done before
+    listing: Path | None = None  # of its faults, if there are any
     spent_s: float = 0.0
 
 
@@ -151,7 +153,8 @@ class UnitPredictor:
             _LOGGER.warning("%s: an unexpected error", unit.name, exc_info=True)
             return self._failed(unit, f"unexpected {type(error).__name__}: {error}", started)
         self._unexpected = 0
-        return Outcome(unit, done, spent_s=time.monotonic() - started)
+        listing = self.files.faults(unit.name) if done.num_faults else None
+        return Outcome(unit, done, listing=listing, spent_s=time.monotonic() - started)
 
     def _failed(self, unit: Unit, reason: str, started: float) -> Outcome:
         with _refused_output(self.files):
@@ -231,6 +234,7 @@ class UnitPredictor:
                 num_imageless=written.num_imageless,
                 num_faults=len(listed),
                 size_bytes=self.files.sizes(name),
+                is_cut=TRUNCATED in products.catalogue.fault_counts,
             )
             self.files.finish(name, done)
         return done
@@ -262,7 +266,7 @@ class Tally(NamedTuple):
 def followed(outcomes: Iterable[Outcome], count: int) -> Tally:
     """Take all of `count` outcomes, with a line on each unit that was not done before."""
     predicted, skipped, failed = 0, 0, {}
-    for number, (unit, done, reason, was_done, spent_s) in enumerate(outcomes, 1):
+    for number, (unit, done, reason, was_done, listing, spent_s) in enumerate(outcomes, 1):
         at = f"{number} of {count}: {unit.name}"
         if done is None:
             failed[unit.name] = reason or ""
@@ -272,10 +276,12 @@ def followed(outcomes: Iterable[Outcome], count: int) -> Tally:
         else:
             predicted += 1
             _LOGGER.info(
-                "%s: %s products, %s images in %.1f s",
+                "%s: %s products, %s images in %.1f s%s%s",
                 at,
                 f"{done.num_products:,}",
                 f"{done.num_images:,}",
                 spent_s,
+                f"; faults: {done.num_faults:,}, see {listing}" if listing else "",
+                "; the end of the file is missing" if done.is_cut else "",
             )
     return Tally(predicted, skipped, failed)

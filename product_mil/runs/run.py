@@ -46,6 +46,7 @@ from product_mil.runs.directory import (
 )
 from product_mil.runs.known_products import keep_products
 from product_mil.runs.model import build_model, levels_of, log_prior_of
+from product_mil.runs.same_run import refuse_other_inputs, refuse_other_settings
 from product_mil.runs.stage import RunParts, build_stage, run_record
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.cost import (
@@ -73,6 +74,7 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
         Interrupted: the user asked to stop (SIGTERM, SIGHUP, Ctrl-C), or the deadline passed.
             Everything is saved.
     """
+    refuse_other_settings(config)
     for spec in filter(None, (config.data.train, config.data.valid)):
         refuse_data([workdir], spec)
     with ExitStack() as held:
@@ -91,9 +93,9 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
     log = RunLog(workdir, writes=is_first())
     log.metrics()  # raises now if the file is damaged
     data = first_before_others(lambda: build_data(config))
-    _refuse_other_data(data)
     mesh = data_mesh(config.data.shards)
     model, notes = untrained_model(config, data)
+    refuse_other_inputs(data, model)
     record = run_record(config, data, model)
     faults = fault_list(config, workdir)
     for catalogue in {id(p.catalogue): p.catalogue for p in (data.train, data.valid)}.values():
@@ -231,15 +233,6 @@ def _refuse_another(config: Config, workdir: Path) -> None:
         raise UserError(
             f"{workdir} holds a run of another configuration; choose another --workdir, or "
             f"remove it. What differs:\n{lines}"
-        )
-
-
-def _refuse_other_data(data: RunData) -> None:
-    """Refuse data that are not those of process 0."""
-    if from_first(data.fingerprint) != data.fingerprint:
-        raise UserError(
-            f"this host sees other data than process 0 (fingerprint {data.fingerprint}): give "
-            "all of them the same files"
         )
 
 

@@ -14,7 +14,7 @@ INDEX_BYTES = 89.0  # a product, on disk
 TABLE_BYTES = 87.0  # a product, in the Parquet files of top classes
 CSV_BYTES = 21.0  # a product
 IDS_BYTES = 9.0  # a product, in memory, to find ids that repeat
-MEASURED, ASSUMED, GIVEN = "measured", "assumed", "given"
+MEASURED, SAMPLE, ASSUMED, GIVEN = "measured", "sample", "assumed", "given"
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,7 @@ class Rates:
     forward_s: float  # of a device, for an image
     process_bytes: float  # of memory
     basis: dict[str, str] = field(default_factory=dict)  # of each field; else it is assumed
+    about: str = ""  # a line on what was measured
 
 
 @dataclass(frozen=True)

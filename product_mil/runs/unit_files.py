@@ -25,6 +25,8 @@ FORMAT = 1
 JOB, MANIFEST = "job.json", "manifest.json"
 PARQUET, CSV, FAULT_LISTS = "parquet", "csv", "faults"
 UNIT_FILES = Kind("a directory of predict-files", (), lambda directory: (directory / JOB).is_file())
+_MODEL = ("stage", "step", "checkpoint")  # of a job: what says which model predicts
+_FLAGS = {"views": "tta", "tau": "logit_adjustment"}  # the flags of settings with other names
 _DONE, _FAILED, _LOCKS = "done", "failed", "locks"
 
 
@@ -43,6 +45,7 @@ class Done:
     num_imageless: int  # products without a readable image
     num_faults: int
     size_bytes: dict[str, int]  # of its files, by their directory
+    is_cut: bool = False  # the end of the file is missing
 
 
 @dataclass(frozen=True)
@@ -71,10 +74,7 @@ class UnitFiles:
         refuse_unknown_format(found.get("format"), (FORMAT,), found.get("version", "?"), path)
         for name, value in job.items():
             if found.get(name) != value:
-                raise UserError(
-                    f"{self.directory} was begun with {name} {found.get(name)}, not {value}: go on "
-                    "as it was begun, or name another --output"
-                )
+                raise UserError(_other_job(self.directory, name, found.get(name), value))
 
     @property
     def locks(self) -> Path:
@@ -106,8 +106,9 @@ class UnitFiles:
         try:
             text = (self.directory / _DONE / f"{name}.json").read_text(encoding="utf-8")
             known = json.loads(text)
-            found = Done(**{field.name: known[field.name] for field in fields(Done)})
-        except (OSError, ValueError, LookupError, TypeError):
+            names = {field.name for field in fields(Done)}
+            found = Done(**{name: known[name] for name in names & known.keys()})
+        except (OSError, ValueError, AttributeError, TypeError):
             return None
         return found if self.sizes(name) == found.size_bytes else None
 
@@ -147,3 +148,20 @@ class UnitFiles:
     def fail(self, name: str, reason: str) -> None:
         """Note why a unit cannot be predicted."""
         write_json(self.directory / _FAILED / f"{name}.json", {"reason": reason})
+
+
+def _other_job(directory: Path, name: str, found: Any, value: Any) -> str:
+    """What to tell where the value `name` of a job is not the one that `directory` was begun with.
+
+    A whole number has no ".0", as people type it.
+    """
+    was, now = (str(one).removesuffix(".0") for one in (found, value))
+    if name in _MODEL:
+        return (
+            f"{directory} holds predictions of another model (their fingerprints differ): it was "
+            f"begun with {name} {was}, not {now}; name the --workdir and --checkpoint that it was "
+            "begun with, or another --output"
+        )
+    flag = f"--{_FLAGS.get(name, name)}"
+    how = f"without {flag}" if found is None else f"with {flag} {was}"
+    return f"{directory} was begun {how}: go on {how}, or name another --output"

@@ -20,6 +20,7 @@ from product_mil.sources.ids import Id, Ids
 # Kinds of faults of a record.
 NO_ID, OTHER_CATEGORY = "no usable _id", "category_id is not usable"
 NO_PICTURE = "an image without a binary picture"
+TRUNCATED = "truncated record"  # at which a file that is cut ends
 UNREAD = "the file cannot be read here"  # the kind of faults for which the image is not to blame
 
 

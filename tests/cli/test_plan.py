@@ -1,9 +1,11 @@
 """`product-mil plan` on a run and on data."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from product_mil.runs.measure_scale import measured_rates
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 
@@ -19,6 +21,9 @@ def test_it_measures_and_says_so(
     )  # fmt: skip
     lines = capsys.readouterr().out.splitlines()
     found = {" ".join(line.split()[:1]): line for line in lines}
+    assert (
+        lines[0] == f"measured on {sample.train} with small_cnn at 48 px on {os.cpu_count()} cores"
+    )
     assert found["products"].split() == ["products", "1,000,000", "500,000", "given"]
     for what in ("images", "data", "index", "decode", "net"):
         assert found[what].endswith("measured")
@@ -26,6 +31,28 @@ def test_it_measures_and_says_so(
     kb = sample.train.stat().st_size / 120 / 1e3
     assert found["data"].split()[1:3] == [f"{kb:.1f}", "GB"]
     assert "in all, limited by" in lines[-1]
+
+
+def test_what_is_not_the_users_own_is_named(
+    trained: Path, sample: SampleFiles, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("product_mil.runs.measure_scale._MOST_S", 0.05)
+    rates, cores = measured_rates(None, None, None), f"on {os.cpu_count()} cores"
+    assert rates.about == (
+        "measured on the embedded sample with efficientnet_lite0 at 180 px (joint:laptop) "
+        f"{cores}; name --data and --workdir for yours"
+    )
+    of_data = ("product_bytes", "images_per_product", "index_s", "decode_s")
+    assert {rates.basis[name] for name in of_data} == {"sample"}
+    assert rates.basis["forward_s"] == "joint:laptop"
+    rates = measured_rates(None, trained, 10.0)
+    assert rates.about == (
+        f"measured on the embedded sample at 48 px {cores}; name --data for yours"
+    )
+    assert (rates.basis["decode_s"], rates.basis["forward_s"]) == ("sample", "given")
+    rates = measured_rates(str(sample.train), None, 10.0)
+    assert {rates.basis[name] for name in of_data} == {"measured"}
+    assert rates.about.endswith(f" px (joint:laptop) {cores}; name --workdir for yours")
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,10 @@ def test_two_shares_and_a_merged_file(
     predict_files(*arguments_of(trained, data, output, "--merge", tmp_path / "merged.csv"))
     said = capsys.readouterr().out
     assert "\n0 units predicted, 6 done before\n" in said
-    assert said.endswith(f"{tmp_path / 'merged.csv'}: 120 products\n")
+    assert said.splitlines()[-2:] == [
+        f"{tmp_path / 'merged.csv'}: 120 products",
+        f"{output / 'manifest.json'}: 6 units, 120 products",
+    ]
     assert sorted((tmp_path / "merged.csv").read_text().splitlines()) == sorted(
         (tmp_path / "all.csv").read_text().splitlines()
     )
@@ -117,9 +120,14 @@ def test_one_bad_file_among_many(
 ) -> None:
     (tmp_path / "data" / "2.bson").write_bytes(b"")
     with pytest.raises(SystemExit) as left:
-        predict_files(*arguments_of(trained, data, tmp_path / "out"))
+        predict_files(*arguments_of(trained, data, tmp_path / "out", "--merge", tmp_path / "a.csv"))
     assert left.value.code == 2
     said = capsys.readouterr()
+    assert said.err.endswith(
+        f"; {tmp_path / 'a.csv'} was not written, because it takes all units; the same command "
+        "tries them again\n"
+    )
+    assert not (tmp_path / "a.csv").exists()
     assert said.err.splitlines()[-1].startswith(
         "error: 1 of 6 units could not be predicted, such as 2.bson: "
     )
@@ -129,10 +137,39 @@ def test_one_bad_file_among_many(
     assert len(manifest["units"]) == 5
 
 
+def test_faults_are_counted_and_a_cut_file_is_named(
+    trained: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cut, output = tmp_path / "data" / "2.bson", tmp_path / "out"
+    cut.write_bytes(cut.read_bytes()[:-7])
+    whole = bson.decode_all((tmp_path / "data" / "4.bson").read_bytes())
+    whole[0]["imgs"] = []
+    (tmp_path / "data" / "4.bson").write_bytes(b"".join(map(bson.encode, whole)))
+    predict_files(*arguments_of(trained, data, output))
+    said = capsys.readouterr().out.splitlines()
+    ends = {line.split()[3]: line.partition(" s; ")[2] for line in said if " of 6: " in line}
+    listed = f"see {output / 'faults'}"
+    faults = len((output / "faults" / "2.bson.csv").read_text().splitlines()) - 1
+    assert ends == {
+        **dict.fromkeys(["0.bson:", "1.bson:", "3.bson:", "5.bson:"], ""),
+        "2.bson:": f"faults: {faults}, {listed}/2.bson.csv; the end of the file is missing",
+        "4.bson:": f"faults: 1, {listed}/4.bson.csv",
+    }
+    assert said[-1].endswith(
+        f" products; faults: {faults + 1}, {listed}; files whose end is missing: 1, such as {cut}: "
+        "fetch them again"
+    )
+    manifest = json.loads((output / "manifest.json").read_text())
+    assert (manifest["num_faults"], manifest["cut_files"]) == (faults + 1, [str(cut)])
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [
         (["--shard", 0], "--shard K and --of N: give both"),
+        (["{here}/data/3.bson", "{here}/data/4.bson"], "pattern: --data '{here}/data/*.bson'"),
+        (["/"], "unrecognized arguments: /;"),
+        (["{here}/data/none.bson"], "unrecognized arguments: {here}/data/none.bson"),
         (["--topk", 0], "--topk=0: must be at least 1"),
         (["--unit_mb", -1], "--unit_mb=-1: must be more than 0"),
         (["--workers", 2], "--address and --workers are for --engine ray"),
@@ -151,7 +188,7 @@ def test_refusals(
     with pytest.raises(SystemExit) as left:
         predict_files(*arguments_of(trained, data, tmp_path / "out", *filled))
     assert left.value.code == 2
-    assert message in capsys.readouterr().err
+    assert message.format(here=tmp_path) in capsys.readouterr().err
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data"]
 
 

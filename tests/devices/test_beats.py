@@ -1,5 +1,9 @@
 """Who of several processes is gone, by the files in which each one shows that it works."""
 
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -7,6 +11,8 @@ import pytest
 from product_mil.devices import beats
 from product_mil.devices.beats import Beats, watched
 from product_mil.devices.hosts import Share
+
+OTHER = "another-host"  # whose processes are known by their files alone
 
 
 class Clock:
@@ -27,6 +33,30 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 def pair(directory: Path) -> tuple[Beats, Beats]:
     first, second = (Beats(directory, Share(number, 2)) for number in (0, 1))
     return first, second
+
+
+def test_a_killed_process_of_this_host_is_noticed_at_once(tmp_path: Path) -> None:
+    """Also while its parent did not ask for its end, so that the system still lists it."""
+    program = "import sys, time; print(flush=True); time.sleep(60)"
+    first, second = pair(tmp_path)
+    with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        lines = (tmp_path / "1").read_text().splitlines()
+        lines[2] = str(child.pid)
+        (tmp_path / "1").write_text("\n".join(lines))
+        assert first.lost() is None
+        child.kill()
+        until = time.monotonic() + 10
+        while (line := first.lost()) is None and time.monotonic() < until:
+            time.sleep(0.01)
+        assert line == f"process 1 ({socket.gethostname()}, process id {child.pid}) was killed"
+    # A process id of another host says nothing here.
+    lines[1] = OTHER
+    (tmp_path / "1").write_text("\n".join(lines))
+    assert first.lost() is None
+    second.beat()
+    assert first.lost() is None
 
 
 def test_a_process_that_beats_is_not_lost(tmp_path: Path, clock: Clock) -> None:

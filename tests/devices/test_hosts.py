@@ -1,6 +1,9 @@
 """What several processes do, as far as one can show it; tests/end_to_end/test_hosts.py has two."""
 
 import re
+import socket
+import subprocess
+import sys
 from typing import Any
 
 import jax
@@ -10,7 +13,7 @@ import pytest
 
 from product_mil.devices import hosts
 from product_mil.devices.mesh import data_mesh, fetch, own_devices, put_batch
-from product_mil.errors import UserError
+from product_mil.errors import HostLost, UserError
 
 
 def test_one_process_gets_what_it_gave() -> None:
@@ -47,6 +50,38 @@ def test_work_of_the_first_alone_is_done_once() -> None:
 def test_wrong_numbers_are_refused(coordinator: str, number: int, wrong: str) -> None:
     with pytest.raises(UserError, match=re.escape(wrong)):
         hosts.join(coordinator, 2, number)
+
+
+def test_a_port_in_use_is_refused() -> None:
+    """JAX would crash there."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        address = f"127.0.0.1:{taken.getsockname()[1]}"
+        with pytest.raises(UserError, match=r"process 0 cannot listen at this port .*another one"):
+            hosts.join(address, 2, 0)
+
+
+WAITING = """
+import logging, sys, time
+from product_mil.devices import hosts
+logging.basicConfig(level="INFO", format="%(message)s", stream=sys.stdout)
+hosts.NEWS_AFTER_S, hosts.JOIN_WITHIN_S = 0.1, 1
+with hosts._patiently("process 0 of 2 could not join"):
+    print("in time", flush=True)
+with hosts._patiently("process 0 of 2 could not join"):
+    time.sleep(20)
+"""
+
+
+def test_who_waits_says_so_and_ends_after_a_while() -> None:
+    found = subprocess.run(
+        [sys.executable, "-c", WAITING], capture_output=True, text=True, check=False, timeout=60
+    )
+    assert found.returncode == HostLost.STATUS
+    lines = found.stdout.splitlines()
+    assert lines[0] == "in time"
+    assert lines[1].startswith("waits for the other processes")
+    assert len(lines) == 2
+    assert found.stderr == "error: process 0 of 2 could not join: not all came in 1 s\n"
 
 
 @pytest.mark.parametrize(

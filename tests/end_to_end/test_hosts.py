@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -35,7 +36,15 @@ def free_port() -> int:
 class Group:
     """The processes of one start of a run."""
 
-    def __init__(self, command: list[str], cache: Path, workdir: Path, *, count: int) -> None:
+    def __init__(
+        self,
+        command: list[str],
+        cache: Path,
+        workdir: Path,
+        *,
+        count: int,
+        own_flags: Sequence[tuple[str, ...]] = (),
+    ) -> None:
         # Compiled as conftest.py does it.
         flags = (
             f"--xla_force_host_platform_device_count={4 // count}",
@@ -49,6 +58,7 @@ class Group:
             "XLA_FLAGS": " ".join(flags),
         }
         port = free_port()
+        own_flags = own_flags or [()] * count
         together = [f"--coordinator=127.0.0.1:{port}", f"--num_processes={count}"]
         self.workdir, self.outputs = workdir, []
         self.processes = []
@@ -58,7 +68,7 @@ class Group:
             with self.outputs[-1].open("wb") as output:
                 self.processes.append(
                     subprocess.Popen(
-                        [*command, f"--workdir={workdir}", *own],
+                        [*command, f"--workdir={workdir}", *own, *own_flags[number]],
                         cwd=ROOT,
                         env=environment,
                         stdout=output,
@@ -124,8 +134,8 @@ def start(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Star
         "--config.finetune.epochs=6",
     ]
 
-    def started(workdir: Path, *more: str, count: int = 2) -> Group:
-        return Group([*command, *more], cache, workdir, count=count)
+    def started(workdir: Path, *more: str, count: int = 2, **own: Any) -> Group:
+        return Group([*command, *more], cache, workdir, count=count, **own)
 
     return started
 
@@ -231,6 +241,26 @@ def test_one_fails(start: Start, tmp_path: Path) -> None:
     last = group.said(1 - failed).splitlines()[-1]
     assert last.startswith(f"error: process {failed} (")
     assert "bad_images=skip" in last
+
+
+@pytest.mark.parametrize(
+    ("own", "part"),
+    [
+        ("--config.head.learning_rate=0.5", "config.head.learning_rate is 0.5"),
+        ("--workdir={directory}/other", "process 1 on {host} does not see in {directory}/other"),
+    ],
+)
+def test_processes_that_were_started_otherwise(
+    own: str, part: str, start: Start, tmp_path: Path
+) -> None:
+    """They would train something else, without a word."""
+    own = own.format(directory=tmp_path)
+    group = start(tmp_path / "run", own_flags=[(), (own,)])
+    assert group.wait() == [2, 2], group.said(0) + group.said(1)
+    for number in (0, 1):
+        wanted = part.format(directory=tmp_path, host=socket.gethostname())
+        assert wanted in group.said(number).splitlines()[-1]
+    assert not list((tmp_path / "run").glob("*.json"))
 
 
 @pytest.mark.parametrize("victim", range(min(KILLS, 2)))

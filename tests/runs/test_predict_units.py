@@ -177,9 +177,14 @@ def test_other_data_and_another_checkpoint_are_refused(
     predicted(job, data)
     before = content(tmp_path / "out")
     for other, message in (
-        (replace(job, workdir=frozen), "was begun with stage finetune, not head"),
-        (replace(job, topk=3), "was begun with topk 10, not 3"),
-        (replace(job, unit_mb=0.1), "was begun with unit_mb 1000.0, not 0.1"),
+        (
+            replace(job, workdir=frozen),
+            "predictions of another model .*: it was begun with stage finetune, not",
+        ),
+        (replace(job, topk=3), "was begun with --topk 10: go on with --topk 10, or"),
+        (replace(job, tau=1.0), "was begun with --logit_adjustment 0: go on"),
+        (replace(job, images_per_batch=8), "was begun without --images_per_batch: go on without"),
+        (replace(job, unit_mb=0.1), "was begun with --unit_mb 1000: go on with --unit_mb 1000, or"),
     ):
         with pytest.raises(UserError, match=message):
             predicted(other, data)

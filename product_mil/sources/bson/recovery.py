@@ -20,7 +20,7 @@ from product_mil.sources.bson.document import (
     id_at,
     parse_record,
 )
-from product_mil.sources.catalogue import NO_ID, Fault
+from product_mil.sources.catalogue import NO_ID, TRUNCATED, Fault
 from product_mil.sources.ids import Id
 
 MIN_RECORD_BYTES = 5
@@ -74,7 +74,7 @@ def recover(descriptor: int, position: int, size_bytes: int) -> Recovered:
         record = _search(data, position)
         reason = "broken BSON structure: what is left of the record is used"
         if stop is None and end == size_bytes:
-            what = "truncated record" if plausible else f"impossible record length {length}"
+            what = TRUNCATED if plausible else f"impossible record length {length}"
             if record is None:
                 reason = f"{what}: {left} bytes are left unread; fetch the file again"
                 return Recovered(end, None, [], [Fault(position, None, reason)], left)
