@@ -59,4 +59,5 @@ def main(argv: list[str] | None = None) -> None:
     facts = CardFacts(args.license, args.data_description, args.data_license, args.comparison)
     export_model(run, args.output, facts, args.format)
     for path in sorted(args.output.iterdir()):
-        print(f"{path}: {path.stat().st_size / 1e6:.1f} MB")
+        size = path.stat().st_size
+        print(f"{path}: {size / 1e6:.1f} MB" if size >= 1e6 else f"{path}: {size / 1e3:.1f} kB")

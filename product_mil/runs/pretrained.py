@@ -217,14 +217,21 @@ def _may_go(path: Path) -> bool:
 
 
 def _is_former(directory: Path) -> bool:
-    """Whether the directory holds what was written, and nothing else: a changed card is kept."""
+    """Whether the directory holds what was written, and nothing else.
+
+    Raises:
+        UserError: a file was changed since, such as the model card.
+    """
     found = _content(directory / CONFIG_FILE)
     digests = found.get("digests") if _is_ours(found) else None
-    return (
-        isinstance(digests, dict)
-        and names_in(directory) == {CONFIG_FILE, *digests}
-        and all(weights_fingerprint(directory / name) == of for name, of in digests.items())
-    )
+    if not isinstance(digests, dict) or names_in(directory) != {CONFIG_FILE, *digests}:
+        return False
+    for name, digest in digests.items():
+        if weights_fingerprint(directory / name) != digest:
+            raise UserError(
+                f"{directory}: its {name} was changed; name a new directory, or move this one away"
+            )
+    return True
 
 
 def _is_ours(found: Any) -> bool:

@@ -291,7 +291,8 @@ def _newest_whole(workdir: Path, checkpoint: str, mesh: Mesh, damaged: list[str]
     if damaged:
         raise UserError(f"{workdir}: no checkpoint of it is whole. {damaged[0]}")
     raise UserError(
-        f"{workdir} holds no checkpoint: give the directory of a run that finished an epoch"
+        f"{workdir} holds no checkpoint: give the directory of a run that finished an epoch, or of "
+        "an exported model"
     )
 
 

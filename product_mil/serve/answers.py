@@ -52,12 +52,12 @@ class Words:
         )
 
     def products(
-        self, ids: Sequence[str | None], predictions: Sequence[Prediction]
+        self, ids: Sequence[Id | None], predictions: Sequence[Prediction]
     ) -> tuple[Product, ...]:
         """The answers for these products."""
         return tuple(map(self._product, ids, predictions))
 
-    def _product(self, product_id: str | None, prediction: Prediction) -> Product:
+    def _product(self, product_id: Id | None, prediction: Prediction) -> Product:
         likely = zip(
             prediction.category_ids, prediction.names, prediction.probabilities, strict=True
         )

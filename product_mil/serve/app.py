@@ -7,6 +7,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
 
 from product_mil.serve.limits import Refused
 from product_mil.serve.middleware import Watched
@@ -32,7 +33,11 @@ def create_app(service: Service) -> FastAPI:
         docs_url=None,  # these pages load scripts of other hosts
         redoc_url=None,
         lifespan=lifespan,
-        exception_handlers={Refused: _refuse, RequestValidationError: _refuse_field},
+        exception_handlers={
+            Refused: _refuse,
+            RequestValidationError: _refuse_field,
+            405: _refuse_method,
+        },
     )
     app.add_middleware(Watched, service=service)
     for routes in (predict_routes, about_routes, operator_routes):
@@ -49,3 +54,12 @@ async def _refuse(_: Request, refused: Exception) -> JSONResponse:
 async def _refuse_field(_: Request, error: Exception) -> JSONResponse:
     assert isinstance(error, RequestValidationError)
     return JSONResponse({"detail": one_line(error.errors())}, 422)
+
+
+async def _refuse_method(request: Request, error: Exception) -> JSONResponse:
+    assert isinstance(error, HTTPException)
+    headers = error.headers or {"Allow": "GET, HEAD"}  # the files of the page name none
+    allowed = " or ".join(sorted(headers["Allow"].split(", ")))
+    return JSONResponse(
+        {"detail": f"{request.method} is not answered: use {allowed}"}, 405, headers
+    )

@@ -2,26 +2,29 @@
 
 import asyncio
 import binascii
-from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+import difflib
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, NamedTuple
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from product_mil.data.decode import MAX_PIXELS, num_pixels
 from product_mil.serve.limits import BUSY_S, MEGA, Limits, Refused
-from product_mil.serve.schema import Options, PredictRequest
+from product_mil.serve.schema import AskedProduct, Options, PredictForm, PredictRequest
+from product_mil.sources.ids import Id
 
 JSON, FORM = "application/json", "multipart/form-data"
+_MAX_SAID = 3  # of the mistakes in a request
 
 
 class Asked(NamedTuple):
     """A request that was read: the id and the image files of each product, and the options."""
 
-    ids: list[str | None]
+    ids: list[Id | None]
     products: list[list[bytes]]
     options: Options
 
@@ -141,7 +144,7 @@ def _from_json(body: bytes) -> Asked:
     try:
         request = PredictRequest.model_validate_json(body)
     except ValidationError as error:
-        raise Refused(422, one_line(error.errors())) from None
+        raise Refused(422, one_line(error.errors(), PredictRequest)) from None
     return Asked(
         ids=[product.id for product in request.products],
         products=[
@@ -159,7 +162,8 @@ def _decoded(text: str, number: int, index: int) -> bytes:
         raise Refused(
             422,
             f"image {index} of product {number} is no base64: encode the bytes of the file, "
-            "without line breaks and without a prefix such as data:",
+            "without line breaks and without a prefix such as data:; the alphabet has + and /, not "
+            "- and _; addresses of images are not fetched",
         ) from None
 
 
@@ -173,7 +177,7 @@ async def _from_form(
     except MultiPartException as error:
         raise Refused(400, f"the form is damaged: {error.message}") from None
     images: list[bytes] = []
-    options: dict[str, str] = {}
+    fields: dict[str, str] = {}
     try:
         for name, value in form.multi_items():
             if isinstance(value, UploadFile) != (name == "images"):
@@ -182,22 +186,32 @@ async def _from_form(
             if isinstance(value, UploadFile):
                 images.append(await value.read())
             elif value.strip():
-                options[name] = value.strip()
+                fields[name] = value if name == "id" else value.strip()
     finally:
         await form.close()
-    return Asked([None], [images], _options(options))
-
-
-def _options(values: Mapping[str, Any]) -> Options:
     try:
-        return Options.model_validate(values)
+        asked = PredictForm.model_validate({**fields, "images": []})
     except ValidationError as error:
-        raise Refused(422, one_line(error.errors())) from None
+        raise Refused(422, one_line(error.errors(), PredictForm)) from None
+    return Asked([asked.id], [images], asked)
 
 
-def one_line(errors: Sequence[Any]) -> str:
-    """The first of these errors of pydantic, with its place."""
-    first, more = errors[0], len(errors) - 1
-    place = ".".join(map(str, first["loc"]))
-    line = f"{place}: {first['msg']}" if place else first["msg"]
-    return f"{line[:300]}{f' (and {more} more)' if more else ''}"
+def one_line(errors: Sequence[Any], asked: type[BaseModel] | None = None) -> str:
+    """The first of these errors of pydantic, each with its place.
+
+    `asked` is what the request was read as; it has the names for a field that it does not know.
+    """
+    line = "; ".join(_mistake(error, asked) for error in errors[:_MAX_SAID])
+    more = len(errors) - _MAX_SAID
+    return f"{line[:350]}{f' (and {more} more)' if more > 0 else ''}"
+
+
+def _mistake(error: Any, asked: type[BaseModel] | None) -> str:
+    place = " ".join(".".join(map(str, error["loc"])).split())[:60]
+    said = error["msg"]
+    if error["type"] == "extra_forbidden" and asked is not None:
+        known = list((asked if len(error["loc"]) == 1 else AskedProduct).model_fields)
+        near = difflib.get_close_matches(str(error["loc"][-1])[:60], known, n=1)
+        hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+        said = f"no such field ({hint})"
+    return f"{place}: {said}" if place else said

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictInt
 
 from product_mil.sources.ids import Id
 
@@ -21,7 +21,9 @@ class AskedProduct(BaseModel):
 
     model_config = _with_example(id="sku 7", images=[_IMAGE])
 
-    id: str | None = Field(None, description="any text; it comes back with the answer")
+    id: StrictInt | str | None = Field(
+        None, description="any text or integer; it comes back with the answer"
+    )
     images: list[str] = Field(description="image files in base64, in the order of the shop")
 
 
@@ -52,6 +54,7 @@ class PredictForm(Options):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
+    id: str | None = Field(None, description="any text; it comes back with the answer")
     images: list[Annotated[str, Field(json_schema_extra={"format": "binary"})]] = Field(
         description="image files, in the order of the shop"
     )
@@ -75,7 +78,7 @@ class LikelyCategory(Category):
 
     model_config = _with_example(**_CHAIR)
 
-    probability: float
+    probability: float = Field(description="the model's own, not calibrated")
 
 
 class Sure(Answer):
@@ -119,7 +122,7 @@ class Product(Answer):
         from_prior=False,
     )
 
-    id: str | None
+    id: Id | None
     categories: tuple[LikelyCategory, ...] = Field(description="the most probable one first")
     confidence: float | None = Field(description="calibrated, of the first category")
     sure: Sure | None = Field(description="where `min_confidence` was given")

@@ -95,6 +95,9 @@ def test_one_format_alone(
 ) -> None:
     call_tool("export_model", "--workdir", trained, "--output", tmp_path / "m",
               "--format", "stablehlo")  # fmt: skip
+    said = capsys.readouterr().out
+    path = tmp_path / "m" / "README.md"
+    assert f"{path}: {path.stat().st_size / 1e3:.1f} kB\n" in said
     assert {path.name for path in (tmp_path / "m").iterdir()} == {
         "README.md", "config.json", "model.stablehlo"
     }  # fmt: skip

@@ -102,6 +102,17 @@ def test_the_dockerfiles(path: Path) -> None:
     assert done.returncode == 0, done.stdout
 
 
+def test_the_walk_leaves_other_runs_alone() -> None:
+    walk = section("From an empty environment to an answer")
+    assert set(re.findall(r"runs/\w+", walk)) == {"runs/smoke"}  # README trains runs/joint
+
+
+def test_what_is_calibrated_and_what_is_overwritten() -> None:
+    text = " ".join(TEXT.split())
+    assert "`confidence`, and `probability` within `sure`, are calibrated" in text
+    assert "`pip install selenium`, and overwrites the two pictures" in text
+
+
 @pytest.mark.slow
 def test_from_an_empty_environment_to_an_answer(tmp_path: Path) -> None:
     for name in ("product_mil", "configs"):

@@ -366,11 +366,14 @@ def test_an_earlier_one_is_replaced_and_nothing_else(run: TrainedRun, copy: Path
     def add(place: Path) -> None:
         (place / ".git").mkdir()
 
-    for change in (edit, add):
+    for change, said in (
+        (edit, "its README.md was changed; name a new directory, or move this one away"),
+        (add, "holds other files and is not a model written before"),
+    ):
         place = shutil.copytree(copy, copy.parent / change.__name__)
         change(place)
         before = sorted(place.iterdir()), (place / "README.md").read_bytes()
-        with pytest.raises(UserError, match="holds other files and is not a model written before"):
+        with pytest.raises(UserError, match=said):
             export_model(run, place, CardFacts())
         assert (sorted(place.iterdir()), (place / "README.md").read_bytes()) == before
 

@@ -199,6 +199,14 @@ def test_openapi_has_examples_and_every_refusal(client: TestClient) -> None:
     reply = client.post("/v1/predict", json=example)
     assert reply.status_code == 200
     assert reply.json()["products"][0]["id"] == "sku 7"
+    product = content["application/json"]["schema"]["$defs"]["AskedProduct"]["properties"]
+    kinds = {"integer", "string", "null"}
+    assert {kind["type"] for kind in product["id"]["anyOf"]} == kinds
+    answered = found["components"]["schemas"]["Product"]["properties"]
+    assert {kind["type"] for kind in answered["id"]["anyOf"]} == kinds
+    assert "id" in content["multipart/form-data"]["schema"]["properties"]
+    category = found["components"]["schemas"]["LikelyCategory"]["properties"]
+    assert category["probability"]["description"] == "the model's own, not calibrated"
 
 
 def test_without_the_extra(

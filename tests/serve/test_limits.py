@@ -83,7 +83,8 @@ WRONG_JSON = {
     "no base64": (
         {"products": [{"images": ["data:image/gif;base64,R0lG"]}]},
         "image 0 of product 0 is no base64: encode the bytes of the file, without line breaks and "
-        "without a prefix such as data:",
+        "without a prefix such as data:; the alphabet has + and /, not - and _; addresses of "
+        "images are not fetched",
     ),
     "letters": ({"products": [{"images": ["é"]}]}, "image 0 of product 0 is no base64"),
     "a number": ({"products": [{"images": [1]}]}, "products.0.images.0: Input should be a valid"),
@@ -91,7 +92,23 @@ WRONG_JSON = {
         {"products": [{"images": "R0lG"}]},
         "products.0.images: Input should be a valid array",
     ),
-    "another field": ({**ONE, "top_k": 3}, "top_k: Extra inputs are not permitted"),
+    "another field": ({**ONE, "top_k": 3}, "top_k: no such field (did you mean topk?)"),
+    "images at the top": (
+        {"images": ["abc"]},
+        "products: Field required; images: no such field (there are topk, "
+        "min_confidence, beside, products)",
+    ),
+    "another field of a product": (
+        {"products": [{"image": []}]},
+        "products.0.images: Field required; products.0.image: no such field (did you mean images?)",
+    ),
+    "a name of two lines": ({**ONE, "a\nb": 1}, "a b: no such field (there are "),
+    "five mistakes": (
+        {**ONE, "topk": 0, "beside": 7, "v" * 999: 1, "w" * 999: 2, "x": 3},
+        "topk: Input should be greater than or equal to 1; beside: Input should be a valid boolean",
+    ),
+    "an id with a point": ({"products": [{"id": 7.0, "images": []}]}, "products.0.id"),
+    "an id that is true": ({"products": [{"id": True, "images": []}]}, "products.0.id"),
     "topk 0": ({**ONE, "topk": 0}, "topk: Input should be greater than or equal to 1"),
     "a huge topk": ({**ONE, "topk": 10**400}, "topk: "),
     "a topk of text": ({**ONE, "topk": "many"}, "topk: Input should be a valid integer"),
@@ -133,7 +150,13 @@ WRONG_FORMS = {
         FORM + "; charset=klingon",
         part(FILE, GIF) + part(NAME.replace("images", "who"), b"me") + b"--x--",
         422,
-        "who: Extra inputs are not permitted",
+        "who: no such field (there are topk, min_confidence, beside, id, images)",
+    ),
+    "another name": (
+        FORM,
+        part(FILE, GIF) + part(NAME.replace("images", "top_k"), b"3") + b"--x--",
+        422,
+        "top_k: no such field (did you mean topk?)",
     ),
     "many images": (FORM, part(FILE, GIF) * 4 + b"--x--", 422, "product 0 has 4 images"),
 }
@@ -143,6 +166,13 @@ WRONG_FORMS = {
 def test_wrong_forms(small: TestClient, kind: str, body: bytes, status: int, line: str) -> None:
     reply = small.post("/v1/predict", content=body, headers={"content-type": kind})
     assert refusal(reply, status).startswith(line)
+
+
+def test_how_many_mistakes_are_not_said(small: TestClient) -> None:
+    unknown = {f"field {number}": 1 for number in range(5)}
+    said = refusal(small.post("/v1/predict", json={**ONE, **unknown}), 422)
+    assert said.count("no such field") == 3
+    assert said.endswith(" (and 2 more)")
 
 
 def test_other_kinds_of_requests(small: TestClient) -> None:
@@ -157,7 +187,10 @@ def test_other_kinds_of_requests(small: TestClient) -> None:
     ):
         reply = small.post("/v1/predict", content=GIF, headers=headers)
         assert refusal(reply, 415) == line
-    assert refusal(small.get("/v1/predict"), 405)
+    assert refusal(small.get("/v1/predict"), 405) == "GET is not answered: use POST"
+    assert small.get("/v1/predict").headers["allow"] == "POST"
+    assert refusal(small.put("/"), 405) == "PUT is not answered: use GET or HEAD"
+    assert refusal(small.post("/page/page.js"), 405) == "POST is not answered: use GET or HEAD"
     assert refusal(small.get("/nowhere"), 404)
     assert refusal(small.get("/v1/categories?limit=-1"), 422).startswith("query.limit: Input")
     assert refusal(small.get("/v1/examples/0/0.jpg"), 404)

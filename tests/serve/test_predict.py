@@ -53,6 +53,17 @@ def test_products_as_json(
     assert answer["products"][1]["from_prior"]
 
 
+def test_ids_come_back_as_they_came(client: TestClient) -> None:
+    ids = [7, "7", " sku 7 ", -(10**30), None]
+    asked = as_json([[BROKEN]] * len(ids))
+    for product, product_id in zip(asked["products"], ids, strict=True):
+        product["id"] = product_id
+    found = client.post("/v1/predict", json=asked).json()["products"]
+    assert [product["id"] for product in found] == ids
+    reply = client.post("/v1/predict", files=as_form([BROKEN]), data={"id": " sku 7 "})
+    assert [product["id"] for product in reply.json()["products"]] == [" sku 7 "]
+
+
 def test_a_product_as_a_form(
     client: TestClient, classifier: Classifier, products: list[list[bytes]]
 ) -> None:
