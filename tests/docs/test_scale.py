@@ -44,8 +44,12 @@ def test_spark(trained: Path, sample: SampleFiles, tmp_path: Path, cache_of_test
         ).stdout
         for _ in range(2)
     ]
-    assert said[0] == "3 predicted, 0 done before, failed: ['bad.bson']\n"
-    assert said[1] == "0 predicted, 3 done before, failed: ['bad.bson']\n"
+    manifest = f"{tmp_path}/predicted/manifest.json: 4 units, 120 products; 1 units could not be"
+    for text, counted in zip(said, ("3 predicted, 0 done", "0 predicted, 3 done"), strict=True):
+        lines = text.splitlines()
+        assert len(lines) == 2
+        assert lines[0].startswith(manifest)
+        assert lines[1] == f"{counted} before, failed: ['bad.bson']"
 
     units = units_of(f"{tmp_path}/dumps/[0-9].bson")
     job = Job(tmp_path / "runs" / "joint", tmp_path / "here", 1000.0)
