@@ -118,6 +118,7 @@ def _values(
     if first == OBJECT_ID:
         usual = wanted & (kind == OBJECT_ID) & (at + 12 < last)
         parts = _HEX[data.u1[np.where(usual, at, 0)[:, None] + np.arange(12)]]
+        parts[~usual] = b""
         return _Values(parts.view("S24")[:, 0].astype(np.str_), at + 12 * usual, usual)
     if first == STRING:
         return _texts(data, at, last, wanted & (kind == STRING))

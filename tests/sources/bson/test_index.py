@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import xxhash
 from bson import Binary, Int64, ObjectId
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from product_mil.errors import UserError
@@ -241,6 +241,13 @@ DAMAGES = st.one_of(
 @given(
     products=DUMPS,
     damages=st.lists(DAMAGES, max_size=4),
+)
+@example(  # a product without a category behind one whose category is an ObjectId
+    products=[
+        {"_id": 0, "category_id": ObjectId(b"c" * 12), "imgs": [{"picture": b""}]},
+        {"_id": 1, "imgs": [{"picture": b""}]},
+    ],
+    damages=[],
 )
 def test_the_fast_scan_equals_the_plain_one_on_any_bytes(
     products: list[Product], damages: list[tuple[int, int, bytes]]
