@@ -164,26 +164,21 @@ def watched(directory: Path) -> Iterator[None]:
 
     _speak_before_abort(beats)
     threading.Thread(target=watch, name="beats", daemon=True).start()
+    news = _ENDED
     try:
         yield
-    except jax.errors.JaxRuntimeError as error:
-        done.set()
-        line = _who_is_lost(beats)
-        if line is None:
-            beats.end(_FAILED + _one_line(error))
-            raise
-        beats.end(_ENDED)
-        raise HostLost(_said(line)) from error
     except Interrupted:  # all processes stop at the same step
-        done.set()
-        beats.end(_ENDED)
         raise
     except BaseException as error:
         done.set()
-        beats.end(_FAILED + _one_line(error))
+        line = _who_is_lost(beats) if isinstance(error, jax.errors.JaxRuntimeError) else None
+        if line is not None:
+            raise HostLost(_said(line)) from error
+        news = _FAILED + _one_line(error)
         raise
-    done.set()
-    beats.end(_ENDED)
+    finally:
+        done.set()
+        beats.end(news)
     by_the_first(lambda: shutil.rmtree(directory, ignore_errors=True))
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh
 
-from product_mil.devices.mesh import put_batch
+from product_mil.devices.mesh import data_mesh, put_batch
 from product_mil.errors import HostLost, UserError
 
 T = TypeVar("T")
@@ -157,9 +157,8 @@ def _initialize(failed: str, **given: Any) -> None:
 
 def _meet() -> None:
     """Connect all devices now, while no process is late: on CPUs they wait for 30 s only."""
-    devices = jax.devices()
     of_each = np.zeros(jax.local_device_count(), np.int32)
-    _largest(put_batch(of_each, Mesh(np.asarray(devices), ("data",)))).block_until_ready()
+    _largest(put_batch(of_each, data_mesh(jax.device_count()))).block_until_ready()
     largest(0)
 
 
@@ -189,14 +188,7 @@ def from_first(text: str) -> str:
     """The text that process 0 has."""
     if not are_several():
         return text
-    written = text.encode("utf-8", "surrogateescape")
-    (size,) = multihost_utils.broadcast_one_to_all(np.asarray([len(written)], np.int32)).tolist()
-    # A power of two, so that few programs are compiled.
-    room = np.zeros(1 << max(size - 1, 1).bit_length(), np.uint8)
-    if is_first():
-        room[:size] = np.frombuffer(written, np.uint8)
-    found = multihost_utils.broadcast_one_to_all(room)
-    return found[:size].tobytes().decode("utf-8", "surrogateescape")
+    return gathered(text if is_first() else "")[0]
 
 
 def gathered(text: str) -> list[str]:
@@ -205,6 +197,7 @@ def gathered(text: str) -> list[str]:
         return [text]
     written = text.encode("utf-8", "surrogateescape")
     sizes = multihost_utils.process_allgather(np.asarray(len(written), np.int32)).tolist()
+    # A power of two, so that few programs are compiled.
     room = np.zeros(1 << max(max(sizes) - 1, 1).bit_length(), np.uint8)
     room[: len(written)] = np.frombuffer(written, np.uint8)
     found = multihost_utils.process_allgather(room)

@@ -73,10 +73,11 @@ def scores_in_place(
             if name not in columns:
                 columns[name] = np.zeros((*values.shape[:-2], num_products), values.dtype)
             columns[name][..., positions] = values[..., real]
-    (times,) = summed({"times": times}).values()
+    columns = summed({**columns, "times": times})
+    times = columns.pop("times")
     if (times != 1).any():
         raise RuntimeError(f"{(times != 1).sum()} of {num_products} products not scored just once")
-    return summed(columns)
+    return columns
 
 
 def tree_distance(

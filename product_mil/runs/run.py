@@ -291,14 +291,13 @@ def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[
         categories += f" at levels {' / '.join(map(str, range(1, len(counts) + 1)))}"
     model_mb = record["parameters"] * 4 / 1e6
     free_gb = shutil.disk_usage(workdir).free / 1e9
+    processes = f" of {jax.process_count()} processes" if are_several() else ""
     source = config.data.train or f"the embedded sample, seed {config.data.sample_seed}"
     return "\n".join(
         [
             f"product_mil {record['version']}: {config.model.pooling} over "
             f"{config.model.backbone}, {record['parameters'] / 1e6:.2f} M parameters, on "
-            f"{jax.device_count()} {jax.devices()[0].device_kind} device(s)"
-            + f" of {jax.process_count()} processes"
-            * are_several(),
+            f"{jax.device_count()} {jax.devices()[0].device_kind} device(s){processes}",
             f"  data: {source}",
             f"  train {len(data.train)} products, {data.train.num_images.sum()} images; "
             f"valid {len(data.valid)} products; categories {categories}",

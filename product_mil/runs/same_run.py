@@ -30,12 +30,10 @@ def refuse_other_settings(config: Config) -> None:
     """
     if not are_several():
         return
-    own: dict[str, Any] = {f"config.{n}": v for n, v in flatten_dict(config.to_dict()).items()}
-    own = {name: value for name, value in own.items() if name.removeprefix("config.") not in _FREE}
-    own |= {
-        "product_mil": __version__,
-        **{name: version(name) for name in ("jax", "flax", "optax")},
-    }
+    fields = flatten_dict(config.to_dict()).items()
+    own: dict[str, Any] = {f"config.{name}": of for name, of in fields if name not in _FREE}
+    own |= {"product_mil": __version__}
+    own |= {package: version(package) for package in ("jax", "flax", "optax")}
     first, *others = (json.loads(text) for text in gathered(json.dumps(own)))
     for number, other in enumerate(others, 1):
         different = [

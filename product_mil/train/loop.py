@@ -48,11 +48,7 @@ class Stage:
 
 
 def train_stage(
-    stage: Stage,
-    state: TrainState,
-    checkpoints: Checkpoints,
-    log: RunLog,
-    faults: FaultList,
+    stage: Stage, state: TrainState, checkpoints: Checkpoints, log: RunLog, faults: FaultList
 ) -> TrainState:
     """Train from the last checkpoint, or from `state`, to the end of the stage.
 
