@@ -7,21 +7,16 @@ A run of one step is made first, with a net that learns, so that neither side re
 `tools/export_predictions.py`'s function the same ones from a BSON file that is indexed already.
 """
 
-import dataclasses
 import tempfile
 from pathlib import Path
 
-import bson
-
 import product_mil
 from benchmarks.measure import in_turns, machine, parser, report, table
-from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+from benchmarks.parts.one_step_run import one_step_run
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.outputs import Outputs
 from product_mil.runs.predict import predict
-from product_mil.runs.run import run
 from product_mil.runs.trained import open_run
-from product_mil.sources.sample.draw import draw_catalogue
 
 CALLS = 20  # of one product each
 
@@ -33,21 +28,12 @@ def main() -> None:
     args = arguments.parse_args()
     count = 40 if args.smoke else args.products
     configure_jax()
-    stage = StageConfig(epochs=1, max_steps=1, images_per_batch=16)
-    config = Config(
-        data=DataConfig(image_size_px=64 if args.smoke else args.size_px, max_products=100),
-        model=ModelConfig("efficientnet_lite0", "imagenet", pooling="posterior_attention"),
-        head=dataclasses.replace(stage, epochs=0, trainable="head"),
-        finetune=dataclasses.replace(stage, trainable="blocks/15"),
-    )
+    size_px = 64 if args.smoke else args.size_px
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        draw_catalogue(root / "drawn", seed=1, num_products=count)
-        data = root / "drawn" / "products.bson"
-        run(config, root / "run")
-        spec, outputs = str(data), Outputs(root / "submission.csv")
-        records = bson.decode_all(data.read_bytes())
-        products = [[image["picture"] for image in record["imgs"]] for record in records]
+        products = one_step_run(root, num_products=count, size_px=size_px)
+        spec = str(root / "drawn" / "products.bson")
+        outputs = Outputs(root / "submission.csv")
         classifier, opened = product_mil.load(root / "run"), open_run(root / "run")
 
         def one_by_one() -> None:
@@ -78,7 +64,7 @@ def main() -> None:
     text += f"{export.wall_s / at_once.wall_s:.2f} by wall time"
     images = sum(map(len, products))
     about = (
-        f"{machine('jax')}; efficientnet_lite0, {images} images of {config.data.image_size_px} px"
+        f"{machine('jax')}; efficientnet_lite0, {images} images of {size_px} px"
     )
     ratios = {"times the export, CPU": export.cpu_s / at_once.cpu_s}
     report(args, about, text, ratios)

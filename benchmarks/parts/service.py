@@ -10,7 +10,6 @@ server is restarted under load. One request in ten is bad, and has to be refused
 
 import asyncio
 import contextlib
-import dataclasses
 import os
 import random
 import signal
@@ -23,15 +22,12 @@ from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-import bson
 import numpy as np
 
 import product_mil
 from benchmarks.measure import in_turns, machine, parser, report, table
-from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+from benchmarks.parts.one_step_run import one_step_run
 from product_mil.devices.runtime import configure_jax
-from product_mil.runs.run import run
-from product_mil.sources.sample.draw import draw_catalogue
 
 CLIENTS = 16
 BAD_IN = 10  # one of so many requests is bad
@@ -231,19 +227,10 @@ def main() -> None:
     args = arguments.parse_args()
     count, seconds = (30, 2.0) if args.smoke else (args.products, args.seconds)
     configure_jax()
-    stage = StageConfig(epochs=1, max_steps=1, images_per_batch=16)
-    config = Config(
-        data=DataConfig(image_size_px=64 if args.smoke else args.size_px, max_products=100),
-        model=ModelConfig("efficientnet_lite0", "imagenet", pooling="posterior_attention"),
-        head=dataclasses.replace(stage, epochs=0, trainable="head"),
-        finetune=dataclasses.replace(stage, trainable="blocks/15"),
-    )
+    size_px = 64 if args.smoke else args.size_px
     with tempfile.TemporaryDirectory() as directory:
         root = Path(directory)
-        draw_catalogue(root / "drawn", seed=1, num_products=count)
-        run(config, root / "run")
-        records = bson.decode_all((root / "drawn" / "products.bson").read_bytes())
-        products = [[image["picture"] for image in record["imgs"]] for record in records]
+        products = one_step_run(root, num_products=count, size_px=size_px)
         good = [form(images) for images in products]
         mixed = requests_of(products)
         classifier = product_mil.load(root / "run")
@@ -292,7 +279,7 @@ def main() -> None:
         f"answers of 500: {text.count(' 500 ')}"
     )
     versions = machine("jax", "fastapi", "uvicorn")
-    about = f"{versions}; efficientnet_lite0, {config.data.image_size_px} px"
+    about = f"{versions}; efficientnet_lite0, {size_px} px"
     report(args, about, shown, ratios)
 
 
