@@ -68,6 +68,21 @@ def sample(tmp_path_factory: pytest.TempPathFactory) -> SampleFiles:
     return write_sample(tmp_path_factory.mktemp("sample"), seed=0, num_products=120)
 
 
+@pytest.fixture
+def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
+    """Grows by one whenever JAX traces a step that evaluates, predicts or embeds."""
+    from product_mil.inference import step
+
+    found, merge_model = [], step.merge_model
+
+    def counted(*arguments: Any) -> Any:
+        found.append(arguments)
+        return merge_model(*arguments)
+
+    monkeypatch.setattr(step, "merge_model", counted)
+    return found
+
+
 @pytest.fixture(scope="session")
 def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The directory of a tiny finished run on `sample`; one stage, for speed."""

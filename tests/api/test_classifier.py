@@ -145,18 +145,8 @@ def test_images_that_are_not_used(classifier: Classifier, products: list[list[by
 
 
 def test_calls_of_any_size_compile_nothing_new(
-    trained: Path, products: list[list[bytes]], monkeypatch: pytest.MonkeyPatch
+    trained: Path, products: list[list[bytes]], traced: list[Any]
 ) -> None:
-    from product_mil.inference import step
-
-    traced = []
-
-    def counted(*args: Any) -> Any:
-        traced.append(args)
-        return merge_model(*args)
-
-    merge_model = step.merge_model
-    monkeypatch.setattr(step, "merge_model", counted)
     classifier = product_mil.load(trained)
     classifier.predict(products[:1])
     classifier.predict(products)

@@ -5,26 +5,14 @@ import re
 from pathlib import Path
 from typing import Any
 
-import bson
 import numpy as np
 import pytest
-
-from product_mil.sources.sample.draw import SampleFiles
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "guide" / "python.md"
 
 
-def test_the_examples(
-    trained: Path, sample: SampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
-) -> None:  # fmt: skip
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "joint").symlink_to(trained)
-    (tmp_path / "photos").mkdir()
-    images = bson.decode_all(sample.train.read_bytes())[0]["imgs"]
-    for name, image in zip(("front", "back"), (images[0], images[-1]), strict=True):
-        (tmp_path / "photos" / f"{name}.jpg").write_bytes(image["picture"])
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.usefixtures("run_and_photos")
+def test_the_examples(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     # It changes settings of the whole process: what it does is tested with the commands.
     configured: list[bool] = []
     monkeypatch.setattr(

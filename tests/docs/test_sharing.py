@@ -6,27 +6,15 @@ import shlex
 from pathlib import Path
 from typing import Any
 
-import bson
 import numpy as np
-import pytest
 
 import product_mil
-from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT, call_tool
 
 DOCUMENT = ROOT / "docs" / "guide" / "sharing.md"
 
 
-def test_the_examples(
-    trained: Path, sample: SampleFiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    (tmp_path / "runs").mkdir()
-    (tmp_path / "runs" / "joint").symlink_to(trained)
-    (tmp_path / "photos").mkdir()
-    images = bson.decode_all(sample.train.read_bytes())[0]["imgs"]
-    for name, image in zip(("front", "back"), (images[0], images[-1]), strict=True):
-        (tmp_path / "photos" / f"{name}.jpg").write_bytes(image["picture"])
-    monkeypatch.chdir(tmp_path)
+def test_the_examples(run_and_photos: Path) -> None:
     names: dict[str, Any] = {}
     for kind, block in re.findall(r"```(sh|python)\n(.*?)```", DOCUMENT.read_text("utf-8"), re.S):
         if kind == "python":
@@ -35,7 +23,7 @@ def test_the_examples(
             program, command, *arguments = shlex.split(block.replace("\\\n", ""))
             assert (program, command) == ("product-mil", "export-model")
             call_tool("export_model", *arguments)
-    card = (tmp_path / "model" / "README.md").read_text("utf-8")
+    card = (run_and_photos / "model" / "README.md").read_text("utf-8")
     assert "Products of our shop, photographed by sellers" in card
     black = np.zeros((48, 48, 3), np.uint8)
     wanted = product_mil.load("model-2").predict_proba([[black] * 2, [], [black] * 3])

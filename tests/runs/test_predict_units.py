@@ -120,18 +120,8 @@ def test_rows_do_not_depend_on_the_cuts(
 
 
 def test_one_program_serves_all_units(
-    frozen: Path, files: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    frozen: Path, files: Path, tmp_path: Path, traced: list[Any]
 ) -> None:
-    from product_mil.inference import step
-
-    traced = []
-
-    def counted(*args: Any) -> Any:
-        traced.append(args)
-        return merge_model(*args)
-
-    merge_model = step.merge_model
-    monkeypatch.setattr(step, "merge_model", counted)
     _, tally = predicted(job_of(frozen, tmp_path / "out"), f"{files}/*.bson")
     assert tally.predicted == 4  # of 1 to 70 products
     assert len(traced) == 2  # the net, and the head
