@@ -63,9 +63,7 @@ def main() -> None:
     text += f"\n\n{export.cpu_s / at_once.cpu_s:.2f} times the export's rate by CPU time, "
     text += f"{export.wall_s / at_once.wall_s:.2f} by wall time"
     images = sum(map(len, products))
-    about = (
-        f"{machine('jax')}; efficientnet_lite0, {images} images of {size_px} px"
-    )
+    about = f"{machine('jax')}; efficientnet_lite0, {images} images of {size_px} px"
     ratios = {"times the export, CPU": export.cpu_s / at_once.cpu_s}
     report(args, about, text, ratios)
 
