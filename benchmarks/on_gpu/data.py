@@ -84,7 +84,7 @@ def _arrived(source: PixelSource, made: Training, steps: int) -> dict[str, Any]:
     sums = [total(made.put(loaded.batch).images) for _, loaded in loading]
     wrong = 0
     for step, found in enumerate(sums):
-        batch = source[step].batch
+        batch: Any = source[step].batch
         real = batch.slots.is_image  # other slots hold anything
         expected = np.asarray(batch.images).astype(np.uint32).sum((2, 3, 4), dtype=np.uint32)
         wrong += int((np.asarray(found) != expected)[real].sum())
