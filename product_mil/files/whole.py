@@ -210,6 +210,6 @@ def to_json(value: Any, indent: int | None = 1, *, allow_nan: bool = True) -> st
     return text
 
 
-def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
-    write_text(path, to_json(value) + "\n", kind)
+    write_text(path, to_json(value) + "\n")

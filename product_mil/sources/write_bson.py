@@ -35,7 +35,7 @@ class Written(NamedTuple):
     unread: list[str]  # reasons, one for each image that could not be read
 
 
-def write_bson(catalogue: Catalogue, path: Path, *, progress: bool = True) -> Written:
+def write_bson(catalogue: Catalogue, path: Path) -> Written:
     """Write all products in their order, whole or not at all.
 
     Integer ids are written as 64-bit integers, others as strings. An image that cannot be read has
@@ -48,7 +48,7 @@ def write_bson(catalogue: Catalogue, path: Path, *, progress: bool = True) -> Wr
     try:
         with (
             whole(path, MADE_BSON) as file,
-            Progress(catalogue.num_products, "products", label="writing", shown=progress) as bar,
+            Progress(catalogue.num_products, "products", label="writing") as bar,
         ):
             for record in _records(catalogue, unread):
                 data = bson.encode(record)

@@ -107,10 +107,6 @@ class Checkpoints:
         """All steps: those that were evaluated by their validation top-1, then the others."""
         return self._directories.best_first()
 
-    def latest_step(self) -> int | None:
-        """The step of the last checkpoint."""
-        return max(self.steps(), default=None)
-
     def save(
         self, state: TrainState, run: Mapping[str, Any], metrics: Mapping[str, float] | None
     ) -> None:

@@ -192,7 +192,7 @@ def test_opening_writes_nothing(trained: Path, tmp_path: Path) -> None:
 def test_the_weights_are_those_of_the_checkpoint(trained: Path, opened: TrainedRun) -> None:
     random, _ = trained_module.build_model(opened.config, len(opened.categories.ids))
     with Checkpoints(checkpoint_directory(trained, "finetune"), read_only=True) as found:
-        assert opened.step == found.latest_step()
+        assert opened.step == found.steps()[-1]
         parameters, statistics = found.restore_model(
             opened.step, random.parameters, random.statistics
         )

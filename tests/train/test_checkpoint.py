@@ -54,7 +54,7 @@ def test_restores_every_leaf_by_value_and_goes_on_equal(kind: str, tmp_path: Pat
         assert checkpoints.restore(fresh()) is None
         checkpoints.save(state, RUN, None)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 2
+        assert checkpoints.steps() == [2]
         restored = checkpoints.restore(fresh())
         assert restored is not None
         assert_equal(restored, state)
@@ -96,12 +96,11 @@ def save_steps(directory: Path, state: Any, scores: Mapping[int, float | None]) 
 def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
     state, _, fresh = trained("all")
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() is None
+        assert checkpoints.steps() == []
         assert checkpoints.best_first() == []
     save_steps(tmp_path, state, {1: 0.1, 2: 0.7, 3: 0.3, 4: 0.7, 5: 0.2, 6: None})
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 6
-        assert checkpoints.best_first() == [4, 5, 6]
+        assert checkpoints.steps() == [4, 5, 6] == checkpoints.best_first()
         assert {path.name for path in tmp_path.iterdir()} == {"4", "5", "6"}
         parameters, statistics = checkpoints.restore_model(
             4, evaluated_parameters(fresh()), fresh().statistics
@@ -185,10 +184,10 @@ def test_a_draft_left_by_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
     (draft,) = [path for path in tmp_path.iterdir() if path.name == "2"]
     draft.rename(tmp_path / "2.orbax-checkpoint-tmp")
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() is None
+        assert checkpoints.steps() == []
         assert checkpoints.restore(fresh()) is None
         checkpoints.save(state, RUN, None)
-        assert checkpoints.latest_step() == 2
+        assert checkpoints.steps() == [2]
 
 
 def test_leaf_mismatches_lists_all() -> None:
