@@ -27,6 +27,7 @@ from product_mil.sources.catalogue import (
     Place,
     Unread,
     fingerprint_of,
+    hashes_from,
     kind_of,
 )
 from product_mil.sources.ids import Ids
@@ -207,8 +208,7 @@ def _hash_files(
                     reasons[row] = reason
                 row += 1
             shown.update(len(some))
-    hashes = np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
-    return lengths, hashes, list(_faults(listing, reasons))
+    return lengths, hashes_from(digests), list(_faults(listing, reasons))
 
 
 def _faults(listing: Listing, reasons: Mapping[int, str]) -> Iterator[tuple[Path, Fault]]:

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.progress import Progress
-from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault
+from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault, hashes_from
 from product_mil.sources.copies import Bounded
 from product_mil.sources.ids import (
     Ids,
@@ -200,14 +200,13 @@ def _of_bytes(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bo
                     bar.update(len(batch))
         num_images, order = products.images(np.concatenate([np.zeros(0, np.int64), *counts]))
         length = np.array(lengths, np.int64)
-        hashes = np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
         columns = {
             "product_id": products.product_id,
             "category_id": products.category_id,
             "num_images": num_images,
             "first_image": np.cumsum(num_images, dtype=np.int64) - num_images,
             "image_length_bytes": length[order].astype(np.int32),
-            "image_hash": hashes[order],
+            "image_hash": hashes_from(digests)[order],
             "image_offset_bytes": (np.cumsum(length) - length)[order],
             "table": products.table,
         }

@@ -15,7 +15,6 @@ import os
 import resource
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -30,18 +29,14 @@ from product_mil.errors import UserError, refuse_too_many_open_files
 from product_mil.files.cache import cache_root
 from product_mil.files.foreign import DUMP, refuse_foreign
 from product_mil.sources.bson.index_store import (
-    DUPLICATE,
     FORMAT,
-    MAX_LISTED_FAULTS,
     FileColumns,
     Index,
     build_index,
-    hash_of,
     load_index,
 )
 from product_mil.sources.bson.reader import Addresses, FileReader
-from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of, later_duplicates
-from product_mil.sources.ids import joined
+from product_mil.sources.catalogue import Catalogue, Place, hash_of, joined_fields
 from product_mil.sources.names import named_files
 
 _EDGE_BYTES = 1 << 20
@@ -226,52 +221,28 @@ def state_of(path: Path) -> str:
 
 
 def _join(indexes: list[Index], paths: Sequence[Path]) -> BsonCatalogue:
-    columns = _concatenate(indexes)
-    faults = [
-        (path, fault) for path, index in zip(paths, indexes, strict=True) for fault in index.faults
-    ]
-    counts = Counter[str]()
-    for index in indexes:
-        counts.update(index.fault_counts)
-    if len(indexes) > 1:  # a product id may also recur from one file to the next
-        faults = [fault for fault in faults if fault[1].reason != DUPLICATE]
-        repeated = later_duplicates(columns["product_id"])
-        counts[kind_of(DUPLICATE)] = len(repeated)
-        ends = np.cumsum([index.num_products for index in indexes])
-        for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
-            path = paths[np.searchsorted(ends, row, side="right")]
-            offset_bytes, product_id = (
-                columns[name][row].item() for name in ("offset_bytes", "product_id")
-            )
-            faults.append((path, Fault(offset_bytes, product_id, DUPLICATE)))
+    parts = [_of_file(index, path) for index, path in zip(indexes, paths, strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    found = joined_fields(parts)
+    for name in ("offset_bytes", "length_bytes", "image_offset_bytes"):
+        found[name] = np.concatenate([getattr(part, name) for part in parts])
+    found["fingerprint"] = hash_of(index.fingerprint for index in indexes)
+    return BsonCatalogue(**found, indexes=tuple(indexes))
+
+
+def _of_file(index: Index, path: Path) -> BsonCatalogue:
+    """The columns of one file, which are not copied."""
     return BsonCatalogue(
-        **columns,
-        paths=tuple(paths),
-        indexes=tuple(indexes),
-        fingerprint=hash_of(index.fingerprint for index in indexes),
-        faults=faults,
-        fault_counts=dict(+counts),
-        num_bad_records=sum(index.num_bad_records for index in indexes),
-        unread_bytes=sum(index.unread_bytes for index in indexes),
+        **{field.name: getattr(index, field.name) for field in fields(FileColumns)},
+        paths=(path,),
+        indexes=(index,),
+        fingerprint=hash_of([index.fingerprint]),
+        faults=[(path, fault) for fault in index.faults],
+        fault_counts=index.fault_counts,
+        num_bad_records=index.num_bad_records,
+        unread_bytes=index.unread_bytes,
     )
-
-
-def _concatenate(indexes: list[Index]) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for name in (field.name for field in fields(FileColumns)):
-        parts = [getattr(index, name) for index in indexes]
-        if name == "first_image":
-            before = np.cumsum([0] + [index.num_images_total for index in indexes])
-            parts = [
-                part + shift if shift else part for part, shift in zip(parts, before, strict=False)
-            ]
-        if any(part is None for part in parts):
-            columns[name] = None
-        elif name in ("product_id", "category_id"):
-            columns[name] = joined(parts)
-        else:
-            columns[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return columns
 
 
 def _reopen(places: list[tuple[Path, Path]], paths: Sequence[Path]) -> BsonCatalogue:

@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,12 +19,18 @@ from tqdm import tqdm
 from product_mil.errors import UserError
 from product_mil.files.whole import whole_directory
 from product_mil.sources.bson.scan import Rows, scan
-from product_mil.sources.catalogue import Columns, Fault, kind_of, later_duplicates
+from product_mil.sources.catalogue import (
+    DUPLICATE,
+    MAX_LISTED_FAULTS,
+    Columns,
+    Fault,
+    hash_of,
+    kind_of,
+    later_duplicates,
+)
 from product_mil.sources.ids import as_text
 
 FORMAT = 3  # a new number makes every older index stale
-DUPLICATE = "product id occurs again: the first record of this id is used"
-MAX_LISTED_FAULTS = 100_000  # more are counted only
 
 _INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of indexes; others are not ours
 _OLDER_FAULTS = {"no integer _id", "category_id is not an integer"}  # before text could be an id
@@ -158,11 +164,6 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
             raise OSError("what was written reads back differently")
     remove_older(directory)
     return replace(index, directory=directory)
-
-
-def hash_of(hashes: Iterable[str]) -> str:
-    """One hash of several hashes in their order."""
-    return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
 
 
 def remove_older(directory: Path) -> None:

@@ -21,8 +21,7 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson import index_store, scan
 from product_mil.sources.bson.index import BsonCatalogue, build_or_load_index, open_catalogue
-from product_mil.sources.bson.index_store import DUPLICATE
-from product_mil.sources.catalogue import Fault, kind_of
+from product_mil.sources.catalogue import DUPLICATE, Fault, kind_of
 from product_mil.sources.ids import NO_CATEGORY
 
 Product = dict[str, object]
