@@ -14,13 +14,9 @@ from orbax.checkpoint import v1 as ocp
 
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.errors import UserError
-from product_mil.train.checkpoint import (
-    BEST_METRIC,
-    Checkpoints,
-    DamagedCheckpoint,
-    leaf_mismatches,
-)
-from product_mil.train.digests import DIGEST_FILE
+from product_mil.files.digests import DIGEST_FILE
+from product_mil.train.checkpoint import BEST_METRIC, Checkpoints, DamagedCheckpoint
+from product_mil.train.checkpoint_parts import leaf_mismatches, parts_of
 from product_mil.train.state import evaluated_parameters
 from tests.train.test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
 
@@ -284,13 +280,11 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_it_used(
 
 def saved_by_orbax_alone(directory: Path, state: Any) -> None:
     """Steps 2 and 3 as they were before there were digests."""
-    from product_mil.train.checkpoint import _parts
-
     with ocp.training.Checkpointer(str(directory)) as checkpointer:
         for step, score in ((2, 0.7), (3, 0.6)):
             checkpointer.save_checkpointables(
                 step,
-                _parts(state._replace(step=jnp.asarray(step, jnp.int32))),
+                parts_of(state._replace(step=jnp.asarray(step, jnp.int32))),
                 metrics={BEST_METRIC: score},
                 custom_metadata={"name": "old"},
             )

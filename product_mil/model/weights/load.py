@@ -1,12 +1,10 @@
 """Load published weights into a backbone, such that every tensor of the file is used once."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
 import jax.numpy as jnp
 import numpy as np
-import xxhash
 from flax import nnx
 from jaxtyping import Float
 
@@ -27,10 +25,9 @@ class ImageNetTop:
 
 @dataclass(frozen=True)
 class LoadedWeights:
-    """The loaded file, its `weights_fingerprint`, the number of tensors, and the top if any."""
+    """The loaded file, the number of its tensors, and the top if any."""
 
     path: Path
-    fingerprint: str
     n_tensors: int
     top: ImageNetTop | None
 
@@ -63,11 +60,7 @@ def load_weights(module: nnx.Module, spec: BackboneSpec, path: Path) -> LoadedWe
         raise UserError(f"{path}: {broken}; get the file again, or another")
     for (_, variable, _), value in zip(pairing.pairs, values.values(), strict=True):
         variable[...] = jnp.asarray(value, variable.dtype)
-    loaded = LoadedWeights(path, weights_fingerprint(path), len(values), top)
-    logging.getLogger(__name__).debug(
-        "%s: %d tensors from %s (xxh3_128 %s)", spec.name, len(values), path, loaded.fingerprint
-    )
-    return loaded
+    return LoadedWeights(path, len(values), top)
 
 
 def fit(module: nnx.Module, spec: BackboneSpec, path: Path) -> tuple[str, int]:
@@ -89,12 +82,3 @@ def _read_values(pairing: Pairing) -> tuple[dict[str, np.ndarray], str]:
 def _float32(data: Tensor) -> np.ndarray:
     with np.errstate(over="ignore"):  # values too large for float32 are reported as infinite
         return np.asarray(data[()]).astype(np.float32)
-
-
-def weights_fingerprint(path: str | Path) -> str:
-    """The xxh3_128 hash of the file's content, as 32 hexadecimal digits."""
-    digest = xxhash.xxh3_128()
-    with Path(path).open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()
