@@ -49,8 +49,8 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.devices.runtime import configure_jax
     from product_mil.runs.exporting import export_model
     from product_mil.runs.model_card import CardFacts
+    from product_mil.runs.opening import open_run
     from product_mil.runs.pretrained import PRETRAINED
-    from product_mil.runs.trained import open_run
 
     check_output(args.output, PRETRAINED)
     configure_jax()

@@ -18,8 +18,8 @@ from product_mil.data.embeddings import EmbeddingStore, fill_store
 from product_mil.data.products import Products
 from product_mil.data.split import split_products
 from product_mil.inference.stream import predict_products
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources import mongo
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.memory import catalogue_of
