@@ -68,7 +68,7 @@ class _Copy:
         self._note.replace(other._note)
 
 
-def copy_of_collection(spec: str, *, progress: bool) -> Path:
+def copy_of_collection(spec: str) -> Path:
     """A file of BSON with the documents of the collection, as `Fields` says which of their fields.
 
     If the server cannot be reached, an earlier copy is used, with a warning.
@@ -86,7 +86,7 @@ def copy_of_collection(spec: str, *, progress: bool) -> Path:
         try:
             with _connect(address) as client:
                 collection = client[address.database][address.collection]
-                _update(collection, whole, _Copy(directory, "partial"), address, progress=progress)
+                _update(collection, whole, _Copy(directory, "partial"), address)
         except OperationFailure as error:
             reason = (error.details or {}).get("errmsg", "no reason given")
             raise UserError(f"{address.shown}: the server refuses: {reason}") from None
@@ -128,9 +128,7 @@ def _connect(address: Address) -> Any:
     )
 
 
-def _update(
-    collection: Any, whole: _Copy, partial: _Copy, address: Address, *, progress: bool
-) -> None:
+def _update(collection: Any, whole: _Copy, partial: _Copy, address: Address) -> None:
     """Make the copy, or bring it up to date."""
     log = logging.getLogger(__name__)
     counted = collection.estimated_document_count()
@@ -156,7 +154,7 @@ def _update(
     start = start._replace(counted=counted, server_last=now.server_last)
     with partial.data.open("ab") as file:
         file.truncate(start.num_bytes)
-        with Progress(counted, "documents", label="copying", shown=progress) as bar:
+        with Progress(counted, "documents", label="copying") as bar:
             bar.update(start.num_documents)
             done = _copy(collection, address, start, file, partial, bar)
     partial.become(whole)

@@ -284,7 +284,7 @@ def test_product_of_images_skips_products_without(tmp_path: Path) -> None:
 
 
 def test_real_photos(shared: Path) -> None:
-    catalogue = open_catalogue(shared / "data" / "grocery" / "train.bson", progress=False)
+    catalogue = open_catalogue(shared / "data" / "grocery" / "train.bson")
     split = split_products(catalogue, valid_fraction=0.2, seed=0)
     assert len(split.valid_rows) == 308
     train = catalogue.category_id[split.train_rows]

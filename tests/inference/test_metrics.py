@@ -27,7 +27,7 @@ from tests.train.test_step import LOG_PRIOR, batch_of, mesh_of, prepared
 
 
 def products_of(sample: SampleFiles, unknown: int = 0) -> Products:
-    catalogue = open_catalogue(sample.train, progress=False)
+    catalogue = open_catalogue(sample.train)
     categories = read_categories(sample.categories)
     labels = categories.class_of(np.asarray(catalogue.category_id))
     labels[:unknown] = -1

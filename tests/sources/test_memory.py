@@ -49,7 +49,7 @@ def both(
         product_id=[record["_id"] for record in records],
         category_id=[record.get("category_id") for record in records],
     )
-    return open_catalogue(path, progress=False), in_memory
+    return open_catalogue(path), in_memory
 
 
 def all_of(catalogue: Catalogue) -> Products:

@@ -91,8 +91,6 @@ def open_catalogue(
     spec: str | Path | Sequence[str | Path],
     *,
     hash_images: bool = True,
-    progress: bool = True,
-    cache_dir: Path | None = None,
     shown: Sequence[Path] | None = None,
 ) -> BsonCatalogue:
     """Open one or several BSON files as one catalogue, and build the indexes that are missing.
@@ -110,9 +108,7 @@ def open_catalogue(
     indexes = []
     for path, name in zip(paths, shown or paths, strict=True):
         try:
-            index = build_or_load_index(
-                path, hash_images=hash_images, progress=progress, cache_dir=cache_dir
-            )
+            index = build_or_load_index(path, hash_images=hash_images)
         except UserError as error:
             raise UserError(str(error).replace(str(path), str(name))) from None
         indexes.append(index)
@@ -132,18 +128,11 @@ def _allow_open_files(num_files: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def build_or_load_index(
-    path: Path,
-    *,
-    hash_images: bool = True,
-    progress: bool = True,
-    cache_dir: Path | None = None,
-) -> Index:
+def build_or_load_index(path: Path, *, hash_images: bool = True) -> Index:
     """Load the index of one file; read the file once and build it where there is none that fits.
 
-    `cache_dir` is for an index that cannot be written beside its file; by default it is
-    $PRODUCT_MIL_CACHE or the user's cache directory. If that cannot be written either, the index is
-    in a temporary directory until the program ends, and a warning says so.
+    An index that cannot be written beside its file lies in the cache. If that cannot be written
+    either, it is in a temporary directory until the program ends, and a warning says so.
 
     Raises:
         UserError: the file cannot be read, is of another kind, changes meanwhile or holds no
@@ -153,7 +142,7 @@ def build_or_load_index(
     refuse_foreign(path, DUMP)
     key = f"v{FORMAT}-{state_of(path)}"
     keys = [key] if hash_images else [key, key + "-unhashed"]
-    roots, name_there = _roots(path, cache_dir)
+    roots, name_there = _roots(path)
     for root in [*roots, *(made / name_there for made in _temporary.values())]:
         for name in keys:
             index = load_index(path, root / name)
@@ -162,7 +151,7 @@ def build_or_load_index(
     reasons: list[str] = []
     for root in itertools.chain(roots, _temporary_roots(name_there)):
         try:
-            index = build_index(path, root / keys[-1], hash_images=hash_images, progress=progress)
+            index = build_index(path, root / keys[-1], hash_images=hash_images)
         except OSError as error:
             refuse_too_many_open_files(error, path)
             reasons.append(f"{root} ({error.strerror or error})")
@@ -181,11 +170,10 @@ def build_or_load_index(
     )
 
 
-def _roots(path: Path, cache_dir: Path | None) -> tuple[list[Path], str]:
+def _roots(path: Path) -> tuple[list[Path], str]:
     """The directories that may hold indexes of a file, and the file's name in shared ones."""
-    cache = cache_dir or cache_root()
     whole_path = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
-    return [path.with_name(path.name + ".index"), cache / "index" / whole_path], whole_path
+    return [path.with_name(path.name + ".index"), cache_root() / "index" / whole_path], whole_path
 
 
 def _temporary_roots(name: str) -> Iterator[Path]:

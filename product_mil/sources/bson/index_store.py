@@ -106,7 +106,7 @@ def mapped_columns(directory: Path, hashes: Mapping[str, str]) -> dict[str, np.n
     return columns
 
 
-def build_index(path: Path, directory: Path, *, hash_images: bool, progress: bool) -> Index:
+def build_index(path: Path, directory: Path, *, hash_images: bool) -> Index:
     """Read the file once and write its index, which appears whole as `directory`.
 
     Nothing is written before a product has been found, and an unfinished index is removed if this
@@ -124,7 +124,7 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
     num_images = num_bad_records = unread_bytes = 0
     with ExitStack() as drafts:
         with ExitStack() as files:
-            for rows in _read(path, hash_images=hash_images, progress=progress):
+            for rows in _read(path, hash_images=hash_images):
                 if len(rows.product_id) and draft is None:
                     draft = drafts.enter_context(
                         whole_directory(
@@ -230,7 +230,7 @@ class _ColumnFile:
         )
 
 
-def _read(path: Path, *, hash_images: bool, progress: bool) -> Iterator[Rows]:
+def _read(path: Path, *, hash_images: bool) -> Iterator[Rows]:
     """The rows of the file, with a progress bar where standard error is a terminal."""
     num_products = 0
     try:
@@ -242,7 +242,7 @@ def _read(path: Path, *, hash_images: bool, progress: bool) -> Iterator[Rows]:
                 unit="B",
                 unit_scale=True,
                 delay=1,
-                disable=None if progress else True,
+                disable=None,
             )
             with bar:
                 for rows in scan(file, before.st_size, hash_images=hash_images):
