@@ -5,13 +5,11 @@ whole record. It is up to date as long as the server counts as many documents as
 last `_id` is the same; documents that are changed in place are not noticed.
 """
 
-import fcntl
 import json
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -23,6 +21,7 @@ from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure, PyMo
 
 from product_mil.errors import UserError
 from product_mil.files.cache import writable_cache
+from product_mil.files.locks import one_at_a_time
 from product_mil.files.whole import write_json
 from product_mil.progress import Progress
 from product_mil.sources.copies import Bounded
@@ -80,8 +79,7 @@ def copy_of_collection(spec: str) -> Path:
     address = parse(spec)
     name = xxhash.xxh3_128_hexdigest(str(address.shown).encode())
     directory = writable_cache("copies") / name
-    directory.mkdir(exist_ok=True)
-    with _locked(directory / "lock", address):
+    with one_at_a_time(directory / "lock", f"the copy of {address.shown}"):
         whole = _Copy(directory, "collection")
         try:
             with _connect(address) as client:
@@ -100,18 +98,6 @@ def copy_of_collection(spec: str) -> Path:
                 "%s cannot be reached (%s): its earlier copy is used", address.shown, reason
             )
     return whole.data
-
-
-@contextmanager
-def _locked(path: Path, address: Address) -> Iterator[None]:
-    """Let one process at a time copy a collection."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.getLogger(__name__).info("another process copies %s: waiting", address.shown)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _connect(address: Address) -> Any:
