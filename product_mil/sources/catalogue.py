@@ -145,6 +145,16 @@ class Catalogue(Columns, ABC):
         """
         return self._own_reader.read(self.addresses(image_rows))
 
+    def image_rows_of(self, product_row: int) -> range:
+        """The image rows of a product."""
+        first = int(self.first_image[product_row])
+        return range(first, first + int(self.num_images[product_row]))
+
+    def product_row_of(self, image_row: int) -> int:
+        """The row of the product that an image belongs to."""
+        # Products without images share `first_image` with the product after them.
+        return int(np.searchsorted(self.first_image, image_row, side="right")) - 1
+
     def first_records(self) -> Int64[np.ndarray, " r"]:
         """The product rows whose product id no earlier row has."""
         return np.setdiff1d(np.arange(self.num_products), later_duplicates(self.product_id))

@@ -73,11 +73,10 @@ def _records(catalogue: Catalogue, unread: list[str]) -> Iterator[dict[str, Any]
         record: dict[str, Any] = {"_id": _value(catalogue.product_id[row])}
         if labelled[row]:
             record["category_id"] = _value(catalogue.category_id[row])
-        first, count = int(catalogue.first_image[row]), int(catalogue.num_images[row])
-        images = []
-        for number, data in enumerate(catalogue.read(np.arange(first, first + count))):
+        rows, images = catalogue.image_rows_of(row), []
+        for number, data in enumerate(catalogue.read(np.array(rows, np.int64))):
             if isinstance(data, Unread):
-                file = catalogue.place_of_image(first + number).file
+                file = catalogue.place_of_image(rows[number]).file
                 unread.append(f"image {number} of product {record['_id']} ({file}): {data.reason}")
             images.append({"picture": b"" if isinstance(data, Unread) else data})
         yield {**record, "imgs": images}

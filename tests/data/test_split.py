@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from product_mil.data.duplicates import (
     MAX_LINKING_PRODUCTS,
+    drop_images,
     group_images,
     product_of_images,
+    shared_with,
 )
-from product_mil.data.split import drop_images, shared_with, split_products
+from product_mil.data.split import split_products
 from product_mil.errors import UserError
 from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
 from product_mil.sources.memory import catalogue_of as catalogue_in_memory
