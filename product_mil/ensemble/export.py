@@ -87,7 +87,7 @@ def combine_runs(
         return member_batches(runs, members, chosen, images_per_batch, views=views)
 
     def of_valid(chosen: Products) -> Iterator[Loaded]:
-        return watched(loaded(chosen), int(chosen.num_images.sum()))
+        return watched(loaded(chosen), chosen)
 
     valid = None
     if weights is None or outputs.min_confidence is not None:

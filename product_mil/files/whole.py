@@ -45,10 +45,6 @@ class Draft:
                 break  # otherwise another process removed it as abandoned before it was locked
             self.file.close()
 
-    def close(self) -> None:
-        """Write what is buffered and close the file; `publish` and `discard` do this, too."""
-        self.file.close()
-
     def publish(self) -> None:
         """Rename the draft to the output's name.
 

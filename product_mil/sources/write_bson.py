@@ -9,18 +9,16 @@ import numpy as np
 from bson.int64 import Int64
 
 from product_mil.errors import UserError
-from product_mil.files.foreign import BSON as BSON_DUMP
-from product_mil.files.foreign import kind_of_file
+from product_mil.files.foreign import BSON, MAX_RECORD_BYTES, kind_of_file
 from product_mil.files.outputs import Kind, is_marked
 from product_mil.files.whole import whole
 from product_mil.progress import Progress
-from product_mil.sources.bson.recovery import MAX_RECORD_BYTES
 from product_mil.sources.catalogue import Catalogue, Unread
 from product_mil.sources.ids import has_id
 
 
 def _is_ours(path: Path) -> bool:
-    return is_marked(path) and kind_of_file(path) is BSON_DUMP
+    return is_marked(path) and kind_of_file(path) is BSON
 
 
 MADE_BSON = Kind("a BSON file that product-mil made", (".bson",), _is_ours)

@@ -22,6 +22,7 @@ from product_mil.devices.mesh import local, replicate
 from product_mil.errors import UserError
 from product_mil.files.digests import write_digests
 from product_mil.files.outputs import DRAFT_PREFIX
+from product_mil.model.classifier import Arrays
 from product_mil.train.checkpoint_parts import (
     MAX_LISTED_LEAVES,
     leaf_mismatches,
@@ -29,7 +30,7 @@ from product_mil.train.checkpoint_parts import (
     state_of,
 )
 from product_mil.train.record import refuse_newer
-from product_mil.train.state import Arrays, TrainState, abstract
+from product_mil.train.state import TrainState, abstract
 from product_mil.train.step_directories import BEST_METRIC, StepDirectories
 
 T = TypeVar("T")

@@ -97,7 +97,7 @@ def answers_of_run(
     scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(IMAGE_RULES)), np.float32)
     scores = scores_in_place(
         len(products),
-        watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
+        watched(run.batches(products, images_per_batch), products),
         run.bound(step, scales),
         run.mesh,
     )

@@ -17,10 +17,10 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
+from product_mil.files.foreign import MAX_RECORD_BYTES
 from product_mil.sources.bson.document import Record, RecordError, parse_record
 from product_mil.sources.bson.lanes import parse_lanes
 from product_mil.sources.bson.recovery import (
-    MAX_RECORD_BYTES,
     MIN_RECORD_BYTES,
     Recovered,
     hides_a_record,
