@@ -18,7 +18,7 @@ from product_mil.files.digests import DIGEST_FILE
 from product_mil.train.checkpoint import BEST_METRIC, Checkpoints, DamagedCheckpoint
 from product_mil.train.checkpoint_parts import leaf_mismatches, parts_of
 from product_mil.train.state import evaluated_parameters
-from tests.train.test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
+from tests.train.tiny import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
 
 RUN = {"format": 1, "categories": {"ids": [3, 5]}, "name": "Tee- und Kaffeekännchen \udcff"}
 

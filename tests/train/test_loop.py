@@ -22,7 +22,7 @@ from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage, train_stage
 from product_mil.train.state import TrainState
 from tests.train.test_checkpoint import assert_equal
-from tests.train.test_step import EVERYTHING, batch_of, mesh_of, prepared, start
+from tests.train.tiny import EVERYTHING, batch_of, mesh_of, prepared, start
 
 STEPS, EVERY = 11, 4
 TIMING = ("train/images_per_s", "train/products_per_s", "train/wait_share", "train/mfu")
