@@ -24,7 +24,7 @@ def _data(bench: Bench) -> Products:
     path = bench.directory / "data.bson"
     if not path.exists():
         shaped.write(path, bench.products, classes=CLASSES)
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     n = catalogue.num_products
     labels = (np.asarray(catalogue.category_id) % CLASSES).astype(np.int32)
     return Products(catalogue, np.arange(n), labels, 4)

@@ -19,7 +19,7 @@ from datetime import date
 import jax
 import numpy as np
 
-from tests.train.test_step import DEVICE_CASES, collectives, trajectory
+from tests.train.test_devices import DEVICE_CASES, collectives, trajectory
 
 
 def main() -> None:

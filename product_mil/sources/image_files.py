@@ -27,6 +27,7 @@ from product_mil.sources.catalogue import (
     Place,
     Unread,
     fingerprint_of,
+    hashes_from,
     kind_of,
 )
 from product_mil.sources.ids import Ids
@@ -110,7 +111,7 @@ class ImageFiles(Catalogue):
         return _reopen, (self.stored, self.directory, self.paths)
 
 
-def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> ImageFiles:
+def catalogue_of(listing: Listing, paths: Sequence[Path]) -> ImageFiles:
     """The catalogue of a listing; its files are read if their hashes are not known yet.
 
     `paths` are what the user named.
@@ -126,7 +127,7 @@ def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> 
     named = xxhash.xxh3_64_hexdigest("\0".join(str(path.resolve()) for path in paths).encode())
 
     def build(_: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        lengths, hashes, found = _hash_files(listing, progress=progress)
+        lengths, hashes, found = _hash_files(listing)
         num_images = listing.num_images
         columns = {
             "product_id": listing.product_id,
@@ -179,7 +180,7 @@ def no_image(data: bytes) -> str | None:
 
 
 def _hash_files(
-    listing: Listing, *, progress: bool
+    listing: Listing,
 ) -> tuple[Int32[np.ndarray, " M"], np.ndarray, list[tuple[Path, Fault]]]:
     """The length and hash of each file, and faults for what cannot be read or is no image."""
     reader = ImageReader(listing.directory)
@@ -196,7 +197,7 @@ def _hash_files(
     reasons: dict[int, str] = {}
     row = 0
     with (
-        Progress(len(lengths), "images", label="reading", shown=progress) as shown,
+        Progress(len(lengths), "images", label="reading") as shown,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         while some := list(itertools.islice(names, _AT_ONCE)):
@@ -207,8 +208,7 @@ def _hash_files(
                     reasons[row] = reason
                 row += 1
             shown.update(len(some))
-    hashes = np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
-    return lengths, hashes, list(_faults(listing, reasons))
+    return lengths, hashes_from(digests), list(_faults(listing, reasons))
 
 
 def _faults(listing: Listing, reasons: Mapping[int, str]) -> Iterator[tuple[Path, Fault]]:

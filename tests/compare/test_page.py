@@ -87,7 +87,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]
         {EVIL: details(a, adds=True), "averaged": details(b, adds=False)},
         {EVIL: a, "averaged": b},
         categories,
-        open_catalogue(directory / "d.bson", progress=False),
+        open_catalogue(directory / "d.bson"),
         np.arange(N),
     )
     pair = (Entry(EVIL, (a,), "mean"), Entry("averaged", (b,), "probabilities"))
@@ -336,7 +336,7 @@ def test_the_page_stays_small(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     chosen = select(asked, a, b, categories)
 
     def made() -> dict[str, Any]:
-        catalogue = open_catalogue(tmp_path / "d.bson", progress=False)
+        catalogue = open_catalogue(tmp_path / "d.bson")
         both = {"a": a, "b": b}
         nothing = {"a": None, "b": None}
         return cards(asked, chosen, nothing, both, categories, catalogue, np.arange(n))

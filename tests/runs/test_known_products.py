@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from product_mil.runs.known_products import PRODUCTS_FILE, Known
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 

@@ -21,8 +21,7 @@ from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
 from product_mil.sources.bson import index_store, scan
 from product_mil.sources.bson.index import BsonCatalogue, build_or_load_index, open_catalogue
-from product_mil.sources.bson.index_store import DUPLICATE
-from product_mil.sources.catalogue import Fault, kind_of
+from product_mil.sources.catalogue import DUPLICATE, Fault, kind_of
 from product_mil.sources.ids import NO_CATEGORY
 
 Product = dict[str, object]
@@ -273,7 +272,7 @@ def test_chunks_leave_no_trace(
 ) -> None:
     products = [*random_products(1, 40), product(7000, b"q" * 4000, b"r")]
     path = write(tmp_path / "a.bson", *products)
-    whole = open_catalogue(path, cache_dir=tmp_path)
+    whole = open_catalogue(path)
     monkeypatch.setattr(scan, "_CHUNK_BYTES", chunk_bytes)
     again = open_catalogue(write(tmp_path / "b.bson", *products))
     assert_holds(again, products)
@@ -430,11 +429,14 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
         (b"\x07\0\0\0 neither", "no BSON dump of MongoDB"),
     ],
 )
-def test_a_file_that_is_no_dump_is_refused(tmp_path: Path, data: bytes, message: str) -> None:
+def test_a_file_that_is_no_dump_is_refused(
+    tmp_path: Path, data: bytes, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = tmp_path / "a.bson"
     path.write_bytes(data)
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=message):
-        open_catalogue(path, cache_dir=tmp_path / "cache")
+        open_catalogue(path)
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -489,13 +491,16 @@ def test_an_index_of_another_format_is_not_used(
     assert not old.exists()
 
 
-def test_where_the_place_beside_the_file_is_read_only_the_cache_is_used(tmp_path: Path) -> None:
+def test_where_the_place_beside_the_file_is_read_only_the_cache_is_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     path = write(tmp_path / "a.bson", product(1, b"x"))
     (tmp_path / "a.bson.index").write_text("a file, so that no directory can be made here")
     cache = tmp_path / "cache"
-    index = build_or_load_index(path, cache_dir=cache)
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(cache))
+    index = build_or_load_index(path)
     assert cache in index.directory.parents
-    assert build_or_load_index(path, cache_dir=cache).directory == index.directory
+    assert build_or_load_index(path).directory == index.directory
 
 
 OTHER_PROCESS = """
@@ -507,8 +512,7 @@ def size_there(catalogue):
     return catalogue.num_products
 
 if __name__ == "__main__":
-    first = open_catalogue(sys.argv[1], cache_dir=Path(sys.argv[2]))
-    again = open_catalogue(sys.argv[1], cache_dir=Path(sys.argv[2]))
+    first, again = open_catalogue(sys.argv[1]), open_catalogue(sys.argv[1])
     with multiprocessing.get_context("spawn").Pool(1) as pool:
         sizes = pool.map(size_there, [first])
     place = first.indexes[0].directory
@@ -527,8 +531,12 @@ def test_where_nothing_can_be_written_the_index_is_temporary(tmp_path: Path, usu
     program.write_text(OTHER_PROCESS)
     temporary = tmp_path / ("temporary" if usual else "blocked")
     done = subprocess.run(
-        [sys.executable, str(program), str(path), str(tmp_path / "blocked")],
-        env={**os.environ, "TMPDIR": str(temporary)},
+        [sys.executable, str(program), str(path)],
+        env={
+            **os.environ,
+            "TMPDIR": str(temporary),
+            "PRODUCT_MIL_CACHE": str(tmp_path / "blocked"),
+        },
         capture_output=True,
         text=True,
         check=True,
@@ -602,8 +610,9 @@ def test_a_build_that_fails_leaves_no_directory(
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "temporary"))
     monkeypatch.setattr("product_mil.sources.bson.index._temporary", {})
     monkeypatch.setattr("product_mil.sources.bson.index._MEMORY", str(tmp_path / "blocked"))
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache" / "deep"))
     with pytest.raises(UserError, match=r"stop|no place to write the index of .*Input/output"):
-        build_or_load_index(path, cache_dir=tmp_path / "cache" / "deep")
+        build_or_load_index(path)
     left = [p for p in tmp_path.rglob("*") if p.parent != tmp_path / "temporary"]
     assert sorted(p.name for p in left) == ["a.bson", "temporary"]
 
@@ -616,8 +625,9 @@ def test_a_full_disk_is_reported_and_leaves_nothing(
 
     path = write(tmp_path / "a.bson", product(1, b"x"))
     monkeypatch.setattr(index_store._ColumnFile, "append", full)
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match="No space left on device"):
-        build_or_load_index(path, cache_dir=tmp_path / "cache")
+        build_or_load_index(path)
     assert list(tmp_path.iterdir()) == [path]
 
 
