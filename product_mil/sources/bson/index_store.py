@@ -20,9 +20,10 @@ from product_mil.errors import UserError
 from product_mil.files.whole import whole_directory
 from product_mil.sources.bson.scan import Rows, scan
 from product_mil.sources.catalogue import Columns, Fault, kind_of, later_duplicates
-from product_mil.sources.ids import as_text
+from product_mil.sources.ids import as_text, is_text
 
 FORMAT = 3  # a new number makes every older index stale
+_TEXT_FORMAT = 1  # a new number makes older indexes with categories that are no integers stale
 DUPLICATE = "product id occurs again: the first record of this id is used"
 MAX_LISTED_FAULTS = 100_000  # more are counted only
 
@@ -70,6 +71,8 @@ def load_index(path: Path, directory: Path) -> Index | None:
         found = mapped_columns(directory, description["columns"])
         columns: dict[str, Any] = dict.fromkeys(_DTYPES) | found
         if _OLDER_FAULTS & description["fault_counts"].keys():
+            return None
+        if is_text(found["category_id"]) and description.get("text_format") != _TEXT_FORMAT:
             return None
         return Index(
             **columns,
@@ -146,6 +149,7 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
             for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))]
         ]
         description = {
+            "text_format": _TEXT_FORMAT,
             "columns": {name: column.content_hash for name, column in columns.items()},
             "faults": faults,
             "fault_counts": +counts,
