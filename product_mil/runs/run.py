@@ -26,6 +26,7 @@ from product_mil.devices.hosts import (
     is_first,
     largest,
 )
+from product_mil.devices.memory import free_memory_bytes
 from product_mil.devices.mesh import data_mesh, local, replicate
 from product_mil.errors import Interrupted, UserError
 from product_mil.files.package import checkout
@@ -51,7 +52,6 @@ from product_mil.runs.stage import RunParts, build_stage, run_record
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.cost import (
     expected_time,
-    free_memory_bytes,
     measure_steps,
     peak_memory_bytes,
 )
