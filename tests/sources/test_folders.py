@@ -257,6 +257,53 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert not stored.exists()
 
 
+def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, read = folder(tmp_path / "photos"), []
+    real = image_files.ImageReader.read_file
+    open_catalogue(root)
+    monkeypatch.setattr(
+        image_files.ImageReader,
+        "read_file",
+        lambda self, name: read.append(name.decode()) or real(self, name),
+    )
+    (root / "1000" / "8" / "0.jpg").write_bytes(jpeg(77))
+    (root / "1000" / "7" / "00.jpg").write_bytes(jpeg(78))
+    (root / "2000" / "9" / "1.jpg").rename(root / "2000" / "9" / "5.jpg")
+    touched = root / "2000" / "9" / "0.jpg"
+    os.utime(touched, ns=(1, 1))
+    found = open_catalogue(root)
+    wanted = ["1000/7/00.jpg", "1000/8/0.jpg", "2000/9/0.jpg", "2000/9/5.jpg"]
+    assert sorted(read) == wanted
+    # As if all had been read.
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "other"))
+    anew = open_catalogue(root)
+    assert found.fingerprint == anew.fingerprint
+    assert (contents(found), found.faults) == (contents(anew), anew.faults)
+    read.clear()
+    (root / "1000" / "8" / "0.jpg").unlink()
+    open_catalogue(root)
+    assert read == []
+
+
+def test_what_is_no_image_is_read_again_and_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reason is not kept beside its hash."""
+    root, read = folder(tmp_path / "photos"), []
+    (root / "1000" / "7" / "1.jpg").write_bytes(bytes(50))
+    before = open_catalogue(root)
+    real = image_files.ImageReader.read_file
+    monkeypatch.setattr(
+        image_files.ImageReader,
+        "read_file",
+        lambda self, name: read.append(name.decode()) or real(self, name),
+    )
+    (root / "1000" / "8" / "0.jpg").write_bytes(jpeg(77))
+    found = open_catalogue(root)
+    assert sorted(read) == ["1000/7/1.jpg", "1000/8/0.jpg"]
+    assert found.faults == before.faults != []
+
+
 def test_files_that_vanish_or_change_are_unread(tmp_path: Path) -> None:
     root = folder(tmp_path / "photos")
     found = open_catalogue(root)
