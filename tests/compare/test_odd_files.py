@@ -124,6 +124,10 @@ def test_a_matrix_without_probabilities_is_refused(tmp_path: Path) -> None:
     confidence = read_answers(path, labelled(7, 7, 7)).answers.confidence
     assert confidence is not None
     np.testing.assert_allclose(confidence, [0.5, 0.4, 1])
+    np.save(path / "category_ids.npy", CLASS_IDS[::-1])
+    with pytest.raises(UserError, match=r"category_ids\.npy and .*about\.json name other"):
+        read_answers(path, labelled(7, 7, 7))
+    np.save(path / "category_ids.npy", CLASS_IDS)
     numbers = np.load(path / "probabilities.npy")
     numbers[1, 0] = np.nan
     np.save(path / "probabilities.npy", numbers)

@@ -149,6 +149,11 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
         )
     about = read_description(about_path)
     categories = Categories.from_json(json.dumps(about["categories"]))
+    if not np.array_equal(columns, categories.ids):
+        raise UserError(
+            f"{columns_path} and {about_path} name other categories, or in another order; make "
+            "them again"
+        )
     category = _labels(ids, truth)
     label = categories.class_of(category)
     refuse_repeated(path, "product", ids)
