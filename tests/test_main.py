@@ -24,6 +24,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+# The other process never comes.
+JOINED = ("--coordinator=127.0.0.1:9", "--num_processes=2", "--process_id=1")
+
+
 def refused(*arguments: str) -> str:
     """The one screen of a command that must fail with exit status 2 and no traceback."""
     result = command(*arguments)
@@ -120,6 +124,21 @@ def test_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     text = refused("--config=configs/joint.py:smoke", "--distributed")
     assert "no launcher is known here" in text
+
+
+@pytest.mark.parametrize("together", [("--distributed",), JOINED])
+def test_a_typing_error_is_refused_before_the_others_are_waited_for(
+    together: tuple[str, ...], refused_here: Callable[..., str]
+) -> None:
+    text = refused_here(
+        "--config=configs/joint.py:smoke",
+        "--config.sede=1",
+        "--config.model.backbone=vgg",
+        "--config.data.train=nowhere.bson",
+        *together,
+    )
+    for part in ("did you mean config.seed?", "config.model.backbone", "nowhere.bson"):
+        assert part in text
 
 
 def test_a_wrong_file_claims_no_directory(tmp_path: Path, refused_here: Callable[..., str]) -> None:

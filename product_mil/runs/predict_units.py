@@ -20,8 +20,8 @@ from product_mil.errors import OutputError, UserError
 from product_mil.files.locks import one_at_a_time
 from product_mil.inference.outputs import Outputs
 from product_mil.model.warp import Views
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predicted_as, write_products
-from product_mil.runs.trained import open_run
 from product_mil.runs.unit_files import Done, UnitFiles
 from product_mil.runs.units import Unit
 from product_mil.sources.catalogue import TRUNCATED
@@ -261,13 +261,15 @@ class Tally(NamedTuple):
     predicted: int
     skipped: int
     failed: dict[str, str]
+    num_faults: int  # of the units that are done
 
 
 def followed(outcomes: Iterable[Outcome], count: int) -> Tally:
     """Take all of `count` outcomes, with a line on each unit that was not done before."""
-    predicted, skipped, failed = 0, 0, {}
+    predicted, skipped, failed, num_faults = 0, 0, {}, 0
     for number, (unit, done, reason, was_done, listing, spent_s) in enumerate(outcomes, 1):
         at = f"{number} of {count}: {unit.name}"
+        num_faults += done.num_faults if done else 0
         if done is None:
             failed[unit.name] = reason or ""
             _LOGGER.warning("%s: not predicted: %s", at, reason)
@@ -284,4 +286,4 @@ def followed(outcomes: Iterable[Outcome], count: int) -> Tally:
                 f"; faults: {done.num_faults:,}, see {listing}" if listing else "",
                 "; the end of the file is missing" if done.is_cut else "",
             )
-    return Tally(predicted, skipped, failed)
+    return Tally(predicted, skipped, failed, num_faults)

@@ -11,9 +11,9 @@ from product_mil.config import DataConfig, load_config
 from product_mil.ensemble.export import combine_predictions, combine_runs
 from product_mil.errors import UserError
 from product_mil.inference.outputs import Outputs
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predict
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT
 
@@ -42,7 +42,9 @@ def test_runs_and_their_files(
     assert answers[0] == answers[1] == (tmp_path / "s.csv").read_text()
     messages = caplog.messages
     assert messages[0] == messages[1] == open_run(trained).summary
-    assert messages[2].startswith("weights fitted on 120 validation products:\n")
+    notes = messages[2:5]  # of both members, and of the run alone
+    assert all(note.startswith(f"note: {trained} was trained on 96 ") for note in notes)
+    assert messages[5].startswith("weights fitted on 120 validation products:\n")
     assert capfd.readouterr() == ("", "")
 
 
