@@ -128,9 +128,9 @@ def test_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("together", [("--distributed",), JOINED])
 def test_a_typing_error_is_refused_before_the_others_are_waited_for(
-    together: tuple[str, ...],
+    together: tuple[str, ...], refused_here: Callable[..., str]
 ) -> None:
-    text = refused(
+    text = refused_here(
         "--config=configs/joint.py:smoke",
         "--config.sede=1",
         "--config.model.backbone=vgg",
