@@ -86,20 +86,22 @@ def main(argv: list[str] | None = None) -> None:
     errors += wrong + problems(config)
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
-    from product_mil.runs.check import check_config
+    from product_mil.runs.check import check_devices, check_names
     from product_mil.runs.run import run
 
-    _join(given)
+    errors += check_names(config)
+    _join(given, errors)
     configure_jax()
-    refuse(errors + check_config(config))
+    refuse(errors + check_devices(config))
     run(config, user_path(given.workdir or f"runs/{config.name}"))
 
 
-def _join(given: flags.FlagValues) -> None:
-    """Join the other processes of the run, if there are any.
+def _join(given: flags.FlagValues, errors: list[str]) -> None:
+    """Join the other processes of the run, if there are any and the configuration has no errors.
 
     Raises:
-        UserError: flags are missing or contradict each other, or the others cannot be reached.
+        UserError: flags are missing or contradict each other, there are errors, or the others
+            cannot be reached.
     """
     from product_mil.devices.hosts import join, join_by_launcher
 
@@ -110,10 +112,12 @@ def _join(given: flags.FlagValues) -> None:
             "--num_processes and --process_id, or give these three alone"
         )
     if given.distributed:
+        refuse(errors)
         join_by_launcher()
     elif any(value is not None for value in group):
         if None in group:
             raise UserError("give --coordinator, --num_processes and --process_id together")
+        refuse(errors)
         join(*group)
 
 

@@ -21,6 +21,10 @@ def command(*arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+# The other process never comes.
+JOINED = ("--coordinator=127.0.0.1:9", "--num_processes=2", "--process_id=1")
+
+
 def refused(*arguments: str) -> str:
     """The one screen of a command that must fail with exit status 2 and no traceback."""
     result = command(*arguments)
@@ -94,6 +98,21 @@ def test_who_takes_part_is_told_in_full(
     for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
     assert part in refused("--config=configs/joint.py:smoke", *arguments)
+
+
+@pytest.mark.parametrize("together", [("--distributed",), JOINED])
+def test_a_typing_error_is_refused_before_the_others_are_waited_for(
+    together: tuple[str, ...],
+) -> None:
+    text = refused(
+        "--config=configs/joint.py:smoke",
+        "--config.sede=1",
+        "--config.model.backbone=vgg",
+        "--config.data.train=nowhere.bson",
+        *together,
+    )
+    for part in ("did you mean config.seed?", "config.model.backbone", "nowhere.bson"):
+        assert part in text
 
 
 def test_a_wrong_file_claims_no_directory(tmp_path: Path) -> None:

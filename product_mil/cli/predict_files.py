@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.inference.outputs import refuse_data
     from product_mil.runs.manifest import check_merged, merge, write_manifest
     from product_mil.runs.predict_units import Job, followed
-    from product_mil.runs.unit_files import UNIT_FILES
+    from product_mil.runs.unit_files import FAULT_LISTS, UNIT_FILES
 
     if args.topk < 1:
         raise UserError(f"--topk={args.topk}: must be at least 1")
@@ -75,7 +75,12 @@ def main(argv: list[str] | None = None) -> None:
     summary = write_manifest(job.files, units, unique_ids=args.unique_ids)
     if args.merge is not None and not tally.failed:
         print(f"{args.merge}: {merge(job.files, units, args.merge):,} products")
-    print(summary or "other shares are not done yet: the last one writes the manifest")
+    if summary is None:
+        summary = "other shares are not done yet: the last one writes the manifest"
+        if tally.num_faults:
+            listings = job.files.directory / FAULT_LISTS
+            summary += f"; faults in this share: {tally.num_faults:,}, see {listings}"
+    print(summary)
     if tally.failed:
         name, reason = next(iter(tally.failed.items()))
         unmerged = f"{args.merge} was not written, because it takes all units; "

@@ -102,6 +102,10 @@ def main(argv: list[str] | None = None) -> None:
         augmented=args.augmented,
         ranges=_ranges(args),
     )
+    if sheet is None:
+        what = "has a fault" if args.which == "bad" else "shares an image"
+        print(f"{args.data}: no product {what}, so nothing was drawn")
+        return
     print(
         f"{args.output}: {sheet.num_shown} of {sheet.num_products} products "
         f"({'by id' if args.ids else args.which}), {sheet.num_images} images, "

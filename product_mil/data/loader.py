@@ -68,7 +68,7 @@ class ImageDecoder:
     Several threads may call `decode` at the same time. One of them decodes by itself, and each
     other one passes its images to a process, since two threads of one process would wait for each
     other at every image. The first images are decoded by threads alone, because starting processes
-    does not pay for few images.
+    does not pay for few images; processes that another decoder started are used at once.
     """
 
     def __init__(
@@ -117,9 +117,10 @@ class ImageDecoder:
     def _decode(
         self, addresses: Any, slots: Int64[np.ndarray, " m"], in_thread: bool
     ) -> tuple[UInt8[np.ndarray, "*b h w 3"], dict[int, str]]:
-        if not in_thread and self._left <= 0 and self._reader.travels:
+        if not in_thread and self._reader.travels:
             with self._starts:
-                if self._processes is None and (workers := process_workers()):
+                workers = None if self._processes else process_workers()
+                if workers and (workers.started or self._left <= 0):
                     self._processes = ProcessDecoder(workers, self._reader, self._shape)
             found = self._processes and self._processes.decode(addresses, slots)
             if found:

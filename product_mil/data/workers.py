@@ -63,6 +63,7 @@ class Workers:
         self._idle: queue.SimpleQueue[_Worker] = queue.SimpleQueue()
         self._numbers = itertools.count()
         self._failed = threading.Event()
+        self.started = False  # whether there is a process by now
 
     def next_reader(self) -> int:
         """A new number for `Task.number`."""
@@ -96,7 +97,9 @@ class Workers:
         try:
             return self._idle.get_nowait()
         except queue.Empty:
-            return _Worker(self.memory.descriptor)
+            worker = _Worker(self.memory.descriptor)
+            self.started = True
+            return worker
 
     def close(self) -> None:
         """End the idle processes."""

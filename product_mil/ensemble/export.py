@@ -32,7 +32,7 @@ from product_mil.inference.stream import predict_products, watched
 from product_mil.model.warp import Views
 from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
-from product_mil.runs.fitting import log_known, validation_products
+from product_mil.runs.fitting import log_known, log_known_ids, validation_products
 from product_mil.runs.predict import predicted_as, write_products
 from product_mil.sources.ids import no_ids
 from product_mil.sources.lookup import rows_of
@@ -93,6 +93,8 @@ def combine_runs(
     if weights is None or outputs.min_confidence is not None:
         valid = validation_products(runs, fit_on)
         log_known(runs, valid, products)
+    else:
+        log_known_ids(runs, products)
     if weights is None:
         assert valid is not None
         log_probs = member_log_probs(runs, members, valid, of_valid(valid))

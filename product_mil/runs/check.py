@@ -18,7 +18,28 @@ from product_mil.train.state import WHOLE_PARTS
 
 
 def check_config(config: Config) -> list[str]:
-    """What is wrong with a configuration's names, a line each; values are `config.problems`."""
+    """What is wrong with a configuration's names and on these devices, a line each.
+
+    Values are `config.problems`.
+    """
+    return check_names(config) + check_devices(config)
+
+
+def check_devices(config: Config) -> list[str]:
+    """What is wrong with shards on these devices and with names of blocks. This starts JAX."""
+    found = []
+    devices = jax.device_count()
+    if config.data.shards % devices:
+        found.append(
+            f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
+        )
+    if config.model.backbone in BACKBONES:
+        found += _trainable_problems(config, backbone(config.model.backbone))
+    return found
+
+
+def check_names(config: Config) -> list[str]:
+    """What is wrong with all other names, a line each. This does not start JAX."""
     found: list[str] = []
     for name, spec in (("train", config.data.train), ("valid", config.data.valid)):
         try:
@@ -33,11 +54,6 @@ def check_config(config: Config) -> list[str]:
             f"config.model.weights: {start.path}: no such file or directory; or say imagenet"
         )
     found += _head_init_problems(config)
-    devices = jax.device_count()
-    if config.data.shards % devices:
-        found.append(
-            f"config.data.shards={config.data.shards}: must be a multiple of the {devices} devices"
-        )
     known = []
     for name, look_up in (("pooling", head), ("backbone", backbone)):
         try:
@@ -54,7 +70,6 @@ def check_config(config: Config) -> list[str]:
             f"config.data.image_size_px={config.data.image_size_px}: {spec.name} takes images "
             f"from {spec.min_image_size_px} px"
         )
-    found += _trainable_problems(config, spec)
     found += _stochastic_depth_problems(config, spec)
     return found + _baseline_problems(config, fusion, on_host=spec.on_host is not None)
 

@@ -1,6 +1,7 @@
 """Compute embeddings of a frozen backbone over all devices, and keep them in the cache."""
 
 import dataclasses
+import functools
 import logging
 import math
 import time
@@ -114,10 +115,12 @@ def cached_embeddings(
             raise Interrupted("stopped while images were being embedded")
         return compute(images)
 
-    found = _cached(config, model, selections, embed, own_share())
+    digest = model.backbone_digest(f"version {HAND_MADE_VERSION}" if spec.on_host else "")
+    fill = functools.partial(_cached, config, digest, selections, embed)
+    found = fill(own_share())
     if are_several():
         largest(0)  # waits until all shares are done
-        rest = _cached(config, model, selections, embed, Share(0, 1))
+        rest = fill(Share(0, 1))
         lack = largest(int(rest.store is None))
         note = f"{found.summary}, by process 0 of {own_share().of}" if not lack else rest.summary
         store = None if lack else rest.store
@@ -126,13 +129,12 @@ def cached_embeddings(
 
 
 def _cached(
-    config: Config, model: Model, selections: Sequence[Products], embed: Embed, share: Share
+    config: Config, digest: str, selections: Sequence[Products], embed: Embed, share: Share
 ) -> CachedEmbeddings:
-    """Embed a share of the images that the cache lacks."""
+    """Embed a share of the images that the cache lacks; `digest` is the backbone's."""
     spec = backbone(config.model.backbone)
     num_images = sum(len(used_images(products)) for products in selections)
     dtype = store_dtype(num_images, spec.embedding_dim)
-    digest = model.backbone_digest(f"version {HAND_MADE_VERSION}" if spec.on_host else "")
     name = f"{spec.name}-{config.data.image_size_px}px-{config.model.compute_dtype}-{dtype}"
     name = f"{name}-{digest[:16]}"
     lacking = ""

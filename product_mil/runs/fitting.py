@@ -7,6 +7,7 @@ from typing import Any
 from product_mil.config import Config
 from product_mil.data.products import Products
 from product_mil.errors import UserError
+from product_mil.runs.known_products import knows_an_id
 from product_mil.runs.trained import TrainedRun
 
 
@@ -56,6 +57,15 @@ def log_known(runs: Sequence[TrainedRun], fitted: Products | None, predicted: Pr
                 "note: %s, so it is right more often here than on new products",
                 known.seen(str(run.workdir), "to be predicted"),
             )
+
+
+def log_known_ids(runs: Sequence[TrainedRun], predicted: Products) -> None:
+    """Do as `log_known` for the predicted products of runs that know one of their ids.
+
+    The training data of other runs are not read, so a prediction of new products does not wait.
+    """
+    knowing = [run for run in runs if knows_an_id(run.workdir, predicted)]
+    log_known(knowing, None, predicted)
 
 
 def _split(config: Config) -> tuple[Any, ...]:

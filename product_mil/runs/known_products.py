@@ -140,6 +140,16 @@ def known_products(
     )
 
 
+def knows_an_id(workdir: Path, products: Products) -> bool:
+    """Whether the list of ids of the run in `workdir` has one of these products.
+
+    This is quick, since it reads no data of the run. It is false where there is no such list.
+    """
+    ids = _listed(workdir)
+    product_id = np.asarray(products.catalogue.product_id)[products.product_rows]
+    return ids is not None and bool(are_among(product_id, joined(ids)).any())
+
+
 def known_to_file(about: Mapping[str, Any], product_id: Ids[np.ndarray, " N"]) -> Known | None:
     """`known_products` for a prediction file, by the lists of ids of the runs that it names."""
     lists = []

@@ -21,7 +21,7 @@ from product_mil.inference.stream import predict_products
 from product_mil.model.warp import Views
 from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
-from product_mil.runs.fitting import log_known, validation_products
+from product_mil.runs.fitting import log_known, log_known_ids, validation_products
 from product_mil.runs.trained import TrainedRun
 from product_mil.sources.ids import has_id
 
@@ -60,7 +60,9 @@ def predict(
         return run.batches(chosen, images_per_batch, pixels=views != "none", of_one_shape=True)
 
     back_off = None
-    if outputs.min_confidence is not None:
+    if outputs.min_confidence is None:
+        log_known_ids([run], products)
+    else:
         from product_mil.inference.backoff import BackOff, calibrated_back_off
 
         least = outputs.min_confidence

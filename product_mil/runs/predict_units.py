@@ -261,13 +261,15 @@ class Tally(NamedTuple):
     predicted: int
     skipped: int
     failed: dict[str, str]
+    num_faults: int  # of the units that are done
 
 
 def followed(outcomes: Iterable[Outcome], count: int) -> Tally:
     """Take all of `count` outcomes, with a line on each unit that was not done before."""
-    predicted, skipped, failed = 0, 0, {}
+    predicted, skipped, failed, num_faults = 0, 0, {}, 0
     for number, (unit, done, reason, was_done, listing, spent_s) in enumerate(outcomes, 1):
         at = f"{number} of {count}: {unit.name}"
+        num_faults += done.num_faults if done else 0
         if done is None:
             failed[unit.name] = reason or ""
             _LOGGER.warning("%s: not predicted: %s", at, reason)
@@ -284,4 +286,4 @@ def followed(outcomes: Iterable[Outcome], count: int) -> Tally:
                 f"; faults: {done.num_faults:,}, see {listing}" if listing else "",
                 "; the end of the file is missing" if done.is_cut else "",
             )
-    return Tally(predicted, skipped, failed)
+    return Tally(predicted, skipped, failed, num_faults)

@@ -17,6 +17,7 @@ from product_mil.devices.hosts import (
     is_first,
     largest,
 )
+from product_mil.devices.memory import free_memory_bytes
 from product_mil.devices.mesh import data_mesh, local, replicate
 from product_mil.errors import Interrupted
 from product_mil.inference.outputs import refuse_data
@@ -38,7 +39,6 @@ from product_mil.runs.summary import conclusion, introduction, notes_on_validati
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.cost import (
     expected_time,
-    free_memory_bytes,
     measure_steps,
     peak_memory_bytes,
 )

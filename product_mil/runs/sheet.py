@@ -41,13 +41,13 @@ def make_sheet(
     image_size_px: int = 180,
     augmented: int = 0,
     ranges: AugmentConfig | None = None,
-) -> Sheet:
+) -> Sheet | None:
     """Draw products of the data `spec` into a PNG or JPEG file.
 
     At most `num_products` are shown: a random choice, the first ones, those with faults or
     unreadable images (bad), or those that share an image (identical). With `ids`, these products
     are shown. Each product gets `augmented` more rows with its images as training with these ranges
-    would see them.
+    would see them. Where no product is bad or identical, nothing is drawn, and None is returned.
 
     Raises:
         UserError: a file cannot be read or written, or there is no such product.
@@ -65,7 +65,7 @@ def make_sheet(
     else:
         rows = _chosen(book, which, num_products, seed)
     if not len(rows):
-        raise UserError(f"{spec}: no product is {which}; try another --which")
+        return None
     shown = [book.show(int(row)) for row in rows]
     if augmented:
         for product in shown:

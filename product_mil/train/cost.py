@@ -1,13 +1,10 @@
-"""The cost of a stage, measured by a few steps before it begins, and memory."""
+"""The cost of a stage, measured by a few steps before it begins, and its memory."""
 
-import os
 import resource
 import statistics
 import sys
 import time
-from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
 
 import jax
 
@@ -76,12 +73,3 @@ def peak_memory_bytes() -> int:
         return max(used)
     unit_bytes = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit_bytes
-
-
-def free_memory_bytes() -> int:
-    """Memory that is available without swapping; if the system does not say, all its memory."""
-    with suppress(OSError, ValueError), Path("/proc/meminfo").open(encoding="ascii") as file:
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) << 10
-    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

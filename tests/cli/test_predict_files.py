@@ -94,6 +94,23 @@ def test_two_shares_and_a_merged_file(
     )
 
 
+def test_a_share_says_how_many_faults_its_units_have(
+    trained: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Also those of units that were done before."""
+    path = Path(data).with_name("1.bson")
+    records = bson.decode_all(path.read_bytes())
+    for record in records[:2]:
+        record["imgs"][0] = {"picture": b"no image"}
+    path.write_bytes(b"".join(map(bson.encode, records)))
+    listings = tmp_path / "out" / "faults"
+    said = "other shares are not done yet: the last one writes the manifest"
+    for share, line in ((0, said), (1, f"{said}; faults in this share: 2, see {listings}")) * 2:
+        share_flags = ("--shard", share, "--of", 3)
+        predict_files(*arguments_of(trained, data, tmp_path / "out", *share_flags))
+        assert capsys.readouterr().out.splitlines()[-1] == line
+
+
 def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(
     trained: Path, data: str, tmp_path: Path, cache_of_tests: Path
 ) -> None:

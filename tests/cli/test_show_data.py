@@ -71,6 +71,19 @@ def test_what_is_chosen(odd: Path, tmp_path: Path, capsys: pytest.CaptureFixture
     assert "2 of 5 products" in capsys.readouterr().out
 
 
+def test_where_nothing_is_bad_this_is_said(
+    sample: SampleFiles, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    records = bson.decode_all(sample.train.read_bytes())[:2]
+    good, output = tmp_path / "good.bson", tmp_path / "sheet.png"
+    good.write_bytes(b"".join(map(bson.encode, records)))
+    for which, what in (("bad", "has a fault"), ("identical", "shares an image")):
+        arguments = ("--data", good, "--output", output, "--which", which)
+        show_data.main(list(map(str, arguments)))
+        assert capsys.readouterr().out == f"{good}: no product {what}, so nothing was drawn\n"
+    assert not output.exists()
+
+
 def test_augmented_rows(odd: Path, tmp_path: Path) -> None:
     """With a sure reflection and nothing else, every row is the mirrored photo."""
     output = tmp_path / "sheet.png"

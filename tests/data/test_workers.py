@@ -106,6 +106,23 @@ def test_threads_each_have_a_process_but_one(tmp_path: Path, own: workers.Worker
     assert len(living(own)) <= 2
 
 
+def test_processes_that_have_started_decode_from_the_first_image_on(
+    tmp_path: Path, own: workers.Workers
+) -> None:
+    """As for the next one of many files; starting them again would not pay at once."""
+    path = write(tmp_path / "train.bson")
+    products = products_of(path)
+    expected = source_of(products)[0]
+    for has_started in (False, True):
+        later = source_of(products)
+        assert later._decoder._thread_decodes.acquire(blocking=False)
+        loaded = later[0]
+        assert_equal(loaded, expected)
+        assert is_shared(own, loaded) == has_started
+        process_source(path)[0]
+    assert len(living(own)) == 1
+
+
 def test_a_changed_and_a_cut_file_are_reported(tmp_path: Path, own: workers.Workers) -> None:
     path = write(tmp_path / "train.bson")
     source = process_source(path)

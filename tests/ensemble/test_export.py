@@ -42,7 +42,9 @@ def test_runs_and_their_files(
     assert answers[0] == answers[1] == (tmp_path / "s.csv").read_text()
     messages = caplog.messages
     assert messages[0] == messages[1] == open_run(trained).summary
-    assert messages[2].startswith("weights fitted on 120 validation products:\n")
+    notes = messages[2:5]  # of both members, and of the run alone
+    assert all(note.startswith(f"note: {trained} was trained on 96 ") for note in notes)
+    assert messages[5].startswith("weights fitted on 120 validation products:\n")
     assert capfd.readouterr() == ("", "")
 
 

@@ -1,6 +1,8 @@
 """What is refused once nets and heads are known."""
 
 import dataclasses
+import subprocess
+import sys
 from typing import Any
 
 from product_mil.config import (
@@ -61,3 +63,29 @@ def test_heads_and_settings_that_do_not_go_together_are_refused_in_a_line() -> N
     assert check_config(Config()) == [
         "config.head.epochs=0 and config.finetune.epochs=0: nothing to train"
     ]
+
+
+def test_names_are_checked_before_jax_starts() -> None:
+    """Afterwards a process could not join others any more."""
+    program = """
+from jax._src.xla_bridge import backends_are_initialized
+from product_mil.config import load_config
+from product_mil.runs.check import check_devices, check_names
+for name in ("joint:frozen", "inception_v3:unlocked", "tree", "prior"):
+    assert check_names(load_config(name)) == []
+assert not backends_are_initialized()
+check_devices(load_config("joint"))
+assert backends_are_initialized()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_block_that_is_not_there_is_refused_with_all_other_errors() -> None:
+    from product_mil.runs.check import check_config
+
+    model = dataclasses.replace(Config().model, pooling="median", backbone="convnext_tiny")
+    head, block = check_config(
+        Config(model=model, finetune=StageConfig(epochs=1, trainable="blocks/99"))
+    )
+    assert head.startswith("config.model.pooling")
+    assert "expected head, all or a block of convnext_tiny: stem" in block

@@ -12,6 +12,8 @@ from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, S
 from product_mil.data.products import Products
 from product_mil.devices.mesh import data_mesh
 from product_mil.model.backbones.hand_made import describe
+from product_mil.model.classifier import Model
+from product_mil.runs import embed
 from product_mil.runs.embed import in_groups
 from product_mil.runs.feed import open_feed, uncached_feed
 from product_mil.runs.model import build_model
@@ -50,6 +52,24 @@ def fed(config: Config, products: Products, **options: Any) -> tuple[Any, list[A
 
 def unread(faults: list[Any]) -> list[tuple[int, int]]:
     return [(fault.product_id, fault.image_index) for fault in faults if not fault.is_remark]
+
+
+def test_several_processes_hash_the_backbone_once(
+    products: Products, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Though each looks into the cache twice: for its share, and for what is lacking then."""
+    hashed, shares = [], []
+    digest, fill = Model.backbone_digest, embed.fill_store
+    monkeypatch.setattr(Model, "backbone_digest", lambda *of: hashed.append(of) or digest(*of))
+    monkeypatch.setattr(
+        embed, "fill_store", lambda *of, **by: shares.append(by["share"]) or fill(*of, **by)
+    )
+    monkeypatch.setattr(embed, "are_several", lambda: True)
+    monkeypatch.setattr(embed, "own_share", lambda: embed.Share(1, 2))
+    feed, _ = fed(FROZEN, products)
+    assert shares == [(1, 2), (0, 1)]
+    assert len(hashed) == 1
+    assert UNREADABLE in unread(feed.faults)
 
 
 def test_a_frozen_backbone_is_fed_from_the_cache(products: Products) -> None:

@@ -1,6 +1,7 @@
 """What a run has seen of some products: by id, and by identical images."""
 
 import json
+import logging
 import re
 from pathlib import Path
 from typing import Any
@@ -9,8 +10,12 @@ import bson
 import numpy as np
 import pytest
 
+from product_mil.ensemble.export import combine_runs
+from product_mil.inference.outputs import Outputs
 from product_mil.runs.known_products import PRODUCTS_FILE, Known
 from product_mil.runs.opening import open_run
+from product_mil.runs.predict import predict
+from product_mil.runs.trained import TrainedRun
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 
@@ -86,6 +91,27 @@ def test_without_the_list_or_the_data(
     assert run.known(products) == Known(120, 96, 24, None, None)
 
 
+def test_an_export_says_so_in_one_line(
+    trained: Path, sample: SampleFiles, others: Path, tmp_path: Path,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """Where no id is known, the data of the run are not read."""
+    caplog.set_level(logging.INFO, "product_mil.runs.fitting")
+    run, outputs = open_run(trained), Outputs(tmp_path / "s.csv")
+    predict(run, str(sample.train), outputs)
+    seen = f"{trained} was trained on 96 and chose its settings on 24 of the 120 products"
+    assert caplog.messages == [
+        f"note: {seen} to be predicted, so it is right more often here than on new products"
+    ]
+    caplog.clear()
+    combine_runs([trained], str(sample.train), outputs, weights=np.ones(1))
+    assert caplog.messages[0].startswith(f"note: {seen} to be predicted")
+    caplog.clear()
+    monkeypatch.setattr(TrainedRun, "data", None)
+    predict(run, str(others), outputs)
+    assert caplog.messages == []
+
+
 @pytest.mark.parametrize(
     ("known", "sentence"),
     [
@@ -144,8 +170,6 @@ def test_every_tool_says_so(
     )  # fmt: skip
     assert f"note: {seen} the 120 products used for fitting, so it will seem" in said
     assert f"note: {seen} the 120 products to be predicted, so it is right more often here" in said
-    said = said_by(capsys, "export_predictions", *good, *output)
-    assert "products to be predicted" not in said  # it only predicts
 
     by_id = expected.replace(str(trained), f"the run behind {top}") + ", going by their ids"
     assert by_id in said_by(capsys, "evaluate", "--predictions", top, "--data", sample.train)

@@ -106,7 +106,7 @@ def test_rows_do_not_depend_on_the_cuts(
     for unit_mb, least in ((1000.0, 4), (0.04, 25)):
         job = job_of(workdir, tmp_path / f"{unit_mb}", unit_mb)
         units, tally = predicted(job, data)
-        assert tally == (len(units), 0, {})
+        assert tally == (len(units), 0, {}, 3)
         assert least <= len(units) < 2 * least
         tables = [path for path in map(job.files.parquet, (u.name for u in units)) if path.exists()]
         assert pq.read_table(tables).equals(wanted)
@@ -145,7 +145,7 @@ def test_the_same_command_goes_on(trained: Path, files: Path, tmp_path: Path) ->
     assert not (tmp_path / "merged.csv").exists()
 
     bad.write_bytes(good_bytes)
-    assert predicted(job, data)[1] == (1, 3, {})
+    assert predicted(job, data)[1] == (1, 3, {}, 3)
     assert write_manifest(job.files, units, unique_ids=False)
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert (manifest["num_products"], manifest["failed"]) == (120, {})
@@ -156,7 +156,7 @@ def test_the_same_command_goes_on(trained: Path, files: Path, tmp_path: Path) ->
     job.files.csv("1.bson").unlink()
     (job.files.directory / "done" / "3.bson.json").write_text("{")
     job.files.parquet("3.bson").write_bytes(b"cut")
-    assert predicted(job, data)[1] == (3, 1, {})
+    assert predicted(job, data)[1] == (3, 1, {}, 3)
     assert content(tmp_path / "out") == before
 
 
@@ -182,7 +182,7 @@ def test_other_data_and_another_checkpoint_are_refused(
 
     moved = (files / "1.bson").read_bytes()
     (files / "1.bson").write_bytes(moved)  # another time, the same data
-    assert predicted(job, data)[1] == (0, 4, {})
+    assert predicted(job, data)[1] == (0, 4, {}, 3)
     now = content(tmp_path / "out")
     assert {name for name in before if now[name] != before[name]} == {"done/1.bson.json"}
     shutil.copy(files / "0.bson", files / "1.bson")
@@ -191,7 +191,7 @@ def test_other_data_and_another_checkpoint_are_refused(
     (files / "1.bson").write_bytes(b"no dump")
     assert list(predicted(job, data)[1].failed) == ["1.bson"]
     (files / "1.bson").write_bytes(moved)
-    assert predicted(job, data)[1] == (0, 4, {})
+    assert predicted(job, data)[1] == (0, 4, {}, 3)
     assert not job.files.failure("1.bson")
 
 
@@ -310,12 +310,12 @@ def test_folders_and_tables(trained: Path, tmp_path: Path) -> None:
         job = job_of(trained, output, unit_mb)
         units, tally = predicted(job, data)
         assert len(units) >= least
-        assert tally == (len(units), 0, {})
+        assert tally == (len(units), 0, {}, 0)
         assert merge(job.files, units, tmp_path / "merged.csv") == len(PRODUCTS)
         assert (tmp_path / "merged.csv").read_bytes() == (tmp_path / "all.csv").read_bytes()
         found = pq.read_table([job.files.parquet(unit.name) for unit in units])
         assert found.equals(pq.read_table(tmp_path / "all.parquet"))
-        assert predicted(job, data)[1] == (0, len(units), {})
+        assert predicted(job, data)[1] == (0, len(units), {}, 0)
     next((tmp_path / "photos").rglob("*.jpg")).write_bytes(jpeg(200))
     with pytest.raises(UserError, match=r"photos\.csv was predicted from other data"):
         predicted(job_of(trained, tmp_path / "out-photos"), str(tmp_path / "photos"))

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import IO, Literal, NamedTuple
 
 from product_mil.config import Config
+from product_mil.devices.memory import free_memory_bytes
 from product_mil.errors import Interrupted, UserError
 from product_mil.text import duration
-from product_mil.train.cost import free_memory_bytes
 from product_mil.train.stopping import stop_requests
 
 RUN_BYTES = 1_500_000_000  # of memory for a run; 0.7 GB measured with a head of 93 categories

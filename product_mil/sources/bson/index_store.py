@@ -28,9 +28,10 @@ from product_mil.sources.catalogue import (
     kind_of,
     later_duplicates,
 )
-from product_mil.sources.ids import as_text
+from product_mil.sources.ids import as_text, is_text
 
 FORMAT = 3  # a new number makes every older index stale
+_TEXT_FORMAT = 1  # a new number makes older indexes with categories that are no integers stale
 
 _INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of indexes; others are not ours
 _OLDER_FAULTS = {"no integer _id", "category_id is not an integer"}  # before text could be an id
@@ -76,6 +77,8 @@ def load_index(path: Path, directory: Path) -> Index | None:
         found = mapped_columns(directory, description["columns"])
         columns: dict[str, Any] = dict.fromkeys(_DTYPES) | found
         if _OLDER_FAULTS & description["fault_counts"].keys():
+            return None
+        if is_text(found["category_id"]) and description.get("text_format") != _TEXT_FORMAT:
             return None
         return Index(
             **columns,
@@ -152,6 +155,7 @@ def build_index(path: Path, directory: Path, *, hash_images: bool) -> Index:
             for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))]
         ]
         description = {
+            "text_format": _TEXT_FORMAT,
             "columns": {name: column.content_hash for name, column in columns.items()},
             "faults": faults,
             "fault_counts": +counts,
