@@ -42,7 +42,7 @@ class Leaf:
         return " and ".join(f"{words} {_number(end)}" for end, words in ends if end is not None)
 
 
-def _number(bound: float) -> str:
+def _number(bound: int | float) -> str:
     """A bound as people write it; whole numbers with all their digits."""
     return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
