@@ -5,21 +5,25 @@
 Parts, in this order, each in a process of its own with a box of time, so that one that crashes or
 hangs leaves the others; the file is written anew after each row:
 
+- checks: layers, nets and training steps in float32 and bfloat16 beside the CPU's
+- runs: the sample's run and its predictions beside the CPU's; a run that is stopped and goes on
 - ceilings: the rate of a large bf16 matrix product, of a copy in memory, and from host to device
 - nets: forward and training step of every backbone at 180 px in bf16: images/s, MFU against the
   matrix-product ceiling, and the share of the net's own roofline, max(FLOPs / matrix-product rate,
   bytes that the compiled program's kernels read and write / copy rate). A process for each of
   three groups, because XLA can abort; the most wanted net first and alone
+- rivals: the same nets of timm under PyTorch (channels_last, bf16), where both are installed: all
+  eager, then compiled
+- profile: the kernels of a training step of Inception V3 by time, beside their memory's floor
 - loader: images/s of the host's cores, against decoding alone
 - end to end: training steps and prediction from a drawn BSON of Cdiscount's shape
+- cdiscount: the same by the commands that a user types, from their start to their files
 - depthwise: layers by shifted multiply-adds and by XLA's grouped convolution
 - pointwise: 1x1 convolutions as products and as XLA's convolution
-- gpu decode: JPEGs by nvImageCodec, where it is installed
-- rivals: timm's `inception_v3`, `legacy_xception` and `mobilenetv2_100` under PyTorch
-  (channels_last, bf16), where both are installed: all eager, then compiled
 - flags: Inception V3 with other XLA flags
 - batches: Inception V3 by batch size
 - layouts: convolutions of Inception V3 as NHWC and as NCHW
+- gpu decode: JPEGs by nvImageCodec, where it is installed
 
 Parts for which no time was left are named; `--parts` runs them (after the ceilings, by which all
 else is measured), and `--directory` keeps compiled programs and drawn data for them. At the end,
@@ -45,26 +49,29 @@ from benchmarks.on_gpu.targets import targets
 from product_mil.files.whole import write_json
 
 BOXES_S = {  # rivals, flags and batches: each program
-    "ceilings": 50, "nets": 240, "loader": 50, "end to end": 70, "depthwise": 40, "pointwise": 30,
-    "gpu decode": 40,
-    "rivals": 75, "flags": 60, "batches": 90, "layouts": 30,
+    "checks": 120, "runs": 150, "ceilings": 50, "nets": 240, "rivals": 75, "profile": 60,
+    "loader": 50, "end to end": 70, "cdiscount": 150, "depthwise": 40, "pointwise": 30,
+    "flags": 60, "batches": 90, "layouts": 30, "gpu decode": 40,
 }  # fmt: skip
 NETS = (
     "inception_v3",
-    "xception,mobilenet_v2,efficientnet_lite0",
-    "resnet50_v2,efficientnet_v2_s,convnext_tiny,inception_resnet_v2",
+    "efficientnet_lite0,mobilenet_v2,xception,resnet50_v2",
+    "efficientnet_v2_s,convnext_tiny,inception_resnet_v2",
 )
 BATCHES = (1024, 256)
 RIVALS = {
     "inception_v3": "inception_v3",
-    "xception": "legacy_xception",
+    "efficientnet_lite0": "efficientnet_lite0",
     "mobilenet_v2": "mobilenetv2_100",
+    "xception": "legacy_xception",
+    "resnet50_v2": "resnetv2_50",
 }
+NO_GRAPHS = "--xla_gpu_enable_command_buffer="  # each kernel by itself, not in CUDA graphs
 FLAGS = (
     "--xla_gpu_enable_command_buffer=+CONVOLUTION",  # convolutions too are part of CUDA graphs
     "--xla_gpu_experimental_enable_fusion_block_level_rewriter=true",  # fusions by Triton
     "--xla_gpu_experimental_enable_conv_fusion=true",  # more than bias and ReLU after cuDNN's
-    "--xla_gpu_enable_command_buffer=",  # no CUDA graphs
+    NO_GRAPHS,
 )
 # Autotuning without its check of every result, to spare time.
 QUICK = "--xla_gpu_autotune_level=2"
@@ -129,7 +136,7 @@ class Run:
             yield {"what": f"skipped: no {' and no '.join(missing)} here"}
             return
         sizes = ("2", "64") if self.smoke else ("512", "180")
-        nets = list(RIVALS.items())[2 if self.smoke else 0 :]
+        nets = [*RIVALS.items()] if not self.smoke else [("mobilenet_v2", "mobilenetv2_100")]
         for form in ("eager",) if self.smoke else ("eager", "compiled"):
             for backbone, name in nets:
                 about = {"backbone": backbone, "form": form}
@@ -148,6 +155,9 @@ class Run:
             for row in self.job("nets", min(box_s, self.left_s()), xla_flag=flag):
                 yield {"flags": flag, **row}
 
+    def profile(self, box_s: float) -> Iterator[dict[str, Any]]:
+        return self.job("profile", box_s, xla_flag=NO_GRAPHS)
+
     def batches(self, box_s: float) -> Iterator[dict[str, Any]]:
         for images in BATCHES:
             if self.left_s() < LEAST_S:
@@ -161,7 +171,8 @@ class Run:
     def part(self, name: str) -> None:
         """Run a part; its rows are printed and written as they come."""
         rows = self.results[name] = []
-        box_s, started = min(BOXES_S[name], self.left_s()), time.monotonic()
+        box_s = BOXES_S[name] * (4 if self.smoke else 1)  # a CPU takes longer
+        box_s, started = min(box_s, self.left_s()), time.monotonic()
         if box_s < LEAST_S:
             rows.append({"what": "skipped: no time"})
         else:
@@ -170,6 +181,7 @@ class Run:
                 "rivals": self.rivals,
                 "flags": self.flags,
                 "batches": self.batches,
+                "profile": self.profile,
             }
             found = special[name](box_s) if name in special else self.job(name, box_s)
             for row in found:
@@ -217,7 +229,10 @@ def main() -> None:
         if not args.smoke and not run.device.startswith(("gpu", "cuda")):
             sys.exit("JAX sees no GPU: install jax[cuda13], or try the script with --smoke")
         wanted = args.parts.split(",")
-        for name in ("ceilings", *(name for name in wanted if name != "ceilings")):
+        # The ceilings come before all that is measured by them.
+        wanted = [name for name in wanted if name != "ceilings"]
+        first = [name for name in wanted if name in ("checks", "runs")]
+        for name in (*first, "ceilings", *(name for name in wanted if name not in first)):
             run.part(name)
         rows = targets(run.results)
         print(f"\ntargets\n{as_table(rows)}")

@@ -26,7 +26,8 @@ from product_mil.inference.stream import predict_products
 from product_mil.model.registry import backbone
 from product_mil.prediction import ModelFacts, Prediction, Question
 from product_mil.runs.embed import embed_function
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.sources.ids import Ids
 from product_mil.sources.memory import catalogue_of
 

@@ -24,7 +24,7 @@ def _data(bench: Bench) -> Products:
     path = bench.directory / "data.bson"
     if not path.exists():
         shaped.write(path, bench.products, classes=CLASSES)
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     n = catalogue.num_products
     labels = (np.asarray(catalogue.category_id) % CLASSES).astype(np.int32)
     return Products(catalogue, np.arange(n), labels, 4)
@@ -65,6 +65,7 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
     # The slots of the part `nets`, so that its programs are met in the cache.
     plan = bench.plan(products.num_images, bench.batch)
     source = PixelSource(products, plan, image_size_px=bench.size_px)
+    yield _arrived(source, made, 2 if bench.smoke else 24)
     yield _timed(bench, "prediction", source, made, made.predict)
     state = made.state
 
@@ -74,6 +75,21 @@ def end_to_end(bench: Bench) -> Iterator[dict[str, Any]]:
         return loss
 
     yield _timed(bench, "training", source, made, step)
+
+
+def _arrived(source: PixelSource, made: Training, steps: int) -> dict[str, Any]:
+    """Whether pixels arrive as they were, while the memory of other batches is used again."""
+    total = jax.jit(lambda images: images.astype("uint32").sum((2, 3, 4)))
+    loading = zip(range(steps), batches(source), strict=False)
+    sums = [total(made.put(loaded.batch).images) for _, loaded in loading]
+    wrong = 0
+    for step, found in enumerate(sums):
+        batch: Any = source[step].batch
+        real = batch.slots.is_image  # other slots hold anything
+        expected = np.asarray(batch.images).astype(np.uint32).sum((2, 3, 4), dtype=np.uint32)
+        wrong += int((np.asarray(found) != expected)[real].sum())
+    met = "no" if wrong else "yes"
+    return {"what": f"images of {steps} batches that arrived changed", "images": wrong, "met": met}
 
 
 def _timed(

@@ -29,6 +29,8 @@ class Kernel(NamedTuple):
     bytes: float
     float32_bytes: float
     times: int
+    name: str  # of the instruction
+    shape: str  # of its result
 
 
 class _Instruction(NamedTuple):
@@ -82,7 +84,9 @@ def _run(computations: Computations, name: str, times: int) -> Iterator[Kernel]:
             share = shares.get(index, 1.0)
             moved += share * _bytes(types.get(operand, ""))
             float32 += share * _bytes(types.get(operand, ""), "f32")
-        yield Kernel(_kind(made), times * moved, times * float32, times)
+        yield Kernel(
+            _kind(made), times * moved, times * float32, times, made.name, _shape(made.type)
+        )
 
 
 def _kind(made: _Instruction) -> str:
@@ -90,6 +94,12 @@ def _kind(made: _Instruction) -> str:
         return target[1]
     kind = re.search(r"kind=(\w+)", made.attributes)
     return f"{made.op} {kind[1]}" if kind else made.op
+
+
+def _shape(type_: str) -> str:
+    """The first array of a type, without its layout."""
+    found = _ARRAY.search(type_)
+    return found[0] if found else type_
 
 
 def _shares(computation: list[_Instruction]) -> dict[int, float]:

@@ -39,21 +39,22 @@ class Programs(NamedTuple):
     step_flops: float
 
 
-def _compile(bench: Bench, backbone: str) -> Programs:
+def compiled(bench: Bench, backbone: str) -> Programs:
+    """Both programs, compiled at once."""
     made = training(backbone, classes=CLASSES, dtype="bfloat16")
     batch = made.put(bench.drawn_batch(bench.batch))
     train: Any = made.step
     of_forward, of_step = (*made.model, batch, made.log_prior), (made.state, batch, made.key)
     forward, step = made.predict_step.lower(*of_forward), train.lower(*of_step)
     with ThreadPoolExecutor(2) as pool:
-        compiled = list(pool.map(lambda lowered: lowered.compile(), (forward, step)))
+        programs = list(pool.map(lambda lowered: lowered.compile(), (forward, step)))
     return Programs(
         about={"backbone": backbone, "batch": bench.batch},
         made=made,
         batch=batch,
-        forward=compiled[0],
+        forward=programs[0],
         forward_flops=step_flops(made.predict_step, *of_forward),
-        step=compiled[1],
+        step=programs[1],
         step_flops=step_flops(train, *of_step),
     )
 
@@ -95,7 +96,7 @@ def nets(bench: Bench) -> Iterator[dict[str, Any]]:
     """Compile them at once on the host's cores, then measure each by itself."""
     started = time.monotonic()
     with ThreadPoolExecutor(len(bench.backbones)) as pool:
-        compiling = {name: pool.submit(_compile, bench, name) for name in bench.backbones}
+        compiling = {name: pool.submit(compiled, bench, name) for name in bench.backbones}
     yield {"what": f"compiling {len(compiling)} nets", "seconds": time.monotonic() - started}
     for name, future in compiling.items():
         try:

@@ -11,10 +11,13 @@ from typing import Any
 import jax
 
 from benchmarks.on_gpu.bench import Bench
+from benchmarks.on_gpu.checks import checks
 from benchmarks.on_gpu.data import end_to_end, loader
 from benchmarks.on_gpu.decode import gpu_decode
 from benchmarks.on_gpu.layers import depthwise, layouts, pointwise
 from benchmarks.on_gpu.nets import ceilings, nets
+from benchmarks.on_gpu.profile import profile
+from benchmarks.on_gpu.runs import cdiscount, runs
 
 PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "ceilings": ceilings,
@@ -25,6 +28,10 @@ PARTS: dict[str, Callable[[Bench], Iterator[dict[str, Any]]]] = {
     "depthwise": depthwise,
     "pointwise": pointwise,
     "layouts": layouts,
+    "checks": checks,
+    "runs": runs,
+    "cdiscount": cdiscount,
+    "profile": profile,
 }
 
 
@@ -39,7 +46,9 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=512)
     parser.add_argument("--smoke", action="store_true")
     args = parser.parse_args()
-    if jax.default_backend() == "cpu" and not args.smoke and args.part != "loader":
+    # What leaves the device to its commands must not take the device's memory itself.
+    here = args.part not in ("checks", "runs", "cdiscount", "loader")
+    if here and not args.smoke and jax.default_backend() == "cpu":
         sys.exit("JAX sees no GPU: install jax[cuda13], or give --smoke to try the script on a CPU")
     try:
         for row in PARTS[args.part](Bench(args)):

@@ -18,6 +18,10 @@ def targets(results: Results) -> list[dict[str, Any]]:
             row |= {"found": found, "met": "yes" if found >= target else "no"}
         rows.append(row)
 
+    for part in ("checks", "runs", "end to end"):
+        limited = [row["met"] == "yes" for row in results.get(part, ()) if "met" in row]
+        if limited:
+            add(f"{part}: within their limits", len(limited), sum(limited))
     nets = [row for row in results.get("nets", ()) if row["what"] in OURS]
     for row in nets:
         name = f"{row['backbone']}, {row['what']}"

@@ -15,8 +15,8 @@ from benchmarks.measure import in_turns, machine, parser, report, table
 from benchmarks.parts.one_step_run import one_step_run
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.outputs import Outputs
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predict
-from product_mil.runs.trained import open_run
 
 CALLS = 20  # of one product each
 

@@ -2,8 +2,8 @@
 
     python -m benchmarks.parts.devices
 
-Runs the cases of tests/train/test_step.py: 20 steps of a small net with dropout, augmentation and,
-where everything is trained, batch statistics, over the same S = 4 shards; prints the largest
+Runs the cases of tests/train/test_devices.py: 20 steps of a small net with dropout, augmentation
+and, where everything is trained, batch statistics, over the same S = 4 shards; prints the largest
 differences from one device (losses relative, parameters and statistics absolute) and the kinds of
 collectives in the programs compiled for four devices. Needs the extra `test`.
 """
@@ -19,7 +19,7 @@ from datetime import date
 import jax
 import numpy as np
 
-from tests.train.test_step import DEVICE_CASES, collectives, trajectory
+from tests.train.test_devices import DEVICE_CASES, collectives, trajectory
 
 
 def main() -> None:

@@ -22,7 +22,7 @@ _MEMORY = """
 import sys
 from pathlib import Path
 from product_mil.sources.bson.index import build_or_load_index
-build_or_load_index(Path(sys.argv[1]), progress=False)
+build_or_load_index(Path(sys.argv[1]))
 lines = Path("/proc/self/status").read_text().splitlines()
 print(next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM")))
 """
@@ -42,7 +42,7 @@ def decode(path: Path) -> int:
 
 def index(path: Path, *, hash_images: bool) -> None:
     shutil.rmtree(path.with_name(path.name + ".index"), ignore_errors=True)
-    build_or_load_index(path, hash_images=hash_images, progress=False)
+    build_or_load_index(path, hash_images=hash_images)
 
 
 def peak_bytes(path: Path) -> int:

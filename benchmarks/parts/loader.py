@@ -46,7 +46,7 @@ class Task:
 
     def __init__(self, path: Path, steps: int) -> None:
         self.path, self.steps = path, steps
-        self.catalogue: Catalogue = open_catalogue(path, progress=False)
+        self.catalogue: Catalogue = open_catalogue(path)
         n = self.catalogue.num_products
         self.products = Products(self.catalogue, np.arange(n), np.zeros(n, np.int32), 4)
         self.plan = ShuffledPlan(

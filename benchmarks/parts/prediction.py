@@ -34,7 +34,7 @@ CLASSES = 5270
 
 
 def data_of(path: Path) -> Products:
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     n = catalogue.num_products
     return Products(catalogue, np.arange(n), np.full(n, -1, np.int32), 4)
 

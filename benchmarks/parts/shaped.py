@@ -15,7 +15,6 @@ import simplejpeg
 from tqdm import tqdm
 
 IMAGES_SHARES = (4_369_441, 1_128_588, 542_792, 1_029_075)  # products with 1 to 4 images
-MEAN_BYTES = 4_700
 SIZE_PX = 180
 
 
@@ -26,10 +25,10 @@ def num_images(products: int, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).permutation(counts)
 
 
-def pictures(count: int, seed: int = 0, size_px: int = SIZE_PX) -> list[bytes]:
-    """JPEGs whose sizes spread about `MEAN_BYTES`, as those of flat and busy photos do."""
+def pictures(count: int, seed: int = 0) -> list[bytes]:
+    """JPEGs whose sizes spread about 4,700 bytes, as those of flat and busy photos do."""
     rng = np.random.default_rng(seed)
-    made = [_picture(rng, size_px, int(quality)) for quality in np.linspace(52, 93, count)]
+    made = [_picture(rng, SIZE_PX, int(quality)) for quality in np.linspace(52, 93, count)]
     return [made[i] for i in rng.permutation(count)]
 
 

@@ -52,7 +52,7 @@ def write_parquet(records: list[dict], path: Path) -> None:
 def first_start(path: Path, cache: Path) -> None:
     shutil.rmtree(path.with_name(path.name + ".index"), ignore_errors=True)
     shutil.rmtree(cache / "sources", ignore_errors=True)
-    open_catalogue(path, progress=False)
+    open_catalogue(path)
 
 
 def read(catalogue: Catalogue, rows: np.ndarray) -> None:
@@ -80,8 +80,8 @@ def main() -> None:
         best = {}
         for what, of in (
             (STARTS[0], lambda path: partial(first_start, path, cache)),
-            (STARTS[1], lambda path: partial(open_catalogue, path, progress=False)),
-            (READ, lambda path: partial(read, open_catalogue(path, progress=False), rows)),
+            (STARTS[1], lambda path: partial(open_catalogue, path)),
+            (READ, lambda path: partial(read, open_catalogue(path), rows)),
         ):
             cases: dict[str, Callable[[], object]] = {
                 kind: of(path) for kind, path in zip(KINDS, paths, strict=True)

@@ -43,7 +43,7 @@ def training(
     dtype: Any = "float32",
     trainable: str = "all",
     batch_statistics: bool = True,
-    pooling: str = "residual",
+    pooling: str = "posterior_attention",
     ranges: Ranges = NOTHING,
 ) -> Training:
     """The step of a stage on random weights, as configs/joint.py:cdiscount has it."""

@@ -41,8 +41,9 @@ from product_mil.inference.stream import predict_products
 from product_mil.inference.trust import TRUST
 from product_mil.model.registry import head
 from product_mil.runs.inspection import attention_table
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.trained import TrainedRun
 
 ROOT = Path(__file__).resolve().parents[2]
 POOLINGS = "probabilities,mean,max,gated_attention,residual,posterior_attention"

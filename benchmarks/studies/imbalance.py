@@ -23,8 +23,9 @@ from benchmarks.measure import sets_parser, with_net
 from product_mil.config import Config, load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import mean_class_accuracy, score_products
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.trained import TrainedRun
 
 FROZEN = "joint:frozen"
 RARE_PRODUCTS = 3  # a class with at most so many training products is rare

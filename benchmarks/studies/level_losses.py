@@ -23,8 +23,9 @@ from product_mil.config import load_config
 from product_mil.devices.runtime import configure_jax
 from product_mil.inference.metrics import tree_distance
 from product_mil.inference.stream import predict_products
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.trained import TrainedRun
 
 FROZEN = "joint:frozen"
 # weights of the losses at levels 1 and 2, beside 1 at level 3

@@ -17,7 +17,12 @@ from pathlib import Path
 
 from product_mil.cli import one_run
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_batch_flag, add_checkpoint_flag, add_data_flag
+from product_mil.cli.flags import (
+    add_batch_flag,
+    add_checkpoint_flag,
+    add_data_flag,
+    add_output_flag,
+)
 from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
@@ -35,9 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     _add_named(parser, "--runs", "NAME=DIR", "trained runs")
     _add_named(parser, "--predictions", "NAME=FILE", "what product-mil predict wrote")
     add_data_flag(parser, required=False)
-    parser.add_argument(
-        "--output", type=user_path, required=True, metavar="DIR", help="for the results"
-    )
+    add_output_flag(parser, "DIR", "for the results")
     add_checkpoint_flag(parser)
     add_batch_flag(parser)
     add_import_flag(parser)

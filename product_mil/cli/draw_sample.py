@@ -10,9 +10,10 @@ sample's either.
 import os
 
 from product_mil.cli.console import command
+from product_mil.cli.flags import add_output_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
-from product_mil.files.outputs import Kind, check_output, user_path
+from product_mil.files.outputs import Kind, check_output
 from product_mil.sources.sample.draw import draw_catalogue
 
 DRAWN = Kind("a drawn catalogue", (), lambda _: False)
@@ -22,9 +23,7 @@ DRAWN = Kind("a drawn catalogue", (), lambda _: False)
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, draw, write the directory's files whole."""
     parser = CommandParser("draw-sample", __doc__)
-    parser.add_argument(
-        "--output", type=user_path, required=True, metavar="DIR", help="a new directory"
-    )
+    add_output_flag(parser, "DIR", "a new directory")
     parser.add_argument("--seed", type=int, default=1, metavar="N", help="from 0 (default: 1)")
     parser.add_argument("--products", type=int, default=1000, metavar="N", help="default: 1000")
     args = parser.parse_args(argv)

@@ -58,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.compare.gather.evaluate import evaluate_file
     from product_mil.devices.runtime import configure_jax
     from product_mil.runs.evaluate import evaluate
-    from product_mil.runs.trained import open_run
+    from product_mil.runs.opening import open_run
     from product_mil.train.log import metrics_table
 
     configure_jax()

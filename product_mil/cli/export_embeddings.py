@@ -10,10 +10,10 @@ each readable image in file order; the others are counted and listed beside it.
 from pathlib import Path
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_data_flag, add_policy_flags
+from product_mil.cli.flags import add_data_flag, add_output_flag, add_policy_flags
 from product_mil.cli.parser import CommandParser
 from product_mil.data.faults import FAULTS, faults_path
-from product_mil.files.outputs import check_output, user_path
+from product_mil.files.outputs import check_output
 from product_mil.inference.outputs import refuse_data
 
 
@@ -24,9 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--backbone", required=True, metavar="NAME", help="such as mobilenet_v2")
     parser.add_argument("--weights", required=True, metavar="FILE", help="or `imagenet`")
     add_data_flag(parser, required=True)
-    parser.add_argument(
-        "--output", required=True, type=user_path, metavar="FILE", help="a new .npz file"
-    )
+    add_output_flag(parser, "FILE", "a new .npz file")
     parser.add_argument("--image_size_px", type=int, default=180, metavar="N", help="default: 180")
     add_policy_flags(parser, "default: skip")
     arguments = parser.parse_args(argv)

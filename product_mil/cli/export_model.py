@@ -9,7 +9,7 @@ categories, README.md is a model card, and what is known of the data can be give
 """
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_checkpoint_flag, add_workdir_flag
+from product_mil.cli.flags import add_checkpoint_flag, add_output_flag, add_workdir_flag
 from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.files.outputs import check_output, user_path
@@ -22,9 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the run, write, say what was written."""
     parser = CommandParser("export-model", __doc__)
     add_workdir_flag(parser, required=True)
-    parser.add_argument(
-        "--output", type=user_path, required=True, metavar="DIR", help="a new directory"
-    )
+    add_output_flag(parser, "DIR", "a new directory")
     add_checkpoint_flag(parser)
     parser.add_argument(
         "--format",
@@ -49,8 +47,8 @@ def main(argv: list[str] | None = None) -> None:
     from product_mil.devices.runtime import configure_jax
     from product_mil.runs.exporting import export_model
     from product_mil.runs.model_card import CardFacts
+    from product_mil.runs.opening import open_run
     from product_mil.runs.pretrained import PRETRAINED
-    from product_mil.runs.trained import open_run
 
     check_output(args.output, PRETRAINED)
     configure_jax()

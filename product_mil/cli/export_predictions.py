@@ -44,8 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     outputs = checked_outputs(args, {faults_path(args.output): FAULTS})
     # JAX starts here, not for a wrong path.
     from product_mil.devices.runtime import configure_jax
+    from product_mil.runs.opening import open_run
     from product_mil.runs.predict import predict
-    from product_mil.runs.trained import open_run
 
     configure_jax()
     run = open_run(args.workdir, args.checkpoint)

@@ -29,6 +29,11 @@ def add_data_flag(parser: CommandParser, *, required: bool) -> None:
     )
 
 
+def add_output_flag(parser: CommandParser, metavar: str, about: str) -> None:
+    """`--output`, which must be given."""
+    parser.add_argument("--output", type=user_path, required=True, metavar=metavar, help=about)
+
+
 def add_checkpoint_flag(parser: CommandParser) -> None:
     """`--checkpoint`: the last one, or the one that was best in validation."""
     parser.add_argument(

@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
     # JAX starts here, not for a typing error.
     from product_mil.devices.runtime import configure_jax
     from product_mil.runs.inspection import inspect_run
-    from product_mil.runs.trained import open_run
+    from product_mil.runs.opening import open_run
 
     configure_jax()
     run = open_run(args.workdir, args.checkpoint)

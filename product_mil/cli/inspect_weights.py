@@ -65,9 +65,9 @@ def main(argv: list[str] | None = None) -> None:
     )
     arguments = parser.parse_args(argv)
     # JAX starts here, not for a typing error.
-    from product_mil.model.weights.load import weights_fingerprint
+    from product_mil.files.digests import digest_of
 
     path = _path(arguments.file, arguments.backbone)
     for line in layers_table(path) + verdicts(path, arguments.backbone):
         print(line)
-    print(f"xxh3_128 {weights_fingerprint(path)}")
+    print(f"xxh3_128 {digest_of(path)}")

@@ -9,9 +9,9 @@ bytes.
 """
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_data_flag
+from product_mil.cli.flags import add_data_flag, add_output_flag
 from product_mil.cli.parser import CommandParser
-from product_mil.files.outputs import check_output, user_path
+from product_mil.files.outputs import check_output
 from product_mil.inference.outputs import refuse_data
 from product_mil.sources.opening import open_catalogue
 from product_mil.sources.write_bson import MADE_BSON, write_bson
@@ -22,9 +22,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, open the data, write them."""
     parser = CommandParser("make-bson", __doc__)
     add_data_flag(parser, required=True)
-    parser.add_argument(
-        "--output", type=user_path, required=True, metavar="FILE", help="a new .bson file"
-    )
+    add_output_flag(parser, "FILE", "a new .bson file")
     args = parser.parse_args(argv)
     refuse_data([args.output], args.data)
     check_output(args.output, MADE_BSON)

@@ -4,6 +4,7 @@ import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
+from product_mil.cli.flags import add_output_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.files.outputs import Kind, user_path
 from product_mil.inference.outputs import Outputs, Written
@@ -11,13 +12,7 @@ from product_mil.inference.outputs import Outputs, Written
 
 def add_output_flags(parser: CommandParser) -> None:
     """`--output`, `--probabilities`, `--topk`, `--all_probabilities`, `--min_confidence`."""
-    parser.add_argument(
-        "--output",
-        type=user_path,
-        required=True,
-        metavar="FILE",
-        help="a .csv or .csv.gz",
-    )
+    add_output_flag(parser, "FILE", "a .csv or .csv.gz")
     parser.add_argument(
         "--probabilities",
         type=user_path,

@@ -19,6 +19,7 @@ from product_mil.cli.flags import (
     add_batch_flag,
     add_checkpoint_flag,
     add_data_flag,
+    add_output_flag,
     add_policy_flags,
     add_test_time_flags,
     add_workdir_flag,
@@ -93,9 +94,7 @@ def _parser() -> CommandParser:
     parser = CommandParser("predict-files", __doc__)
     add_workdir_flag(parser, required=True)
     add_data_flag(parser, required=True)
-    parser.add_argument(
-        "--output", type=user_path, required=True, metavar="DIR", help="for all files; or go on"
-    )
+    add_output_flag(parser, "DIR", "for all files; or go on")
     add_shard_flags(parser)
     parser.add_argument(
         "--unit_mb",

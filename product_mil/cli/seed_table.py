@@ -11,9 +11,10 @@ goes on. A system whose weights are not at hand runs on another net instead.
 """
 
 from product_mil.cli.console import command
+from product_mil.cli.flags import add_output_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.errors import UserError
-from product_mil.files.outputs import check_output, user_path
+from product_mil.files.outputs import check_output
 from product_mil.inference.outputs import refuse_data
 from product_mil.sources.opening import check_sources
 
@@ -22,9 +23,7 @@ from product_mil.sources.opening import check_sources
 def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, train what is not trained yet, write the table after every system."""
     parser = CommandParser("seed-table", __doc__)
-    parser.add_argument(
-        "--output", type=user_path, required=True, metavar="DIR", help="for the table and the runs"
-    )
+    add_output_flag(parser, "DIR", "for the table and the runs")
     for name, kind, default, metavar, about in (
         ("budget_minutes", float, 15.0, "N", "for all training (default: 15)"),
         ("data", str, "", "DATA", "to train on (default: the embedded sample)"),

@@ -13,7 +13,7 @@ images as training would see them in four steps.
 import argparse
 
 from product_mil.cli.console import command
-from product_mil.cli.flags import add_data_flag
+from product_mil.cli.flags import add_data_flag, add_output_flag
 from product_mil.cli.parser import CommandParser
 from product_mil.config import (
     AugmentConfig,
@@ -56,9 +56,7 @@ def main(argv: list[str] | None = None) -> None:
     """Parse the arguments, choose products, draw."""
     parser = CommandParser("show", __doc__)
     add_data_flag(parser, required=True)
-    parser.add_argument(
-        "--output", required=True, type=user_path, metavar="FILE", help=".png or .jpg to write"
-    )
+    add_output_flag(parser, "FILE", ".png or .jpg to write")
     parser.add_argument(
         "--categories", type=user_path, metavar="FILE", help="category_names.csv, for the names"
     )

@@ -15,6 +15,7 @@ import numpy as np
 from jaxtyping import Bool, Float, Int64, UInt8, UInt64
 
 from product_mil.batch import EmbeddedBatch
+from product_mil.data.duplicates import hashes_of
 from product_mil.data.loader import ImageDecoder, Loaded, assign_slots, batches
 from product_mil.data.plan import Plan
 from product_mil.data.products import ImageFault, Products, image_fault
@@ -177,7 +178,7 @@ def fill_store(
     embedded, faults = 0, []
     for products in selections:
         catalogue, image_rows = products.catalogue, used_images(products)
-        hashes = _hashes(catalogue, image_rows)
+        hashes = hashes_of(catalogue)[image_rows]
         reasons: dict[Any, str] = {}  # by the image's fault without a reason, and by its content
         chosen = hashes[:, 1] % np.uint64(share[1]) == share[0]
         left = np.flatnonzero((store.find(hashes) < 0) & chosen)
@@ -196,7 +197,7 @@ def fill_store(
             for done, values, bad in found:
                 reasons |= {fault._replace(reason=""): fault.reason for fault in bad}
                 faults += [fault for fault in bad if fault.is_remark]
-                waiting.append((_hashes(catalogue, done), values))
+                waiting.append((hashes_of(catalogue)[done], values))
                 embedded += len(done)
                 if sum(len(value) for _, value in waiting) >= PART_IMAGES:
                     _write_part(store, waiting)
@@ -225,12 +226,6 @@ def _write_part(store: EmbeddingStore, waiting: list[tuple[np.ndarray, np.ndarra
     waiting.clear()
 
 
-def _hashes(catalogue: Catalogue, image_rows: Int64[np.ndarray, " m"]) -> UInt64[np.ndarray, "m 2"]:
-    if catalogue.image_hash is None:
-        raise ValueError("the catalogue was opened without hashes")
-    return np.asarray(catalogue.image_hash)[image_rows]
-
-
 class EmbeddedSource:
     """Grain's source of batches from a store: the plan and the slots of `PixelSource`."""
 
@@ -243,7 +238,7 @@ class EmbeddedSource:
         image_rows = used_images(products)
         # The store row of each image row; padding has image row -1, which is the last element.
         self._store_row = np.full(products.catalogue.num_images_total + 1, -1, np.int64)
-        self._store_row[image_rows] = store.find(_hashes(products.catalogue, image_rows))
+        self._store_row[image_rows] = store.find(hashes_of(products.catalogue)[image_rows])
 
     def __len__(self) -> int:
         return self._num_steps

@@ -4,9 +4,9 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Bool, Int32, Int64
+from jaxtyping import Bool, Int32, Int64, UInt8
 
-from product_mil.data.decode import is_remark
+from product_mil.data.decode import decode_images, is_remark
 from product_mil.sources.catalogue import Catalogue, Place
 from product_mil.sources.ids import Id
 
@@ -75,6 +75,15 @@ class Products:
         )
 
 
+def pixels_of(
+    catalogue: Catalogue, image_row: int, size_px: int
+) -> UInt8[np.ndarray, "h w 3"] | str:
+    """The pixels of an image as training reads them, or the reason why it cannot."""
+    pixels = np.zeros((size_px, size_px, 3), np.uint8)
+    reason = decode_images(catalogue.read(np.array([image_row])), [pixels]).get(0)
+    return pixels if reason is None or is_remark(reason) else reason
+
+
 class ImageFault(NamedTuple):
     """An image that cannot be used and is left out, or a remark on one that is used."""
 
@@ -97,8 +106,7 @@ class ImageFault(NamedTuple):
 
 def image_fault(catalogue: Catalogue, image_row: int, reason: str) -> ImageFault:
     """The fault of an image, with its place and product."""
-    # Products without images share `first_image` with the product after them.
-    product_row = int(np.searchsorted(catalogue.first_image, image_row, side="right")) - 1
+    product_row = catalogue.product_row_of(image_row)
     return ImageFault(
         *catalogue.place_of_image(image_row),
         product_id=catalogue.product_id[product_row].item(),

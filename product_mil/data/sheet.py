@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont, PngImagePlugin
 
-from product_mil.data.decode import decode_images, is_remark
 from product_mil.data.duplicates import (
     ImageGroups,
     group_images,
@@ -15,6 +14,7 @@ from product_mil.data.duplicates import (
     product_of_images,
     with_bytes,
 )
+from product_mil.data.products import pixels_of
 from product_mil.files.outputs import Kind
 from product_mil.files.whole import whole
 from product_mil.sources.catalogue import Catalogue, Place
@@ -69,34 +69,30 @@ class Book:
             elif fault.product_id is not None:
                 self._faults.setdefault(fault.product_id, []).append(fault.reason)
 
-    def image_rows(self, product_row: int) -> range:
-        """The image rows of a product."""
-        first = int(self.catalogue.first_image[product_row])
-        return range(first, first + int(self.catalogue.num_images[product_row]))
-
     def shares_images(self, product_row: int) -> bool:
         """Whether one of the product's images occurs again in the catalogue."""
-        return any(self._group[image] >= 0 for image in self.image_rows(product_row))
+        return any(self._group[image] >= 0 for image in self.catalogue.image_rows_of(product_row))
 
     def is_bad(self, product_row: int) -> bool:
         """Whether the record has a fault, or an image that cannot be read."""
         if self.catalogue.product_id[product_row].item() in self._faults:
             return True
-        return any(isinstance(self.pixels(image), str) for image in self.image_rows(product_row))
+        return any(
+            isinstance(self.pixels(image), str)
+            for image in self.catalogue.image_rows_of(product_row)
+        )
 
     def pixels(self, image_row: int) -> np.ndarray | str:
         """The pixels of an image as training reads them, or the reason why it cannot."""
         if not self.catalogue.image_length_bytes[image_row]:
             lost = self._lost.get(self.catalogue.place_of_image(image_row))
             return lost or "the image has no bytes"
-        pixels = np.zeros((self._size_px, self._size_px, 3), np.uint8)
-        reason = decode_images(self.catalogue.read(np.array([image_row])), [pixels]).get(0)
-        return pixels if reason is None or is_remark(reason) else reason
+        return pixels_of(self.catalogue, image_row, self._size_px)
 
     def show(self, product_row: int) -> Shown:
         """Everything that the sheet draws for a product."""
         catalogue = self.catalogue
-        images = self.image_rows(product_row)
+        images = self.catalogue.image_rows_of(product_row)
         lines = [f"product {catalogue.product_id[product_row]}", self._category(product_row)]
         count = "1 image" if len(images) == 1 else f"{len(images)} images"
         at = catalogue.place_of_product(product_row).offset_bytes
@@ -134,7 +130,7 @@ class Book:
         start = self._start[group]
         same = self._images[start : start + self._sizes[group]]
         other = int(same[same != image_row][0])
-        product_row = int(np.searchsorted(self.catalogue.first_image, other, side="right")) - 1
+        product_row = self.catalogue.product_row_of(other)
         index = other - int(self.catalogue.first_image[product_row])
         more = f" +{len(same) - 2}" if len(same) > 2 else ""
         return f"\n= {self.catalogue.product_id[product_row]} #{index}{more}"

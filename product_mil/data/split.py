@@ -9,17 +9,13 @@ from scipy.sparse.csgraph import connected_components
 
 from product_mil.data.duplicates import (
     MAX_LINKING_PRODUCTS,
-    drop_images,
     group_images,
     hashes_of,
     product_of_images,
-    shared_with,
     with_bytes,
 )
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.ids import Ids, numbers_of
-
-__all__ = ["Split", "drop_images", "shared_with", "split_products"]
 
 
 @dataclass(frozen=True, eq=False)

@@ -153,7 +153,7 @@ def step_flops(step: Callable[..., Any], *arguments: Any) -> float:
     return float((cost or {}).get("flops", 0.0))
 
 
-def matmul_flops_per_s(dtype: str, size: int = 8192, repeats: int = 8) -> float:
+def matmul_flops_per_s(dtype: str, size: int = 8192) -> float:
     """The measured operations per second of a large matrix multiplication on the first device.
 
     It multiplies random numbers: with equal ones a GPU needs less power, and runs at a higher clock
@@ -162,7 +162,7 @@ def matmul_flops_per_s(dtype: str, size: int = 8192, repeats: int = 8) -> float:
     a = jax.random.normal(jax.random.key(0), (size, size), dtype)
     multiply = jax.jit(lambda x: x @ x)
     multiply(a).block_until_ready()
-    best_s = float("inf")
+    best_s, repeats = float("inf"), 8
     for _ in range(3):
         started = time.perf_counter()
         results = [multiply(a) for _ in range(repeats)]

@@ -1,6 +1,5 @@
 """Write the predictions of an ensemble of trained runs, or of their prediction files."""
 
-import dataclasses
 import logging
 import time
 from collections.abc import Iterator, Sequence
@@ -10,7 +9,8 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Float64
 
-from product_mil.data.faults import FAULTS, Policy, faults_path, product_faults
+from product_mil.data.faults import FAULTS, Policy, faults_path
+from product_mil.data.loader import Loaded
 from product_mil.data.products import Products
 from product_mil.ensemble.combine import combine_files, file_log_probs
 from product_mil.ensemble.files import MISSING, AlignedMembers, align, missing_path, open_member
@@ -33,7 +33,7 @@ from product_mil.model.warp import Views
 from product_mil.progress import Progress
 from product_mil.runs.feed import Batches
 from product_mil.runs.fitting import log_known, log_known_ids, validation_products
-from product_mil.runs.predict import predicted_as
+from product_mil.runs.predict import predicted_as, write_products
 from product_mil.sources.ids import no_ids
 from product_mil.sources.lookup import rows_of
 from product_mil.sources.opening import open_catalogue
@@ -80,13 +80,14 @@ def combine_runs(
     runs = open_members(workdirs, checkpoint, listing)
     for run in runs:
         _LOGGER.info("%s", run.summary)
-    products, categories, mesh = runs[0].products(spec), runs[0].categories, runs[0].mesh
+    products, categories = runs[0].products(spec), runs[0].categories
     members = MemberOutputs(runs, views, tau)
 
-    def batches_of(chosen: Products) -> Batches:
-        found = member_batches(runs, members, chosen, images_per_batch, views=views)
-        bar = watched(found, int(chosen.num_images.sum()))
-        return dataclasses.replace(found, loaded=bar)
+    def loaded(chosen: Products) -> Batches:
+        return member_batches(runs, members, chosen, images_per_batch, views=views)
+
+    def of_valid(chosen: Products) -> Iterator[Loaded]:
+        return watched(loaded(chosen), chosen)
 
     valid = None
     if weights is None or outputs.min_confidence is not None:
@@ -96,7 +97,7 @@ def combine_runs(
         log_known_ids(runs, products)
     if weights is None:
         assert valid is not None
-        log_probs = member_log_probs(runs, members, valid, batches_of(valid))
+        log_probs = member_log_probs(runs, members, valid, of_valid(valid))
         weights = _logged(fit_weights(log_probs, rule, len(valid)), workdirs, len(valid))
     step = make_ensemble_step(
         members,
@@ -108,7 +109,7 @@ def combine_runs(
     back_off = None
     if outputs.min_confidence is not None:
         assert valid is not None
-        predicted = predict_products(valid, batches_of(valid), step, mesh)
+        predicted = predict_products(valid, of_valid(valid), step, runs[0].mesh)
         back_off = calibrated_back_off(
             (block for block, _ in predicted), categories, outputs.min_confidence
         )
@@ -116,20 +117,11 @@ def combine_runs(
     about |= predicted_as(products, views, tau)
     listed = runs[0].fault_list(faults_path(outputs.submission), bad_records, bad_images)
     listed.add_records(products.catalogue)
-    listed.add_products(product_faults(products, labelled=False))
-
-    def blocks() -> Iterator[PredictionBlock]:
-        batches = batches_of(products)
-        listed.add(batches.faults)
-        for block, faults in predict_products(products, batches, step, mesh):
-            yield block
-            listed.add(faults)
-
-    started = time.monotonic()
-    levels = write_predictions(blocks(), outputs, categories, len(products), about, back_off)
-    spent_s, num_images = time.monotonic() - started, int(products.num_images.sum())
+    written = write_products(
+        runs[0], products, lambda: loaded(products), step, outputs, listed, about, back_off
+    )
     remarks = [*filter(None, [listed.write()])]
-    return Combined(weights, Written(len(products), num_images, spent_s, levels, remarks))
+    return Combined(weights, written._replace(remarks=remarks))
 
 
 def combine_predictions(

@@ -29,7 +29,8 @@ from product_mil.model.prior import NO_BACKBONE
 from product_mil.model.registry import backbone
 from product_mil.model.warp import Views
 from product_mil.runs.feed import Batches
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 
 
 def open_members(

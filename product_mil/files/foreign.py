@@ -12,10 +12,10 @@ from typing import NamedTuple
 
 from product_mil.errors import UserError
 
+MAX_RECORD_BYTES = 64 << 20  # of BSON; MongoDB's limit is 16 MiB, other writers go beyond
 _LOOK_BYTES = 64 << 10
 _SEARCH_BYTES = 1 << 20  # searched for a record after what may be a damaged one
 _SAMPLES = 64  # places that are read in a file that begins with zeros
-_MAX_RECORD_BYTES = 64 << 20  # equal to that of `sources/bson/recovery.py`
 _MAX_SHOWN = 60  # characters of a text's first line
 
 _ID_FIRST = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")
@@ -218,7 +218,7 @@ def kind_of_bytes(head: bytes) -> Kind | None:  # noqa: PLR0911, one for each ki
 
 def _may_be_length(head: bytes) -> bool:
     """Whether the first bytes can be the length of a record."""
-    return len(head) >= 5 and 5 <= _length(head) <= _MAX_RECORD_BYTES
+    return len(head) >= 5 and 5 <= _length(head) <= MAX_RECORD_BYTES
 
 
 def _length(head: bytes) -> int:

@@ -45,10 +45,6 @@ class Draft:
                 break  # otherwise another process removed it as abandoned before it was locked
             self.file.close()
 
-    def close(self) -> None:
-        """Write what is buffered and close the file; `publish` and `discard` do this, too."""
-        self.file.close()
-
     def publish(self) -> None:
         """Rename the draft to the output's name.
 
@@ -210,6 +206,6 @@ def to_json(value: Any, indent: int | None = 1, *, allow_nan: bool = True) -> st
     return text
 
 
-def write_json(path: Path, value: Any, kind: Kind | None = None) -> None:
+def write_json(path: Path, value: Any) -> None:
     """Write a JSON file whole or not at all."""
-    write_text(path, to_json(value) + "\n", kind)
+    write_text(path, to_json(value) + "\n")

@@ -56,9 +56,9 @@ def predict_products(
         raise RuntimeError(f"{len(products) - done} of {len(products)} products not predicted")
 
 
-def watched(batches: Iterable[Loaded], num_images: int) -> Iterator[Loaded]:
-    """The same batches, with a line on their progress."""
-    with Progress(num_images, "images") as bar:
+def watched(batches: Iterable[Loaded], products: Products) -> Iterator[Loaded]:
+    """The same batches, with a line on how many of the products' images are done."""
+    with Progress(int(products.num_images.sum()), "images") as bar:
         for loaded in batches:
             yield loaded
             bar.update(int(loaded.batch.slots.is_image.sum()))

@@ -54,7 +54,7 @@ def evaluate(
     batches = run.batches(products, images_per_batch, pixels=views != "none")
     scores, unread = score_products(
         len(products),
-        watched(batches, int(products.num_images.sum())),
+        watched(batches, products),
         run.eval_step(views, tau),
         run.mesh,
     )

@@ -58,7 +58,7 @@ def predicted_blocks(
         UserError: a file cannot be read.
     """
     products = run.products(spec)
-    batches = watched(run.batches(products, images_per_batch), int(products.num_images.sum()))
+    batches = watched(run.batches(products, images_per_batch), products)
     found = predict_products(products, batches, run.predict_step(topk=1), run.mesh)
     return (block for block, _ in found)
 

@@ -18,9 +18,9 @@ from product_mil.devices.mesh import data_mesh, put_batch, replicate
 from product_mil.inference.step import Predicted, make_predict_step
 from product_mil.model.classifier import Model
 from product_mil.runs.model import build_model
+from product_mil.runs.opening import open_run
 from product_mil.runs.scale import ASSUMED, GIVEN, MEASURED, SAMPLE, Rates
 from product_mil.runs.schedule import prediction_slots
-from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import BsonCatalogue
 from product_mil.sources.bson.scan import scan
 from product_mil.sources.catalogue import Catalogue

@@ -20,8 +20,8 @@ from product_mil.errors import OutputError, UserError
 from product_mil.files.locks import one_at_a_time
 from product_mil.inference.outputs import Outputs
 from product_mil.model.warp import Views
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predicted_as, write_products
-from product_mil.runs.trained import open_run
 from product_mil.runs.unit_files import Done, UnitFiles
 from product_mil.runs.units import Unit
 from product_mil.sources.catalogue import TRUNCATED

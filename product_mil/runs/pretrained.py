@@ -18,13 +18,13 @@ import xxhash
 from product_mil.config import config_from_dict
 from product_mil.config.checks import wrong_values
 from product_mil.errors import UserError
+from product_mil.files.digests import digest_of
 from product_mil.files.formats import refuse_unknown_format
 from product_mil.files.outputs import Kind, names_in, refuse_to_replace
 from product_mil.files.whole import to_json, whole_directory
 from product_mil.model.classifier import Arrays
 from product_mil.model.weights.files import read_safetensors
-from product_mil.model.weights.load import weights_fingerprint
-from product_mil.train.checkpoint import MAX_LISTED_LEAVES, leaf_mismatches
+from product_mil.train.checkpoint_parts import MAX_LISTED_LEAVES, leaf_mismatches
 from product_mil.version import __version__
 
 FORMAT = 1
@@ -155,7 +155,7 @@ def read_weights(
             f"{'; '.join(lines[:MAX_LISTED_LEAVES])}; {_AGAIN}"
         )
     refuse_nan(tensors, path)
-    if weights_fingerprint(path) != digest:
+    if digest_of(path) != digest:
         raise UserError(
             f"{path} is not the file that {directory / CONFIG_FILE} was written with; {_AGAIN}"
         )
@@ -227,7 +227,7 @@ def _is_former(directory: Path) -> bool:
     if not isinstance(digests, dict) or names_in(directory) != {CONFIG_FILE, *digests}:
         return False
     for name, digest in digests.items():
-        if weights_fingerprint(directory / name) != digest:
+        if digest_of(directory / name) != digest:
             raise UserError(
                 f"{directory}: its {name} was changed; name a new directory, or move this one away"
             )

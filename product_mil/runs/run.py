@@ -1,25 +1,16 @@
 """Run a training from its first line to its last: all stages, in one directory."""
 
-import json
 import math
-import platform
-import shutil
-import subprocess
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
-import jax
-
-from product_mil.config import STAGES, Config, differences
+from product_mil.config import STAGES, Config
 from product_mil.config.start import FromRun
 from product_mil.data.faults import FaultList
 from product_mil.devices.beats import watched
 from product_mil.devices.hosts import (
-    are_several,
     by_the_first,
     first_before_others,
     from_first,
@@ -28,42 +19,35 @@ from product_mil.devices.hosts import (
 )
 from product_mil.devices.memory import free_memory_bytes
 from product_mil.devices.mesh import data_mesh, local, replicate
-from product_mil.errors import Interrupted, UserError
-from product_mil.files.package import checkout
-from product_mil.files.whole import write_json
+from product_mil.errors import Interrupted
 from product_mil.inference.outputs import refuse_data
 from product_mil.model.classifier import Model
 from product_mil.model.prior import with_log_prior
 from product_mil.model.registry import head
+from product_mil.runs.claim import claim, refuse_another, write_once
 from product_mil.runs.data import RunData, build_data
 from product_mil.runs.directory import (
-    CONFIG_FILE,
     HOSTS,
-    RUN_FILE,
     checkpoint_directory,
-    read_record,
-    stored_config,
     training_in,
 )
 from product_mil.runs.known_products import keep_products
 from product_mil.runs.model import build_model, levels_of, log_prior_of
 from product_mil.runs.same_run import refuse_other_inputs, refuse_other_settings
 from product_mil.runs.stage import RunParts, build_stage, run_record
+from product_mil.runs.summary import conclusion, introduction, notes_on_validation
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.cost import (
     expected_time,
     measure_steps,
     peak_memory_bytes,
 )
-from product_mil.train.log import CURVES_FILE, RunLog, metrics_table
+from product_mil.train.log import RunLog
 from product_mil.train.loop import Stage, is_complete, train_stage
-from product_mil.train.record import marked
 from product_mil.train.state import TrainState, evaluated_parameters
 from product_mil.train.stopping import stop_requests
 
 FAULTS_FILE = "bad_records.csv"
-FEW_PRODUCTS = 30  # then a metric's standard error can be 9 points
-_VERSIONED = ("jax", "jaxlib", "flax", "optax", "orbax-checkpoint", "grain", "numpy", "simplejpeg")
 
 
 def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
@@ -79,11 +63,11 @@ def run(config: Config, workdir: Path, deadline: float = math.inf) -> None:
         refuse_data([workdir], spec)
     with ExitStack() as held:
 
-        def claim() -> None:
+        def hold() -> None:
             held.enter_context(training_in(workdir))
-            _refuse_another(config, workdir)
+            refuse_another(config, workdir)
 
-        by_the_first(claim)
+        by_the_first(hold)
         with watched(workdir / HOSTS):
             _run(config, workdir, deadline)
 
@@ -105,13 +89,13 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
     # After the checks above, so that a mistyped path leaves no run that refuses the correct one.
 
     def begin() -> None:
-        _claim(config, workdir)
-        _write_once(workdir, record)
+        claim(config, workdir)
+        write_once(workdir, record)
         keep_products(workdir, data)
 
     by_the_first(begin)
-    log.say(_introduction(config, workdir, data, record))
-    for note in [*data.notes, *notes, *_notes_on_validation(data)]:
+    log.say(introduction(config, workdir, data, record))
+    for note in [*data.notes, *notes, *notes_on_validation(data)]:
         log.say(f"  note: {note}")
     # The prior has a stage of no steps.
     stages = trained_stages(config) or STAGES[:1]
@@ -138,7 +122,7 @@ def _run(config: Config, workdir: Path, deadline: float) -> None:
         summary = faults.write() if is_first() else None
         if summary:
             log.say(f"  note: {summary}")
-    log.say(_conclusion(config, log, workdir, time.monotonic() - started))
+    log.say(conclusion(config, log, workdir, time.monotonic() - started))
 
 
 def _saved_step(directory: Path) -> int:
@@ -222,119 +206,3 @@ def untrained_model(config: Config, data: RunData) -> tuple[Model, list[str]]:
 
         model, notes = warm_start(model, config.model, data.categories, start.workdir)
     return model, notes
-
-
-def _refuse_another(config: Config, workdir: Path) -> None:
-    """Refuse a directory that holds a run of another configuration."""
-    stored = stored_config(workdir)
-    different = [] if stored is None else differences(stored, config)
-    if different:
-        lines = "\n".join(f"  {line}" for line in different)
-        raise UserError(
-            f"{workdir} holds a run of another configuration; choose another --workdir, or "
-            f"remove it. What differs:\n{lines}"
-        )
-
-
-def _claim(config: Config, workdir: Path) -> None:
-    """Write the configuration, by which the directory belongs to this run."""
-    if not (workdir / CONFIG_FILE).exists():
-        _write(workdir / CONFIG_FILE, marked(config.to_dict()))
-
-
-def _write(path: Path, record: Mapping[str, Any]) -> None:
-    try:
-        write_json(path, record)
-    except OSError as error:
-        raise UserError(
-            f"cannot write {path}: {error.strerror or error}; make room, or choose another "
-            "--workdir"
-        ) from None
-
-
-def _write_once(workdir: Path, record: Mapping[str, Any]) -> None:
-    """Write what the run started with, or check that its data have not changed since."""
-    path = workdir / RUN_FILE
-    stored = read_record(path, "remove it, and it is written anew")
-    if stored is not None:
-        if stored.get("data_fingerprint") != record["data_fingerprint"]:
-            raise UserError(
-                f"the data changed since the run in {workdir} began; choose another --workdir"
-            )
-        return
-    environment = {
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "devices": [device.device_kind for device in jax.devices()],
-        "git_revision": _git_revision(),
-        **{name: version(name) for name in _VERSIONED},
-    }
-    categories = json.loads(record["categories"])
-    _write(path, {**record, "categories": categories, "environment": environment})
-
-
-def _git_revision() -> str | None:
-    root = checkout()
-    if root is None:  # installed; a repository around it is not ours
-        return None
-    command = ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
-def _introduction(config: Config, workdir: Path, data: RunData, record: Mapping[str, Any]) -> str:
-    counts = data.categories.levels()
-    categories = " / ".join(map(str, counts))
-    if len(counts) > 1:
-        categories += f" at levels {' / '.join(map(str, range(1, len(counts) + 1)))}"
-    model_mb = record["parameters"] * 4 / 1e6
-    free_gb = shutil.disk_usage(workdir).free / 1e9
-    processes = f" of {jax.process_count()} processes" if are_several() else ""
-    source = config.data.train or f"the embedded sample, seed {config.data.sample_seed}"
-    return "\n".join(
-        [
-            f"product_mil {record['version']}: {config.model.pooling} over "
-            f"{config.model.backbone}, {record['parameters'] / 1e6:.2f} M parameters, on "
-            f"{jax.device_count()} {jax.devices()[0].device_kind} device(s){processes}",
-            f"  data: {source}",
-            f"  train {len(data.train)} products, {data.train.num_images.sum()} images; "
-            f"valid {len(data.valid)} products; categories {categories}",
-            f"  run: {workdir}, up to {model_mb * 12:.0f} MB of checkpoints "
-            f"({free_gb:.0f} GB free)",
-        ]
-    )
-
-
-def _notes_on_validation(data: RunData) -> list[str]:
-    """A line where too few products are validated on to say much."""
-    count = int((data.valid.labels >= 0).sum())
-    if count >= FEW_PRODUCTS:
-        return []
-    return [
-        f"only {count} validation products: metrics and calibrated confidence say little below "
-        f"{FEW_PRODUCTS}"
-    ]
-
-
-def _conclusion(config: Config, log: RunLog, workdir: Path, spent_s: float) -> str:
-    rows = [row for row in log.metrics() if "valid/top1" in row]
-    values = {k.removeprefix("valid/"): v for k, v in rows[-1].items() if k.startswith("valid/")}
-    return "\n".join(
-        [
-            metrics_table(values, f"validation after the last step ({spent_s:.0f} s in all):"),
-            f"learning curves: {workdir / CURVES_FILE}; docs/guide/metrics.md explains the metrics",
-            f"next: {_next_command(config, workdir)}",
-        ]
-    )
-
-
-def _next_command(config: Config, workdir: Path) -> str:
-    """What to type to predict other products."""
-    predict = f"product-mil predict --workdir {workdir} --output submission.csv --data"
-    if config.data.train:
-        train = Path(config.data.train)
-        known = train.suffix if train.suffix in (".csv", ".parquet") else ".bson"
-        return f"{predict} {'new/' if train.is_dir() else f'new{known}'}"
-    return f"product-mil draw-sample --output drawn && {predict} drawn/products.bson"

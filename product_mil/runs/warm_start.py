@@ -10,7 +10,7 @@ from product_mil.config import ModelConfig
 from product_mil.errors import UserError
 from product_mil.model.classifier import Model
 from product_mil.model.registry import head
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.sources.categories import Categories
 
 

@@ -12,7 +12,8 @@ from product_mil.errors import UserError
 from product_mil.inference.metrics import metrics_of, score_products
 from product_mil.model.registry import backbone
 from product_mil.runs.data import build_data
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.seed_table.length import shortening
 from product_mil.seed_table.plan import Planned, TableOptions
 from product_mil.seed_table.progress import Progress, Row

@@ -82,8 +82,7 @@ def choose_examples(
 
 def _images(catalogue: Catalogue, row: int, limits: Limits) -> Iterator[ExampleImage]:
     """The images of a product that the server takes and a browser shows."""
-    first, count = int(catalogue.first_image[row]), int(catalogue.num_images[row])
-    for data in catalogue.read(np.arange(first, first + count)):
+    for data in catalogue.read(np.array(catalogue.image_rows_of(row))):
         if isinstance(data, bytes) and len(data) <= limits.image_bytes and num_pixels(data):
             with Image.open(io.BytesIO(data)) as image:
                 kind = image.format or ""

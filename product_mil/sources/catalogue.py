@@ -5,7 +5,8 @@ from dumps, `memory` from memory.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,13 +16,15 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64, UInt64
 
-from product_mil.sources.ids import Id, Ids
+from product_mil.sources.ids import Id, Ids, joined
 
 # Kinds of faults of a record.
 NO_ID, OTHER_CATEGORY = "no usable _id", "category_id is not usable"
 NO_PICTURE = "an image without a binary picture"
 TRUNCATED = "truncated record"  # at which a file that is cut ends
 UNREAD = "the file cannot be read here"  # the kind of faults for which the image is not to blame
+DUPLICATE = "product id occurs again: the first record of this id is used"
+MAX_LISTED_FAULTS = 100_000  # more are counted only
 
 
 class Fault(NamedTuple):
@@ -142,9 +145,72 @@ class Catalogue(Columns, ABC):
         """
         return self._own_reader.read(self.addresses(image_rows))
 
+    def image_rows_of(self, product_row: int) -> range:
+        """The image rows of a product."""
+        first = int(self.first_image[product_row])
+        return range(first, first + int(self.num_images[product_row]))
+
+    def product_row_of(self, image_row: int) -> int:
+        """The row of the product that an image belongs to."""
+        # Products without images share `first_image` with the product after them.
+        return int(np.searchsorted(self.first_image, image_row, side="right")) - 1
+
     def first_records(self) -> Int64[np.ndarray, " r"]:
         """The product rows whose product id no earlier row has."""
         return np.setdiff1d(np.arange(self.num_products), later_duplicates(self.product_id))
+
+
+def joined_fields(parts: Sequence[Catalogue]) -> dict[str, Any]:
+    """The fields of a `Catalogue` with the products of several, one after the other.
+
+    An id that recurs from one part to the next is a fault, as it is within a part.
+    """
+
+    def column(name: str) -> np.ndarray:
+        return np.concatenate([getattr(part, name) for part in parts])
+
+    product_id = joined([part.product_id for part in parts])
+    images_before = np.cumsum([0] + [part.num_images_total for part in parts])
+    counts = Counter[str]()
+    faults: list[tuple[Path, Fault]] = []
+    for part in parts:
+        counts.update(part.fault_counts)
+        faults += [fault for fault in part.faults if fault[1].reason != DUPLICATE]
+    repeated = later_duplicates(product_id)
+    counts[kind_of(DUPLICATE)] = len(repeated)
+    starts = np.cumsum([0] + [part.num_products for part in parts])
+    for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
+        number = int(np.searchsorted(starts, row, side="right")) - 1
+        place = parts[number].place_of_product(row - int(starts[number]))
+        fault = Fault(place.offset_bytes, product_id[row].item(), DUPLICATE)
+        faults.append((Path(place.file), fault))
+    is_hashed = all(part.image_hash is not None for part in parts)
+    return {
+        "product_id": product_id,
+        "category_id": joined([part.category_id for part in parts]),
+        "num_images": column("num_images"),
+        "first_image": np.concatenate(
+            [part.first_image + before for part, before in zip(parts, images_before, strict=False)]
+        ),
+        "image_length_bytes": column("image_length_bytes"),
+        "image_hash": column("image_hash") if is_hashed else None,
+        "paths": tuple(path for part in parts for path in part.paths),
+        "fingerprint": hash_of(part.fingerprint for part in parts),
+        "faults": faults,
+        "fault_counts": dict(+counts),
+        "num_bad_records": sum(part.num_bad_records for part in parts),
+        "unread_bytes": sum(part.unread_bytes for part in parts),
+    }
+
+
+def hash_of(hashes: Iterable[str]) -> str:
+    """One hash of several hashes in their order."""
+    return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
+
+
+def hashes_from(digests: bytes | bytearray) -> UInt64[np.ndarray, "M 2"]:
+    """The column `image_hash` of xxh3_128 digests one after the other."""
+    return np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
 
 
 def fingerprint_of(columns: Iterable[np.ndarray]) -> str:

@@ -48,7 +48,7 @@ class _Found:
     num_ignored: int = 0
 
 
-def open_folder(named: Named, *, progress: bool) -> ImageFiles:
+def open_folder(named: Named) -> ImageFiles:
     """The products in a folder, whose images are read and hashed once.
 
     Without a layer of categories, the file of labels gives them: `named.after`, or `LABELS` in the
@@ -62,7 +62,7 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
     log, logged_s = logging.getLogger(__name__), time.monotonic()
     for folder, entries, is_leaf in _walk(str(root), (), (_identity(root.stat()),), found):
         _add(found, root, folder, entries, is_leaf=is_leaf)
-        if progress and time.monotonic() - logged_s > LOG_EVERY_S:
+        if time.monotonic() - logged_s > LOG_EVERY_S:
             logged_s = time.monotonic()
             log.info("%s: %s images found so far", root, f"{len(found.status) // 2:,}")
     depth = _depth(root, found)
@@ -102,7 +102,7 @@ def open_folder(named: Named, *, progress: bool) -> ImageFiles:
     if found.num_ignored:
         notes.append(f"{found.num_ignored:,} other files ignored, such as {found.ignored[0]}")
     log.info("%s: %s", named.shown, "; ".join(notes))
-    return catalogue_of(listing, [named.shown], progress=progress)
+    return catalogue_of(listing, [named.shown])
 
 
 def natural(name: str) -> tuple[list[str | int], str]:

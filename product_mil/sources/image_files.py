@@ -27,6 +27,7 @@ from product_mil.sources.catalogue import (
     Place,
     Unread,
     fingerprint_of,
+    hashes_from,
     kind_of,
 )
 from product_mil.sources.ids import Ids
@@ -111,7 +112,7 @@ class ImageFiles(Catalogue):
         return _reopen, (self.stored, self.directory, self.paths)
 
 
-def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> ImageFiles:
+def catalogue_of(listing: Listing, paths: Sequence[Path]) -> ImageFiles:
     """The catalogue of a listing; its files are read if their hashes are not known yet.
 
     `paths` are what the user named.
@@ -128,7 +129,7 @@ def catalogue_of(listing: Listing, paths: Sequence[Path], *, progress: bool) -> 
 
     def build(draft: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
         before = read_before(draft, listing.names, listing.name_at, listing.status)
-        lengths, hashes, reasons = _hash_files(listing, before, progress=progress)
+        lengths, hashes, reasons = _hash_files(listing, before)
         note_status(draft, listing.status, np.array(list(reasons), np.int64))
         found = list(_faults(listing, reasons))
         num_images = listing.num_images
@@ -183,7 +184,7 @@ def no_image(data: bytes) -> str | None:
 
 
 def _hash_files(
-    listing: Listing, before: ReadBefore, *, progress: bool
+    listing: Listing, before: ReadBefore
 ) -> tuple[Int32[np.ndarray, " M"], UInt64[np.ndarray, "M 2"], dict[int, str]]:
     """The length and hash of each file, and by row why one cannot be read or is no image."""
     reader = ImageReader(listing.directory)
@@ -201,7 +202,7 @@ def _hash_files(
     lengths, digests = [], bytearray()
     reasons: dict[int, str] = {}
     with (
-        Progress(len(rows), "images", label="reading", shown=progress) as shown,
+        Progress(len(rows), "images", label="reading") as shown,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         while some := list(itertools.islice(names, _AT_ONCE)):
@@ -212,7 +213,7 @@ def _hash_files(
                 digests += digest
             shown.update(len(some))
     before.lengths[rows] = lengths
-    before.hashes[rows] = np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
+    before.hashes[rows] = hashes_from(digests)
     return before.lengths, before.hashes, reasons
 
 

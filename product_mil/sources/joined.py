@@ -1,25 +1,13 @@
 """One catalogue of several, whatever sources they are."""
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Int64
 
-from product_mil.sources.bson.index_store import DUPLICATE, MAX_LISTED_FAULTS, hash_of
-from product_mil.sources.catalogue import (
-    Catalogue,
-    Fault,
-    Place,
-    Reader,
-    Unread,
-    kind_of,
-    later_duplicates,
-)
-from product_mil.sources.ids import joined
+from product_mil.sources.catalogue import Catalogue, Place, Reader, Unread, joined_fields
 
 
 class JoinedAddresses(NamedTuple):
@@ -91,35 +79,4 @@ def join(parts: Sequence[Catalogue]) -> Catalogue:
     """One catalogue of several. The first record of a product id counts, as within one."""
     if len(parts) == 1:
         return parts[0]
-    images_before = np.cumsum([0] + [part.num_images_total for part in parts])
-    hashes = [part.image_hash for part in parts]
-    product_id = joined([part.product_id for part in parts])
-    counts = Counter[str]()
-    faults: list[tuple[Path, Fault]] = []
-    for part in parts:
-        counts.update(part.fault_counts)
-        faults += [fault for fault in part.faults if fault[1].reason != DUPLICATE]
-    repeated = later_duplicates(product_id)
-    counts[kind_of(DUPLICATE)] = len(repeated)
-    made = JoinedCatalogue(
-        product_id=product_id,
-        category_id=joined([part.category_id for part in parts]),
-        num_images=np.concatenate([part.num_images for part in parts]),
-        first_image=np.concatenate(
-            [part.first_image + before for part, before in zip(parts, images_before, strict=False)]
-        ),
-        image_length_bytes=np.concatenate([part.image_length_bytes for part in parts]),
-        image_hash=np.concatenate([h for h in hashes if h is not None]),
-        parts=tuple(parts),
-        paths=tuple(path for part in parts for path in part.paths),
-        fingerprint=hash_of(part.fingerprint for part in parts),
-        faults=faults,
-        fault_counts=dict(+counts),
-        num_bad_records=sum(part.num_bad_records for part in parts),
-        unread_bytes=sum(part.unread_bytes for part in parts),
-    )
-    for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
-        place = made.place_of_product(row)
-        fault = Fault(place.offset_bytes, product_id[row].item(), DUPLICATE)
-        faults.append((Path(place.file), fault))
-    return made
+    return JoinedCatalogue(**joined_fields(parts), parts=tuple(parts))

@@ -7,7 +7,7 @@ import numpy as np
 import xxhash
 from jaxtyping import Int64
 
-from product_mil.sources.catalogue import Catalogue, Place, Unread, fingerprint_of
+from product_mil.sources.catalogue import Catalogue, Place, Unread, fingerprint_of, hashes_from
 from product_mil.sources.ids import Id, ids_from
 
 
@@ -74,7 +74,7 @@ def catalogue_of(
         "num_images": num_images,
         "first_image": np.cumsum(num_images, dtype=np.int64) - num_images,
         "image_length_bytes": np.array(list(map(len, images)), np.int32),
-        "image_hash": np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2),
+        "image_hash": hashes_from(digests),
     }
     return MemoryCatalogue(
         **columns,

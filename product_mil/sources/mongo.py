@@ -5,13 +5,11 @@ whole record. It is up to date as long as the server counts as many documents as
 last `_id` is the same; documents that are changed in place are not noticed.
 """
 
-import fcntl
 import json
 import logging
 import os
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -23,6 +21,7 @@ from pymongo.errors import AutoReconnect, CursorNotFound, OperationFailure, PyMo
 
 from product_mil.errors import UserError
 from product_mil.files.cache import writable_cache
+from product_mil.files.locks import one_at_a_time
 from product_mil.files.whole import write_json
 from product_mil.progress import Progress
 from product_mil.sources.copies import Bounded
@@ -68,7 +67,7 @@ class _Copy:
         self._note.replace(other._note)
 
 
-def copy_of_collection(spec: str, *, progress: bool) -> Path:
+def copy_of_collection(spec: str) -> Path:
     """A file of BSON with the documents of the collection, as `Fields` says which of their fields.
 
     If the server cannot be reached, an earlier copy is used, with a warning.
@@ -80,13 +79,12 @@ def copy_of_collection(spec: str, *, progress: bool) -> Path:
     address = parse(spec)
     name = xxhash.xxh3_128_hexdigest(str(address.shown).encode())
     directory = writable_cache("copies") / name
-    directory.mkdir(exist_ok=True)
-    with _locked(directory / "lock", address):
+    with one_at_a_time(directory / "lock", f"the copy of {address.shown}"):
         whole = _Copy(directory, "collection")
         try:
             with _connect(address) as client:
                 collection = client[address.database][address.collection]
-                _update(collection, whole, _Copy(directory, "partial"), address, progress=progress)
+                _update(collection, whole, _Copy(directory, "partial"), address)
         except OperationFailure as error:
             reason = (error.details or {}).get("errmsg", "no reason given")
             raise UserError(f"{address.shown}: the server refuses: {reason}") from None
@@ -100,18 +98,6 @@ def copy_of_collection(spec: str, *, progress: bool) -> Path:
                 "%s cannot be reached (%s): its earlier copy is used", address.shown, reason
             )
     return whole.data
-
-
-@contextmanager
-def _locked(path: Path, address: Address) -> Iterator[None]:
-    """Let one process at a time copy a collection."""
-    with path.open("a") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            logging.getLogger(__name__).info("another process copies %s: waiting", address.shown)
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def _connect(address: Address) -> Any:
@@ -128,9 +114,7 @@ def _connect(address: Address) -> Any:
     )
 
 
-def _update(
-    collection: Any, whole: _Copy, partial: _Copy, address: Address, *, progress: bool
-) -> None:
+def _update(collection: Any, whole: _Copy, partial: _Copy, address: Address) -> None:
     """Make the copy, or bring it up to date."""
     log = logging.getLogger(__name__)
     counted = collection.estimated_document_count()
@@ -156,7 +140,7 @@ def _update(
     start = start._replace(counted=counted, server_last=now.server_last)
     with partial.data.open("ab") as file:
         file.truncate(start.num_bytes)
-        with Progress(counted, "documents", label="copying", shown=progress) as bar:
+        with Progress(counted, "documents", label="copying") as bar:
             bar.update(start.num_documents)
             done = _copy(collection, address, start, file, partial, bar)
     partial.become(whole)

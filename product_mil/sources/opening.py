@@ -14,15 +14,12 @@ from product_mil.sources.names import Named, address_of, named
 Spec = str | Path | Sequence[str | Path]
 
 
-def open_catalogue(
-    spec: Spec, *, progress: bool = True, cache_dir: Path | None = None
-) -> Catalogue:
+def open_catalogue(spec: Spec) -> Catalogue:
     """Open the products that `spec` names.
 
     It names dumps of MongoDB (also compressed, in an archive or through a pipe), folders of images,
     CSV or Parquet tables: a path, a glob (its matches are sorted), several of either joined by
-    commas, or a sequence. Or it is the address of a MongoDB collection. `cache_dir` is for indexes
-    of dumps, as in `bson.index.build_or_load_index`.
+    commas, or a sequence. Or it is the address of a MongoDB collection.
 
     Raises:
         UserError: nothing is there, or it is no source of products.
@@ -31,8 +28,8 @@ def open_catalogue(
         from product_mil.sources.mongo import copy_of_collection
         from product_mil.sources.mongo_address import parse
 
-        copy = copy_of_collection(address, progress=progress)
-        return open_bson(copy, progress=progress, cache_dir=cache_dir, shown=[parse(address).shown])
+        copy = copy_of_collection(address)
+        return open_bson(copy, shown=[parse(address).shown])
     sources = named(spec)
     _refuse_others(sources)
     parts: list[Catalogue] = []
@@ -41,15 +38,15 @@ def open_catalogue(
         if kind == "folder":
             from product_mil.sources.folders import open_folder
 
-            parts += [open_folder(one, progress=progress) for one in some]
+            parts += [open_folder(one) for one in some]
         elif kind == "table":
             from product_mil.sources.tables import open_tables
 
-            parts.append(open_tables(some, progress=progress))
+            parts.append(open_tables(some))
         else:
             paths = [_file_of(one) for one in some]
             names = [one.shown for one in some]
-            parts.append(open_bson(paths, progress=progress, cache_dir=cache_dir, shown=names))
+            parts.append(open_bson(paths, shown=names))
     return join(parts)
 
 

@@ -43,8 +43,7 @@ class PackedImages(Catalogue):
 
     def place_of_image(self, image_row: int) -> Place:
         """The table of the image's product."""
-        row = int(np.searchsorted(self.first_image, image_row, side="right")) - 1
-        return self.place_of_product(row)
+        return self.place_of_product(self.product_row_of(image_row))
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle paths rather than columns; another process maps them again."""

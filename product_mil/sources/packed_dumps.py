@@ -20,14 +20,13 @@ import bson
 
 from product_mil.errors import UserError
 from product_mil.files.cache import writable_cache
-from product_mil.files.foreign import BSON, kind_of_bytes
+from product_mil.files.foreign import BSON, MAX_RECORD_BYTES, kind_of_bytes
 from product_mil.files.whole import Draft
 from product_mil.sources.copies import Bounded, copy_of
 from product_mil.sources.names import Named
 
 _PIECE_BYTES = 1 << 20
 _HEAD_BYTES = 64 << 10
-_MAX_DOCUMENT_BYTES = 64 << 20  # as in `bson/recovery.py`
 _MAGIC, _END = b"\x6d\xe2\x99\x81", b"\xff\xff\xff\xff"
 _PIPE_WAIT_S = 30.0
 _pipes: dict[tuple[int, int, str], Path] = {}  # copies of pipes by device, inode and collection
@@ -134,7 +133,7 @@ def _document(stream: BufferedIOBase, named: Named) -> bytes | None:
     if head in (b"", _END):
         return None
     length = struct.unpack("<i", head)[0] if len(head) == 4 else 0
-    if not 5 <= length <= _MAX_DOCUMENT_BYTES:
+    if not 5 <= length <= MAX_RECORD_BYTES:
         raise UserError(f"{named.path} is damaged: a record has no length; get the file again")
     rest = stream.read(length - 4)
     if len(rest) < length - 4:

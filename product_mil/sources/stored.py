@@ -17,8 +17,8 @@ import xxhash
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, writable_cache
 from product_mil.files.whole import whole_directory
-from product_mil.sources.bson.index_store import MAX_LISTED_FAULTS, mapped_columns, remove_older
-from product_mil.sources.catalogue import Fault, kind_of
+from product_mil.sources.bson.index_store import mapped_columns, remove_older
+from product_mil.sources.catalogue import MAX_LISTED_FAULTS, Fault, kind_of
 
 _FORMAT = 1  # a new number makes all that was stored stale
 

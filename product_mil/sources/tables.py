@@ -19,7 +19,7 @@ from jaxtyping import Bool, Int32, Int64
 
 from product_mil.errors import UserError
 from product_mil.progress import Progress
-from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault
+from product_mil.sources.catalogue import OTHER_CATEGORY, Catalogue, Fault, hashes_from
 from product_mil.sources.copies import Bounded
 from product_mil.sources.ids import (
     Ids,
@@ -79,7 +79,7 @@ class _Products(NamedTuple):
         return np.bincount(owner[order], minlength=len(self.table)).astype(np.int32), order
 
 
-def open_tables(tables: Sequence[Named], *, progress: bool) -> Catalogue:
+def open_tables(tables: Sequence[Named]) -> Catalogue:
     """The products of one or several tables of the same columns.
 
     Images that are paths are read and hashed once. Images that are bytes are copied to the cache
@@ -94,7 +94,7 @@ def open_tables(tables: Sequence[Named], *, progress: bool) -> Catalogue:
     if len(of_bytes) > 1:
         raise UserError(f"{paths[0]}: some tables hold paths and some bytes; name them apart")
     made = _of_bytes if of_bytes == {True} else _of_paths
-    catalogue = made(tables, chosen, progress=progress)
+    catalogue = made(tables, chosen)
     uses = ", ".join(f"{use} in {name}" for use, name in chosen[0]._asdict().items() if name)
     if chosen[0].category is None:
         there = ", ".join(column_names(paths[0]))
@@ -122,7 +122,7 @@ def read_labels(path: Path) -> Labels:
     return Labels(products.product_id, products.category_id, products.faults)
 
 
-def _of_paths(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bool) -> Catalogue:
+def _of_paths(tables: Sequence[Named], chosen: Sequence[Chosen]) -> Catalogue:
     paths = [one.path for one in tables]
     read = [
         read_columns(path, list(dict.fromkeys(filter(None, c))))
@@ -166,10 +166,10 @@ def _of_paths(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bo
         products.faults,
         products.bad_records,
     )
-    return catalogue_of(listing, [one.shown for one in tables], progress=progress)
+    return catalogue_of(listing, [one.shown for one in tables])
 
 
-def _of_bytes(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bool) -> Catalogue:
+def _of_bytes(tables: Sequence[Named], chosen: Sequence[Chosen]) -> Catalogue:
     paths = [one.path for one in tables]
     shown = ", ".join(map(str, paths))
 
@@ -184,7 +184,7 @@ def _of_bytes(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bo
         total = sum(len(table) for table in read)
         with (
             (directory / IMAGES).open("wb") as file,
-            Progress(total, "rows", label="copying", shown=progress) as bar,
+            Progress(total, "rows", label="copying") as bar,
         ):
             copy = Bounded(file, shown)
             for path, c in zip(paths, chosen, strict=True):
@@ -200,14 +200,13 @@ def _of_bytes(tables: Sequence[Named], chosen: Sequence[Chosen], *, progress: bo
                     bar.update(len(batch))
         num_images, order = products.images(np.concatenate([np.zeros(0, np.int64), *counts]))
         length = np.array(lengths, np.int64)
-        hashes = np.frombuffer(bytes(digests), ">u8").astype(np.uint64).reshape(-1, 2)
         columns = {
             "product_id": products.product_id,
             "category_id": products.category_id,
             "num_images": num_images,
             "first_image": np.cumsum(num_images, dtype=np.int64) - num_images,
             "image_length_bytes": length[order].astype(np.int32),
-            "image_hash": hashes[order],
+            "image_hash": hashes_from(digests)[order],
             "image_offset_bytes": (np.cumsum(length) - length)[order],
             "table": products.table,
         }

@@ -9,18 +9,16 @@ import numpy as np
 from bson.int64 import Int64
 
 from product_mil.errors import UserError
-from product_mil.files.foreign import BSON as BSON_DUMP
-from product_mil.files.foreign import kind_of_file
+from product_mil.files.foreign import BSON, MAX_RECORD_BYTES, kind_of_file
 from product_mil.files.outputs import Kind, is_marked
 from product_mil.files.whole import whole
 from product_mil.progress import Progress
-from product_mil.sources.bson.recovery import MAX_RECORD_BYTES
 from product_mil.sources.catalogue import Catalogue, Unread
 from product_mil.sources.ids import has_id
 
 
 def _is_ours(path: Path) -> bool:
-    return is_marked(path) and kind_of_file(path) is BSON_DUMP
+    return is_marked(path) and kind_of_file(path) is BSON
 
 
 MADE_BSON = Kind("a BSON file that product-mil made", (".bson",), _is_ours)
@@ -35,7 +33,7 @@ class Written(NamedTuple):
     unread: list[str]  # reasons, one for each image that could not be read
 
 
-def write_bson(catalogue: Catalogue, path: Path, *, progress: bool = True) -> Written:
+def write_bson(catalogue: Catalogue, path: Path) -> Written:
     """Write all products in their order, whole or not at all.
 
     Integer ids are written as 64-bit integers, others as strings. An image that cannot be read has
@@ -48,7 +46,7 @@ def write_bson(catalogue: Catalogue, path: Path, *, progress: bool = True) -> Wr
     try:
         with (
             whole(path, MADE_BSON) as file,
-            Progress(catalogue.num_products, "products", label="writing", shown=progress) as bar,
+            Progress(catalogue.num_products, "products", label="writing") as bar,
         ):
             for record in _records(catalogue, unread):
                 data = bson.encode(record)
@@ -73,11 +71,10 @@ def _records(catalogue: Catalogue, unread: list[str]) -> Iterator[dict[str, Any]
         record: dict[str, Any] = {"_id": _value(catalogue.product_id[row])}
         if labelled[row]:
             record["category_id"] = _value(catalogue.category_id[row])
-        first, count = int(catalogue.first_image[row]), int(catalogue.num_images[row])
-        images = []
-        for number, data in enumerate(catalogue.read(np.arange(first, first + count))):
+        rows, images = catalogue.image_rows_of(row), []
+        for number, data in enumerate(catalogue.read(np.array(rows, np.int64))):
             if isinstance(data, Unread):
-                file = catalogue.place_of_image(first + number).file
+                file = catalogue.place_of_image(rows[number]).file
                 unread.append(f"image {number} of product {record['_id']} ({file}): {data.reason}")
             images.append({"picture": b"" if isinstance(data, Unread) else data})
         yield {**record, "imgs": images}

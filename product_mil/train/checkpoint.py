@@ -17,23 +17,23 @@ from typing import Any, TypeVar
 import jax
 from jax.sharding import Mesh, NamedSharding
 
-from product_mil.devices.hosts import (
-    are_several,
-    by_the_first,
-    from_first,
-    is_first,
-)
+from product_mil.devices.hosts import are_several, by_the_first, from_first, is_first
 from product_mil.devices.mesh import local, replicate
 from product_mil.errors import UserError
+from product_mil.files.digests import write_digests
 from product_mil.files.outputs import DRAFT_PREFIX
-from product_mil.train.digests import write_digests
+from product_mil.model.classifier import Arrays
+from product_mil.train.checkpoint_parts import (
+    MAX_LISTED_LEAVES,
+    leaf_mismatches,
+    parts_of,
+    state_of,
+)
 from product_mil.train.record import refuse_newer
-from product_mil.train.state import Arrays, TrainState, abstract, evaluated_parameters
+from product_mil.train.state import TrainState, abstract
 from product_mil.train.step_directories import BEST_METRIC, StepDirectories
 
 T = TypeVar("T")
-
-MAX_LISTED_LEAVES = 10
 
 
 class DamagedCheckpoint(UserError):
@@ -107,10 +107,6 @@ class Checkpoints:
         """All steps: those that were evaluated by their validation top-1, then the others."""
         return self._directories.best_first()
 
-    def latest_step(self) -> int | None:
-        """The step of the last checkpoint."""
-        return max(self.steps(), default=None)
-
     def save(
         self, state: TrainState, run: Mapping[str, Any], metrics: Mapping[str, float] | None
     ) -> None:
@@ -127,7 +123,7 @@ class Checkpoints:
         try:
             with self._writing():
                 ocp.save_checkpointables(
-                    f"{self._place}/{draft.name}", _parts(state), custom_metadata=dict(run)
+                    f"{self._place}/{draft.name}", parts_of(state), custom_metadata=dict(run)
                 )
             by_the_first(lambda: self._publish(draft, step, metrics))
         finally:
@@ -151,17 +147,17 @@ class Checkpoints:
             UserError: the checkpoint is of another model.
         """
         if not are_several():
-            found = self._last_whole(lambda step: self._load(step, abstract(_parts(state))))
-            return None if found is None else _state_of(found, state)
+            found = self._last_whole(lambda step: self._load(step, abstract(parts_of(state))))
+            return None if found is None else state_of(found, state)
         chosen = by_the_first(lambda: self._last_whole(lambda step: self._verify(step) or step))
         step, here = from_first("" if chosen is None else str(chosen)), local(state)
         if not step:
             return None
-        found = self._load(int(step), abstract(_parts(here)))
+        found = self._load(int(step), abstract(parts_of(here)))
         sharding = state.step.sharding
         assert isinstance(sharding, NamedSharding)
         assert isinstance(sharding.mesh, Mesh)
-        return replicate(_state_of(found, here), sharding.mesh)
+        return replicate(state_of(found, here), sharding.mesh)
 
     def _last_whole(self, read: Callable[[int], T]) -> T | None:
         """What `read` finds at the last step that is not damaged; later ones are set aside."""
@@ -266,9 +262,7 @@ class Checkpoints:
             UserError: leaves differ, or could not be listed.
         """
         metadata = (self._metadata(step).metadata or {}).get("model")
-        if (
-            metadata is None and step not in self._directories.whole
-        ):  # of an older version, without digests
+        if metadata is None and step not in self._directories.whole:  # older, without digests
             raise self._damaged(step, "its leaves cannot be listed")
         if metadata is None:  # Orbax swallowed whatever happened, Ctrl-C too
             raise UserError(
@@ -302,47 +296,3 @@ def _alone() -> AbstractContextManager[Any]:
 def _is_news(record: logging.LogRecord) -> bool:
     """Whether a record is more than the traceback of an error that saving raises again later."""
     return not (record.exc_info and "/orbax/" in record.pathname)
-
-
-def leaf_mismatches(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
-    """A line on each leaf (anything with a shape) that is missing, unused or of another shape."""
-    lines = [f"missing: {path}" for path in wanted if path not in found]
-    lines += [f"unused: {path}" for path in found if path not in wanted]
-    lines += [
-        f"{path}: {tuple(found[path].shape)} where the model has {tuple(wanted[path].shape)}"
-        for path in wanted
-        if path in found and found[path].shape != wanted[path].shape
-    ]
-    return lines
-
-
-def _state_of(found: Mapping[str, Any], like: TrainState) -> TrainState:
-    """The state whose parts these are."""
-    parameters, training = found["model"]["parameters"], found["training"]
-    chosen = {path: parameters[path] for path in like.trainable}
-    return TrainState(
-        step=training["step"],
-        trainable=chosen if like.ema is None else training["trainable"],
-        frozen={path: parameters[path] for path in like.frozen},
-        statistics=found["model"]["statistics"],
-        optimizer=training["optimizer"],
-        ema=None if like.ema is None else chosen,
-        totals=training["totals"],
-    )
-
-
-def _parts(state: TrainState) -> dict[str, Any]:
-    """The parts of a state in a checkpoint: one to predict, and one that only training needs."""
-    return {
-        "model": {
-            "parameters": evaluated_parameters(state),
-            "statistics": state.statistics,
-        },
-        "training": {
-            "step": state.step,
-            # If there is a moving average, `model` has it, and these are the current parameters.
-            "trainable": None if state.ema is None else state.trainable,
-            "optimizer": state.optimizer,
-            "totals": state.totals,
-        },
-    }

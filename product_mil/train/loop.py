@@ -18,12 +18,13 @@ from product_mil.data.loader import Loaded
 from product_mil.devices.hosts import Agreement, from_first, gathered, is_first, own_share
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.errors import Interrupted, UserError
+from product_mil.model.classifier import Arrays
 from product_mil.text import duration
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
 from product_mil.train.pace import StepsInFlight, Throughput, TimeLeft
 from product_mil.train.record import VALIDATION
-from product_mil.train.state import Arrays, TrainState, evaluated_parameters, zero_totals
+from product_mil.train.state import TrainState, evaluated_parameters, zero_totals
 from product_mil.train.stopping import stop_requests
 
 

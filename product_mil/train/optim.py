@@ -5,7 +5,7 @@ from typing import Any
 
 import optax
 
-from product_mil.train.state import Arrays
+from product_mil.model.classifier import Arrays
 
 
 def learning_rate_schedule(

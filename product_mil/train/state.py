@@ -9,7 +9,7 @@ import numpy as np
 import optax
 from jaxtyping import Array
 
-Arrays = dict[str, Array]
+from product_mil.model.classifier import Arrays
 
 
 class TrainState(NamedTuple):

@@ -6,8 +6,8 @@ import shutil
 from contextlib import suppress
 from pathlib import Path
 
+from product_mil.files.digests import what_is_damaged
 from product_mil.files.outputs import DRAFT_PREFIX
-from product_mil.train.digests import what_is_damaged
 
 BEST_METRIC = "valid/top1"
 _KEPT_LATEST = 2  # two, since the last one may be damaged

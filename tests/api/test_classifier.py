@@ -17,7 +17,7 @@ from product_mil.data.decode import decode_into
 from product_mil.errors import UserError
 from product_mil.prediction import ImagePrediction, Prediction, SureAnswer
 from product_mil.runs.embed import embed_function
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from tests.api.conftest import BROKEN
 
 

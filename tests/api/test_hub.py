@@ -119,7 +119,7 @@ main(["--workdir", "hf://me/joint", "--data", sys.argv[1], "--json"])
 from product_mil.compare.gather.headline import pooling_of
 from product_mil.files.outputs import user_path
 from product_mil.config import ModelConfig
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 print(pooling_of(user_path("hf://me/joint")))
 print(open_run(ModelConfig(weights="hf://me/joint").start.workdir).step)
 """

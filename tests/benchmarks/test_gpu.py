@@ -5,9 +5,13 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from benchmarks.on_gpu.checks import distance
+from benchmarks.on_gpu.hlo_traffic import Kernel
 from benchmarks.on_gpu.jobs import rows_of
+from benchmarks.on_gpu.profile import rows_of_kernels
 from benchmarks.on_gpu.targets import targets
 
 
@@ -54,6 +58,7 @@ def test_a_part_that_hangs_ends_with_its_children(tmp_path: Path) -> None:
 def test_targets_stand_beside_what_was_found() -> None:
     net = {"backbone": "inception_v3", "batch": 512}
     results = {
+        "checks": [{"what": "a", "met": "yes"}, {"what": "b", "met": "no"}, {"what": "stopped"}],
         "nets": [
             {"what": "compiling 4 nets", "seconds": 9.0},
             {**net, "what": "forward", "images_per_s": 40_000.0, "of_roofline": 0.5},
@@ -76,6 +81,7 @@ def test_targets_stand_beside_what_was_found() -> None:
     }
     found = {row["what"]: (row.get("found"), row.get("met")) for row in targets(results)}
     assert found == {
+        "checks: within their limits": (1, "no"),
         "inception_v3, forward: of its roofline": (0.5, "no"),
         "inception_v3, training step: of its roofline": (0.7, "yes"),
         "inception_v3, training step: times PyTorch's": (1.5, "yes"),
@@ -86,3 +92,29 @@ def test_targets_stand_beside_what_was_found() -> None:
         "prediction, images/s: the test set in 2 minutes": (27_000.0, "yes"),
     }
     assert all("found" not in row for row in targets({}))
+
+
+def test_answers_are_as_far_as_their_furthest_array_and_nan_is_infinitely_far() -> None:
+    one, other = np.array([3.0, 4.0]), np.array([3.0, 4.5])
+    assert distance([one, other], [one, one]) == pytest.approx(0.1)
+    assert distance([np.zeros(2)], [np.zeros(2)]) == 0
+    assert distance([np.array([np.nan, 4.0])], [one]) == np.inf
+
+
+def test_a_profile_shows_first_what_takes_longer_than_its_memory_traffic() -> None:
+    kernels = [
+        Kernel("fusion", 2e9, 0, 1, "quick", "bf16[8]"),
+        Kernel("fusion", 1e9, 0, 1, "slow", "bf16[4]"),
+        Kernel("copy", 1e9, 0, 1, "not in the profile", "bf16[2]"),
+    ]
+    spent_ms = {"quick": 1.5, "slow": 4.0, "other": 0.5}
+    rows = list(rows_of_kernels("net", kernels, spent_ms, 2e12))
+    found = [(row["what"], row["ms"], row.get("beyond_memory_ms")) for row in rows]
+    assert found == [
+        ("all kernels", 6.0, None),
+        ("(of no known kernel)", 0.5, None),
+        ("fusion", 5.5, 4.0),
+        ("slow bf16[4]", 4.0, 3.5),
+        ("quick bf16[8]", 1.5, 0.5),
+    ]
+    assert rows[2]["gbyte_per_s"] == pytest.approx(3 / 0.0055)

@@ -14,8 +14,9 @@ from benchmarks.studies import heads, linear
 from product_mil.data.products import Products
 from product_mil.model.classifier import merge_model
 from product_mil.runs.data import build_data, data_config
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT
 

@@ -39,9 +39,9 @@ custom_call_target="__cudnn$convForward"
 def test_slices_loops_and_calls_are_counted_as_they_move() -> None:
     fused, copy, conv = kernels(PROGRAM)
     # Of x 2 of 8 rows are read, and y; the result is written.
-    assert fused == ("fusion kLoop", 2 * 2 * 4 + 4 * 4 + 2 * 2 * 4, 4 * 4, 1)
-    assert copy == ("copy", 5 * 2 * 4 * 4, 5 * 2 * 4 * 4, 5)
-    assert conv == ("__cudnn$convForward", 2 * (2 * 4 + 8 * 4 + 2 * 4), 0, 1)
+    assert fused == ("fusion kLoop", 2 * 2 * 4 + 4 * 4 + 2 * 2 * 4, 4 * 4, 1, "fused", "bf16[2,4]")
+    assert copy == ("copy", 5 * 2 * 4 * 4, 5 * 2 * 4 * 4, 5, "moved", "f32[4]")
+    assert conv == ("__cudnn$convForward", 2 * (2 * 4 + 8 * 4 + 2 * 4), 0, 1, "conv", "bf16[2,4]")
 
 
 def test_a_program_that_xla_compiled_here() -> None:

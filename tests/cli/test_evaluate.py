@@ -87,7 +87,7 @@ def test_the_training_metrics_again(
 ) -> None:
     """The validation part in a file of its own scores as it did in training."""
     from product_mil.data.split import split_products
-    from product_mil.runs.trained import open_run
+    from product_mil.runs.opening import open_run
 
     products = open_run(trained).products(str(sample.train))
     rows = split_products(products.catalogue, valid_fraction=0.2, seed=0).valid_rows

@@ -14,7 +14,7 @@ from product_mil.cli.export_model import FORMATS
 from product_mil.errors import UserError
 from product_mil.runs.exporting import Format, export_model
 from product_mil.runs.model_card import CardFacts
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.runs.usage import USES
 from tests.scripts import call_tool
 

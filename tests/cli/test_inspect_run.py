@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from product_mil.inference.top_classes import read_predictions
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT, call_tool
 
@@ -107,7 +107,7 @@ def test_heads_without_a_table_say_so(
     model = dataclasses.replace(opened.config.model, pooling=pooling)
     config = dataclasses.replace(opened.config, model=model)
     changed = dataclasses.replace(opened, config=config)
-    monkeypatch.setattr("product_mil.runs.trained.open_run", lambda *_: changed)
+    monkeypatch.setattr("product_mil.runs.opening.open_run", lambda *_: changed)
     capsys.readouterr()
     call_tool("inspect_run", "--workdir", trained)
     assert capsys.readouterr().out.splitlines()[1].startswith(said)

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from product_mil.cli import seed_table
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.seed_table.plan import TableOptions, plan
 from product_mil.sources.sample.draw import SampleFiles
 

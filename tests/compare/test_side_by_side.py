@@ -27,8 +27,8 @@ from product_mil.compare.training.side_by_side import (
 from product_mil.compare.training.variants import Variant, train_variants, trains_cached_head
 from product_mil.config import AugmentConfig, Config, DataConfig, ModelConfig, StageConfig
 from product_mil.errors import Interrupted, UserError
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 
 CHILD = Child("product_mil.cli.one_run")

@@ -33,7 +33,7 @@ def embed(images: np.ndarray) -> np.ndarray:
 
 
 def products_of(path: Path, max_images: int = 4) -> Products:
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     rows = np.arange(catalogue.num_products)
     return Products(catalogue, rows, np.zeros(len(rows), np.int32), max_images)
 
@@ -184,7 +184,7 @@ def test_identical_images_share_a_reason_only_where_it_is_their_own(
                 for k, p in enumerate(pictures)
             )
         )
-    catalogue = open_catalogue(paths, progress=False)
+    catalogue = open_catalogue(paths)
     rows = np.arange(catalogue.num_products)
     products = Products(catalogue, rows, np.zeros(len(rows), np.int32), 4)
     paths[0].unlink()
@@ -242,7 +242,7 @@ def test_batches_are_fixed_so_that_the_store_is_reproducible(sample: SampleFiles
         shapes.add(images.shape)
         return embed(images)
 
-    catalogue = open_catalogue(sample.train, progress=False)
+    catalogue = open_catalogue(sample.train)
     rows = np.arange(catalogue.num_images_total)
     found = embed_images(
         catalogue, rows, watching, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
@@ -253,7 +253,7 @@ def test_batches_are_fixed_so_that_the_store_is_reproducible(sample: SampleFiles
 
 
 def test_used_images_are_the_first_ones_of_each_product(sample: SampleFiles) -> None:
-    catalogue = open_catalogue(sample.train, progress=False)
+    catalogue = open_catalogue(sample.train)
     wanted = [
         first + k
         for first, count in zip(catalogue.first_image, catalogue.num_images, strict=True)
@@ -282,7 +282,7 @@ def test_pictures_of_other_sizes_are_embedded_resized(tmp_path: Path) -> None:
     Image.new("RGB", (50, 20), (10, 200, 30)).save(stream, "PNG")
     path = tmp_path / "png.bson"
     path.write_bytes(bson.encode({"_id": 7, "imgs": [{"picture": stream.getvalue()}]}))
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     ((rows, values, faults),) = embed_images(
         catalogue, np.arange(1), embed, image_size_px=SIZE_PX, batch_images=BATCH_IMAGES, threads=1
     )

@@ -57,7 +57,7 @@ def write(path: Path, damaged: dict[tuple[int, int], bytes] | None = None) -> Pa
 
 
 def products_of(path: Path, max_images: int = 4, dropped: np.ndarray | None = None) -> Products:
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     rows = np.random.default_rng(1).permutation(catalogue.num_products)
     labels = (np.asarray(catalogue.category_id)[rows]).astype(np.int32)
     return Products(catalogue, rows, labels, max_images, dropped)
@@ -107,7 +107,7 @@ def test_two_files_are_one_catalogue(tmp_path: Path) -> None:
     write(tmp_path / "a.bson")
     extra = [{"_id": 5, "category_id": 1, "imgs": [{"picture": picture(3, 1)}]}]
     (tmp_path / "b.bson").write_bytes(b"".join(map(bson.encode, extra)))
-    catalogue = open_catalogue(f"{tmp_path}/a.bson,{tmp_path}/b.bson", progress=False)
+    catalogue = open_catalogue(f"{tmp_path}/a.bson,{tmp_path}/b.bson")
     products = Products(catalogue, np.asarray([len(COUNTS)]), np.asarray([1], np.int32), 4)
     plan = SequentialPlan(products.num_images, shards=1, image_slots=4)
     loaded: Any = PixelSource(products, plan, image_size_px=SIZE_PX)[0]
@@ -194,7 +194,7 @@ def test_max_images_takes_the_first(tmp_path: Path, max_images: int) -> None:
 
 def test_dropped_images_leave_their_place_to_the_next(tmp_path: Path) -> None:
     path = write(tmp_path / "train.bson")
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     dropped = np.random.default_rng(3).random(int(COUNTS.sum())) < 0.4
     first = np.asarray(catalogue.first_image)
     wanted = {

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from product_mil.data.decode import decode_into
-from tests.data.test_decode import SIZE_PX, by_pillow, decoded, encoded, outcome, photo
+from tests.data.images import SIZE_PX, by_pillow, decoded, encoded, outcome, photo
 
 
 def segment(marker: int, body: bytes) -> bytes:

@@ -10,10 +10,12 @@ from hypothesis import strategies as st
 
 from product_mil.data.duplicates import (
     MAX_LINKING_PRODUCTS,
+    drop_images,
     group_images,
     product_of_images,
+    shared_with,
 )
-from product_mil.data.split import drop_images, shared_with, split_products
+from product_mil.data.split import split_products
 from product_mil.errors import UserError
 from product_mil.sources.bson.index import BsonCatalogue, open_catalogue
 from product_mil.sources.memory import catalogue_of as catalogue_in_memory
@@ -284,7 +286,7 @@ def test_product_of_images_skips_products_without(tmp_path: Path) -> None:
 
 
 def test_real_photos(shared: Path) -> None:
-    catalogue = open_catalogue(shared / "data" / "grocery" / "train.bson", progress=False)
+    catalogue = open_catalogue(shared / "data" / "grocery" / "train.bson")
     split = split_products(catalogue, valid_fraction=0.2, seed=0)
     assert len(split.valid_rows) == 308
     train = catalogue.category_id[split.train_rows]

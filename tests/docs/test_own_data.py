@@ -103,7 +103,7 @@ def test_the_quick_commands(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         call(line)
         shown = capsys.readouterr().out
         assert "| product-mil" in line or "60" in shown, line
-    made, photos = (open_catalogue(name, progress=False) for name in ("train.bson", "photos/"))
+    made, photos = (open_catalogue(name) for name in ("train.bson", "photos/"))
     assert contents(made) == contents(photos)
     assert (tmp_path / "sheet.png").is_file()
 

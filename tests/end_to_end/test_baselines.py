@@ -17,8 +17,8 @@ from product_mil.data.products import Products
 from product_mil.errors import Interrupted
 from product_mil.inference.stream import predict_products
 from product_mil.runs.data import build_data
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.sample.draw import SampleFiles
 from tests.cli.test_export_predictions import export, rows_of

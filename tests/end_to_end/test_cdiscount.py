@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from product_mil.config import Config, DataConfig, load_config
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.train.log import RunLog
 from tests.conftest import SampleFiles
 

@@ -87,7 +87,7 @@ def test_no_product_is_lost_whatever_the_damage_meets(
     """What the index alone makes of other mixtures than the one above."""
     path = tmp_path / "hard.bson"
     hard = hard_input.write_hard_file(path, sample, 1000, 0.02, seed)
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     with_id = {number for number, expected in hard.expected.items() if expected.has_row}
     wanted = with_id | set(hard.whole) | {hard_input.CUT_ID}
     assert set(catalogue.product_id.tolist()) == wanted

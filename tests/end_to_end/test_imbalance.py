@@ -13,7 +13,7 @@ from product_mil.inference.step import make_eval_step, make_predict_step
 from product_mil.inference.trust import SHARES, TEMPERATURES, make_trust_step
 from product_mil.runs.model import log_prior_of
 from product_mil.runs.schedule import adjustments
-from tests.train.test_step import LOG_PRIOR, batch_of, forward, model_of
+from tests.train.tiny import LOG_PRIOR, batch_of, forward, model_of
 
 LABELS = np.repeat([0, 1, 2], [80, 15, 5])
 PRIOR = log_prior_of(np.bincount(LABELS))

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from product_mil.errors import UserError
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.log import RunLog
 

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from product_mil.config import load_config
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import STAGES, run
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 
 CONFIGS = sorted((Path(__file__).resolve().parents[2] / "configs").glob("*.py"))

@@ -18,8 +18,8 @@ from product_mil.data.embeddings import EmbeddingStore, fill_store
 from product_mil.data.products import Products
 from product_mil.data.split import split_products
 from product_mil.inference.stream import predict_products
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources import mongo
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.memory import catalogue_of
@@ -146,9 +146,7 @@ def test_a_run_on_any_source(
 
 @pytest.fixture(scope="module")
 def catalogues(specs: dict[str, str], products: list[Product]) -> dict[str, Catalogue]:
-    found = {
-        kind: open_catalogue(specs[kind], progress=False) for kind in KINDS if kind != "mongodb"
-    }
+    found = {kind: open_catalogue(specs[kind]) for kind in KINDS if kind != "mongodb"}
     ids, categories, images = zip(*products, strict=True)
     found["memory"] = catalogue_of(images, product_id=ids, category_id=categories)
     return found
@@ -239,10 +237,10 @@ def test_odd_images_have_the_same_pixels(tmp_path: Path) -> None:
     found = []
     for catalogue in (
         catalogue_of(images, product_id=ids, category_id=categories),
-        open_catalogue(dump(tmp_path / "a.bson", products), progress=False),
-        open_catalogue(in_folder, progress=False),
-        open_catalogue(tmp_path / "a.csv", progress=False),
-        open_catalogue(parquet_of_bytes(tmp_path / "a.parquet", products), progress=False),
+        open_catalogue(dump(tmp_path / "a.bson", products)),
+        open_catalogue(in_folder),
+        open_catalogue(tmp_path / "a.csv"),
+        open_catalogue(parquet_of_bytes(tmp_path / "a.parquet", products)),
     ):
         pixels = np.zeros((len(odd), 32, 32, 3), np.uint8)
         reasons = decode_images(catalogue.read(np.arange(len(odd))), pixels)

@@ -14,8 +14,8 @@ from product_mil import load
 from product_mil.cli.evaluate import main as evaluate
 from product_mil.cli.export_predictions import main as export
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 
 

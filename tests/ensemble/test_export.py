@@ -11,9 +11,9 @@ from product_mil.config import DataConfig, load_config
 from product_mil.ensemble.export import combine_predictions, combine_runs
 from product_mil.errors import UserError
 from product_mil.inference.outputs import Outputs
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predict
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT
 

@@ -187,12 +187,15 @@ MAKERS: dict[str, tuple[Callable[[Path], bytes], str]] = {
 
 
 @pytest.mark.parametrize("name", MAKERS)
-def test_each_kind_is_called_what_it_is_and_nothing_is_written(tmp_path: Path, name: str) -> None:
+def test_each_kind_is_called_what_it_is_and_nothing_is_written(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     make, message = MAKERS[name]
     path = tmp_path / "train.bson"
     path.write_bytes(make(tmp_path))
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
     with pytest.raises(UserError, match=message) as error:
-        open_catalogue(path, cache_dir=tmp_path / "cache")
+        open_catalogue(path)
     assert str(error.value).startswith(f"{path} is ")
     assert "\n" not in str(error.value)
     assert [p.name for p in tmp_path.iterdir()] == ["train.bson"]

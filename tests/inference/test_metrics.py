@@ -23,11 +23,11 @@ from product_mil.inference.step import Scores, make_eval_step
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.categories import Categories, read_categories
 from product_mil.sources.sample.draw import SampleFiles
-from tests.train.test_step import LOG_PRIOR, batch_of, mesh_of, prepared
+from tests.train.tiny import LOG_PRIOR, batch_of, mesh_of, prepared
 
 
 def products_of(sample: SampleFiles, unknown: int = 0) -> Products:
-    catalogue = open_catalogue(sample.train, progress=False)
+    catalogue = open_catalogue(sample.train)
     categories = read_categories(sample.categories)
     labels = categories.class_of(np.asarray(catalogue.category_id))
     labels[:unknown] = -1

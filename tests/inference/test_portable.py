@@ -16,7 +16,8 @@ from product_mil.model.classifier import Classifier as Net
 from product_mil.model.classifier import split_model
 from product_mil.model.registry import BACKBONES, HEADS, backbone, head
 from product_mil.runs.model import build_model, levels_of
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 
 SIZE = 48
 COUNTS = [1, 3, 0, 2, 6, 0, 4]  # of a product with more than 4 images the first ones count

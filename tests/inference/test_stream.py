@@ -18,9 +18,10 @@ from product_mil.errors import UserError
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.step import make_predict_step
 from product_mil.inference.stream import predict_products
-from product_mil.runs import trained as trained_module
+from product_mil.runs import opening
 from product_mil.runs.directory import checkpoint_directory
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train.checkpoint import Checkpoints
 
@@ -190,9 +191,9 @@ def test_opening_writes_nothing(trained: Path, tmp_path: Path) -> None:
 
 
 def test_the_weights_are_those_of_the_checkpoint(trained: Path, opened: TrainedRun) -> None:
-    random, _ = trained_module.build_model(opened.config, len(opened.categories.ids))
+    random, _ = opening.build_model(opened.config, len(opened.categories.ids))
     with Checkpoints(checkpoint_directory(trained, "finetune"), read_only=True) as found:
-        assert opened.step == found.latest_step()
+        assert opened.step == found.steps()[-1]
         parameters, statistics = found.restore_model(
             opened.step, random.parameters, random.statistics
         )
@@ -240,7 +241,7 @@ def test_pretrained_file_is_not_needed(
 ) -> None:
     config = opened.config
     gone = dataclasses.replace(config, model=dataclasses.replace(config.model, weights="gone.h5"))
-    monkeypatch.setattr(trained_module, "config_from_dict", lambda stored: gone)
+    monkeypatch.setattr(opening, "config_from_dict", lambda stored: gone)
     run = open_run(trained)
     assert run.config.model.weights == "gone.h5"
     for path, value in run.model.parameters.items():

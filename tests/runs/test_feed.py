@@ -39,7 +39,7 @@ def products(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> P
     records[UNREADABLE[0]]["imgs"][UNREADABLE[1]] = {"picture": b"no image"}
     path = tmp_path_factory.mktemp("data") / "a.bson"
     path.write_bytes(b"".join(map(bson.encode, records)))
-    catalogue = open_catalogue(path, progress=False)
+    catalogue = open_catalogue(path)
     rows = np.arange(catalogue.num_products)
     return Products(catalogue, rows, np.zeros(len(rows), np.int32), max_images=4)
 

@@ -13,8 +13,9 @@ import pytest
 from product_mil.ensemble.export import combine_runs
 from product_mil.inference.outputs import Outputs
 from product_mil.runs.known_products import PRODUCTS_FILE, Known
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predict
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool
 

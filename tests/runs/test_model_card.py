@@ -10,7 +10,8 @@ import pytest
 
 from product_mil.errors import UserError
 from product_mil.runs.model_card import CardFacts, escaped, model_card
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.sources.categories import Categories
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import call_tool

@@ -16,8 +16,8 @@ from product_mil.inference.outputs import Outputs
 from product_mil.inference.stream import predict_products
 from product_mil.inference.top_classes import read_predictions
 from product_mil.runs.evaluate import evaluate
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predict
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 
 

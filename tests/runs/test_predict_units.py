@@ -17,10 +17,10 @@ from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
 from product_mil.errors import OutputError, UserError
 from product_mil.inference.outputs import Outputs
 from product_mil.runs.manifest import merge, write_manifest
+from product_mil.runs.opening import open_run
 from product_mil.runs.predict import predict
 from product_mil.runs.predict_units import Job, Tally, UnitPredictor, followed
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.runs.unit_files import UnitFiles
 from product_mil.runs.units import Unit, units_of
 from product_mil.sources.bson import index

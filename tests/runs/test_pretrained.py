@@ -26,7 +26,8 @@ from product_mil.model.registry import HEADS
 from product_mil.runs.exporting import export_model
 from product_mil.runs.model import build_model
 from product_mil.runs.model_card import CardFacts
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.runs.warm_start import warm_start
 from product_mil.sources.categories import Categories
 from product_mil.sources.sample.draw import SampleFiles

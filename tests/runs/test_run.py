@@ -9,8 +9,8 @@ import pytest
 
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
 from product_mil.errors import Interrupted
+from product_mil.runs.opening import open_run
 from product_mil.runs.run import run
-from product_mil.runs.trained import open_run
 from product_mil.sources.sample.draw import SampleFiles
 from product_mil.train import loop
 

@@ -7,7 +7,7 @@ import pytest
 
 from product_mil.errors import UserError
 from product_mil.runs.model import build_model
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.runs.warm_start import warm_start
 from product_mil.sources.categories import categories_from_ids
 

@@ -13,7 +13,7 @@ import pytest
 from product_mil.config import Config, DataConfig, ModelConfig, StageConfig
 from product_mil.errors import Interrupted
 from product_mil.runs import stage as stages
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.seed_table import train_systems as module
 from product_mil.seed_table.length import RunCost, StageCost
 from product_mil.seed_table.plan import Planned, TableOptions

@@ -30,7 +30,7 @@ from tests.sources.of_products import (
 def test_the_names_of_folders_are_the_ids(tmp_path: Path) -> None:
     root = folder(tmp_path / "photos")
     for spec in (str(root), f"{root}/", root):
-        found = open_catalogue(spec, progress=False)
+        found = open_catalogue(spec)
         assert found.product_id.tolist() == [7, 8, 9, 11]  # as numbers: 9 comes before 11
         assert contents(found) == as_contents()
     assert found.paths == (root,)
@@ -239,19 +239,19 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
         "read_file",
         lambda self, name: read.append(name) or real(self, name),
     )
-    first = open_catalogue(root, progress=False)
+    first = open_catalogue(root)
     assert len(read) == 7
-    again = open_catalogue(root, progress=False)
+    again = open_catalogue(root)
     assert len(read) == 7
     assert again.fingerprint == first.fingerprint
     # A damaged column is made again, and so are those of an older state.
     stored = again.stored  # pyright: ignore[reportAttributeAccessIssue]
     whole = (stored / "image_hash.npy").read_bytes()
     (stored / "image_hash.npy").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert contents(open_catalogue(root, progress=False)) == as_contents()
+    assert contents(open_catalogue(root)) == as_contents()
     assert (stored / "image_hash.npy").read_bytes() == whole
     (root / "1000" / "8" / "0.jpg").write_bytes(jpeg(77))
-    changed = open_catalogue(root, progress=False)
+    changed = open_catalogue(root)
     assert contents(changed)[8] == (1000, [jpeg(77)])
     assert changed.fingerprint != first.fingerprint
     assert not stored.exists()
@@ -260,7 +260,7 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root, read = folder(tmp_path / "photos"), []
     real = image_files.ImageReader.read_file
-    open_catalogue(root, progress=False)
+    open_catalogue(root)
     monkeypatch.setattr(
         image_files.ImageReader,
         "read_file",
@@ -271,17 +271,17 @@ def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.Mon
     (root / "2000" / "9" / "1.jpg").rename(root / "2000" / "9" / "5.jpg")
     touched = root / "2000" / "9" / "0.jpg"
     os.utime(touched, ns=(1, 1))
-    found = open_catalogue(root, progress=False)
+    found = open_catalogue(root)
     wanted = ["1000/7/00.jpg", "1000/8/0.jpg", "2000/9/0.jpg", "2000/9/5.jpg"]
     assert sorted(read) == wanted
     # As if all had been read.
     monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "other"))
-    anew = open_catalogue(root, progress=False)
+    anew = open_catalogue(root)
     assert found.fingerprint == anew.fingerprint
     assert (contents(found), found.faults) == (contents(anew), anew.faults)
     read.clear()
     (root / "1000" / "8" / "0.jpg").unlink()
-    open_catalogue(root, progress=False)
+    open_catalogue(root)
     assert read == []
 
 
@@ -291,7 +291,7 @@ def test_what_is_no_image_is_read_again_and_named_again(
     """Its reason is not kept beside its hash."""
     root, read = folder(tmp_path / "photos"), []
     (root / "1000" / "7" / "1.jpg").write_bytes(bytes(50))
-    before = open_catalogue(root, progress=False)
+    before = open_catalogue(root)
     real = image_files.ImageReader.read_file
     monkeypatch.setattr(
         image_files.ImageReader,
@@ -299,14 +299,14 @@ def test_what_is_no_image_is_read_again_and_named_again(
         lambda self, name: read.append(name.decode()) or real(self, name),
     )
     (root / "1000" / "8" / "0.jpg").write_bytes(jpeg(77))
-    found = open_catalogue(root, progress=False)
+    found = open_catalogue(root)
     assert sorted(read) == ["1000/7/1.jpg", "1000/8/0.jpg"]
     assert found.faults == before.faults != []
 
 
 def test_files_that_vanish_or_change_are_unread(tmp_path: Path) -> None:
     root = folder(tmp_path / "photos")
-    found = open_catalogue(root, progress=False)
+    found = open_catalogue(root)
     (root / "1000" / "7" / "0.jpg").unlink()
     (root / "1000" / "7" / "1.jpg").write_bytes(b"other")
     gone, changed, fine = found.read(np.arange(3))
@@ -325,12 +325,12 @@ def test_a_file_that_cannot_be_read_is_tried_again(
         "read_file",
         lambda self, name: Unread("Permission denied") if b"9/1" in name else real(self, name),
     )
-    found = open_catalogue(root, progress=False)
+    found = open_catalogue(root)
     assert found.image_length_bytes[4] == 0
     reason = "the file cannot be read here: Permission denied"
     assert found.faults == [(root / "2000" / "9" / "1.jpg", (None, 9, reason, 1))]
     monkeypatch.undo()
-    again = open_catalogue(root, progress=False)
+    again = open_catalogue(root)
     assert (again.faults, contents(again)) == ([], as_contents())
 
 
@@ -377,10 +377,10 @@ def test_a_cache_that_cannot_be_written(
     (tmp_path / "cache").write_text("a file")
     monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "cache"))
     root = folder(tmp_path / "photos")
-    found = open_catalogue(root, progress=False)
+    found = open_catalogue(root)
     assert contents(found) == as_contents()
     assert "sources cannot be written (Not a directory)" in caplog.text
-    again = open_catalogue(root, progress=False)
+    again = open_catalogue(root)
     assert again.stored == found.stored  # pyright: ignore[reportAttributeAccessIssue]
 
 
@@ -392,7 +392,7 @@ def test_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"cannot write .*: No space left on device; free some spac"
     ):
-        open_catalogue(folder(tmp_path / "photos"), progress=False)
+        open_catalogue(folder(tmp_path / "photos"))
 
 
 def test_a_file_that_is_too_large_for_an_image(
@@ -400,5 +400,5 @@ def test_a_file_that_is_too_large_for_an_image(
 ) -> None:
     root = folder(tmp_path / "photos")
     monkeypatch.setattr(image_reader, "_MAX_BYTES", 10)
-    found = open_catalogue(root, progress=False)
+    found = open_catalogue(root)
     assert list(found.read(np.array([0]))) == [Unread("it has more than 10 bytes")]

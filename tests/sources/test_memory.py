@@ -16,7 +16,7 @@ from product_mil.data.plan import SequentialPlan
 from product_mil.data.products import Products
 from product_mil.data.sheet import Book
 from product_mil.inference.stream import predict_products
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.sources.bson.index import open_catalogue
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.ids import NO_CATEGORY
@@ -49,7 +49,7 @@ def both(
         product_id=[record["_id"] for record in records],
         category_id=[record.get("category_id") for record in records],
     )
-    return open_catalogue(path, progress=False), in_memory
+    return open_catalogue(path), in_memory
 
 
 def all_of(catalogue: Catalogue) -> Products:

@@ -38,12 +38,12 @@ def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
 
 
 def opened(spec: str = ADDRESS) -> Any:
-    return contents(open_catalogue(spec, progress=False))
+    return contents(open_catalogue(spec))
 
 
 def test_a_collection(server: Server, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        found = open_catalogue(ADDRESS, progress=False)
+        found = open_catalogue(ADDRESS)
     assert contents(found) == as_contents()
     assert found.product_id.tolist() == [7, 8, 9, 11]  # in the order of _id
     assert found.paths == (Path("shop.example:27018/shop.products"),)
@@ -57,7 +57,7 @@ def test_a_collection(server: Server, caplog: pytest.LogCaptureFixture) -> None:
         r"its copy of \d{4}-\d\d-\d\d \d\d:\d\d is read, .*collection\.bson", caplog.text
     )
     check_sources(ADDRESS)
-    assert contents(open_catalogue([ADDRESS], progress=False)) == as_contents()
+    assert contents(open_catalogue([ADDRESS])) == as_contents()
     with pytest.raises(UserError, match="name a MongoDB collection alone"):
         open_catalogue([ADDRESS, "a.bson"])
     assert source_files(ADDRESS) == []
@@ -74,10 +74,10 @@ def test_fields_of_other_names(server: Server) -> None:
         {"_id": bson.ObjectId(), "sku": 8, "photos": []},
     ]
     fields = "#id=sku,category=shelf.id,images=photos.data"
-    found = open_catalogue(ADDRESS.replace("products", "items") + fields, progress=False)
+    found = open_catalogue(ADDRESS.replace("products", "items") + fields)
     assert contents(found) == {7: (5, [b"a"]), 8: (found.category_id[1].item(), [])}
     server.collections["plain"] = [{"_id": 1, "photo": b"a"}, {"_id": 2, "photo": [b"b", b"c"]}]
-    found = open_catalogue(ADDRESS.replace("products", "plain") + "#images=photo", progress=False)
+    found = open_catalogue(ADDRESS.replace("products", "plain") + "#images=photo")
     assert found.num_images.tolist() == [1, 2]
 
 
@@ -119,7 +119,7 @@ def test_ids_of_several_types(server: Server) -> None:
     server.breaks_after = [1, 1, 1]
     server.collections["products"] = documents([Product(number, 1, []) for number in (3, 4)])
     server.collections["products"] += [{"_id": bson.ObjectId(), "imgs": []} for _ in range(2)]
-    copy = mongo.copy_of_collection(ADDRESS, progress=False)
+    copy = mongo.copy_of_collection(ADDRESS)
     assert len(bson.decode_all(copy.read_bytes())) == 4
 
 

@@ -42,22 +42,24 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.mark.parametrize("name", ODD)
-def test_any_name_that_the_system_allows(here: Path, name: str) -> None:
+def test_any_name_that_the_system_allows(
+    here: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Alone, relative or not, among others, and as the name of a directory."""
     write(here / name)
     write(here / "other.bson", 2)
     folder = here / "folder" / name
     folder.mkdir(parents=True)
     write(folder / "in.bson", 3)
-    cache = here / "cache"
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(here / "cache"))
     for spec in (name, f"{here}/{name}", [here / name], f"./{name}"):
-        assert open_catalogue(spec, cache_dir=cache).product_id.tolist() == [1]
-    assert open_catalogue([name, "other.bson"], cache_dir=cache).product_id.tolist() == [1, 2]
+        assert open_catalogue(spec).product_id.tolist() == [1]
+    assert open_catalogue([name, "other.bson"]).product_id.tolist() == [1, 2]
     if name == name.strip():  # between commas, spaces belong to nothing
         for spec in (f"{name},other.bson", f"./{name}, other.bson", f"{name},other.bson,"):
-            assert open_catalogue(spec, cache_dir=cache).product_id.tolist() == [1, 2]
+            assert open_catalogue(spec).product_id.tolist() == [1, 2]
     for spec in (f"folder/{name}/in.bson", f"folder/{name}/*.bson", f"{folder}/i?.bson"):
-        assert open_catalogue(spec, cache_dir=cache).product_id.tolist() == [3]
+        assert open_catalogue(spec).product_id.tolist() == [3]
 
 
 def test_a_long_list_with_commas(here: Path) -> None:

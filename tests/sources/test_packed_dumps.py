@@ -55,18 +55,18 @@ def test_a_compressed_dump(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
     path.write_bytes(b"".join(map(gzip.compress, half)))  # as cat joins such files
     check_sources(path)
     with caplog.at_level(logging.INFO):
-        found = open_catalogue(path, progress=False)
+        found = open_catalogue(path)
     assert contents(found) == as_contents()
     assert f"{path} is copied to the cache" in caplog.text
     assert found.paths == (path,)
     assert found.place_of_product(0) == (str(path), 0)
     (copy,) = copies(tmp_path)
     written = copy.stat().st_mtime_ns
-    assert contents(open_catalogue(path, progress=False)) == as_contents()
+    assert contents(open_catalogue(path)) == as_contents()
     assert copies(tmp_path) == [copy]
     assert copy.stat().st_mtime_ns == written
     path.write_bytes(gzip.compress(half[0]))
-    assert contents(open_catalogue(path, progress=False)) == as_contents(PRODUCTS[:2])
+    assert contents(open_catalogue(path)) == as_contents(PRODUCTS[:2])
     assert len(copies(tmp_path)) == 1
     assert not copy.exists()
     assert not copy.with_name(copy.name + ".index").exists()
@@ -75,7 +75,7 @@ def test_a_compressed_dump(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> 
 def test_faults_name_the_file_that_was_named(tmp_path: Path) -> None:
     path = tmp_path / "a.bson.gz"
     path.write_bytes(gzip.compress(b"".join(records()) + bson.encode({"imgs": []})))
-    ((file, fault),) = open_catalogue(path, progress=False).faults
+    ((file, fault),) = open_catalogue(path).faults
     assert file == path
     assert "_id" in fault.reason
 
@@ -84,7 +84,7 @@ def test_what_has_no_products_is_named_as_it_was_named(tmp_path: Path) -> None:
     path = tmp_path / "a.bson.gz"
     path.write_bytes(gzip.compress(bson.encode({"a": 1}) * 3))
     with pytest.raises(UserError, match="no usable _id") as error:
-        open_catalogue(path, progress=False)
+        open_catalogue(path)
     assert str(error.value).startswith(f"{path}")
     assert str(tmp_path / "cache") not in str(error.value)
 
@@ -94,11 +94,11 @@ def test_a_collection_of_an_archive(tmp_path: Path, pack: type[bytes]) -> None:
     path = tmp_path / "dump.archive"
     path.write_bytes(pack(archive(products=records(), products_2019=records(OTHERS))))
     for name, products in (("products", PRODUCTS), ("shop.products_2019", OTHERS)):
-        found = open_catalogue(f"{path}#{name}", progress=False)
+        found = open_catalogue(f"{path}#{name}")
         assert contents(found) == as_contents(products)
         assert found.paths == (Path(f"{path}#{name}"),)
     assert len(copies(tmp_path)) == 2
-    both = open_catalogue(f"{path}#products,{path}#products_2019", progress=False)
+    both = open_catalogue(f"{path}#products,{path}#products_2019")
     assert contents(both) == as_contents([*PRODUCTS, *OTHERS])
     with pytest.raises(
         UserError, match=r"several collections \(shop.products, shop.products_2019\); name one, as "
@@ -111,7 +111,7 @@ def test_a_collection_of_an_archive(tmp_path: Path, pack: type[bytes]) -> None:
 def test_an_archive_of_one_collection_need_not_be_told(tmp_path: Path) -> None:
     path = tmp_path / "dump.archive"
     path.write_bytes(archive(products=records()))
-    assert contents(open_catalogue(path, progress=False)) == as_contents()
+    assert contents(open_catalogue(path)) == as_contents()
 
 
 def test_what_is_damaged_leaves_no_copy(tmp_path: Path) -> None:
@@ -154,10 +154,10 @@ def test_a_pipe(tmp_path: Path) -> None:
     assert not is_read_once(tmp_path)
     writer = threading.Thread(target=pipe.write_bytes, args=(archive(products=records()),))
     writer.start()
-    found = open_catalogue(f"{pipe}#products", progress=False)
+    found = open_catalogue(f"{pipe}#products")
     writer.join()
     assert contents(found) == as_contents()
-    assert contents(open_catalogue(f"{pipe}#products", progress=False)) == as_contents()
+    assert contents(open_catalogue(f"{pipe}#products")) == as_contents()
 
 
 def test_a_silent_pipe_does_not_hang(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,9 +186,9 @@ def test_a_full_disk_leaves_no_copy(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     path.write_bytes(gzip.compress(b"".join(records())))
     (tmp_path / "cache").mkdir()
     (tmp_path / "cache" / "copies").write_text("a file, where the directory should be")
-    assert contents(open_catalogue(path, progress=False)) == as_contents()  # in a temporary one
+    assert contents(open_catalogue(path)) == as_contents()  # in a temporary one
     monkeypatch.setattr(copies_in_cache, "_LEFT_BYTES", 1 << 62)
     monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "other"))
     with pytest.raises(UserError, match=r"no room for its copy in \S*other/copies/"):
-        open_catalogue(path, progress=False)
+        open_catalogue(path)
     assert not list((tmp_path / "other").rglob("*.bson"))

@@ -99,12 +99,12 @@ def test_parquet_with_lists_of_bytes(
     table = pq.read_table(path)
     pq.write_table(table.cast(table.schema.set(2, pa.field("images", pa.list_(kind)))), path)
     with caplog.at_level(logging.INFO):
-        found = open_catalogue(path, progress=False)
+        found = open_catalogue(path)
     assert contents(found) == as_contents()
     assert "a.parquet: copying the images to the cache" in caplog.text
     caplog.clear()
     with caplog.at_level(logging.INFO):
-        again = open_catalogue(path, progress=False)
+        again = open_catalogue(path)
     assert "copying" not in caplog.text
     assert again.fingerprint == found.fingerprint
     reader = pickle.loads(pickle.dumps(found.reader()))
@@ -113,10 +113,10 @@ def test_parquet_with_lists_of_bytes(
     assert found.place_of_image(5) == (str(path), None)
     (copy,) = Path(os.environ["PRODUCT_MIL_CACHE"]).rglob("images.bin")
     copy.write_bytes(copy.read_bytes()[:-1])
-    assert contents(open_catalogue(path, progress=False)) == as_contents()
+    assert contents(open_catalogue(path)) == as_contents()
     changed = table.slice(0, 2)
     pq.write_table(changed, path)
-    assert contents(open_catalogue(path, progress=False)) == as_contents(PRODUCTS[:2])
+    assert contents(open_catalogue(path)) == as_contents(PRODUCTS[:2])
 
 
 def test_images_as_hugging_face_keeps_them_in_several_files(tmp_path: Path) -> None:
@@ -127,7 +127,7 @@ def test_images_as_hugging_face_keeps_them_in_several_files(tmp_path: Path) -> N
             "image": [{"bytes": row[2], "path": path_of(row)} for row in rows],
         }
         pq.write_table(pa.table(columns), tmp_path / f"part-{number}.parquet", row_group_size=3)
-    found = open_catalogue(f"{tmp_path}/part-*.parquet", progress=False)
+    found = open_catalogue(f"{tmp_path}/part-*.parquet")
     assert contents(found) == as_contents()  # the rows of product 9 lie in both
     assert found.place_of_product(2).file == str(tmp_path / "part-0.parquet")
 
@@ -143,7 +143,7 @@ def test_what_rows_lack(photos: Path) -> None:
         f"{'x' * 300},5,photos/1000/8/0.jpg",
     ]
     (photos / "a.csv").write_text("\n".join(rows))
-    found = open_catalogue(photos / "a.csv", progress=False)
+    found = open_catalogue(photos / "a.csv")
     assert contents(found) == {
         "7": (1000, [jpeg(1), jpeg(2), Unread("No such file or directory")]),
         "8": (1000, []),
@@ -166,7 +166,7 @@ def test_paths_that_lead_to_no_image_file(photos: Path) -> None:
     rows = ["photos/1000/8/0.jpg", "pipe.jpg", "photos", "/dev/zero"]
     text = "".join(f"{number},{name}\n" for number, name in enumerate(rows))
     (photos / "a.csv").write_text("_id,image\n" + text)
-    found = open_catalogue(photos / "a.csv", progress=False)
+    found = open_catalogue(photos / "a.csv")
     nothing = Unread("it is no file, but a folder, a pipe or a device")
     assert list(found.read(np.arange(4))) == [jpeg(3), nothing, nothing, nothing]
     assert found.fault_counts == {"the file cannot be read here": 3}
@@ -175,7 +175,7 @@ def test_paths_that_lead_to_no_image_file(photos: Path) -> None:
 def test_a_product_without_bytes_keeps_its_place(tmp_path: Path) -> None:
     images = [[b"one", None, b""], None, []]
     pq.write_table(pa.table({"_id": ["a", "b", "c"], "images": images}), tmp_path / "a.parquet")
-    found = open_catalogue(tmp_path / "a.parquet", progress=False)
+    found = open_catalogue(tmp_path / "a.parquet")
     assert found.num_images.tolist() == [3, 0, 0]
     assert list(found.read(np.arange(3))) == [b"one", b"", b""]
     assert found.category_id.tolist() == [NO_CATEGORY] * 3
@@ -242,16 +242,16 @@ def test_a_copy_has_a_bound(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     path = parquet_of_bytes(tmp_path / "a.parquet")
     monkeypatch.setenv("PRODUCT_MIL_COPY_GB", "1e-6")
     with pytest.raises(UserError, match=r"a\.parquet: its copy in the cache takes more than 0\.0 "):
-        open_catalogue(path, progress=False)
+        open_catalogue(path)
     assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file()]
     monkeypatch.setenv("PRODUCT_MIL_COPY_GB", "much")
     with pytest.raises(UserError, match="PRODUCT_MIL_COPY_GB=much: must be a number of gigabytes"):
-        open_catalogue(path, progress=False)
+        open_catalogue(path)
     monkeypatch.delenv("PRODUCT_MIL_COPY_GB")
     free = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: free)
     with pytest.raises(UserError, match=r"no room for its copy in .*PRODUCT_MIL_CACHE at a larger"):
-        open_catalogue(path, progress=False)
+        open_catalogue(path)
 
 
 def test_paths_are_relative_to_their_own_table(tmp_path: Path) -> None:

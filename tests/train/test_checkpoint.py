@@ -14,15 +14,11 @@ from orbax.checkpoint import v1 as ocp
 
 from product_mil.devices.mesh import put_batch, replicate
 from product_mil.errors import UserError
-from product_mil.train.checkpoint import (
-    BEST_METRIC,
-    Checkpoints,
-    DamagedCheckpoint,
-    leaf_mismatches,
-)
-from product_mil.train.digests import DIGEST_FILE
+from product_mil.files.digests import DIGEST_FILE
+from product_mil.train.checkpoint import BEST_METRIC, Checkpoints, DamagedCheckpoint
+from product_mil.train.checkpoint_parts import leaf_mismatches, parts_of
 from product_mil.train.state import evaluated_parameters
-from tests.train.test_step import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
+from tests.train.tiny import KEY, batch_of, frozen_stage, host, mesh_of, prepared, start
 
 RUN = {"format": 1, "categories": {"ids": [3, 5]}, "name": "Tee- und Kaffeekännchen \udcff"}
 
@@ -54,7 +50,7 @@ def test_restores_every_leaf_by_value_and_goes_on_equal(kind: str, tmp_path: Pat
         assert checkpoints.restore(fresh()) is None
         checkpoints.save(state, RUN, None)
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 2
+        assert checkpoints.steps() == [2]
         restored = checkpoints.restore(fresh())
         assert restored is not None
         assert_equal(restored, state)
@@ -96,12 +92,11 @@ def save_steps(directory: Path, state: Any, scores: Mapping[int, float | None]) 
 def test_the_last_two_and_the_best_are_kept(tmp_path: Path) -> None:
     state, _, fresh = trained("all")
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() is None
+        assert checkpoints.steps() == []
         assert checkpoints.best_first() == []
     save_steps(tmp_path, state, {1: 0.1, 2: 0.7, 3: 0.3, 4: 0.7, 5: 0.2, 6: None})
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() == 6
-        assert checkpoints.best_first() == [4, 5, 6]
+        assert checkpoints.steps() == [4, 5, 6] == checkpoints.best_first()
         assert {path.name for path in tmp_path.iterdir()} == {"4", "5", "6"}
         parameters, statistics = checkpoints.restore_model(
             4, evaluated_parameters(fresh()), fresh().statistics
@@ -185,10 +180,10 @@ def test_a_draft_left_by_a_kill_is_no_checkpoint(tmp_path: Path) -> None:
     (draft,) = [path for path in tmp_path.iterdir() if path.name == "2"]
     draft.rename(tmp_path / "2.orbax-checkpoint-tmp")
     with Checkpoints(tmp_path) as checkpoints:
-        assert checkpoints.latest_step() is None
+        assert checkpoints.steps() == []
         assert checkpoints.restore(fresh()) is None
         checkpoints.save(state, RUN, None)
-        assert checkpoints.latest_step() == 2
+        assert checkpoints.steps() == [2]
 
 
 def test_leaf_mismatches_lists_all() -> None:
@@ -285,13 +280,11 @@ def test_a_damaged_one_is_set_aside_and_the_one_before_it_used(
 
 def saved_by_orbax_alone(directory: Path, state: Any) -> None:
     """Steps 2 and 3 as they were before there were digests."""
-    from product_mil.train.checkpoint import _parts
-
     with ocp.training.Checkpointer(str(directory)) as checkpointer:
         for step, score in ((2, 0.7), (3, 0.6)):
             checkpointer.save_checkpointables(
                 step,
-                _parts(state._replace(step=jnp.asarray(step, jnp.int32))),
+                parts_of(state._replace(step=jnp.asarray(step, jnp.int32))),
                 metrics={BEST_METRIC: score},
                 custom_metadata={"name": "old"},
             )

@@ -13,7 +13,7 @@ from product_mil.devices.mesh import replicate
 from product_mil.train import cost, pace
 from product_mil.train.cost import StepCost, expected_time, measure_steps, peak_memory_bytes
 from tests.train.test_loop import STEPS, stage_of, train
-from tests.train.test_step import prepared, start
+from tests.train.tiny import prepared, start
 
 
 def slow_step(seconds: float) -> Any:

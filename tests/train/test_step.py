@@ -1,144 +1,36 @@
 """The three steps by value, on 1, 2 and 4 devices."""
 
-import functools
-import re
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from flax import nnx
-from jax.sharding import Mesh
 from jaxtyping import Array
 
-from product_mil.batch import EmbeddedBatch, PackedBatch, Slots
-from product_mil.devices.mesh import put_batch, replicate
+from product_mil.batch import EmbeddedBatch, PackedBatch
 from product_mil.inference.step import (
-    largest,
     make_eval_step,
-    make_predict_step,
 )
-from product_mil.model.classifier import Classifier, merge_model, split_model
-from product_mil.model.heads.common import HeadOutput
-from product_mil.model.warp import Views
-from product_mil.train.augment import Ranges, augment
-from product_mil.train.losses import Target
-from product_mil.train.optim import make_optimizer
-from product_mil.train.state import evaluated_parameters, initial_state, partition
-from product_mil.train.step import make_train_step
-from tests.model.heads.head_cases import built_head
-
-S, N, P, D, K, PX = 4, 6, 4, 8, 5, 6
-KEY = jax.random.key(0)
-EVERYTHING = Ranges(0.5, 30.0, 10.0, 0.1, 0.2, 0.2, 0.3, 0.5)
-LOG_PRIOR = np.log(np.asarray([0.1, 0.3, 0.2, 0.25, 0.15], np.float32))
-
-
-class TinyNet(nnx.Module):
-    """A matrix product and a BatchNorm: all that a step has to know of a backbone."""
-
-    def __init__(self, *, rngs: nnx.Rngs):
-        # No bias: BatchNorm subtracts it again, and Adam would blow up its gradient's rounding.
-        self.dense = nnx.Linear(PX * PX * 3, D, use_bias=False, rngs=rngs)
-        self.norm = nnx.BatchNorm(D, momentum=0.9, rngs=rngs, use_fast_variance=False)
-
-    def __call__(
-        self,
-        pixels: Array,
-        *,
-        use_running_statistics: bool,
-        mask: Array | None = None,
-        keys: Array | None = None,
-    ) -> Array:
-        # Named by the parameters, so that a test in float64 computes in float64 throughout.
-        x = pixels.reshape(len(pixels), -1).astype(self.dense.kernel[...].dtype) / 127.5 - 1
-        if mask is not None:
-            mask = mask[:, None]
-            x = jnp.where(mask, x, 0)
-        x = self.norm(self.dense(x), use_running_average=use_running_statistics, mask=mask)
-        return nnx.relu(x)
-
-
-def model_of(pooling: str = "gated_attention", dropout_rate: float = 0.0) -> Any:
-    rngs = nnx.Rngs(0)
-    head = built_head(pooling, D, K, dropout_rate=dropout_rate, rngs=rngs)
-    return split_model(Classifier(TinyNet(rngs=rngs), head))
-
-
-def batch_of(seed: int, s: int = S) -> PackedBatch:
-    """Products of 1 to 3 images, with padding, an empty product and an unlabelled one."""
-    rng = np.random.default_rng(seed)
-    segment = np.tile(np.asarray([0, 1, 1, 2, 2, P], np.int32), (s, 1))
-    segment[1 % s] = [P, 0, 0, 0, 1, P]
-    place = np.tile(np.asarray([0, 0, 1, 0, 1, 0], np.int32), (s, 1))
-    label = rng.integers(0, K, (s, P)).astype(np.int32)
-    label[:, 3] = -1
-    label[1 % s] = [2, -1, -1, -1]
-    images = rng.integers(0, 256, (s, N, PX, PX, 3)).astype(np.uint8)
-    return PackedBatch(images, Slots(segment, place, label))
-
-
-def optimizer_of(name: str = "adamw") -> Any:
-    return make_optimizer(
-        name,
-        learning_rate=3e-2,
-        num_steps=60,
-        warmup_fraction=0.1,
-        weight_decay=1e-3,
-        clip_norm=1.0,
-    )
-
-
-@functools.cache
-def prepared(
-    pooling: str = "gated_attention",
-    dropout_rate: float = 0.0,
-    *,
-    optimizer: str = "adamw",
-    batch_statistics: bool = True,
-    ema_decay: float = 0.75,
-    ranges: Ranges = Ranges(),  # noqa: B008, a tuple
-    attention_weighted_from_step: int | None = None,
-    num_parts: int = 1,
-) -> Any:
-    """Structure, arrays, optimiser and train step; tests share what they compile."""
-    structure, *arrays = model_of(pooling, dropout_rate)
-    rule = optimizer_of(optimizer)
-    step = make_train_step(
-        structure,
-        rule,
-        target=Target(0.1),
-        batch_statistics=batch_statistics,
-        ema_decay=ema_decay,
-        ranges=ranges,
-        attention_weighted_from_step=attention_weighted_from_step,
-        num_parts=num_parts,
-    )
-    return structure, arrays, rule, step
-
-
-frozen_stage = functools.partial(prepared, batch_statistics=False, ema_decay=0.0)
-
-
-def start(arrays: Any, optimizer: Any, trainable: str = "all") -> Any:
-    parameters, statistics = arrays
-    return initial_state(
-        parameters, statistics, optimizer, trainable=trainable, with_ema=trainable == "all"
-    )
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def forward(structure: Any, arrays: Any, batch: PackedBatch) -> HeadOutput:
-    return merge_model(structure, *arrays)(batch, use_running_statistics=True, key=None)
-
-
-def host(tree: Any) -> Any:
-    return jax.tree.map(np.array, tree)
-
-
-def mesh_of(devices: int) -> Mesh:
-    return Mesh(np.asarray(jax.devices()[:devices]), ("data",))
+from product_mil.model.classifier import merge_model
+from product_mil.train.augment import augment
+from product_mil.train.state import initial_state, partition
+from tests.train.tiny import (
+    EVERYTHING,
+    KEY,
+    LOG_PRIOR,
+    PX,
+    D,
+    N,
+    P,
+    S,
+    batch_of,
+    frozen_stage,
+    host,
+    model_of,
+    prepared,
+    start,
+)
 
 
 def test_training_moves_all_that_it_should() -> None:
@@ -264,92 +156,6 @@ def test_head_stage_computes_no_gradient_of_the_backbone() -> None:
     assert cost["head"] - forward_flops < 0.9 * backbone
 
 
-def test_evaluation_and_prediction_change_nothing() -> None:
-    structure, arrays, *_ = prepared()
-    before = host(arrays)
-    batch = batch_of(0)
-    evaluate = make_eval_step(structure)
-    predict = make_predict_step(structure, topk=3, keep_all=True)
-    first, again = evaluate(*arrays, batch, LOG_PRIOR), evaluate(*arrays, batch, LOG_PRIOR)
-    predicted: Any = predict(*arrays, batch, LOG_PRIOR)
-    jax.tree.map(np.testing.assert_array_equal, first, again)
-    jax.tree.map(np.testing.assert_array_equal, host(arrays), before)
-    # The two agree with each other, and with a plain forward pass.
-    np.testing.assert_array_equal(first.top1, predicted.top_class[..., 0])
-    np.testing.assert_allclose(first.confidence, predicted.top_probability[..., 0], rtol=1e-6)
-    logits = forward(structure, arrays, batch).logits
-    probabilities = np.asarray(jax.nn.softmax(logits))
-    has_image = np.asarray([[0, 1, 2] if s != 1 else [0, 1, 0] for s in range(S)])
-    for s in range(S):
-        for product in set(has_image[s]):
-            np.testing.assert_allclose(
-                predicted.probabilities[s, product], probabilities[s, product], rtol=1e-5
-            )
-            order = np.argsort(-probabilities[s, product])[:3]
-            np.testing.assert_array_equal(predicted.top_class[s, product], order)
-    # Products without images get the prior.
-    np.testing.assert_allclose(
-        predicted.probabilities[:, 3], np.tile(np.exp(LOG_PRIOR), (S, 1)), rtol=1e-6
-    )
-    assert (first.top1[:, 3] == LOG_PRIOR.argmax()).all()
-    label = np.maximum(batch.slots.label, 0)
-    chosen = np.take_along_axis(np.log(probabilities), label[..., None], -1)[0, :3, 0]
-    np.testing.assert_allclose(first.log_prob_true[0, :3], chosen, rtol=1e-4)
-    np.testing.assert_allclose(np.asarray(predicted.probabilities).sum(-1), 1, rtol=1e-5)
-
-
-@pytest.mark.parametrize("tau", [0.0, 0.7])
-def test_contributions_add_up_to_the_logit_of_the_predicted_class(tau: float) -> None:
-    structure, arrays, *_ = prepared()
-    batch = batch_of(0)
-    step = make_predict_step(structure, topk=1, keep_all=True, tau=tau)
-    predicted = step(*arrays, batch, LOG_PRIOR)
-    log_probs = np.log(np.asarray(predicted.probabilities))
-    centred = log_probs.max(-1) - log_probs.mean(-1)  # S p
-    for s in range(S):
-        for product in np.unique(batch.slots.segment[s][batch.slots.segment[s] < P]):
-            own = np.asarray(predicted.contribution)[s][batch.slots.segment[s] == product]
-            np.testing.assert_allclose(own.sum(), centred[s, product], atol=1e-4)
-    assert np.ptp(np.asarray(predicted.contribution)[0][batch.slots.segment[0] < P]) > 1e-3
-    padding = np.asarray(predicted.contribution)[batch.slots.segment == P]
-    np.testing.assert_array_equal(padding, 0)
-
-
-def test_contributions_of_several_views_are_their_mean() -> None:
-    structure, arrays, *_ = prepared()
-    batch = batch_of(0)
-
-    def predicted(views: Views, images: np.ndarray) -> Any:
-        step = make_predict_step(structure, topk=1, keep_all=False, views=views)
-        return step(*arrays, batch._replace(images=images), LOG_PRIOR)
-
-    both = predicted("flip", batch.images)
-    plain, mirrored = (predicted("none", x) for x in (batch.images, batch.images[..., ::-1, :]))
-    same = (plain.top_class == mirrored.top_class)[..., 0]  # S p: nothing else to compare
-    assert same[0, 0]
-    own = batch.slots.segment[0] == 0
-    mean = (np.asarray(plain.contribution) + np.asarray(mirrored.contribution)) / 2
-    np.testing.assert_allclose(np.asarray(both.contribution)[0][own], mean[0][own], atol=1e-4)
-
-
-def test_largest_is_top_k() -> None:
-    x = np.random.default_rng(0).integers(0, 6, (3, 2, 20)).astype(np.float32)  # many ties
-    x[0, 0] = 1
-    for a, b in zip(largest(jnp.asarray(x), 7), jax.lax.top_k(x, 7), strict=True):
-        np.testing.assert_array_equal(a, b)
-
-
-def test_image_guesses_are_those_of_the_image_alone() -> None:
-    structure, arrays, *_ = prepared()
-    batch = batch_of(0)
-    predicted = make_predict_step(structure, topk=1, keep_all=False)(*arrays, batch, LOG_PRIOR)
-    alone = np.full((S, N), P, np.int32)
-    alone[:, 2] = 0
-    slots = Slots(alone, np.zeros((S, N), np.int32), batch.slots.label)
-    logits = forward(structure, arrays, PackedBatch(batch.images, slots)).logits
-    np.testing.assert_array_equal(predicted.image_top_class[:, 2], logits[:, 0].argmax(-1))
-
-
 def test_state_is_donated() -> None:
     _, arrays, optimizer, step = prepared()
     state = start(arrays, optimizer)
@@ -433,122 +239,6 @@ def test_augmentation_is_keyed_by_seed_and_step_and_reaches_the_net() -> None:
     changed = batch._replace(images=np.asarray(augment(jnp.asarray(batch.images), key, EVERYTHING)))
     state = start(arrays, optimizer)._replace(step=jnp.asarray(3, jnp.int32))
     assert loss_at(3, KEY) == pytest.approx(float(plain(state, changed, KEY)[1]), rel=1e-5)
-
-
-def test_views_are_averaged() -> None:
-    """Two views by hand: the photos as they are, and mirrored."""
-    structure, arrays, *_ = prepared()
-    batch = batch_of(0)
-    mirrored = batch._replace(images=batch.images[:, :, :, ::-1].copy())
-    log_probs = [
-        np.asarray(jax.nn.log_softmax(forward(structure, arrays, seen).logits))
-        for seen in (batch, mirrored)
-    ]
-    wanted = np.log(np.exp(log_probs).mean(0))
-    views = "flip"
-    predict = make_predict_step(structure, topk=3, keep_all=True, views=views)
-    predicted: Any = predict(*arrays, batch, LOG_PRIOR)
-    scores = make_eval_step(structure, views)(*arrays, batch, LOG_PRIOR)
-    one_view: Any = make_predict_step(structure, topk=3, keep_all=True)(*arrays, batch, LOG_PRIOR)
-    for s in (0, 2, 3):
-        np.testing.assert_allclose(
-            predicted.probabilities[s, :3], np.exp(wanted[s, :3]), rtol=1e-4, atol=1e-6
-        )
-        assert np.abs(predicted.probabilities[s, :3] - one_view.probabilities[s, :3]).max() > 1e-3
-    np.testing.assert_array_equal(scores.top1, predicted.top_class[..., 0])
-    np.testing.assert_allclose(predicted.probabilities[:, 3], one_view.probabilities[:, 3])
-    np.testing.assert_allclose(np.asarray(predicted.probabilities).sum(-1), 1, rtol=1e-5)
-
-
-def trajectory(
-    devices: int, dtype: Any, optimizer_name: str, trainable: str, pooling: str
-) -> tuple[list[float], dict[str, np.ndarray]]:
-    """Losses of 20 steps and the final leaves, with dropout, augmentation and statistics on."""
-    options = {
-        "optimizer": optimizer_name,
-        "batch_statistics": trainable == "all",
-        "ranges": EVERYTHING,
-    }
-    _, arrays, optimizer, step = prepared.__wrapped__(pooling, 0.3, **options)
-    arrays = jax.tree.map(lambda x: x.astype(dtype), arrays)
-    mesh = mesh_of(devices)
-    state = replicate(start(arrays, optimizer, trainable), mesh)
-    key = replicate(KEY, mesh)
-    losses = []
-    for i in range(20):
-        state, loss = step(state, put_batch(batch_of(i), mesh), key)
-        losses.append(float(loss))
-    return losses, host({**evaluated_parameters(state), **state.statistics})
-
-
-# What is trained, in which numbers, by what, and how far other devices may be from one. Images are
-# augmented in float32, whose rounding differs between programs, so float64 is not equal to 1e-10.
-DEVICE_CASES = [
-    ("all", "float64", "adamw", 1e-7),
-    ("head", "float64", "adamw", 1e-7),
-    ("head", "float32", "sgd", 1e-5),
-    ("all", "float32", "sgd", 1e-5),
-    ("head", "float32", "adamw", 1e-4),
-    ("all", "float32", "adamw", 1e-4),
-]
-
-
-@pytest.mark.parametrize(
-    ("trainable", "dtype", "optimizer_name", "tolerance"),
-    [DEVICE_CASES[0], *(pytest.param(*case, marks=pytest.mark.slow) for case in DEVICE_CASES[1:])],
-)
-def test_devices_agree(trainable: str, dtype: str, optimizer_name: str, tolerance: float) -> None:
-    with jax.enable_x64(dtype == "float64"):
-        one, *others = (
-            trajectory(devices, dtype, optimizer_name, trainable, "posterior_attention")
-            for devices in (1, 2, 4)
-        )
-        for other in others:
-            np.testing.assert_allclose(other[0], one[0], rtol=tolerance)
-            for path, leaf in one[1].items():
-                assert leaf.dtype == dtype
-                np.testing.assert_allclose(other[1][path], leaf, atol=tolerance, err_msg=path)
-
-
-COLLECTIVES = re.compile(
-    r"\b(all-reduce|all-gather|all-to-all|reduce-scatter|collective-permute|collective-broadcast)"
-    r"(?:-start)?\("
-)
-
-
-@functools.cache
-def collectives(kind: str, trainable: str = "all") -> set[str]:
-    """Those in a step compiled for 4 devices."""
-    structure, *arrays = model_of("transformer")
-    mesh = mesh_of(4)
-    arrays, batch = replicate(arrays, mesh), put_batch(batch_of(0), mesh)
-    if kind == "train":
-        _, _, optimizer, step = prepared(
-            "transformer", 0.3, batch_statistics=trainable == "all", ranges=EVERYTHING
-        )
-        state = replicate(start(arrays, optimizer, trainable), mesh)
-        lowered = step.lower(state, batch, replicate(KEY, mesh))
-    else:
-        views = "flip_crops"
-        step = {
-            "eval": make_eval_step(structure),
-            "predict": make_predict_step(structure, topk=3, keep_all=True),
-            "eval_views": make_eval_step(structure, views),
-        }[kind]
-        lowered = step.lower(*arrays, batch, replicate(LOG_PRIOR, mesh))
-    text = re.sub(r"/\*.*?\*/", "", lowered.compile().as_text())
-    assert "ENTRY" in text
-    return set(COLLECTIVES.findall(text))
-
-
-@pytest.mark.parametrize("kind", ["eval", "predict", "eval_views"])
-def test_forward_pass_has_no_collective(kind: str) -> None:
-    assert collectives(kind) == set()
-
-
-@pytest.mark.parametrize("trainable", ["all", pytest.param("head", marks=pytest.mark.slow)])
-def test_training_step_only_all_reduces(trainable: str) -> None:
-    assert collectives("train", trainable) == {"all-reduce"}
 
 
 @pytest.mark.parametrize(

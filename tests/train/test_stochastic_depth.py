@@ -18,18 +18,7 @@ from product_mil.model.spec import Backbone
 from product_mil.train.losses import Target
 from product_mil.train.step import make_train_step
 from tests.model.heads.head_cases import built_head
-from tests.train.test_step import (
-    KEY,
-    LOG_PRIOR,
-    D,
-    K,
-    P,
-    batch_of,
-    host,
-    mesh_of,
-    optimizer_of,
-    start,
-)
+from tests.train.tiny import KEY, LOG_PRIOR, D, K, P, batch_of, host, mesh_of, optimizer_of, start
 
 BLOCKS = 3
 

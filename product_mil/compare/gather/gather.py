@@ -18,7 +18,7 @@ from product_mil.compare.training.fairness import differing_fields, remarks
 from product_mil.ensemble.rule_names import IMAGE_RULES
 from product_mil.errors import UserError
 from product_mil.runs.lacking import refuse_other_categories
-from product_mil.runs.trained import open_run
+from product_mil.runs.opening import open_run
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.sources.ids import has_id

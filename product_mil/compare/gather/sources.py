@@ -28,7 +28,8 @@ from product_mil.inference.top_classes import read_predictions
 from product_mil.model.registry import head
 from product_mil.runs.data import RunData
 from product_mil.runs.known_products import Known, Shown, known_to_file, shown_by
-from product_mil.runs.trained import TrainedRun, open_run
+from product_mil.runs.opening import open_run
+from product_mil.runs.trained import TrainedRun
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
 from product_mil.sources.ids import Ids, has_id
@@ -96,7 +97,7 @@ def answers_of_run(
     scales = np.asarray(temperatures or [1.0] * (1 + with_rules * len(IMAGE_RULES)), np.float32)
     scores = scores_in_place(
         len(products),
-        watched(run.batches(products, images_per_batch), int(products.num_images.sum())),
+        watched(run.batches(products, images_per_batch), products),
         run.bound(step, scales),
         run.mesh,
     )

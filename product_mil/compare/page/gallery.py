@@ -11,7 +11,7 @@ import simplejpeg
 from jaxtyping import Int64
 
 from product_mil.compare.answers import Answers, Questions
-from product_mil.data.decode import decode_images, is_remark
+from product_mil.data.products import pixels_of
 from product_mil.inference.predictions import PredictionBlock
 from product_mil.inference.top_classes import CONTRIBUTION, PredictionFile
 from product_mil.sources.catalogue import Catalogue
@@ -140,14 +140,11 @@ class Thumbnails:
 
     def of_product(self, row: int) -> list[int | None]:
         """The index in `uris` of each image of a product; None where an image can't be read."""
-        catalogue = self._catalogue
-        first = int(catalogue.first_image[row])
-        return [self._of_image(first + i) for i in range(int(catalogue.num_images[row]))]
+        return [self._of_image(image) for image in self._catalogue.image_rows_of(row)]
 
     def _of_image(self, image: int) -> int | None:
-        pixels = np.empty((THUMBNAIL_PX, THUMBNAIL_PX, 3), np.uint8)
-        reason = decode_images(self._catalogue.read(np.array([image])), [pixels]).get(0)
-        if reason is not None and not is_remark(reason):
+        pixels = pixels_of(self._catalogue, image, THUMBNAIL_PX)
+        if isinstance(pixels, str):
             return None
         # Encoding again keeps everything else of the file, such as its metadata, out of the page.
         jpeg = simplejpeg.encode_jpeg(pixels, quality=72, colorsubsampling="420")

@@ -127,7 +127,7 @@ def terminal_table(report: Report) -> str:
     return "\n".join(table(lines, "<><>>>>><<>>"))
 
 
-def table_by_num_images(report: Report, *, groups_a_row: int = 4) -> str:
+def table_by_num_images(report: Report) -> str:
     """The accuracy of every entry and the headline's difference by number of images.
 
     The text is for the terminal, and empty where the numbers of images are not known.
@@ -135,7 +135,7 @@ def table_by_num_images(report: Report, *, groups_a_row: int = 4) -> str:
     a, b = report.headline
     rows = entry_rows(report)
     groups = report.difference.groups.get("by_num_images", {})
-    tables = []
+    tables, groups_a_row = [], 4
     for first in range(0, len(groups), groups_a_row):
         some = dict(itertools.islice(groups.items(), first, first + groups_a_row))
         heads = [f"{group} ({change.n} products)" for group, change in some.items()]

@@ -40,9 +40,9 @@ def count(value: float | int | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
-def span(ci95: Sequence[float], digits: int = 1) -> str:
+def span(ci95: Sequence[float]) -> str:
     """An interval of a difference in points: +2.9 to +5.5."""
-    return f"{points(ci95[0], digits)} to {points(ci95[1], digits)}"
+    return f"{points(ci95[0])} to {points(ci95[1])}"
 
 
 def with_sign(p: float) -> str:

@@ -161,9 +161,7 @@ def unbiased_estimate(value: float, resampled: Float[np.ndarray, " B"]) -> Estim
     return Estimate(float(value), max(0.0, float(low)), max(0.0, float(high)))
 
 
-def means_of_signs(
-    values: Num[np.ndarray, "m n"] | Bool[np.ndarray, "m n"], *, seed: int = 0
-) -> Draws:
+def means_of_signs(values: Num[np.ndarray, "m n"] | Bool[np.ndarray, "m n"]) -> Draws:
     """Means of m rows of -1, 0 and 1 over n products, and over those of each resample.
 
     Drawing n products with replacement is the same as drawing the counts of their few distinct
@@ -173,7 +171,7 @@ def means_of_signs(
     code = np.int64(3) ** np.arange(len(values)) @ values.astype(np.int64)
     _, first, counts = np.unique(code, return_index=True, return_counts=True)
     n, columns = int(counts.sum()), values[:, first].astype(np.float64).T
-    rng = np.random.default_rng(seed)
+    rng = np.random.default_rng(0)
     drawn = np.concatenate(
         [rng.multinomial(n, counts / n, size=_BLOCK) @ columns for _ in range(RESAMPLES // _BLOCK)]
     )
@@ -203,10 +201,8 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return np.minimum(corrected, 1).tolist()
 
 
-def products_needed(
-    fixed: float | int, broke: float | int, n: int, *, power: float = 0.8
-) -> int | None:
-    """The number of products that a McNemar test at 5 % needs to confirm such a difference.
+def products_needed(fixed: float | int, broke: float | int, n: int) -> int | None:
+    """The products that a McNemar test at 5 % needs to confirm such a difference in 4 of 5 cases.
 
     By Connor (1987), and enough for the 6 one-sided changes without which the exact test can't
     reject. None where there is no difference.
@@ -214,7 +210,7 @@ def products_needed(
     change, difference = (fixed + broke) / n, abs(fixed - broke) / n
     if difference == 0:
         return None
-    z_level, z_power = stats.norm.ppf(0.975), stats.norm.ppf(power)
+    z_level, z_power = stats.norm.ppf(0.975), stats.norm.ppf(0.8)
     spread = math.sqrt(max(change - difference**2, 0))
     needed = ((z_level * math.sqrt(change) + z_power * spread) / difference) ** 2
     return math.ceil(max(needed, 6 / change))

@@ -27,7 +27,7 @@ from product_mil.model.spec import Backbone, BackboneSpec, keras_weights
 MEAN = np.array([0.485, 0.456, 0.406], np.float32) * 255
 SPREAD = np.array([0.229, 0.224, 0.225], np.float32) * 255
 
-DEPTHS, DIMS = (3, 3, 9, 3), (96, 192, 384, 768)
+DEPTHS = (3, 3, 9, 3)
 
 
 class LayerScale(nnx.Module):

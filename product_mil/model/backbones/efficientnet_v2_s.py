@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float, Key, UInt8
+from jaxtyping import Array, Float, Key, UInt8
 
 from product_mil.model.keras_layers import TOP, KerasLayer, conv_and_norm
 from product_mil.model.layers.blocks import (
@@ -45,15 +45,9 @@ class FusedBlock(nnx.Module):
         self.adds_input = stride == 1 and dim == features
 
     def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        factor: Factor = None,
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None,
+        self, x: Float[Array, "b h w c"], factor: Factor = None, **mode
     ) -> Float[Array, "b h2 w2 c2"]:
-        """Apply the block; `mask` marks the images that batch statistics are over."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+        """Apply the block. `mode` is passed to every BatchNorm."""
         if self.expand is None or self.expand_norm is None:
             y = jax.nn.silu(conv_norm(self.project, self.project_norm, x, **mode))
         else:
@@ -88,15 +82,9 @@ class MBConv(nnx.Module):
         self.adds_input = stride == 1 and dim == features
 
     def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        factor: Factor = None,
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None,
+        self, x: Float[Array, "b h w c"], factor: Factor = None, **mode
     ) -> Float[Array, "b h2 w2 c2"]:
-        """Apply the block; `mask` marks the images that batch statistics are over."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+        """Apply the block. `mode` is passed to every BatchNorm."""
         y = jax.nn.silu(conv_norm(self.expand, self.expand_norm, x, **mode))
         y = jax.nn.silu(conv_norm(self.depthwise, self.depthwise_norm, y, **mode))
         weights = jax.nn.silu(self.squeeze(y.mean((1, 2), keepdims=True)))

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.layers.blocks import BatchNorm, Conv, conv_norm
@@ -42,15 +42,8 @@ class Bottleneck(nnx.Module):
         self.conv3 = conv(width, 4 * width, 1, use_bias=True)
         self.stride = stride
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None,
-    ) -> Float[Array, "b h2 w2 c2"]:
-        """Apply the block; `mask` marks the images that batch statistics are over."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+    def __call__(self, x: Float[Array, "b h w c"], **mode) -> Float[Array, "b h2 w2 c2"]:
+        """Apply the block. `mode` is passed to every BatchNorm."""
         y = jax.nn.relu(self.norm0(x, **mode))
         subsampled = x[:, :: self.stride, :: self.stride]
         shortcut = subsampled if self.shortcut is None else self.shortcut(y)

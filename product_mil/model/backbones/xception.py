@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from product_mil.model.keras_layers import TOP, KerasLayer
 from product_mil.model.layers.blocks import BatchNorm, Conv, SeparableConv, conv_norm
@@ -37,15 +37,8 @@ class Block(nnx.Module):
         self.shortcut_norm = _norm(dtype, rngs)(dims[-1]) if halves else None
         self.starts_with_relu = starts_with_relu
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None,
-    ) -> Float[Array, "b h2 w2 c2"]:
-        """Apply the block; `mask` marks the images that batch statistics are over."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+    def __call__(self, x: Float[Array, "b h w c"], **mode) -> Float[Array, "b h2 w2 c2"]:
+        """Apply the block. `mode` is passed to every BatchNorm."""
         y = x
         for index, (conv, norm) in enumerate(zip(self.convs, self.norms, strict=True)):
             if index > 0 or self.starts_with_relu:

@@ -267,15 +267,8 @@ class ConvNorm(nnx.Module):
             features, momentum=0.99, epsilon=1e-3, use_scale=False, dtype=dtype, rngs=rngs
         )
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w i"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None,
-    ) -> Float[Array, "b h2 w2 o"]:
-        """Apply the three; `mask` marks the images that batch statistics are over."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+    def __call__(self, x: Float[Array, "b h w i"], **mode) -> Float[Array, "b h2 w2 o"]:
+        """Apply the three. `mode` is passed to every BatchNorm."""
         return jax.nn.relu(conv_norm(self.conv, self.bn, x, **mode))
 
 

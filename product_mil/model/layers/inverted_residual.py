@@ -4,7 +4,7 @@ from functools import partial
 
 from flax import nnx
 from jax.typing import DTypeLike
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Float
 
 from product_mil.model.layers.blocks import BatchNorm, Conv, DepthwiseConv, conv_norm, relu6
 
@@ -38,15 +38,8 @@ class InvertedResidual(nnx.Module):
         self.project_norm = norm(features)
         self.adds_input = stride == 1 and in_features == features
 
-    def __call__(
-        self,
-        x: Float[Array, "b h w c"],
-        *,
-        use_running_statistics: bool,
-        mask: Bool[Array, " b"] | None,
-    ) -> Float[Array, "b h2 w2 c2"]:
-        """Apply the block; `mask` marks the images that batch statistics are over."""
-        mode = {"use_running_statistics": use_running_statistics, "mask": mask}
+    def __call__(self, x: Float[Array, "b h w c"], **mode) -> Float[Array, "b h2 w2 c2"]:
+        """Apply the block. `mode` is passed to every BatchNorm."""
         y = x
         if self.expand is not None and self.expand_norm is not None:
             y = relu6(conv_norm(self.expand, self.expand_norm, y, **mode))

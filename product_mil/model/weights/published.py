@@ -1,15 +1,13 @@
 """Find published weights files in an installed package, or download them into the cache once."""
 
-import fcntl
 import importlib.util
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, writable_cache
+from product_mil.files.locks import one_at_a_time
 from product_mil.files.whole import write_text
 from product_mil.model.spec import BackboneSpec, PackagedWeights, PublishedFile
 
@@ -39,7 +37,8 @@ def published_file(spec: BackboneSpec, *, with_top: bool) -> Path:
         return kept  # even if the cache is read-only
     path = writable_cache("weights") / published.file_name
     try:
-        with _one_at_a_time(path.with_name(path.name + ".lock")):
+        lock = path.with_name(path.name + ".lock")
+        with one_at_a_time(lock, f"the download of {path.name}"):
             _fetch(published, path)
     except ValueError as error:  # pooch found another hash, and has removed the download
         raise UserError(
@@ -127,11 +126,3 @@ def _has_hash(path: Path, known: str) -> bool:
 
     algorithm, _, digest = known.rpartition(":")
     return pooch.file_hash(str(path), alg=algorithm or "sha256") == digest
-
-
-@contextmanager
-def _one_at_a_time(path: Path) -> Iterator[None]:
-    """Hold a lock, which the system releases if the process is killed."""
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield

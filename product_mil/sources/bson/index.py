@@ -15,7 +15,6 @@ import os
 import resource
 import shutil
 import tempfile
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -30,18 +29,14 @@ from product_mil.errors import UserError, refuse_too_many_open_files
 from product_mil.files.cache import cache_root
 from product_mil.files.foreign import DUMP, refuse_foreign
 from product_mil.sources.bson.index_store import (
-    DUPLICATE,
     FORMAT,
-    MAX_LISTED_FAULTS,
     FileColumns,
     Index,
     build_index,
-    hash_of,
     load_index,
 )
 from product_mil.sources.bson.reader import Addresses, FileReader
-from product_mil.sources.catalogue import Catalogue, Fault, Place, kind_of, later_duplicates
-from product_mil.sources.ids import joined
+from product_mil.sources.catalogue import Catalogue, Place, hash_of, joined_fields
 from product_mil.sources.names import named_files
 
 _EDGE_BYTES = 1 << 20
@@ -96,8 +91,6 @@ def open_catalogue(
     spec: str | Path | Sequence[str | Path],
     *,
     hash_images: bool = True,
-    progress: bool = True,
-    cache_dir: Path | None = None,
     shown: Sequence[Path] | None = None,
 ) -> BsonCatalogue:
     """Open one or several BSON files as one catalogue, and build the indexes that are missing.
@@ -115,9 +108,7 @@ def open_catalogue(
     indexes = []
     for path, name in zip(paths, shown or paths, strict=True):
         try:
-            index = build_or_load_index(
-                path, hash_images=hash_images, progress=progress, cache_dir=cache_dir
-            )
+            index = build_or_load_index(path, hash_images=hash_images)
         except UserError as error:
             raise UserError(str(error).replace(str(path), str(name))) from None
         indexes.append(index)
@@ -137,18 +128,11 @@ def _allow_open_files(num_files: int) -> None:
             resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
-def build_or_load_index(
-    path: Path,
-    *,
-    hash_images: bool = True,
-    progress: bool = True,
-    cache_dir: Path | None = None,
-) -> Index:
+def build_or_load_index(path: Path, *, hash_images: bool = True) -> Index:
     """Load the index of one file; read the file once and build it where there is none that fits.
 
-    `cache_dir` is for an index that cannot be written beside its file; by default it is
-    $PRODUCT_MIL_CACHE or the user's cache directory. If that cannot be written either, the index is
-    in a temporary directory until the program ends, and a warning says so.
+    An index that cannot be written beside its file lies in the cache. If that cannot be written
+    either, it is in a temporary directory until the program ends, and a warning says so.
 
     Raises:
         UserError: the file cannot be read, is of another kind, changes meanwhile or holds no
@@ -158,7 +142,7 @@ def build_or_load_index(
     refuse_foreign(path, DUMP)
     key = f"v{FORMAT}-{state_of(path)}"
     keys = [key] if hash_images else [key, key + "-unhashed"]
-    roots, name_there = _roots(path, cache_dir)
+    roots, name_there = _roots(path)
     for root in [*roots, *(made / name_there for made in _temporary.values())]:
         for name in keys:
             index = load_index(path, root / name)
@@ -167,7 +151,7 @@ def build_or_load_index(
     reasons: list[str] = []
     for root in itertools.chain(roots, _temporary_roots(name_there)):
         try:
-            index = build_index(path, root / keys[-1], hash_images=hash_images, progress=progress)
+            index = build_index(path, root / keys[-1], hash_images=hash_images)
         except OSError as error:
             refuse_too_many_open_files(error, path)
             reasons.append(f"{root} ({error.strerror or error})")
@@ -186,11 +170,10 @@ def build_or_load_index(
     )
 
 
-def _roots(path: Path, cache_dir: Path | None) -> tuple[list[Path], str]:
+def _roots(path: Path) -> tuple[list[Path], str]:
     """The directories that may hold indexes of a file, and the file's name in shared ones."""
-    cache = cache_dir or cache_root()
     whole_path = xxhash.xxh3_64_hexdigest(os.fsencode(path.resolve()))
-    return [path.with_name(path.name + ".index"), cache / "index" / whole_path], whole_path
+    return [path.with_name(path.name + ".index"), cache_root() / "index" / whole_path], whole_path
 
 
 def _temporary_roots(name: str) -> Iterator[Path]:
@@ -226,52 +209,28 @@ def state_of(path: Path) -> str:
 
 
 def _join(indexes: list[Index], paths: Sequence[Path]) -> BsonCatalogue:
-    columns = _concatenate(indexes)
-    faults = [
-        (path, fault) for path, index in zip(paths, indexes, strict=True) for fault in index.faults
-    ]
-    counts = Counter[str]()
-    for index in indexes:
-        counts.update(index.fault_counts)
-    if len(indexes) > 1:  # a product id may also recur from one file to the next
-        faults = [fault for fault in faults if fault[1].reason != DUPLICATE]
-        repeated = later_duplicates(columns["product_id"])
-        counts[kind_of(DUPLICATE)] = len(repeated)
-        ends = np.cumsum([index.num_products for index in indexes])
-        for row in repeated[: max(0, MAX_LISTED_FAULTS - len(faults))].tolist():
-            path = paths[np.searchsorted(ends, row, side="right")]
-            offset_bytes, product_id = (
-                columns[name][row].item() for name in ("offset_bytes", "product_id")
-            )
-            faults.append((path, Fault(offset_bytes, product_id, DUPLICATE)))
+    parts = [_of_file(index, path) for index, path in zip(indexes, paths, strict=True)]
+    if len(parts) == 1:
+        return parts[0]
+    found = joined_fields(parts)
+    for name in ("offset_bytes", "length_bytes", "image_offset_bytes"):
+        found[name] = np.concatenate([getattr(part, name) for part in parts])
+    found["fingerprint"] = hash_of(index.fingerprint for index in indexes)
+    return BsonCatalogue(**found, indexes=tuple(indexes))
+
+
+def _of_file(index: Index, path: Path) -> BsonCatalogue:
+    """The columns of one file, which are not copied."""
     return BsonCatalogue(
-        **columns,
-        paths=tuple(paths),
-        indexes=tuple(indexes),
-        fingerprint=hash_of(index.fingerprint for index in indexes),
-        faults=faults,
-        fault_counts=dict(+counts),
-        num_bad_records=sum(index.num_bad_records for index in indexes),
-        unread_bytes=sum(index.unread_bytes for index in indexes),
+        **{field.name: getattr(index, field.name) for field in fields(FileColumns)},
+        paths=(path,),
+        indexes=(index,),
+        fingerprint=hash_of([index.fingerprint]),
+        faults=[(path, fault) for fault in index.faults],
+        fault_counts=index.fault_counts,
+        num_bad_records=index.num_bad_records,
+        unread_bytes=index.unread_bytes,
     )
-
-
-def _concatenate(indexes: list[Index]) -> dict[str, Any]:
-    columns: dict[str, Any] = {}
-    for name in (field.name for field in fields(FileColumns)):
-        parts = [getattr(index, name) for index in indexes]
-        if name == "first_image":
-            before = np.cumsum([0] + [index.num_images_total for index in indexes])
-            parts = [
-                part + shift if shift else part for part, shift in zip(parts, before, strict=False)
-            ]
-        if any(part is None for part in parts):
-            columns[name] = None
-        elif name in ("product_id", "category_id"):
-            columns[name] = joined(parts)
-        else:
-            columns[name] = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return columns
 
 
 def _reopen(places: list[tuple[Path, Path]], paths: Sequence[Path]) -> BsonCatalogue:

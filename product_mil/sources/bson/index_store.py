@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,13 +19,19 @@ from tqdm import tqdm
 from product_mil.errors import UserError
 from product_mil.files.whole import whole_directory
 from product_mil.sources.bson.scan import Rows, scan
-from product_mil.sources.catalogue import Columns, Fault, kind_of, later_duplicates
+from product_mil.sources.catalogue import (
+    DUPLICATE,
+    MAX_LISTED_FAULTS,
+    Columns,
+    Fault,
+    hash_of,
+    kind_of,
+    later_duplicates,
+)
 from product_mil.sources.ids import as_text, is_text
 
 FORMAT = 3  # a new number makes every older index stale
 _TEXT_FORMAT = 1  # a new number makes older indexes with categories that are no integers stale
-DUPLICATE = "product id occurs again: the first record of this id is used"
-MAX_LISTED_FAULTS = 100_000  # more are counted only
 
 _INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of indexes; others are not ours
 _OLDER_FAULTS = {"no integer _id", "category_id is not an integer"}  # before text could be an id
@@ -103,7 +109,7 @@ def mapped_columns(directory: Path, hashes: Mapping[str, str]) -> dict[str, np.n
     return columns
 
 
-def build_index(path: Path, directory: Path, *, hash_images: bool, progress: bool) -> Index:
+def build_index(path: Path, directory: Path, *, hash_images: bool) -> Index:
     """Read the file once and write its index, which appears whole as `directory`.
 
     Nothing is written before a product has been found, and an unfinished index is removed if this
@@ -121,7 +127,7 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
     num_images = num_bad_records = unread_bytes = 0
     with ExitStack() as drafts:
         with ExitStack() as files:
-            for rows in _read(path, hash_images=hash_images, progress=progress):
+            for rows in _read(path, hash_images=hash_images):
                 if len(rows.product_id) and draft is None:
                     draft = drafts.enter_context(
                         whole_directory(
@@ -162,11 +168,6 @@ def build_index(path: Path, directory: Path, *, hash_images: bool, progress: boo
             raise OSError("what was written reads back differently")
     remove_older(directory)
     return replace(index, directory=directory)
-
-
-def hash_of(hashes: Iterable[str]) -> str:
-    """One hash of several hashes in their order."""
-    return xxhash.xxh3_128_hexdigest(" ".join(hashes).encode())
 
 
 def remove_older(directory: Path) -> None:
@@ -233,7 +234,7 @@ class _ColumnFile:
         )
 
 
-def _read(path: Path, *, hash_images: bool, progress: bool) -> Iterator[Rows]:
+def _read(path: Path, *, hash_images: bool) -> Iterator[Rows]:
     """The rows of the file, with a progress bar where standard error is a terminal."""
     num_products = 0
     try:
@@ -245,7 +246,7 @@ def _read(path: Path, *, hash_images: bool, progress: bool) -> Iterator[Rows]:
                 unit="B",
                 unit_scale=True,
                 delay=1,
-                disable=None if progress else True,
+                disable=None,
             )
             with bar:
                 for rows in scan(file, before.st_size, hash_images=hash_images):

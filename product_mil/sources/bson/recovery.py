@@ -13,6 +13,7 @@ import struct
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
+from product_mil.files.foreign import MAX_RECORD_BYTES
 from product_mil.sources.bson.document import (
     Record,
     RecordError,
@@ -24,7 +25,6 @@ from product_mil.sources.catalogue import NO_ID, TRUNCATED, Fault
 from product_mil.sources.ids import Id
 
 MIN_RECORD_BYTES = 5
-MAX_RECORD_BYTES = 64 << 20  # MongoDB's limit is 16 MiB; other writers go beyond
 
 _HEAD = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")  # four bytes after the beginning of a record
 _SWALLOWED = re.compile(rb"(?s)\0\0....[\x01-\x13](_id|category_id|imgs)\0")

@@ -17,17 +17,17 @@ import numpy as np
 import xxhash
 from jaxtyping import Int32, Int64, UInt8, UInt64
 
+from product_mil.files.foreign import MAX_RECORD_BYTES
 from product_mil.sources.bson.document import Record, RecordError, parse_record
 from product_mil.sources.bson.lanes import parse_lanes
 from product_mil.sources.bson.recovery import (
-    MAX_RECORD_BYTES,
     MIN_RECORD_BYTES,
     Recovered,
     hides_a_record,
     recover,
     swallows_a_record,
 )
-from product_mil.sources.catalogue import Fault
+from product_mil.sources.catalogue import Fault, hashes_from
 from product_mil.sources.ids import Ids, ids_from, merged
 
 _CHUNK_BYTES = 6 << 20  # parsed together
@@ -183,7 +183,7 @@ def _recovered_rows(recovered: Recovered, position: int, *, hash_images: bool) -
         num_images=np.array([len(record.pictures) for record in records], np.int32),
         image_offset_bytes=np.array([at for at, _ in pictures], np.int64),
         image_length_bytes=np.array([length for _, length in pictures], np.int32),
-        image_hash=_as_hashes(digests) if hash_images else None,
+        image_hash=hashes_from(digests) if hash_images else None,
         num_bytes=recovered.stop_bytes - position,
         num_bad_records=int(not records and not recovered.unread_bytes),
         unread_bytes=recovered.unread_bytes,
@@ -268,8 +268,4 @@ def _hash(
     """The xxh3_128 hash of each image's bytes, high half first."""
     view, digest = buffer.data, xxhash.xxh3_128_digest
     bounds = zip(start.tolist(), stop.tolist(), strict=True)
-    return _as_hashes(b"".join([digest(view[a:b]) for a, b in bounds]))
-
-
-def _as_hashes(digests: bytes) -> UInt64[np.ndarray, "M 2"]:
-    return np.frombuffer(digests, ">u8").astype(np.uint64).reshape(-1, 2)
+    return hashes_from(b"".join([digest(view[a:b]) for a, b in bounds]))

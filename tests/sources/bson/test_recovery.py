@@ -40,7 +40,7 @@ def records() -> Encoded:
 def catalogue_of(tmp_path: Path, encoded: Encoded) -> BsonCatalogue:
     path = tmp_path / "a.bson"
     path.write_bytes(b"".join(encoded))
-    return open_catalogue(path, progress=False)
+    return open_catalogue(path)
 
 
 def found(catalogue: BsonCatalogue) -> dict[int, list[bytes]]:

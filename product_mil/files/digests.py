@@ -1,4 +1,4 @@
-"""Digests of the files in a directory, by which later changes are recognised."""
+"""Digests of files, by which later changes are recognised."""
 
 import os
 from pathlib import Path
@@ -12,7 +12,7 @@ _OWN = "."  # the name in the last line, whose digest is that of the lines befor
 
 def write_digests(directory: Path) -> None:
     """Write the digest of every file below the directory into a file there."""
-    lines = "".join(f"{_digest_of(directory / name)}  {name}\n" for name in _files(directory))
+    lines = "".join(f"{digest_of(directory / name)}  {name}\n" for name in _files(directory))
     own = xxhash.xxh3_128_hexdigest(lines.encode())
     with (directory / DIGEST_FILE).open("w", encoding="utf-8") as file:
         file.write(f"{lines}{own}  {_OWN}\n")
@@ -35,7 +35,7 @@ def what_is_damaged(directory: Path) -> str | None:
     for line in body.decode().splitlines():
         digest, _, name = line.partition("  ")
         try:
-            if _digest_of(directory / name) != digest:
+            if digest_of(directory / name) != digest:
                 return f"{name} was changed or cut"
         except FileNotFoundError:
             return f"{name} is missing"
@@ -47,7 +47,8 @@ def _files(directory: Path) -> list[str]:
     return sorted(str(path.relative_to(directory)) for path in found)
 
 
-def _digest_of(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """The xxh3_128 hash of the file's content, as 32 hexadecimal digits."""
     digest = xxhash.xxh3_128()
     with path.open("rb") as file:
         while chunk := file.read(_CHUNK_BYTES):
