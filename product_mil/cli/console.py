@@ -26,8 +26,8 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
     also on standard error where `prints_result` says that the result is on standard output. A
     `UserError` is one line on standard error, and status 2. A run that was asked to stop says where
     it stopped; any other Ctrl-C, SIGTERM or SIGHUP removes unfinished outputs and is one line. The
-    status is 128 + the signal's number. Where another process of the same run is gone, the status
-    is 75.
+    status is 128 + the signal's number, as a shell shows it. Where another process of the same run
+    is gone, the status is 75.
 
     Standard output and error may be closed, full or gone at any moment: what is written there is
     lost from then on, and the work goes on. Only a command that `prints_result` fails then: quietly
@@ -110,12 +110,12 @@ class _Ended(KeyboardInterrupt):
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Raise `_Ended` at SIGTERM and SIGHUP if nobody reacts; a second SIGTERM ends at once.
+    """Raise `_Ended` at SIGINT, SIGTERM and SIGHUP if nobody reacts; a second one ends at once.
 
     When the body has cleaned up, the signal ends the process as it would have done. Python's own
     end would wait for threads that still compute, or crash there.
     """
-    mine: list[int] = []
+    mine: dict[int, Any] = {}
     ended: list[int] = []
 
     def end(number: int, _: object) -> None:
@@ -125,15 +125,16 @@ def _ended_by_signals() -> Iterator[None]:
         raise _Ended(number)
 
     with suppress(ValueError):  # not the main thread, where no signals arrive
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before = signal.getsignal(number)
+            if before in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, end)
-                mine.append(number)
+                mine[number] = before
     try:
         yield
     finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+        for number, before in mine.items():
+            signal.signal(number, signal.SIG_DFL if ended else before)
         for number in ended:
             signal.raise_signal(number)
 
