@@ -1,5 +1,6 @@
 """Strict tests: fake devices, checked shapes, no silent rank promotion."""
 
+import gc
 import os
 import signal
 from collections.abc import Iterator
@@ -34,6 +35,12 @@ jax.config.update("jax_numpy_rank_promotion", "raise")
 # The same examples in each run, on machines of any speed.
 hypothesis.settings.register_profile("tests", derandomize=True, deadline=None, database=None)
 hypothesis.settings.load_profile("tests")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: garbage is looked for among what tests make."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -106,7 +113,7 @@ def trained(sample: SampleFiles, tmp_path_factory: pytest.TempPathFactory) -> Pa
     return workdir
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """A headless Chromium that tells of every error and request."""
     from tests.chromium import is_installed, start

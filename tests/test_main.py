@@ -3,9 +3,12 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+
+from product_mil.main import main
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -33,6 +36,25 @@ def refused(*arguments: str) -> str:
     assert "Traceback" not in result.stderr
     assert result.stdout == ""
     return result.stderr
+
+
+@pytest.fixture
+def refused_here(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[..., str]:
+    """As `refused`, but in this process, which has imported JAX already."""
+    monkeypatch.chdir(ROOT)
+
+    def refused(*arguments: str) -> str:
+        with pytest.raises(SystemExit) as left:
+            main(list(arguments))
+        said = capsys.readouterr()
+        assert left.value.code == 2
+        assert said.err.startswith("error: ")
+        assert said.out == ""
+        return said.err
+
+    return refused
 
 
 def test_all_errors_at_once() -> None:
@@ -88,16 +110,20 @@ def test_one_line(arguments: tuple[str, ...], part: str) -> None:
             "give --coordinator, --num_processes and --process_id together",
         ),
         (("--distributed", "--process_id=0"), "leave out --coordinator"),
-        (("--distributed",), "no launcher is known here"),
         (("--num_processes=two",), "--num_processes"),
     ],
 )
 def test_who_takes_part_is_told_in_full(
-    arguments: tuple[str, ...], part: str, monkeypatch: pytest.MonkeyPatch
+    arguments: tuple[str, ...], part: str, refused_here: Callable[..., str]
 ) -> None:
+    assert part in refused_here("--config=configs/joint.py:smoke", *arguments)
+
+
+def test_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)
-    assert part in refused("--config=configs/joint.py:smoke", *arguments)
+    text = refused("--config=configs/joint.py:smoke", "--distributed")
+    assert "no launcher is known here" in text
 
 
 @pytest.mark.parametrize("together", [("--distributed",), JOINED])
@@ -115,9 +141,9 @@ def test_a_typing_error_is_refused_before_the_others_are_waited_for(
         assert part in text
 
 
-def test_a_wrong_file_claims_no_directory(tmp_path: Path) -> None:
+def test_a_wrong_file_claims_no_directory(tmp_path: Path, refused_here: Callable[..., str]) -> None:
     (tmp_path / "text.bson").write_text("this is no BSON, but a text of some length\n" * 9)
-    text = refused(
+    text = refused_here(
         "--config=configs/joint.py:smoke",
         f"--workdir={tmp_path / 'run'}",
         f"--config.data.train={tmp_path / 'text.bson'}",
@@ -127,12 +153,12 @@ def test_a_wrong_file_claims_no_directory(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
-def test_another_configuration_is_refused(tmp_path: Path) -> None:
+def test_another_configuration_is_refused(tmp_path: Path, refused_here: Callable[..., str]) -> None:
     from product_mil.config import load_config
 
     stored = load_config(f"{ROOT / 'configs/joint.py'}:smoke").to_dict()
     (tmp_path / "config.json").write_text(json.dumps(stored))
-    text = refused(
+    text = refused_here(
         "--config=configs/joint.py:smoke",
         f"--workdir={tmp_path}",
         "--config.seed=9",
@@ -141,4 +167,4 @@ def test_another_configuration_is_refused(tmp_path: Path) -> None:
     assert "config.seed: the run has 0, you ask for 9" in text
     assert "threads" not in text
     (tmp_path / "config.json").write_text("{")
-    assert "damaged" in refused("--config=configs/joint.py:smoke", f"--workdir={tmp_path}")
+    assert "damaged" in refused_here("--config=configs/joint.py:smoke", f"--workdir={tmp_path}")

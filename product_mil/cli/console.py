@@ -25,13 +25,20 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
     What the library logs is shown: warnings on standard error, the rest on standard output, or
     also on standard error where `prints_result` says that the result is on standard output. A
     `UserError` is one line on standard error, and status 2. A run that was asked to stop says where
-    it stopped, any other Ctrl-C is one line, and the status is 128 + the signal's number. Where
-    another process of the same run is gone, the status is 75.
+    it stopped; any other Ctrl-C, SIGTERM or SIGHUP removes unfinished outputs and is one line. The
+    status is 128 + the signal's number. Where another process of the same run is gone, the status
+    is 75.
 
     Standard output and error may be closed, full or gone at any moment: what is written there is
     lost from then on, and the work goes on. Only a command that `prints_result` fails then: quietly
     with status 141 where the reader went away, else with one line.
     """
+    with _ended_by_signals(), _reported(prints_result=prints_result):
+        yield
+
+
+@contextmanager
+def _reported(*, prints_result: bool = False) -> Iterator[None]:
     before = sys.stdout, sys.stderr
     _open_closed_descriptors()
     output = sys.stdout = _lasting(sys.stdout)
@@ -61,9 +68,9 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
             file=errors,
         )
         sys.exit(MISUSED)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted; the same command starts or goes on again", file=errors)
-        sys.exit(SIGNALLED + signal.SIGINT)
+        sys.exit(SIGNALLED + (interrupt.number if isinstance(interrupt, _Ended) else signal.SIGINT))
     finally:
         output.flush()
         errors.flush()
@@ -91,6 +98,44 @@ def leaves_at_once(main: Callable[..., None]) -> Callable[..., None]:
             os._exit(code if isinstance(code, int) else 1)
 
     return leaving
+
+
+class _Ended(KeyboardInterrupt):
+    """A signal that would otherwise end the process at once, and leave unfinished outputs."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.number = number
+
+
+@contextmanager
+def _ended_by_signals() -> Iterator[None]:
+    """Raise `_Ended` at SIGTERM and SIGHUP if nobody reacts; a second SIGTERM ends at once.
+
+    When the body has cleaned up, the signal ends the process as it would have done. Python's own
+    end would wait for threads that still compute, or crash there.
+    """
+    mine: list[int] = []
+    ended: list[int] = []
+
+    def end(number: int, _: object) -> None:
+        for one in mine:  # a closed terminal may send SIGHUP more than once
+            signal.signal(one, signal.SIG_IGN if one == signal.SIGHUP else signal.SIG_DFL)
+        ended.append(number)
+        raise _Ended(number)
+
+    with suppress(ValueError):  # not the main thread, where no signals arrive
+        for number in (signal.SIGTERM, signal.SIGHUP):
+            if signal.getsignal(number) == signal.SIG_DFL:
+                signal.signal(number, end)
+                mine.append(number)
+    try:
+        yield
+    finally:
+        for number in mine:
+            signal.signal(number, signal.SIG_DFL)
+        for number in ended:
+            signal.raise_signal(number)
 
 
 class _Shown(logging.Handler):

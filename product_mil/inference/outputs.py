@@ -48,15 +48,15 @@ class Outputs:
         """Whether any file needs the probability of every class."""
         return self.matrix is not None or self.min_confidence is not None
 
-    def files(self) -> dict[Path, Kind]:
-        """Every file to write, with its kind.
+    def files(self, more: Mapping[Path, Kind] | None = None) -> dict[Path, Kind]:
+        """Every file to write, with its kind, and `more` that is written besides.
 
         Raises:
             UserError: two of the files have the same name.
         """
         from product_mil.inference.backoff import LEVELS
 
-        found = [(self.submission, SUBMISSION)]
+        found = [(self.submission, SUBMISSION), *(more or {}).items()]
         if self.top_classes:
             found.append((self.top_classes, TOP_CLASSES))
         if self.matrix:
@@ -78,7 +78,7 @@ class Outputs:
         Raises:
             UserError: a file cannot be written; the message names it and says what to change.
         """
-        files = {**self.files(), **more}
+        files = self.files(more)
         refuse_data(files, spec)
         matrix, inside = self.matrix, set()
         if matrix is not None and matrix.suffix.lower() != ".npy":

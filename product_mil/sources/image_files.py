@@ -1,7 +1,7 @@
 """A catalogue of products whose images are a file each.
 
-The bytes of every file are read and hashed once; the hashes are kept in the cache (`stored.py`) as
-long as no file has another name, size or time of modification.
+The bytes of every file are read and hashed once; the hashes are kept in the cache (`stored.py`).
+Later only files that are new, or have another size or time, are read (`read_before.py`).
 """
 
 import itertools
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xxhash
-from jaxtyping import Int32, Int64, UInt8
+from jaxtyping import Int32, Int64, UInt8, UInt64
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import kind_of_bytes
@@ -32,6 +32,7 @@ from product_mil.sources.catalogue import (
 )
 from product_mil.sources.ids import Ids
 from product_mil.sources.image_reader import ImageReader, NamesOfFiles
+from product_mil.sources.read_before import ReadBefore, note_status, read_before
 from product_mil.sources.stored import Stored, about_faults, faults_of, load, load_or_build
 
 _THREADS = 8  # that wait for a disk
@@ -126,8 +127,11 @@ def catalogue_of(listing: Listing, paths: Sequence[Path]) -> ImageFiles:
     state.update(repr(listing.faults).encode())
     named = xxhash.xxh3_64_hexdigest("\0".join(str(path.resolve()) for path in paths).encode())
 
-    def build(_: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-        lengths, hashes, found = _hash_files(listing)
+    def build(draft: Path) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+        before = read_before(draft, listing.names, listing.name_at, listing.status)
+        lengths, hashes, reasons = _hash_files(listing, before)
+        note_status(draft, listing.status, np.array(list(reasons), np.int64))
+        found = list(_faults(listing, reasons))
         num_images = listing.num_images
         columns = {
             "product_id": listing.product_id,
@@ -180,11 +184,13 @@ def no_image(data: bytes) -> str | None:
 
 
 def _hash_files(
-    listing: Listing,
-) -> tuple[Int32[np.ndarray, " M"], np.ndarray, list[tuple[Path, Fault]]]:
-    """The length and hash of each file, and faults for what cannot be read or is no image."""
+    listing: Listing, before: ReadBefore
+) -> tuple[Int32[np.ndarray, " M"], UInt64[np.ndarray, "M 2"], dict[int, str]]:
+    """The length and hash of each file, and by row why one cannot be read or is no image."""
     reader = ImageReader(listing.directory)
-    blob, ends = listing.names.tobytes(), listing.name_at.tolist()
+    rows = np.flatnonzero(~before.known)
+    blob = listing.names.tobytes()
+    starts, stops = (listing.name_at[rows + end].tolist() for end in (0, 1))
 
     def hashed(name: bytes) -> tuple[int, bytes, str | None]:
         data = reader.read_file(name)
@@ -192,23 +198,23 @@ def _hash_files(
             return 0, xxhash.xxh3_128_digest(b""), data.reason
         return len(data), xxhash.xxh3_128_digest(data), no_image(data)
 
-    names = (blob[start:stop] for start, stop in itertools.pairwise(ends))
-    lengths, digests = np.zeros(len(ends) - 1, np.int32), bytearray()
+    names = (blob[start:stop] for start, stop in zip(starts, stops, strict=True))
+    lengths, digests = [], bytearray()
     reasons: dict[int, str] = {}
-    row = 0
     with (
-        Progress(len(lengths), "images", label="reading") as shown,
+        Progress(len(rows), "images", label="reading") as shown,
         ThreadPoolExecutor(_THREADS) as pool,
     ):
         while some := list(itertools.islice(names, _AT_ONCE)):
             for length, digest, reason in pool.map(hashed, some):
-                lengths[row] = length
-                digests += digest
                 if reason is not None:
-                    reasons[row] = reason
-                row += 1
+                    reasons[int(rows[len(lengths)])] = reason
+                lengths.append(length)
+                digests += digest
             shown.update(len(some))
-    return lengths, hashes_from(digests), list(_faults(listing, reasons))
+    before.lengths[rows] = lengths
+    before.hashes[rows] = hashes_from(digests)
+    return before.lengths, before.hashes, reasons
 
 
 def _faults(listing: Listing, reasons: Mapping[int, str]) -> Iterator[tuple[Path, Fault]]:

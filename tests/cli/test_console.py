@@ -154,6 +154,63 @@ def test_what_the_library_says_is_shown_by_a_command_alone(number: int) -> None:
     assert shown.returncode == 128 + number
 
 
+WRITES = """
+import os, signal
+from pathlib import Path
+from product_mil.cli.console import command
+from product_mil.files.whole import Draft
+
+@command()
+def main():
+    drafts = [Draft(Path("s.csv"))]
+    try:
+        with command():
+            print(len(os.listdir(".")), "draft", flush=True)
+            signal.raise_signal({number})
+            print("not reached")
+    finally:
+        if {twice}:
+            signal.raise_signal({number})
+        drafts[0].discard()
+main()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP, signal.SIGINT])
+def test_a_signal_leaves_no_draft(number: int, tmp_path: Path) -> None:
+    code = WRITES.format(number=int(number), twice=False)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        capture_output=True, text=True, cwd=tmp_path, env=environment, check=False,
+    )  # fmt: skip
+    assert done.stdout == "1 draft\n"
+    assert done.stderr == "interrupted; the same command starts or goes on again\n"
+    assert done.returncode == (130 if number == signal.SIGINT else -number)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
+    code = WRITES.format(number=int(signal.SIGTERM), twice=True)
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=environment, check=False)
+    assert done.returncode == -signal.SIGTERM
+
+
+def test_a_sighup_that_is_ignored_stays_so_and_handlers_are_given_back() -> None:
+    from product_mil.cli.console import command
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with command():
+            assert signal.getsignal(signal.SIGTERM) != signal.SIG_DFL
+            signal.raise_signal(signal.SIGHUP)
+        assert signal.getsignal(signal.SIGHUP) == signal.SIG_IGN
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_messages_are_written_at_once(tmp_path: Path) -> None:
     """Before the process ends, whatever standard output is."""
     code = LIBRARY.format(number=15) + "with command():\n    work(); import os; os._exit(0)\n"

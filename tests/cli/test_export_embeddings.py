@@ -65,11 +65,11 @@ def test_rows_are_readable_images_in_file_order(
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # Keras
-@pytest.mark.parametrize("name", list(keras_files.NETS))
-def test_every_backbone_exports_what_keras_embeds(
+@pytest.mark.parametrize("name", ["convnext_tiny", "mobilenet_v2"])
+def test_it_exports_what_keras_embeds(
     name: str, shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Random weights in the published layout, real photos."""
+    """Random weights in the published layout, real photos; test_parity.py has all backbones."""
     monkeypatch.setenv("KERAS_BACKEND", "jax")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -37,6 +37,9 @@ def test_what_is_not_the_users_own_is_named(
     trained: Path, sample: SampleFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("product_mil.runs.measure_scale._MOST_S", 0.05)
+    # A smaller sample and few images at once, because the net is a large one.
+    monkeypatch.setattr("product_mil.runs.measure_scale.ensure_sample", lambda seed: sample)
+    monkeypatch.setattr("product_mil.runs.measure_scale.prediction_slots", lambda **_: 2)
     rates, cores = measured_rates(None, None, None), f"on {os.cpu_count()} cores"
     assert rates.about == (
         "measured on the embedded sample with efficientnet_lite0 at 180 px (joint:laptop) "
@@ -45,6 +48,7 @@ def test_what_is_not_the_users_own_is_named(
     of_data = ("product_bytes", "images_per_product", "index_s", "decode_s")
     assert {rates.basis[name] for name in of_data} == {"sample"}
     assert rates.basis["forward_s"] == "joint:laptop"
+    assert 0 < rates.forward_s < 60
     rates = measured_rates(None, trained, 10.0)
     assert rates.about == (
         f"measured on the embedded sample at 48 px {cores}; name --data for yours"
@@ -56,10 +60,16 @@ def test_what_is_not_the_users_own_is_named(
 
 
 @pytest.mark.parametrize(
-    "more", [("--products", 0), ("--products", 1, "--hosts", 0), ("--products", 1, "--unit_mb", 0)]
+    "more",
+    [
+        ("--products", 0),
+        ("--products", "inf"),
+        ("--products", 1, "--hosts", 0),
+        ("--products", 1, "--unit_mb", 0),
+    ],
 )
 def test_refusals(more: tuple[object, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         call_tool("plan", *more)
     assert left.value.code == 2
-    assert f"{more[-2]}=0: must be more than 0" in capsys.readouterr().err
+    assert f"{more[-2]}={more[-1]}: must be more than 0" in capsys.readouterr().err

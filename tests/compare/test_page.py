@@ -127,6 +127,8 @@ def choose(browser: Any, name: str, value: str) -> None:
 
 def test_in_a_browser(browser: Any, made: tuple[Path, dict[str, Any]]) -> None:
     path, gallery = made
+    browser.get("about:blank")
+    browser.get_log("performance")  # requests of other tests' pages
     browser.get(path.resolve().as_uri())
     assert status(browser) == "1 to 12 of 40 products, page 1 of 4"
     # Thumbnails are there and whole, and one image is said to be damaged.

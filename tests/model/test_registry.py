@@ -1,4 +1,4 @@
-"""Every backbone in the table keeps its promises: width, masks, statistics."""
+"""Every backbone in the table keeps its promises: width, masks, statistics, gradients."""
 
 import jax
 import jax.numpy as jnp
@@ -9,6 +9,8 @@ from flax import nnx
 from product_mil.errors import UserError
 from product_mil.model.registry import BACKBONES, backbone, blocks_of
 
+KINDS = nnx.Param, nnx.BatchStat
+
 
 @pytest.mark.parametrize(
     "name",
@@ -18,61 +20,48 @@ from product_mil.model.registry import BACKBONES, backbone, blocks_of
         if spec.on_host is None and name != "none"
     ],
 )
-def test_embedding_statistics_and_masked_images(name):
+def test_masks_statistics_and_gradients(name):
     spec = backbone(name)
-    module = spec.build(rngs=nnx.Rngs(0), dtype=jnp.float32)
-    graph, parameters, statistics = nnx.split(module, nnx.Param, nnx.BatchStat)
-    statistics = nnx.as_pure(statistics)
-
-    def embed(pixels, mask, use_running_statistics):
-        module = nnx.merge(graph, parameters, statistics)
-        embedding = module(pixels, use_running_statistics=use_running_statistics, mask=mask)
-        return embedding, nnx.as_pure(nnx.state(module, nnx.BatchStat))
-
-    embed = jax.jit(embed, static_argnums=2)
-    random = np.random.default_rng(0)
-    size = max(spec.min_image_size_px, 37)
-    pixels = random.integers(0, 256, (3, size + 3, size, 3), dtype=np.uint8)
-    mask = np.array([True, True, False])
-    embedding, new_statistics = embed(pixels, mask, False)
-    assert embedding.shape == (3, spec.embedding_dim)
-    assert embedding.dtype == jnp.float32
-    # What the padding slot holds changes no real image's embedding and no statistic, bit by bit.
-    other = np.concatenate([pixels[:2], np.full_like(pixels[:1], 255)])
-    again, again_statistics = embed(other, mask, False)
-    np.testing.assert_array_equal(embedding[:2], again[:2])
-    jax.tree.map(np.testing.assert_array_equal, new_statistics, again_statistics)
-    # Every statistic moves with batch statistics, none without.
-    for old, new in zip(jax.tree.leaves(statistics), jax.tree.leaves(new_statistics), strict=True):
-        assert np.any(old != new)
-    _, same_statistics = embed(pixels, mask, True)
-    jax.tree.map(np.testing.assert_array_equal, statistics, same_statistics)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name, spec in BACKBONES.items() if not spec.on_host])
-def test_every_parameter_gets_a_gradient(name):
-    spec = backbone(name)
-    graph, *state = nnx.split(spec.build(rngs=nnx.Rngs(0)), nnx.Param, nnx.BatchStat)
+    graph, *state = nnx.split(spec.build(rngs=nnx.Rngs(0), dtype=jnp.float32), *KINDS)
     parameters, statistics = map(nnx.as_pure, state)
     random = np.random.default_rng(0)
     # Away from zero, where some residuals start: what lies before them would learn nothing yet.
     parameters = jax.tree.map(lambda leaf: leaf + random.normal(0, 0.02, leaf.shape), parameters)
-    size = max(spec.min_image_size_px, 64)
-    pixels = random.integers(0, 256, (4, size, size, 3), dtype=np.uint8)
+
+    def embed(parameters, statistics, pixels, mask, use_running_statistics):
+        module = nnx.merge(graph, parameters, statistics)
+        embedding = module(pixels, use_running_statistics=use_running_statistics, mask=mask)
+        return embedding, nnx.as_pure(nnx.state(module, nnx.BatchStat))
 
     @jax.jit
-    def gradient(parameters, statistics, pixels):
+    def trained(parameters, statistics, pixels, mask):
         def loss(parameters):
-            module = nnx.merge(graph, parameters, statistics)
-            embedding = module(pixels, use_running_statistics=False)
-            return (embedding * jnp.linspace(-1.0, 1.0, spec.embedding_dim)[None]).sum()
+            embedding, new_statistics = embed(parameters, statistics, pixels, mask, False)
+            weights = mask[:, None] * jnp.linspace(-1.0, 1.0, spec.embedding_dim)[None]
+            return (embedding * weights).sum(), (embedding, new_statistics)
 
-        return jax.grad(loss)(parameters)
+        return jax.grad(loss, has_aux=True)(parameters)
 
-    for path, leaf in jax.tree.leaves_with_path(gradient(parameters, statistics, pixels)):
+    size = max(spec.min_image_size_px, 61)
+    pixels = random.integers(0, 256, (5, size + 3, size, 3), dtype=np.uint8)
+    mask = np.array([True, True, True, True, False])
+    gradient, (embedding, new_statistics) = trained(parameters, statistics, pixels, mask)
+    assert embedding.shape == (5, spec.embedding_dim)
+    assert embedding.dtype == jnp.float32
+    for path, leaf in jax.tree.leaves_with_path(gradient):
         assert np.isfinite(leaf).all(), path
         assert np.any(leaf != 0), path
+    # What the padding slot holds changes no real image's embedding and no statistic, bit by bit.
+    other = np.concatenate([pixels[:4], np.full_like(pixels[:1], 255)])
+    _, (again, again_statistics) = trained(parameters, statistics, other, mask)
+    np.testing.assert_array_equal(embedding[:4], again[:4])
+    jax.tree.map(np.testing.assert_array_equal, new_statistics, again_statistics)
+    # Every statistic moves with batch statistics, none without.
+    for old, new in zip(jax.tree.leaves(statistics), jax.tree.leaves(new_statistics), strict=True):
+        assert np.any(old != new)
+    infer = jax.jit(embed, static_argnums=4)
+    _, same_statistics = infer(parameters, statistics, pixels, mask, True)
+    jax.tree.map(np.testing.assert_array_equal, statistics, same_statistics)
 
 
 def test_table_is_keyed_by_name_and_unknown_names_are_refused():

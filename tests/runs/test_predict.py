@@ -10,6 +10,7 @@ import pytest
 
 import product_mil
 from product_mil.compare.gather.evaluate import evaluate_file
+from product_mil.data.faults import FAULTS, faults_path
 from product_mil.errors import UserError
 from product_mil.inference.backoff import calibrate
 from product_mil.inference.outputs import Outputs
@@ -95,5 +96,8 @@ def images_in(spec: str) -> list[list[bytes]]:
 def test_two_outputs_of_one_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="named for two outputs"):
         Outputs(tmp_path / "a.csv", tmp_path / "a.csv").files()
+    faults = faults_path(tmp_path / "a.csv")  # which is written only if there are any
+    with pytest.raises(UserError, match=r"a\.csv\.bad_records\.csv is named for two outputs"):
+        Outputs(tmp_path / "a.csv", faults).check(None, {faults: FAULTS})
     assert not Outputs(tmp_path / "a.csv").need_all
     assert Outputs(tmp_path / "a.csv", min_confidence=0.0).need_all

@@ -103,7 +103,7 @@ def test_rows_do_not_depend_on_the_cuts(
     assert exported.num_imageless == 2
     wanted = pq.read_table(tmp_path / "all.parquet")
     monkeypatch.setattr("product_mil.runs.feed.cached_embeddings", None)  # units leave it alone
-    for unit_mb, least in ((1000.0, 4), (0.04, 25)):
+    for unit_mb, least in ((1000.0, 4), (0.1, 10)):
         job = job_of(workdir, tmp_path / f"{unit_mb}", unit_mb)
         units, tally = predicted(job, data)
         assert tally == (len(units), 0, {}, 3)

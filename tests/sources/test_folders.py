@@ -202,10 +202,25 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "1000" / "again").symlink_to(root / "1000")
     (root / "1000" / "7" / "1.jpg").unlink()
     (root / "1000" / "7" / "1.jpg").symlink_to(tmp_path / "one.jpg")
-    (root / "1000" / "7" / "2.jpg").symlink_to(tmp_path / "gone.jpg")
-    (root / "1000" / "7" / "3.jpg").symlink_to("3.jpg")
     (tmp_path / "one.jpg").write_bytes(PRODUCTS[0].images[1])
     assert contents(open_catalogue(root)) == as_contents()
+
+
+def test_links_to_images_that_are_not_there_are_listed(tmp_path: Path) -> None:
+    """As git-annex leaves them where a file has not been fetched."""
+    root = folder(tmp_path / "photos")
+    lost = [root / "1000" / "7" / "2.jpg", root / "1000" / "7" / "3.jpg"]
+    lost[0].symlink_to(tmp_path / "gone.jpg")
+    lost[1].symlink_to("3.jpg")
+    found = open_catalogue(root)
+    assert [path for path, _ in found.faults] == lost
+    assert found.fault_counts == {"the file cannot be read here": 2}
+    assert found.num_images_total == sum(len(product.images) for product in PRODUCTS) + 2
+    for image in root.glob("*/*/*"):
+        image.unlink()
+        image.symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match=r"but \d+ links to files that are not there, such as"):
+        open_catalogue(root)
 
 
 @pytest.mark.parametrize(
@@ -255,6 +270,53 @@ def test_files_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert contents(changed)[8] == (1000, [jpeg(77)])
     assert changed.fingerprint != first.fingerprint
     assert not stored.exists()
+
+
+def test_only_what_changed_is_read_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root, read = folder(tmp_path / "photos"), []
+    real = image_files.ImageReader.read_file
+    open_catalogue(root)
+    monkeypatch.setattr(
+        image_files.ImageReader,
+        "read_file",
+        lambda self, name: read.append(name.decode()) or real(self, name),
+    )
+    (root / "1000" / "8" / "0.jpg").write_bytes(jpeg(77))
+    (root / "1000" / "7" / "00.jpg").write_bytes(jpeg(78))
+    (root / "2000" / "9" / "1.jpg").rename(root / "2000" / "9" / "5.jpg")
+    touched = root / "2000" / "9" / "0.jpg"
+    os.utime(touched, ns=(1, 1))
+    found = open_catalogue(root)
+    wanted = ["1000/7/00.jpg", "1000/8/0.jpg", "2000/9/0.jpg", "2000/9/5.jpg"]
+    assert sorted(read) == wanted
+    # As if all had been read.
+    monkeypatch.setenv("PRODUCT_MIL_CACHE", str(tmp_path / "other"))
+    anew = open_catalogue(root)
+    assert found.fingerprint == anew.fingerprint
+    assert (contents(found), found.faults) == (contents(anew), anew.faults)
+    read.clear()
+    (root / "1000" / "8" / "0.jpg").unlink()
+    open_catalogue(root)
+    assert read == []
+
+
+def test_what_is_no_image_is_read_again_and_named_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its reason is not kept beside its hash."""
+    root, read = folder(tmp_path / "photos"), []
+    (root / "1000" / "7" / "1.jpg").write_bytes(bytes(50))
+    before = open_catalogue(root)
+    real = image_files.ImageReader.read_file
+    monkeypatch.setattr(
+        image_files.ImageReader,
+        "read_file",
+        lambda self, name: read.append(name.decode()) or real(self, name),
+    )
+    (root / "1000" / "8" / "0.jpg").write_bytes(jpeg(77))
+    found = open_catalogue(root)
+    assert sorted(read) == ["1000/7/1.jpg", "1000/8/0.jpg"]
+    assert found.faults == before.faults != []
 
 
 def test_files_that_vanish_or_change_are_unread(tmp_path: Path) -> None:

@@ -23,6 +23,8 @@ import {
 const TOPK = 100;
 // After which a server that starts is asked again.
 const AGAIN_MS = 1500;
+// Of a request, at most: its fields, and what a form has around each image, such as its name.
+const FORM_BYTES = 1000;
 
 /** @type {Given[]} */
 let given = [];
@@ -188,11 +190,23 @@ function fault({ name, type, size }) {
   return size > most ? `${name} has ${bytes(size)}; an image may have ${bytes(most)}.` : null;
 }
 
+/** @param {File[]} files @returns {File[]} those that fit into a request with what is at hand */
+function fitting(files) {
+  let left = models.max_request_bytes - FORM_BYTES;
+  for (const { file } of given) left -= file.size + FORM_BYTES;
+  return files.filter(({ size }) => {
+    if (size + FORM_BYTES > left) return false;
+    left -= size + FORM_BYTES;
+    return true;
+  });
+}
+
 /** Take images of a person, as many as fit. @param {Iterable<File>} files */
 function take(files) {
   const faults = [...files].map(fault);
   const fine = [...files].filter((_, index) => faults[index] === null);
-  const taken = fine.slice(0, models.max_images_accepted - given.length);
+  const few = fine.slice(0, models.max_images_accepted - given.length);
+  const taken = fitting(few);
   if (taken.length) {
     label = null;
     add(taken);
@@ -200,9 +214,13 @@ function take(files) {
     bringUp();
   }
   const refusals = faults.filter((sentence) => sentence !== null);
-  if (taken.length < fine.length) {
+  if (few.length < fine.length) {
     const most = counted(models.max_images_accepted, "image");
-    refusals.push(`A product may have ${most}: ${fine.length - taken.length} left out.`);
+    refusals.push(`A product may have ${most}: ${fine.length - few.length} left out.`);
+  }
+  if (taken.length < few.length) {
+    const most = bytes(models.max_request_bytes);
+    refusals.push(`All images may have ${most} together: ${few.length - taken.length} left out.`);
   }
   complain(refusals);
 }

@@ -11,7 +11,7 @@
  * @typedef {{name: string, summary: string, pooling: string, backbone: string,
  *   calibrated: boolean, sums_over_images: boolean}} Model
  * @typedef {{model: Model, beside: Model|null, max_images: number, max_images_accepted: number,
- *   max_image_bytes: number, num_categories: number, levels: number}} Models
+ *   max_image_bytes: number, max_request_bytes: number, num_categories: number, levels: number}} Models
  * @typedef {{number: number, names: string[]|null, images: string[]}} Sample
  */
 

@@ -28,14 +28,7 @@ class Case(NamedTuple):
     top: tuple[np.ndarray, np.ndarray]
 
 
-FAST = ("xception",)
-MARKED = [
-    name if name in FAST else pytest.param(name, marks=pytest.mark.slow)
-    for name in keras_files.NETS
-]
-
-
-@pytest.fixture(scope="module", params=MARKED)
+@pytest.fixture(scope="module", params=keras_files.NETS)
 def case(request, keras, tmp_path_factory) -> Case:
     name = request.param
     spec = backbone(name)
@@ -93,9 +86,9 @@ def agree(case: Case, size: tuple[int, int]) -> None:
     assert np.abs(embedding[0] - embedding[1]).max() > 1e-3 * np.abs(embedding).max()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["xception"], indirect=True)
 def test_inference_at_the_smallest_size(case):
-    if case.name not in FAST:
-        pytest.skip("the slow suite has larger ones")
     size = max(case.spec.min_image_size_px, 32)
     agree(case, (size, size + 5))
 

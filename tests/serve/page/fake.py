@@ -61,6 +61,7 @@ class Fake:
     asked: list[tuple[list[bytes], dict[str, str]]] = field(default_factory=list)
     file_names: list[str] = field(default_factory=list)  # of the last request
     max_image_bytes: int = 100_000
+    max_request_bytes: int = 1_000_000
 
     def about(self) -> dict[str, Any]:
         return {
@@ -70,6 +71,7 @@ class Fake:
             "max_images_accepted": 8,
             "image_size_px": 180,
             "max_image_bytes": self.max_image_bytes,
+            "max_request_bytes": self.max_request_bytes,
             "num_categories": len(self.names),
             "levels": 3,
         }

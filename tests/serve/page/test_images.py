@@ -197,3 +197,17 @@ def test_what_is_refused_before_it_is_sent(page: Page, tmp_path: Path) -> None:
         "Images 5, 6, 7 and 8: not used: the model takes the first 4 images",
     )
     assert len(page.server.fake.asked[0][0]) == 8
+
+
+def test_images_that_are_too_much_together_are_not_sent(page: Page, tmp_path: Path) -> None:
+    """The server would refuse all of them, and only after they were sent."""
+    page.open(Fake(NAMES, max_request_bytes=15_000))
+    large = [ONE[0][:-2] + bytes(5000) + ONE[0][-2:]] * 2
+    page.give(*files(tmp_path, large[0], *large, ONE[0]))
+    page.complained("All images may have 15 kB together: 1 left out.")
+    page.said("joint says APPLE, with 100 %.")
+    (images, _) = page.server.fake.asked[0]
+    assert [len(image) > 5000 for image in images] == [True, True, False]
+    page.give(*files(tmp_path, large[0]))
+    page.complained("All images may have 15 kB together: 1 left out.")
+    assert len(page.all("#strip li")) == 3
