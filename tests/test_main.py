@@ -128,9 +128,9 @@ def test_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("together", [("--distributed",), JOINED])
 def test_a_typing_error_is_refused_before_the_others_are_waited_for(
-    together: tuple[str, ...],
+    together: tuple[str, ...], refused_here: Callable[..., str]
 ) -> None:
-    text = refused(
+    text = refused_here(
         "--config=configs/joint.py:smoke",
         "--config.sede=1",
         "--config.model.backbone=vgg",
@@ -166,5 +166,6 @@ def test_another_configuration_is_refused(tmp_path: Path, refused_here: Callable
     )
     assert "config.seed: the run has 0, you ask for 9" in text
     assert "threads" not in text
+    assert f"{tmp_path} holds a run of another configuration; choose another --workdir" in text
     (tmp_path / "config.json").write_text("{")
     assert "damaged" in refused_here("--config=configs/joint.py:smoke", f"--workdir={tmp_path}")

@@ -44,7 +44,7 @@ def _reported(*, prints_result: bool = False) -> Iterator[None]:
     output = sys.stdout = _lasting(sys.stdout)
     errors = sys.stderr = _lasting(sys.stderr)
     try:
-        with _shown_messages(logging.DEBUG if prints_result else logging.WARNING):
+        with shown_messages(logging.DEBUG if prints_result else logging.WARNING):
             yield
         output.flush()
         if prints_result:
@@ -151,17 +151,22 @@ class _Shown(logging.Handler):
 
 
 @contextmanager
-def _shown_messages(errors_from: int) -> Iterator[None]:
-    """Show what the library logs, once, whatever handlers there were before."""
-    logger = logging.getLogger("product_mil")
+def shown_messages(
+    errors_from: int, library: str = "product_mil", level: int = logging.INFO
+) -> Iterator[None]:
+    """Show what a library logs from a level on, once, whatever handlers there were before.
+
+    Messages of the level `errors_from` and above go to standard error, others to standard output.
+    """
+    logger = logging.getLogger(library)
     before = logger.handlers[:], logger.level, logger.propagate
     logger.handlers[:], logger.propagate = [_Shown(errors_from)], False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     try:
         yield
     finally:
-        logger.handlers[:], level, logger.propagate = before
-        logger.setLevel(level)
+        logger.handlers[:], level_before, logger.propagate = before
+        logger.setLevel(level_before)
 
 
 def _jax_variable_in(error: ValueError) -> str | None:

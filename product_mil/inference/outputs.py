@@ -12,6 +12,7 @@ from product_mil.inference.predictions import PredictionBlock, Writer, written_w
 from product_mil.inference.submission import SUBMISSION, SubmissionWriter
 from product_mil.inference.top_classes import TOP_CLASSES, ParquetWriter
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Id
 from product_mil.sources.opening import source_files
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Written(NamedTuple):
     levels: "LevelCounts | None"  # counts of predictions that back off
     remarks: list[str]  # lines for people
     num_imageless: int = 0  # products without a readable image
+    first_imageless: tuple[Id, ...] = ()  # the ids of the first few of them
 
 
 def write_predictions(

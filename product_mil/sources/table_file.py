@@ -47,7 +47,7 @@ def choose(path: Path, names: list[str], asked: str, *, need_images: bool = True
         UserError: a column that is needed is missing; the message lists those that there are.
     """
     if not names:
-        raise UserError(f"{path} has no columns; get the file again")
+        raise UserError(f"{path} names no columns in its first line; write them there")
     wanted = dict(_assignments(path, asked))
     own: dict[str, str] = {}
     for name in names:

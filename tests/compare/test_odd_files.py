@@ -1,6 +1,7 @@
 """Prediction files without rows, of another name or for other labels, damaged or changed."""
 
 import gzip
+import os
 from pathlib import Path
 
 import numpy as np
@@ -123,6 +124,10 @@ def test_a_matrix_without_probabilities_is_refused(tmp_path: Path) -> None:
     confidence = read_answers(path, labelled(7, 7, 7)).answers.confidence
     assert confidence is not None
     np.testing.assert_allclose(confidence, [0.5, 0.4, 1])
+    np.save(path / "category_ids.npy", CLASS_IDS[::-1])
+    with pytest.raises(UserError, match=r"category_ids\.npy and .*about\.json name other"):
+        read_answers(path, labelled(7, 7, 7))
+    np.save(path / "category_ids.npy", CLASS_IDS)
     numbers = np.load(path / "probabilities.npy")
     numbers[1, 0] = np.nan
     np.save(path / "probabilities.npy", numbers)
@@ -149,3 +154,10 @@ def test_a_submission_that_is_cut_or_repeats_a_product(
 def test_an_id_of_a_submission_may_have_a_line_end(tmp_path: Path) -> None:
     (tmp_path / "s.csv").write_text('_id,category_id\n"a\nb",7\nc,8\n')
     assert read_answers(tmp_path / "s.csv", None).product_id.tolist() == ["a\nb", "c"]
+
+
+@pytest.mark.parametrize("name", ["p", "p.csv", "p.parquet"])
+def test_a_pipe_is_not_waited_for(tmp_path: Path, name: str) -> None:
+    os.mkfifo(tmp_path / name)
+    with pytest.raises(UserError, match=r"is a pipe, no .* file of predictions; save it to a file"):
+        read_answers(tmp_path / name, None)

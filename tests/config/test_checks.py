@@ -88,7 +88,7 @@ def test_the_message_says_what_is_wanted() -> None:
         finetune=StageConfig(learning_rate=math.nan, learning_rate_decay=0.0),
     )
     assert problems(config) == [
-        "config.seed=-1: must be at least 0",
+        "config.seed=-1: must be from 0 to 9223372036854775807",
         "config.data.valid_fraction=1.0: must be above 0 and below 1",
         "config.data.image_size_px=16: must be from 32 to 2048",
         "config.data.shards=four: expected a whole number",

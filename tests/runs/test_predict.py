@@ -88,6 +88,25 @@ def test_a_run_is_calibrated_once(
             assert answer.probability == pytest.approx(float(row["probability"]), abs=2e-6)
 
 
+def test_products_without_a_readable_image_are_counted_and_the_first_named(
+    trained: Path, sample: SampleFiles, tmp_path: Path
+) -> None:
+    records = bson.decode_all(sample.train.read_bytes())[:9]
+    for record in records[2:7]:
+        record["imgs"] = []
+    data = tmp_path / "a.bson"
+    data.write_bytes(b"".join(map(bson.encode, records)))
+    run, outputs = open_run(trained), Outputs(tmp_path / "s.csv")
+    written = predict(run, str(data), outputs)
+    first = [record["_id"] for record in records[2:5]]
+    assert (written.num_imageless, list(written.first_imageless)) == (5, first)
+    guess = run.categories.ids[run.log_prior.argmax()]
+    assert written.remarks[0] == (
+        f"5 products have no readable image ({first[0]}, {first[1]}, {first[2]}, ...): predicted "
+        f"as {guess}; {tmp_path / 's.csv.bad_records.csv'} says why"
+    )
+
+
 def images_in(spec: str) -> list[list[bytes]]:
     records = bson.decode_all(Path(spec).read_bytes())
     return [[image["picture"] for image in record["imgs"]] for record in records]

@@ -103,7 +103,7 @@ def test_labels_of_folders_without_categories(
     with pytest.raises(UserError, match="none of its products, such as seven, is a folder"):
         open_catalogue(root)
     for text, message in (
-        ("", "has no columns"),
+        ("", "names no columns in its first line"),
         ("name,category\n7,1\n", "which column holds the id.* call it _id"),
         ("_id,name\n7,1\n", "has no column of categories; call it category_id"),
         ("_id,category_id\n", "no row has an id in its column _id"),

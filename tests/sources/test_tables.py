@@ -215,6 +215,11 @@ def test_what_pandas_writes_for_a_missing_id_is_none(tmp_path: Path) -> None:
         ({"_id": [""], "image": ["x"]}, "", "no row has an id in its column _id"),
         ({"_id": [1], "image": ["x.jpg"]}, "", r"none of its 1 images is there, such as x\.jpg;"),
         (
+            {"_id": [1], "image": ["y" * 900]},
+            "",
+            r"is there, such as y{200}; paths are relative to",
+        ),
+        (
             {"_id": [1], "image": ["https://shop.example/1.jpg"]},
             "",
             r"holds addresses of images \(https://shop.example/1.jpg\); download them first",

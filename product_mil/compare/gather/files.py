@@ -17,7 +17,7 @@ from pyarrow import csv as pa_csv
 from product_mil.compare.answers import Answers, Questions
 from product_mil.ensemble.files import read_array
 from product_mil.errors import UserError
-from product_mil.files.foreign import SUBMISSION, refuse_foreign
+from product_mil.files.foreign import SUBMISSION, kind_of_file, refuse_foreign
 from product_mil.inference.matrix import matrix_files, read_description
 from product_mil.inference.soundness import refuse_repeated, refuse_unsound
 from product_mil.inference.top_classes import PredictionFile, read_predictions
@@ -72,10 +72,10 @@ def is_parquet(path: Path) -> bool:
     if path.suffix.lower() == ".parquet":
         return True
     try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
+        kind = kind_of_file(path)  # of a pipe, nothing is read
     except OSError:
         return False
+    return kind is not None and kind.group == "parquet"
 
 
 def _is_matrix(path: Path) -> bool:
@@ -149,6 +149,11 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
         )
     about = read_description(about_path)
     categories = Categories.from_json(json.dumps(about["categories"]))
+    if not np.array_equal(columns, categories.ids):
+        raise UserError(
+            f"{columns_path} and {about_path} name other categories, or in another order; make "
+            "them again"
+        )
     category = _labels(ids, truth)
     label = categories.class_of(category)
     refuse_repeated(path, "product", ids)
