@@ -6,6 +6,8 @@ again.
 """
 
 import json
+import re
+import shutil
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,10 +19,10 @@ import xxhash
 from product_mil.errors import UserError
 from product_mil.files.cache import cache_root, writable_cache
 from product_mil.files.whole import whole_directory
-from product_mil.sources.bson.index_store import mapped_columns, remove_older
 from product_mil.sources.catalogue import MAX_LISTED_FAULTS, Fault, kind_of
 
 _FORMAT = 1  # a new number makes all that was stored stale
+_STORED = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names; others are not ours
 
 
 class Stored(NamedTuple):
@@ -90,6 +92,28 @@ def load(directory: Path) -> Stored | None:
         return Stored(columns, description["about"], directory)
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError):
         return None  # whatever is wrong, it can be made again
+
+
+def mapped_columns(directory: Path, hashes: Mapping[str, str]) -> dict[str, np.ndarray]:
+    """The columns in a directory, mapped into memory, by name; `hashes` are those of their values.
+
+    Raises:
+        OSError, EOFError, ValueError: a column is missing or damaged.
+    """
+    columns = {}
+    for name, content_hash in hashes.items():
+        column = np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
+        if xxhash.xxh3_128_hexdigest(column.data) != content_hash:
+            raise ValueError(f"{name} is damaged")
+        columns[name] = column
+    return columns
+
+
+def remove_older(directory: Path) -> None:
+    """Remove the directories beside this one that hold columns of older states of its source."""
+    for other in directory.parent.iterdir():
+        if other != directory and _STORED.fullmatch(other.name):
+            shutil.rmtree(other, ignore_errors=True)
 
 
 def about_faults(

@@ -2,10 +2,8 @@
 
 import json
 import os
-import re
-import shutil
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -29,11 +27,11 @@ from product_mil.sources.catalogue import (
     later_duplicates,
 )
 from product_mil.sources.ids import as_text, is_text
+from product_mil.sources.stored import mapped_columns, remove_older
 
 FORMAT = 3  # a new number makes every older index stale
 _TEXT_FORMAT = 1  # a new number makes older indexes with categories that are no integers stale
 
-_INDEX = re.compile(r"v\d+-[0-9a-f]{32}(-unhashed)?")  # names of indexes; others are not ours
 _OLDER_FAULTS = {"no integer _id", "category_id is not an integer"}  # before text could be an id
 _DTYPES = {
     "offset_bytes": "<i8",
@@ -92,21 +90,6 @@ def load_index(path: Path, directory: Path) -> Index | None:
         )
     except (OSError, ValueError, LookupError, TypeError, AttributeError, EOFError, OverflowError):
         return None  # whatever is wrong, the index can be built again
-
-
-def mapped_columns(directory: Path, hashes: Mapping[str, str]) -> dict[str, np.ndarray]:
-    """The columns in a directory, mapped into memory, by name; `hashes` are those of their values.
-
-    Raises:
-        OSError, EOFError, ValueError: a column is missing or damaged.
-    """
-    columns = {}
-    for name, content_hash in hashes.items():
-        column = np.load(directory / f"{name}.npy", mmap_mode="r").view(np.ndarray)
-        if xxhash.xxh3_128_hexdigest(column.data) != content_hash:
-            raise ValueError(f"{name} is damaged")
-        columns[name] = column
-    return columns
 
 
 def build_index(path: Path, directory: Path, *, hash_images: bool) -> Index:
@@ -168,13 +151,6 @@ def build_index(path: Path, directory: Path, *, hash_images: bool) -> Index:
             raise OSError("what was written reads back differently")
     remove_older(directory)
     return replace(index, directory=directory)
-
-
-def remove_older(directory: Path) -> None:
-    """Remove the directories beside this one that hold columns of older states of its source."""
-    for other in directory.parent.iterdir():
-        if other != directory and _INDEX.fullmatch(other.name):
-            shutil.rmtree(other, ignore_errors=True)
 
 
 class _ColumnFile:
