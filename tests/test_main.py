@@ -166,5 +166,6 @@ def test_another_configuration_is_refused(tmp_path: Path, refused_here: Callable
     )
     assert "config.seed: the run has 0, you ask for 9" in text
     assert "threads" not in text
+    assert f"{tmp_path} holds a run of another configuration; choose another --workdir" in text
     (tmp_path / "config.json").write_text("{")
     assert "damaged" in refused_here("--config=configs/joint.py:smoke", f"--workdir={tmp_path}")

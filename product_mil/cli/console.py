@@ -26,8 +26,8 @@ def command(*, prints_result: bool = False) -> Iterator[None]:
     also on standard error where `prints_result` says that the result is on standard output. A
     `UserError` is one line on standard error, and status 2. A run that was asked to stop says where
     it stopped; any other Ctrl-C, SIGTERM or SIGHUP removes unfinished outputs and is one line. The
-    status is 128 + the signal's number. Where another process of the same run is gone, the status
-    is 75.
+    status is 128 + the signal's number, as a shell shows it. Where another process of the same run
+    is gone, the status is 75.
 
     Standard output and error may be closed, full or gone at any moment: what is written there is
     lost from then on, and the work goes on. Only a command that `prints_result` fails then: quietly
@@ -44,7 +44,7 @@ def _reported(*, prints_result: bool = False) -> Iterator[None]:
     output = sys.stdout = _lasting(sys.stdout)
     errors = sys.stderr = _lasting(sys.stderr)
     try:
-        with _shown_messages(logging.DEBUG if prints_result else logging.WARNING):
+        with shown_messages(logging.DEBUG if prints_result else logging.WARNING):
             yield
         output.flush()
         if prints_result:
@@ -110,12 +110,12 @@ class _Ended(KeyboardInterrupt):
 
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Raise `_Ended` at SIGTERM and SIGHUP if nobody reacts; a second SIGTERM ends at once.
+    """Raise `_Ended` at SIGINT, SIGTERM and SIGHUP if nobody reacts; a second one ends at once.
 
     When the body has cleaned up, the signal ends the process as it would have done. Python's own
     end would wait for threads that still compute, or crash there.
     """
-    mine: list[int] = []
+    mine: dict[int, Any] = {}
     ended: list[int] = []
 
     def end(number: int, _: object) -> None:
@@ -125,15 +125,16 @@ def _ended_by_signals() -> Iterator[None]:
         raise _Ended(number)
 
     with suppress(ValueError):  # not the main thread, where no signals arrive
-        for number in (signal.SIGTERM, signal.SIGHUP):
-            if signal.getsignal(number) == signal.SIG_DFL:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            before = signal.getsignal(number)
+            if before in (signal.SIG_DFL, signal.default_int_handler):
                 signal.signal(number, end)
-                mine.append(number)
+                mine[number] = before
     try:
         yield
     finally:
-        for number in mine:
-            signal.signal(number, signal.SIG_DFL)
+        for number, before in mine.items():
+            signal.signal(number, signal.SIG_DFL if ended else before)
         for number in ended:
             signal.raise_signal(number)
 
@@ -151,17 +152,22 @@ class _Shown(logging.Handler):
 
 
 @contextmanager
-def _shown_messages(errors_from: int) -> Iterator[None]:
-    """Show what the library logs, once, whatever handlers there were before."""
-    logger = logging.getLogger("product_mil")
+def shown_messages(
+    errors_from: int, library: str = "product_mil", level: int = logging.INFO
+) -> Iterator[None]:
+    """Show what a library logs from a level on, once, whatever handlers there were before.
+
+    Messages of the level `errors_from` and above go to standard error, others to standard output.
+    """
+    logger = logging.getLogger(library)
     before = logger.handlers[:], logger.level, logger.propagate
     logger.handlers[:], logger.propagate = [_Shown(errors_from)], False
-    logger.setLevel(logging.INFO)
+    logger.setLevel(level)
     try:
         yield
     finally:
-        logger.handlers[:], level, logger.propagate = before
-        logger.setLevel(level)
+        logger.handlers[:], level_before, logger.propagate = before
+        logger.setLevel(level_before)
 
 
 def _jax_variable_in(error: ValueError) -> str | None:

@@ -12,8 +12,7 @@ import os
 from product_mil.cli.console import command
 from product_mil.cli.flags import add_data_flag, add_workdir_flag
 from product_mil.cli.parser import CommandParser
-from product_mil.errors import UserError
-from product_mil.runs.scale import Machines, plan
+from product_mil.runs.scale import Machines, plan, refuse_out_of_bounds
 from product_mil.runs.units import UNIT_MB
 
 
@@ -43,8 +42,8 @@ def main(argv: list[str] | None = None) -> None:
     args = parser.parse_args(argv)
     for name in ("products", "images_per_s", "unit_mb"):
         value = getattr(args, name)
-        if value is not None and not value > 0:
-            raise UserError(f"--{name}={value:g}: must be more than 0")
+        if value is not None:
+            refuse_out_of_bounds(name, value)
     cores = args.cores or os.cpu_count() or 1
     Machines(args.hosts, cores, args.devices or 1, args.gbit_per_s)  # refused before it is measured
     import jax

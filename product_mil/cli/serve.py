@@ -16,7 +16,7 @@ import socket
 from collections.abc import Callable
 from contextlib import suppress
 
-from product_mil.cli.console import command
+from product_mil.cli.console import command, shown_messages
 from product_mil.cli.flags import add_checkpoint_flag
 from product_mil.cli.imports import add_import_flag
 from product_mil.cli.parser import CommandParser
@@ -89,7 +89,8 @@ def _serve(args: argparse.Namespace, bound: socket.socket) -> None:
     examples = examples_of(models[0], args.examples, limits)
     loaded = "\n".join(f"serving {each.summary}" for each in models)
     print(f"{loaded}\nopen {address_of(bound)}; it answers when the model is compiled", flush=True)
-    serve(Service(models, examples, limits), bound)
+    with shown_messages(logging.WARNING, "uvicorn", logging.WARNING):
+        serve(Service(models, examples, limits), bound)
     print("stopped; everything that was asked is answered")
 
 

@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from product_mil.config.start import Start, start_of
 
+MAX_SEED = 2**63 - 1  # JAX takes no larger one
+
 
 def setting(default: Any, about: str, **bounds: int | float) -> Any:
     """A field with its default and a sentence about it.
@@ -35,7 +37,7 @@ class DataConfig:
     categories: str = setting(
         "", "category_names.csv with the tree; empty: one level, of the category ids in `train`."
     )
-    sample_seed: int = setting(0, "Seed of the embedded sample.", ge=0)
+    sample_seed: int = setting(0, "Seed of the embedded sample.", ge=0, le=MAX_SEED)
     max_products: int = setting(
         0, "A random subset of so many training products, for a quick look; 0: all.", ge=0
     )
@@ -254,7 +256,7 @@ class Config:
     """A whole run."""
 
     name: str = setting("run", "Name of the run's directory under runs/.")
-    seed: int = setting(0, "Seed of all that is random in the run.", ge=0)
+    seed: int = setting(0, "Seed of all that is random in the run.", ge=0, le=MAX_SEED)
     checkpoint_every_s: float = setting(
         600.0, "Seconds between checkpoints, besides the one at each evaluation.", gt=0
     )

@@ -37,9 +37,14 @@ class Leaf:
         """The values that it may have, in words; empty if any of its type."""
         least, above, most, below = (self.metadata.get(of) for of in ("ge", "gt", "le", "lt"))
         if least is not None and most is not None:
-            return f"from {least:g} to {most:g}"
+            return f"from {_number(least)} to {_number(most)}"
         ends = ((least, "at least"), (above, "above"), (most, "at most"), (below, "below"))
-        return " and ".join(f"{words} {end:g}" for end, words in ends if end is not None)
+        return " and ".join(f"{words} {_number(end)}" for end, words in ends if end is not None)
+
+
+def _number(bound: int | float) -> str:
+    """A bound as people write it; whole numbers with all their digits."""
+    return str(bound) if isinstance(bound, int) else f"{bound:g}"
 
 
 @functools.cache

@@ -283,7 +283,9 @@ def _place(image: Image.Image, orientation: int, pixels: UInt8[np.ndarray, "h w 
 
 
 def _check_pixels(width: int, height: int) -> None:
-    """Refuse an image of too many pixels, when only its header has been read."""
+    """Refuse an image of too many pixels or of none, when only its header has been read."""
+    if not width * height:
+        raise ImageError("the image has no pixels")
     if width * height > MAX_PIXELS:
         raise ImageError(f"the image is {width}x{height}, more than {MAX_PIXELS} pixels")
 

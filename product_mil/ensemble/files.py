@@ -17,6 +17,7 @@ from product_mil.files.foreign import MATRIX, refuse_foreign
 from product_mil.files.outputs import Kind, beside, csv_with_header
 from product_mil.files.whole import write_text
 from product_mil.inference.matrix import matrix_files, read_description
+from product_mil.inference.soundness import refuse_repeated, refuse_unsound
 from product_mil.sources.categories import Categories, categories_from_ids
 from product_mil.sources.ids import Ids, alike, is_text
 from product_mil.sources.lookup import rows_of
@@ -123,19 +124,9 @@ class AlignedMembers:
                     )
                 ]
             )
-            self._check(block, first)
+            for member, rows in zip(self.members, block, strict=True):
+                refuse_unsound(member.path, self.product_id[chosen], rows.min(-1), rows.sum(-1))
             yield block
-
-    def _check(self, block: Float32[np.ndarray, "m b k"], first: int) -> None:
-        # NaN fails every comparison.
-        fine = (block.min(-1) >= 0) & (np.abs(block.sum(-1) - 1) < 1e-2)
-        if not fine.all():
-            member, row = np.argwhere(~fine)[0]
-            raise UserError(
-                f"{self.members[member].path}: what it says of product "
-                f"{self.product_id[first + row]} are no probabilities (they are negative or sum to "
-                f"{block[member, row].sum():.4g}); export it again"
-            )
 
 
 def open_member(path: Path) -> Member:
@@ -162,13 +153,11 @@ def align(members: Sequence[Member], listing: Path) -> AlignedMembers:
             long list of these is written to `listing`.
     """
     names = [str(member.path) for member in members]
-    for name, member in zip(names, members, strict=True):
-        for what, ids in (("product", member.product_id), ("category", member.class_ids)):
-            distinct, times = np.unique(ids, return_counts=True)
-            if (times > 1).any():
-                raise UserError(f"{name} has {what} {distinct[times > 1][0]} more than once")
+    for member in members:
+        refuse_repeated(member.path, "product", member.product_id)
+        refuse_repeated(member.path, "category", member.class_ids)
         if not len(member.product_id):
-            raise UserError(f"{name} holds no product")
+            raise UserError(f"{member.path} holds no product")
     refuse_missing("categories", names, [member.class_ids for member in members], listing)
     refuse_missing("products", names, [member.product_id for member in members], listing)
     wanted = members[0].product_id

@@ -121,7 +121,7 @@ class ParquetMember:
                         probability.flatten().to_numpy().reshape(len(batch), -1),
                         remaining.to_numpy(),
                     )
-        except (OSError, pa.ArrowInvalid) as error:
+        except (OSError, ValueError) as error:  # such as lists that are null
             raise UserError(f"cannot read predictions from {self.path}: {error}") from None
 
 

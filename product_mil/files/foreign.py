@@ -19,6 +19,7 @@ _SAMPLES = 64  # places that are read in a file that begins with zeros
 _MAX_SHOWN = 60  # characters of a text's first line
 
 _ID_FIRST = re.compile(rb"[\x01-\x13\x7f\xff]_id\0")
+_OFFICE_NAMES = re.compile(rb"\[Content_Types\]\.xml|_rels/|xl/|docProps/|mimetypeapplication/vnd")
 _PICKLE = re.compile(rb"\x80(?:[\x04\x05]\x95|[\x02\x03][(\]})cCKMXNlG])")
 _ELEMENT = re.compile(rb"[\x01-\x13\x7f\xff][\x20-\x7e]{1,64}\0")
 _CONTROL = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
@@ -39,6 +40,8 @@ BSON = Kind("a BSON dump of MongoDB", "bson")
 _ARCHIVE = Kind("a mongodump archive", "archive")
 _GZIP = Kind("compressed by gzip", "gzip", _UNPACK)
 _BZIP2 = Kind("compressed by bzip2", "packed", _UNPACK)
+_ZIP = Kind("compressed as a zip archive", "packed", _UNPACK)
+_OFFICE = Kind("a file of Excel or another office program", "office", "save it as CSV in UTF-8")
 _TAR = Kind("a tar archive", "packed", _UNPACK)
 _ZEROS = Kind("nothing but zeros, as of a download that was never filled in", "none", _AGAIN)
 _EMPTY = Kind("empty", "empty", _AGAIN)
@@ -56,11 +59,12 @@ _BRANDS = {  # of ISO media files
 _MAGIC = (
     (b"\x6d\xe2\x99\x81", _ARCHIVE),
     (b"\x1f\x8b", _GZIP),
-    (b"PK\x03\x04", Kind("compressed as a zip archive", "packed", _UNPACK)),
+    (b"PK\x03\x04", _ZIP),
     (b"PK\x05\x06", Kind("an empty zip archive", "packed", _AGAIN)),
     (b"\x28\xb5\x2f\xfd", Kind("compressed by zstd", "packed", _UNPACK)),
     (b"\xfd7zXZ\0", Kind("compressed by xz", "packed", _UNPACK)),
     *((b"BZh%d1AY&SY" % level, _BZIP2) for level in range(1, 10)),
+    (b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1", _OFFICE),
     (b"7z\xbc\xaf\x27\x1c", Kind("a 7z archive", "packed", _UNPACK)),
     (b"Rar!\x1a\x07", Kind("a RAR archive", "packed", _UNPACK)),
     (b"\x04\x22\x4d\x18", Kind("compressed by lz4", "packed", _UNPACK)),
@@ -196,7 +200,7 @@ def kind_of_bytes(head: bytes) -> Kind | None:  # noqa: PLR0911, one for each ki
         return BSON
     for magic, kind in _MAGIC:
         if head.startswith(magic):
-            return _inside_gzip(head) if kind is _GZIP else kind
+            return _by_content(kind, head)
     if head.startswith(b"RIFF"):
         return _RIFF.get(head[8:12], Kind("a RIFF file"))
     if head.startswith(b"ftyp", 4):
@@ -223,6 +227,13 @@ def _may_be_length(head: bytes) -> bool:
 
 def _length(head: bytes) -> int:
     return int.from_bytes(head[:4], "little")
+
+
+def _by_content(kind: Kind, head: bytes) -> Kind:
+    """What a file of this kind is by what is packed in it."""
+    if kind is _GZIP:
+        return _inside_gzip(head)
+    return _OFFICE if kind is _ZIP and _OFFICE_NAMES.match(head, 30) else kind
 
 
 def _inside_gzip(head: bytes) -> Kind:

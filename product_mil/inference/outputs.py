@@ -12,6 +12,7 @@ from product_mil.inference.predictions import PredictionBlock, Writer, written_w
 from product_mil.inference.submission import SUBMISSION, SubmissionWriter
 from product_mil.inference.top_classes import TOP_CLASSES, ParquetWriter
 from product_mil.sources.categories import Categories
+from product_mil.sources.ids import Id
 from product_mil.sources.opening import source_files
 
 if TYPE_CHECKING:
@@ -48,15 +49,15 @@ class Outputs:
         """Whether any file needs the probability of every class."""
         return self.matrix is not None or self.min_confidence is not None
 
-    def files(self) -> dict[Path, Kind]:
-        """Every file to write, with its kind.
+    def files(self, more: Mapping[Path, Kind] | None = None) -> dict[Path, Kind]:
+        """Every file to write, with its kind, and `more` that is written besides.
 
         Raises:
             UserError: two of the files have the same name.
         """
         from product_mil.inference.backoff import LEVELS
 
-        found = [(self.submission, SUBMISSION)]
+        found = [(self.submission, SUBMISSION), *(more or {}).items()]
         if self.top_classes:
             found.append((self.top_classes, TOP_CLASSES))
         if self.matrix:
@@ -78,7 +79,7 @@ class Outputs:
         Raises:
             UserError: a file cannot be written; the message names it and says what to change.
         """
-        files = {**self.files(), **more}
+        files = self.files(more)
         refuse_data(files, spec)
         matrix, inside = self.matrix, set()
         if matrix is not None and matrix.suffix.lower() != ".npy":
@@ -117,6 +118,7 @@ class Written(NamedTuple):
     levels: "LevelCounts | None"  # counts of predictions that back off
     remarks: list[str]  # lines for people
     num_imageless: int = 0  # products without a readable image
+    first_imageless: tuple[Id, ...] = ()  # the ids of the first few of them
 
 
 def write_predictions(

@@ -25,6 +25,8 @@ from product_mil.sources.ids import NO_CATEGORY, Ids, is_text
 from product_mil.version import __version__
 
 CONTRIBUTION = "image_contribution"  # a column that older files lack
+_IDS = ("product_id", "top_category_id")  # columns without which a row says nothing, as are these:
+_NUMBERS = ("top_probability", "remaining_probability", "num_images")
 _CONTRIBUTION_TYPE = pa.list_(pa.float32())
 ROWS_PER_GROUP = 32_768  # rows of the Parquet file that are collected in memory, then written
 
@@ -186,6 +188,19 @@ def ids_in(column: pa.Array) -> Ids[np.ndarray, " N"]:
     return column.fill_null(NO_CATEGORY).to_numpy()
 
 
+def _refuse_changed(path: Path, table: pa.Table) -> None:
+    """Refuse a table that another program wrote with gaps or with ids of another type."""
+    for name in {*_IDS, *_NUMBERS} & set(table.column_names):
+        column = table.column(name).combine_chunks()
+        values = column.flatten() if name.startswith("top_") else column
+        kind = values.type
+        of_ids = pa.types.is_string(kind) or pa.types.is_int64(kind)
+        if name in _IDS and not of_ids:
+            raise UserError(f"{path}: the column {name} holds values of type {kind}; export again")
+        if column.null_count or values.null_count:
+            raise UserError(f"{path}: the column {name} has empty values; export again")
+
+
 def read_predictions(path: Path, columns: Sequence[str] | None = None) -> PredictionFile:
     """Read a file of `ParquetWriter`, with all its columns or those named.
 
@@ -215,10 +230,11 @@ def read_predictions(path: Path, columns: Sequence[str] | None = None) -> Predic
             )
             table = pq.read_table(file, columns=named)
     except (OSError, pa.ArrowInvalid) as error:
-        reason = str(error).partition("\n")[0]
+        reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
         raise UserError(f"cannot read predictions from {path}: {reason}") from None
     if not len(table):
         raise UserError(f"{path} holds no product; export the predictions again")
+    _refuse_changed(path, table)
     if CONTRIBUTION not in there and (columns is None or CONTRIBUTION in columns):
         table = table.append_column(CONTRIBUTION, pa.nulls(len(table), _CONTRIBUTION_TYPE))
     try:

@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from product_mil.data.faults import (
@@ -27,6 +28,8 @@ from product_mil.sources.ids import has_id
 
 if TYPE_CHECKING:
     from product_mil.inference.backoff import BackOff
+
+SHOWN_IDS = 3  # of the products without a readable image
 
 
 def predict(
@@ -84,8 +87,11 @@ def predict(
     written = write_products(
         run, products, lambda: batches_of(products), step, outputs, listed, about, back_off
     )
-    remarks = [*_remarks(run, products, written.num_imageless), *filter(None, [listed.write()])]
-    return written._replace(remarks=remarks)
+    summary = listed.write()
+    where = None if summary is None else listed.path
+    return written._replace(
+        remarks=[*_remarks(run, products, written, where), *filter(None, [summary])]
+    )
 
 
 def write_products(
@@ -109,7 +115,7 @@ def write_products(
     """
     listed.add_products(product_faults(products, labelled=False))
     started, count, num_images = time.monotonic(), len(products), int(products.num_images.sum())
-    imageless = 0
+    imageless, first_imageless = 0, []
 
     def blocks() -> Iterator[PredictionBlock]:
         nonlocal imageless
@@ -120,11 +126,14 @@ def write_products(
             for block, faults in predict_products(products, found, step, run.mesh):
                 yield block
                 listed.add(faults)
-                imageless += int((block.num_readable_images == 0).sum())
+                bare = block.product_id[block.num_readable_images == 0].tolist()
+                imageless += len(bare)
+                first_imageless.extend(bare[: SHOWN_IDS - len(first_imageless)])
                 bar.update(len(block.image_index) + len(faults))
 
     levels = write_predictions(blocks(), outputs, run.categories, count, about, back_off)
-    return Written(count, num_images, time.monotonic() - started, levels, [], imageless)
+    spent_s = time.monotonic() - started
+    return Written(count, num_images, spent_s, levels, [], imageless, tuple(first_imageless))
 
 
 def predicted_as(products: Products, views: Views, tau: float) -> dict[str, Any]:
@@ -137,11 +146,19 @@ def predicted_as(products: Products, views: Views, tau: float) -> dict[str, Any]
     }
 
 
-def _remarks(run: TrainedRun, products: Products, imageless: int) -> list[str]:
+def _remarks(
+    run: TrainedRun, products: Products, written: Written, listing: Path | None
+) -> list[str]:
     catalogue, lines = products.catalogue, []
-    if imageless:
+    if written.num_imageless:
         guess = run.categories.ids[run.log_prior.argmax()]
-        lines.append(f"{imageless} products have no readable image: predicted as {guess}")
+        ids = ", ".join(map(str, written.first_imageless))
+        more = ", ..." * (written.num_imageless > len(written.first_imageless))
+        why = f"; {listing} says why" if listing else ""
+        lines.append(
+            f"{written.num_imageless} products have no readable image ({ids}{more}): predicted as "
+            f"{guess}{why}"
+        )
     labelled = int(has_id(catalogue.category_id[products.product_rows]).sum())
     unknown = labelled - int((products.labels >= 0).sum())
     if unknown:

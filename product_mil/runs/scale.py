@@ -3,6 +3,7 @@
 docs/guide/scale.md explains the model, and docs/measured/scale.md has figures to check it against.
 """
 
+import math
 from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
@@ -44,8 +45,17 @@ class Machines:
         """Raise `UserError` if there is none of something."""
         for one in fields(self):
             value = getattr(self, one.name)
-            if not value > 0:
-                raise UserError(f"--{one.name}={value:g}: must be more than 0")
+            refuse_out_of_bounds(one.name, float(value))
+
+
+def refuse_out_of_bounds(name: str, value: float) -> None:
+    """Refuse what is no finite number above 0.
+
+    Raises:
+        UserError: it is not; the message names the flag.
+    """
+    if not 0 < value < math.inf:
+        raise UserError(f"--{name}={value:g}: must be more than 0, and finite")
 
 
 class Line(NamedTuple):

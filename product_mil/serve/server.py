@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import ctypes
-import logging
 import signal
 import socket
 import struct
@@ -90,7 +89,7 @@ def serve(service: Service, bound: socket.socket) -> None:
         host, port = bound.getsockname()[:2]
         raise _cannot_listen(host, port, error) from None
     server = server_of(service)
-    with _shown_errors(), _stopped_by_signals(server):
+    with _stopped_by_signals(server):
         server.run([bound])
         service.join()
     if service.failure is not None:
@@ -160,20 +159,6 @@ def _ignore_newcomers(listening: socket.socket) -> None:
 def _cannot_listen(host: str, port: int, error: Exception) -> UserError:
     reason = getattr(error, "strerror", None) or str(error)
     return UserError(f"cannot listen at {host}, port {port}: {reason}; choose another --port")
-
-
-@contextlib.contextmanager
-def _shown_errors() -> Iterator[None]:
-    """Show warnings and errors of uvicorn where those of the package are shown."""
-    ours, theirs = logging.getLogger("product_mil"), logging.getLogger("uvicorn")
-    before = theirs.handlers[:], theirs.level, theirs.propagate
-    theirs.handlers[:], theirs.propagate = ours.handlers, ours.propagate
-    theirs.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        theirs.handlers[:], level, theirs.propagate = before
-        theirs.setLevel(level)
 
 
 @contextlib.contextmanager

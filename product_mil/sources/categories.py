@@ -159,6 +159,9 @@ def _rows(path: Path, text: str) -> Iterator[tuple[int, int, list[str]]]:
                 f"{path}:1: no column {', '.join(missing)}; the first line names the columns "
                 f"{_COLUMNS}, between commas, semicolons or tabs; {there}"
             )
+        repeated = [name for name in wanted if header.count(name) > 1]
+        if repeated:
+            raise UserError(f"{path}:1: several columns {repeated[0]}; leave out all but one")
         if len(wanted) > 1 + MAX_LEVELS:
             raise UserError(
                 f"{path}:1: a tree has at most {MAX_LEVELS} levels; leave out the columns from "

@@ -46,6 +46,7 @@ class _Found:
     labels: Path | None = None  # the file of labels, which is not ignored
     ignored: list[Path] = field(default_factory=list)  # the first one
     num_ignored: int = 0
+    lost: list[Path] = field(default_factory=list)  # links to images that are not there
 
 
 def open_folder(named: Named) -> ImageFiles:
@@ -130,7 +131,9 @@ def _walk(
                     _ignore(found, entry)
                 elif _is(entry.is_dir):
                     inside[entry.name] = _identity(entry.stat())
-                elif _ending(entry.name) in IMAGE_ENDINGS and _is(entry.is_file):
+                elif _ending(entry.name) in IMAGE_ENDINGS and (
+                    _is(entry.is_file) or entry.is_symlink()  # to nowhere: a lost image
+                ):
                     images.append(entry)
                 else:
                     _ignore(found, entry)
@@ -189,8 +192,10 @@ def _add(
     for entry in entries:
         found.names.add(os.fsencode(within + entry.name))
         found.status.extend(status_of(os.fsencode(entry.path)))
-    if entries:
-        found.examples.setdefault(len(folder), root.joinpath(*folder, entries[0].name))
+        if found.status[-1] < 0:
+            found.lost.append(Path(entry.path))
+        else:
+            found.examples.setdefault(len(folder), root.joinpath(*folder, entry.name))
 
 
 def _depth(root: Path, found: _Found) -> int:
@@ -198,7 +203,10 @@ def _depth(root: Path, found: _Found) -> int:
     depths = found.examples
     if not depths:
         other = ""
-        if found.num_ignored:
+        if found.lost:
+            count, first = f"{len(found.lost):,}", found.lost[0]
+            other = f", but {count} links to files that are not there, such as {first}"
+        elif found.num_ignored:
             other = f", but {found.num_ignored:,} other files, such as {found.ignored[0]}"
         endings = ", ".join(sorted(IMAGE_ENDINGS))
         raise UserError(f"{root} has no image{other}; name a folder of {_LAYOUTS} ({endings})")

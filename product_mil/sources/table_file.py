@@ -16,7 +16,7 @@ from jaxtyping import Int64
 
 from product_mil.errors import UserError
 from product_mil.files.foreign import kind_of_file
-from product_mil.sources.ids import Ids, ids_from_text
+from product_mil.sources.ids import Ids, ids_from_text, no_ids
 
 pc: Any = pyarrow.compute  # its functions are made when it is imported
 # Names of columns that are recognised, in any case; the first one that is there counts.
@@ -47,7 +47,7 @@ def choose(path: Path, names: list[str], asked: str, *, need_images: bool = True
         UserError: a column that is needed is missing; the message lists those that there are.
     """
     if not names:
-        raise UserError(f"{path} has no columns; get the file again")
+        raise UserError(f"{path} names no columns in its first line; write them there")
     wanted = dict(_assignments(path, asked))
     own: dict[str, str] = {}
     for name in names:
@@ -152,7 +152,11 @@ def ids_of(path: Path, name: str, column: pa.ChunkedArray) -> Ids[np.ndarray, " 
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
         texts = pc.fill_null(column, "").to_pylist()
         return np.array(texts, np.str_) if is_parquet(path) else ids_from_text(texts)
+    if pa.types.is_null(kind):  # no row has one
+        return no_ids(len(column))
     if pa.types.is_integer(kind) or pa.types.is_floating(kind):
+        if pa.types.is_floating(kind):  # NaN is how pandas writes that there is none
+            column = pc.if_else(pc.is_nan(column), None, column)
         try:
             whole = column.cast(pa.int64())
         except pa.ArrowInvalid:

@@ -48,6 +48,7 @@ from product_mil.sources.table_file import (
 _NO_ID = "no usable id"  # a kind of faults
 _SEVERAL = "rows of several categories: the first one counts"
 _URL = re.compile(rb"[a-z][a-z0-9+]{1,9}://")
+_MAX_SHOWN = 200  # bytes of a path, which may be an image in base64
 _ROWS_AT_ONCE = 64  # of images that are copied
 
 
@@ -149,7 +150,7 @@ def _of_paths(tables: Sequence[Named], chosen: Sequence[Chosen]) -> Catalogue:
         status.append(status_of(os.path.join(within, found[image])))  # noqa: PTH118
     statuses = np.array(status, np.int64).reshape(-1, 2)
     if len(statuses) and (statuses[:, 0] < 0).all():
-        first = found[order[0]].decode(errors="replace")
+        first = found[order[0]][:_MAX_SHOWN].decode(errors="replace")
         how = f"paths are relative to {directory.absolute()}"
         if (directory / first.replace("\\", "/")).exists():
             how = "write them with / in place of \\"

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import PRNGKeyArray
 from tqdm import tqdm
@@ -22,7 +23,7 @@ from product_mil.model.classifier import Arrays
 from product_mil.text import duration
 from product_mil.train.checkpoint import Checkpoints
 from product_mil.train.log import RunLog
-from product_mil.train.pace import StepsInFlight, Throughput, TimeLeft
+from product_mil.train.pace import StepsInFlight, Throughput, TimeLeft, diverged
 from product_mil.train.record import VALIDATION
 from product_mil.train.state import TrainState, evaluated_parameters, zero_totals
 from product_mil.train.stopping import stop_requests
@@ -112,7 +113,7 @@ def _take_steps(
             if evaluates:
                 in_flight.drain()
                 values = _train_metrics(stage, state) | throughput.rates()
-                state, found = _evaluate(stage, state)
+                state, found = _evaluate(stage, state, step)
                 values |= _valid(found)
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values, left.seconds(step)))
@@ -182,9 +183,16 @@ def _keep_untrained(stage: Stage, state: TrainState, checkpoints: Checkpoints, l
     checkpoints.save(state, {**stage.run_record, VALIDATION: found}, _valid(found))
 
 
-def _evaluate(stage: Stage, state: TrainState) -> tuple[TrainState, dict[str, float]]:
-    """The state with fitted statistics and totals of 0, and its metrics."""
+def _evaluate(stage: Stage, state: TrainState, step: int) -> tuple[TrainState, dict[str, float]]:
+    """The state with fitted statistics and totals of 0, and its metrics.
+
+    Raises:
+        UserError: the last step made parameters infinite; a loss would show it one step later.
+    """
     parameters = evaluated_parameters(state)
+    trained = jax.device_get([parameters[name] for name in state.trainable])
+    if not all(np.isfinite(values).all() for values in jax.tree.leaves(trained)):
+        raise diverged(f"parameters are no longer finite after step {step}", stage.name)
     statistics = stage.calibrate(parameters, state.statistics)
     totals = replicate(zero_totals(), stage.mesh)
     found = stage.evaluate(parameters, statistics)

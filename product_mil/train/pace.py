@@ -18,6 +18,14 @@ LOG_EVERY_S = 60.0  # between two lines on the remaining time
 LOG_FROM_S = 10.0  # a shorter remaining time is not logged
 
 
+def diverged(what: str, stage: str) -> UserError:
+    """The error that ends a run whose numbers are no longer finite."""
+    return UserError(
+        f"{what} of stage {stage}: lower config.{stage}.learning_rate, or set "
+        f"config.{stage}.clip_norm, in a new --workdir"
+    )
+
+
 class StepsInFlight:
     """The losses of steps that the devices may not have finished yet."""
 
@@ -44,12 +52,7 @@ class StepsInFlight:
         step, loss = self._losses.popleft()
         value = float(jax.device_get(loss))
         if not math.isfinite(value):
-            name = self._stage
-            raise UserError(
-                f"the loss is {value} at step {step} of stage {name}: "
-                f"lower config.{name}.learning_rate, or set config.{name}.clip_norm, in a new "
-                "--workdir"
-            )
+            raise diverged(f"the loss is {value} at step {step}", self._stage)
 
 
 class Throughput:

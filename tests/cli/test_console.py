@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from product_mil.cli.console import LastingStream
+from product_mil.cli.console import LastingStream, command, shown_messages
 from product_mil.sources.sample.draw import SampleFiles
 from tests.scripts import ROOT
 
@@ -186,7 +186,7 @@ def test_a_signal_leaves_no_draft(number: int, tmp_path: Path) -> None:
     )  # fmt: skip
     assert done.stdout == "1 draft\n"
     assert done.stderr == "interrupted; the same command starts or goes on again\n"
-    assert done.returncode == (130 if number == signal.SIGINT else -number)
+    assert done.returncode == -number
     assert list(tmp_path.iterdir()) == []
 
 
@@ -198,8 +198,6 @@ def test_a_second_sigterm_ends_at_once(tmp_path: Path) -> None:
 
 
 def test_a_sighup_that_is_ignored_stays_so_and_handlers_are_given_back() -> None:
-    from product_mil.cli.console import command
-
     before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with command():
@@ -221,8 +219,6 @@ def test_messages_are_written_at_once(tmp_path: Path) -> None:
 
 
 def test_handlers_are_given_back() -> None:
-    from product_mil.cli.console import command
-
     logger, own = logging.getLogger("product_mil"), logging.NullHandler()
     logger.addHandler(own)
     before = logger.handlers[:], logger.level, logger.propagate
@@ -232,9 +228,19 @@ def test_handlers_are_given_back() -> None:
     logger.removeHandler(own)
 
 
-def test_the_streams_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
-    from product_mil.cli.console import command
+def test_messages_of_another_library_are_shown_from_a_level_on(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """As `serve` shows those of uvicorn."""
+    logger = logging.getLogger("another.library")
+    with command(), shown_messages(logging.ERROR, "another", logging.WARNING):
+        for say in (logger.info, logger.warning, logger.error):
+            say("%s", say.__name__)
+    assert capsys.readouterr() == ("warning\n", "error\n")
+    assert logging.getLogger("another").handlers == []
 
+
+def test_the_streams_are_given_back(capsys: pytest.CaptureFixture[str]) -> None:
     before = sys.stdout, sys.stderr
     with command(), command():
         assert isinstance(sys.stdout, LastingStream)
@@ -285,8 +291,8 @@ def test_training_and_export_without_streams(
         f"{python} tools/export_predictions.py --workdir {tmp_path}/run --data {sample.train} "
         f"--output {tmp_path}/s.csv"
     )
-    for command in (train, export):
-        done = subprocess.run(["bash", "-c", f"{command} {redirection}"], check=False)
+    for line in (train, export):
+        done = subprocess.run(["bash", "-c", f"{line} {redirection}"], check=False)
         assert done.returncode == 0
     assert len((tmp_path / "s.csv").read_text().splitlines()) == 121
 

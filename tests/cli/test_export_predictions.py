@@ -83,12 +83,15 @@ def test_everything(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str
     said = capsys.readouterr().out
     assert "gated_attention over small_cnn" in said
     assert "40 products" in said
-    assert "2 products have no readable image: predicted as" in said
+    records = in_order(hard)
+    bare = f"{records[4]['_id']}, {records[5]['_id']}"
+    assert f"2 products have no readable image ({bare}): predicted as " in said
+    assert f"; {hard / 's.csv.gz.bad_records.csv'} says why\n" in said
     assert "1 of 26 labelled products are of no category of this run" in said
     # That without an id; the one that the end of the file cuts off has that of an earlier one.
     assert "\n1 broken records have no row\n" in said
 
-    records, submission = in_order(hard), rows_of(output)
+    submission = rows_of(output)
     assert len(records) == 40
     assert [row[0] for row in submission] == [record["_id"] for record in records]
 
@@ -125,6 +128,7 @@ def test_everything(trained: Path, hard: Path, capsys: pytest.CaptureFixture[str
 
     with (hard / "s.csv.gz.bad_records.csv").open(newline="", encoding="utf-8") as file:
         listed = list(csv.DictReader(file))
+    assert {str(records[4]["_id"]), str(records[5]["_id"])} <= {r["product_id"] for r in listed}
     assert {row["product_id"] for row in listed if row["image_index"]} == {
         str(records[k]["_id"]) for k in (0, 5, 6)  # 0: cut off by the end of the file
     }  # fmt: skip

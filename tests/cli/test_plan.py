@@ -60,10 +60,16 @@ def test_what_is_not_the_users_own_is_named(
 
 
 @pytest.mark.parametrize(
-    "more", [("--products", 0), ("--products", 1, "--hosts", 0), ("--products", 1, "--unit_mb", 0)]
+    "more",
+    [
+        ("--products", 0),
+        ("--products", "inf"),
+        ("--products", 1, "--hosts", 0),
+        ("--products", 1, "--unit_mb", 0),
+    ],
 )
 def test_refusals(more: tuple[object, ...], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as left:
         call_tool("plan", *more)
     assert left.value.code == 2
-    assert f"{more[-2]}=0: must be more than 0" in capsys.readouterr().err
+    assert f"{more[-2]}={more[-1]}: must be more than 0" in capsys.readouterr().err

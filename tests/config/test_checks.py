@@ -30,7 +30,9 @@ from product_mil.errors import UserError
         ("data.image_size_px", "16"),
         ("data.threads", "-1"),
         ("data.sample_seed", "-1"),
+        ("data.sample_seed", str(2**63)),
         ("seed", "-1"),
+        ("seed", str(2**63)),
         ("model.dropout", "1"),
         ("model.attention_heads", "0"),
         ("model.attention_dim", "0"),
@@ -86,7 +88,7 @@ def test_the_message_says_what_is_wanted() -> None:
         finetune=StageConfig(learning_rate=math.nan, learning_rate_decay=0.0),
     )
     assert problems(config) == [
-        "config.seed=-1: must be at least 0",
+        "config.seed=-1: must be from 0 to 9223372036854775807",
         "config.data.valid_fraction=1.0: must be above 0 and below 1",
         "config.data.image_size_px=16: must be from 32 to 2048",
         "config.data.shards=four: expected a whole number",

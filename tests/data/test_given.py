@@ -92,6 +92,7 @@ def test_bytes_stay_as_they_are() -> None:
         (ARRAY / 255, r"the array is float64\[70, 90, 3\]"),
         (np.zeros((), np.uint8), r"uint8\[\]"),
         (Image.fromarray(np.zeros((4, 4), np.float32)), "32-bit pixels"),
+        (Image.new("RGB", (0, 5)), "the image has no pixels"),
         (Image.new("1", (8001, 8000)), "8001x8000, more than 64000000 pixels"),
         (np.broadcast_to(ARRAY[:1, :1], (8000, 8001, 3)), "8001x8000, more than 64000000 pixels"),
         (bytes(MAX_BYTES + 1), f"{MAX_BYTES + 1} bytes, more than {MAX_BYTES}"),

@@ -132,6 +132,14 @@ MAKERS: dict[str, tuple[Callable[[Path], bytes], str]] = {
     "tar old": (lambda _: old_tar(), "a tar archive"),
     "tar gz": (lambda _: tar(mode="w:gz"), "a tar archive, compressed by gzip"),
     "zip": (lambda _: zipped(), "compressed as a zip archive"),
+    "xlsx": (
+        lambda _: zipped().replace(b"train.bson", b"xl/a.xml.."),
+        "a file of Excel or another office program",
+    ),
+    "xls": (
+        lambda _: b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(600),
+        "a file of Excel or another office program",
+    ),
     "zip stored": (lambda _: zipped(zipfile.ZIP_STORED), "compressed as a zip archive"),
     "zstd": (lambda _: pa.compress(DUMPED, "zstd", asbytes=True), "compressed by zstd"),
     "xz": (lambda _: lzma.compress(DUMPED), "compressed by xz"),

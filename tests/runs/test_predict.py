@@ -10,6 +10,7 @@ import pytest
 
 import product_mil
 from product_mil.compare.gather.evaluate import evaluate_file
+from product_mil.data.faults import FAULTS, faults_path
 from product_mil.errors import UserError
 from product_mil.inference.backoff import calibrate
 from product_mil.inference.outputs import Outputs
@@ -87,6 +88,25 @@ def test_a_run_is_calibrated_once(
             assert answer.probability == pytest.approx(float(row["probability"]), abs=2e-6)
 
 
+def test_products_without_a_readable_image_are_counted_and_the_first_named(
+    trained: Path, sample: SampleFiles, tmp_path: Path
+) -> None:
+    records = bson.decode_all(sample.train.read_bytes())[:9]
+    for record in records[2:7]:
+        record["imgs"] = []
+    data = tmp_path / "a.bson"
+    data.write_bytes(b"".join(map(bson.encode, records)))
+    run, outputs = open_run(trained), Outputs(tmp_path / "s.csv")
+    written = predict(run, str(data), outputs)
+    first = [record["_id"] for record in records[2:5]]
+    assert (written.num_imageless, list(written.first_imageless)) == (5, first)
+    guess = run.categories.ids[run.log_prior.argmax()]
+    assert written.remarks[0] == (
+        f"5 products have no readable image ({first[0]}, {first[1]}, {first[2]}, ...): predicted "
+        f"as {guess}; {tmp_path / 's.csv.bad_records.csv'} says why"
+    )
+
+
 def images_in(spec: str) -> list[list[bytes]]:
     records = bson.decode_all(Path(spec).read_bytes())
     return [[image["picture"] for image in record["imgs"]] for record in records]
@@ -95,5 +115,8 @@ def images_in(spec: str) -> list[list[bytes]]:
 def test_two_outputs_of_one_name(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="named for two outputs"):
         Outputs(tmp_path / "a.csv", tmp_path / "a.csv").files()
+    faults = faults_path(tmp_path / "a.csv")  # which is written only if there are any
+    with pytest.raises(UserError, match=r"a\.csv\.bad_records\.csv is named for two outputs"):
+        Outputs(tmp_path / "a.csv", faults).check(None, {faults: FAULTS})
     assert not Outputs(tmp_path / "a.csv").need_all
     assert Outputs(tmp_path / "a.csv", min_confidence=0.0).need_all

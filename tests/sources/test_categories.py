@@ -195,6 +195,7 @@ def test_a_flood_of_errors_is_cut(tmp_path: Path) -> None:
         (b"category_id,category_level3\n1,A\n", "1: no column category_level1, category_level2;"),
         (b"category_id,name\n1,A\n", "1: no column category_level1; the first line names"),
         (b"category_level1\nA\n", "1: no column category_id;"),
+        (b"category_id,category_level1,category_id\n1,A,2\n", "1: several columns category_id;"),
         (
             b"category_id,%s\n" % b",".join(b"category_level%d" % n for n in range(1, 9)),
             "1: a tree has at most 6 levels; leave out the columns from category_level7 on",

@@ -103,7 +103,7 @@ def test_labels_of_folders_without_categories(
     with pytest.raises(UserError, match="none of its products, such as seven, is a folder"):
         open_catalogue(root)
     for text, message in (
-        ("", "has no columns"),
+        ("", "names no columns in its first line"),
         ("name,category\n7,1\n", "which column holds the id.* call it _id"),
         ("_id,name\n7,1\n", "has no column of categories; call it category_id"),
         ("_id,category_id\n", "no row has an id in its column _id"),
@@ -202,10 +202,25 @@ def test_links_are_followed_but_not_in_circles(tmp_path: Path) -> None:
     (root / "1000" / "again").symlink_to(root / "1000")
     (root / "1000" / "7" / "1.jpg").unlink()
     (root / "1000" / "7" / "1.jpg").symlink_to(tmp_path / "one.jpg")
-    (root / "1000" / "7" / "2.jpg").symlink_to(tmp_path / "gone.jpg")
-    (root / "1000" / "7" / "3.jpg").symlink_to("3.jpg")
     (tmp_path / "one.jpg").write_bytes(PRODUCTS[0].images[1])
     assert contents(open_catalogue(root)) == as_contents()
+
+
+def test_links_to_images_that_are_not_there_are_listed(tmp_path: Path) -> None:
+    """As git-annex leaves them where a file has not been fetched."""
+    root = folder(tmp_path / "photos")
+    lost = [root / "1000" / "7" / "2.jpg", root / "1000" / "7" / "3.jpg"]
+    lost[0].symlink_to(tmp_path / "gone.jpg")
+    lost[1].symlink_to("3.jpg")
+    found = open_catalogue(root)
+    assert [path for path, _ in found.faults] == lost
+    assert found.fault_counts == {"the file cannot be read here": 2}
+    assert found.num_images_total == sum(len(product.images) for product in PRODUCTS) + 2
+    for image in root.glob("*/*/*"):
+        image.unlink()
+        image.symlink_to(tmp_path / "gone.jpg")
+    with pytest.raises(UserError, match=r"but \d+ links to files that are not there, such as"):
+        open_catalogue(root)
 
 
 @pytest.mark.parametrize(

@@ -181,6 +181,20 @@ def test_a_product_without_bytes_keeps_its_place(tmp_path: Path) -> None:
     assert found.category_id.tolist() == [NO_CATEGORY] * 3
 
 
+def test_what_pandas_writes_for_a_missing_id_is_none(tmp_path: Path) -> None:
+    images = pa.array([b"a", b"b", b"c"])
+    numbers = pa.array([7.0, float("nan"), None])
+    for ids, categories in ((pa.array([1, 2, 3]), numbers), (numbers, pa.nulls(3))):
+        table = pa.table({"_id": ids, "category_id": categories, "image": images})
+        pq.write_table(table, tmp_path / "a.parquet")
+        found = open_catalogue(tmp_path / "a.parquet")
+        if ids is numbers:
+            assert (found.product_id.tolist(), found.num_bad_records) == ([7], 2)
+            assert found.category_id.tolist() == [NO_CATEGORY]
+        else:
+            assert found.category_id.tolist() == [7, NO_CATEGORY, NO_CATEGORY]
+
+
 @pytest.mark.parametrize(
     ("columns", "after", "message"),
     [
@@ -197,9 +211,14 @@ def test_a_product_without_bytes_keeps_its_place(tmp_path: Path) -> None:
         ({"_id": [1.5], "image": ["x"]}, "", "the column _id has numbers that are no 64-bit"),
         ({"_id": [True], "image": ["x"]}, "", "the column _id is of type bool; ids are integers"),
         ({"_id": [1], "image": [5]}, "", "the column image is of type int64; images are paths or"),
-        ({"_id": [None], "image": ["x"]}, "", "is of type null"),
+        ({"_id": [None], "image": ["x"]}, "", "no row has an id in its column _id"),
         ({"_id": [""], "image": ["x"]}, "", "no row has an id in its column _id"),
         ({"_id": [1], "image": ["x.jpg"]}, "", r"none of its 1 images is there, such as x\.jpg;"),
+        (
+            {"_id": [1], "image": ["y" * 900]},
+            "",
+            r"is there, such as y{200}; paths are relative to",
+        ),
         (
             {"_id": [1], "image": ["https://shop.example/1.jpg"]},
             "",

@@ -239,6 +239,18 @@ def test_a_finished_stage_does_nothing(whole: Any, tmp_path: Path) -> None:
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_parameters_that_the_last_step_made_infinite_stop_the_run(tmp_path: Path) -> None:
+    def train_step(state: TrainState, batch: Any, key: Any) -> tuple[TrainState, Any]:
+        state, loss = prepared()[3](state, batch, key)
+        with jax.transfer_guard("allow"):
+            scale = jnp.where(state.step == EVERY, jnp.inf, 1)
+            broken = jax.tree.map(lambda x: scale * x, (state.trainable, state.ema))
+            return state._replace(trainable=broken[0], ema=broken[1]), loss
+
+    with pytest.raises(UserError, match=f"no longer finite after step {EVERY} of stage finetune"):
+        train(tmp_path, stage_of(train_step=train_step))
+
+
 @pytest.mark.parametrize("bad_step", [1, 3, 4, 11])
 def test_a_loss_that_is_not_finite_stops_the_run(bad_step: int, tmp_path: Path) -> None:
     def train_step(state: TrainState, batch: Any, key: Any) -> tuple[TrainState, Any]:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,14 +11,16 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+from jaxtyping import Float32, Int32
 from pyarrow import csv as pa_csv
 
 from product_mil.compare.answers import Answers, Questions
 from product_mil.ensemble.files import read_array
 from product_mil.errors import UserError
-from product_mil.files.foreign import SUBMISSION, refuse_foreign
+from product_mil.files.foreign import SUBMISSION, kind_of_file, refuse_foreign
 from product_mil.inference.matrix import matrix_files, read_description
-from product_mil.inference.top_classes import read_predictions
+from product_mil.inference.soundness import refuse_repeated, refuse_unsound
+from product_mil.inference.top_classes import PredictionFile, read_predictions
 from product_mil.sources.categories import Categories
 from product_mil.sources.ids import Ids, alike, has_id, ids_from_text, joined, no_ids
 from product_mil.sources.lookup import rows_of
@@ -30,6 +33,7 @@ _COLUMNS = (
     "num_images",
     "top_category_id",
     "top_probability",
+    "remaining_probability",
 )
 
 
@@ -68,10 +72,10 @@ def is_parquet(path: Path) -> bool:
     if path.suffix.lower() == ".parquet":
         return True
     try:
-        with path.open("rb") as file:
-            return file.read(4) == b"PAR1"
+        kind = kind_of_file(path)  # of a pipe, nothing is read
     except OSError:
         return False
+    return kind is not None and kind.group == "parquet"
 
 
 def _is_matrix(path: Path) -> bool:
@@ -86,26 +90,52 @@ def _labels(product_id: Ids[np.ndarray, " N"], truth: Questions) -> Ids[np.ndarr
 def _from_parquet(path: Path, truth: Questions | None) -> AnswerFile:
     file = read_predictions(path, _COLUMNS)
     product_id, category = file.ids("product_id"), file.ids("category_id")
+    refuse_repeated(path, "product", product_id)
     if truth is not None:
         category = _labels(product_id, truth)
-    top = file.ids("top_category_id")
+    try:
+        categories = Categories.from_json(file.categories_json)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise UserError(f"{path} does not say its categories ({error}); export it again") from None
+    top, probability = file.ids("top_category_id"), file.column("top_probability")
+    total = probability.sum(1, dtype=np.float64) + file.column("remaining_probability")
+    refuse_unsound(path, product_id, probability.min(1), total)
+    log_prob_true = _log_prob_of(file, categories.class_of(category), categories)
     top, category = alike(top, category)
     questions = Questions(product_id, category, file.column("num_images"))
     answers = Answers(
         guess=top[:, 0].copy(),
         in_top5=(top[:, :5] == category[:, None]).any(1) if top.shape[1] >= 5 else None,
-        confidence=file.column("top_probability")[:, 0].copy(),
-        # NaN where the run lacks the true category; such products are not compared.
-        log_prob_true=file.column("log_prob_true").astype(np.float32),
+        confidence=probability[:, 0].copy(),
+        log_prob_true=log_prob_true,
     )
-    try:
-        categories = Categories.from_json(file.categories_json)
-    except (ValueError, LookupError, TypeError, AttributeError) as error:
-        raise UserError(f"{path} does not say its categories ({error}); export it again") from None
     left_out = "temperature and other rules (they need the run's validation products and images)"
+    if log_prob_true is None:
+        kept = f"it keeps {top.shape[1]} classes, and was made without these labels"
+        left_out = f"likelihood ({kept}), {left_out}"
     if top.shape[1] < 5:
         left_out = f"top-5 (it keeps {top.shape[1]} classes), {left_out}"
     return AnswerFile(path, product_id, answers, questions, categories, left_out, file.run)
+
+
+def _log_prob_of(
+    file: PredictionFile, label: Int32[np.ndarray, " N"], categories: Categories
+) -> Float32[np.ndarray, " N"] | None:
+    """The log-probability of each product's class; NaN where the run lacks the category.
+
+    The file has it for the labels that were known when it was made. For other labels it is that of
+    the class among the top classes. None if a class is not among them.
+    """
+    own = categories.class_of(file.ids("category_id"))
+    found = np.where(own == label, file.column("log_prob_true"), np.nan).astype(np.float32)
+    top = file.ids("top_category_id")
+    same = categories.class_of(top.reshape(-1)).reshape(top.shape) == label[:, None]
+    rows = np.flatnonzero(np.isnan(found) & (label >= 0))
+    if not same[rows].any(1).all():
+        return None
+    probability = file.column("top_probability")[rows, same[rows].argmax(1)]
+    found[rows] = np.log(np.maximum(probability, np.finfo(np.float32).tiny))
+    return found
 
 
 def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
@@ -119,9 +149,15 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
         )
     about = read_description(about_path)
     categories = Categories.from_json(json.dumps(about["categories"]))
+    if not np.array_equal(columns, categories.ids):
+        raise UserError(
+            f"{columns_path} and {about_path} name other categories, or in another order; make "
+            "them again"
+        )
     category = _labels(ids, truth)
     label = categories.class_of(category)
-    parts = list(_blocks(matrix, label))
+    refuse_repeated(path, "product", ids)
+    parts = list(_blocks(path, matrix, ids, label))
     guess, in_top5, confidence, of_label = (
         np.concatenate([part[i] for part in parts]) for i in range(4)
     )
@@ -133,10 +169,13 @@ def _from_matrix(path: Path, truth: Questions | None) -> AnswerFile:
     return AnswerFile(path, ids, answers, None, categories, left_out, run)
 
 
-def _blocks(matrix: np.ndarray, label: np.ndarray) -> Iterator[tuple[np.ndarray, ...]]:
+def _blocks(
+    path: Path, matrix: np.ndarray, ids: np.ndarray, label: np.ndarray
+) -> Iterator[tuple[np.ndarray, ...]]:
     """For each block of rows: guess, in top 5 or not, confidence, probability of the label."""
     for first in range(0, len(matrix), _ROWS):
         rows = np.asarray(matrix[first : first + _ROWS])
+        refuse_unsound(path, ids[first : first + _ROWS], rows.min(1), rows.sum(1))
         true = label[first : first + _ROWS]
         of_label = rows[np.arange(len(rows)), np.maximum(true, 0)]
         # The rank of the label; among equal values the lower class comes first, as in `largest`.
@@ -152,7 +191,7 @@ def _submission(path: Path) -> tuple[Ids[np.ndarray, " N"], Ids[np.ndarray, " N"
     try:
         with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
             header = next(csv.reader(file), [])
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, EOFError, zlib.error, UnicodeDecodeError) as error:
         raise UserError(f"cannot read {path}: {error}") from None
     if header != ["_id", "category_id"]:
         raise UserError(
@@ -162,14 +201,16 @@ def _submission(path: Path) -> tuple[Ids[np.ndarray, " N"], Ids[np.ndarray, " N"
     try:
         table = pa_csv.read_csv(
             path,
+            parse_options=pa_csv.ParseOptions(newlines_in_values=True),
             convert_options=pa_csv.ConvertOptions(column_types=dict.fromkeys(header, pa.string())),
         )
-    except pa.ArrowInvalid as error:
-        raise UserError(f"cannot read {path}: {error}") from None
+    except (OSError, pa.ArrowInvalid) as error:
+        raise UserError(f"cannot read {path}: {error}; export the predictions again") from None
     if not len(table):
         raise UserError(f"{path} holds no product; export the predictions again")
     ids, guess = (ids_from_text(table[name].to_pylist()) for name in header)
     empty = np.flatnonzero(~(has_id(ids) & has_id(guess)))
     if len(empty):
         raise UserError(f"{path}, row {empty[0] + 1}: an id is empty; export the predictions again")
+    refuse_repeated(path, "product", ids)
     return ids, guess

@@ -32,7 +32,7 @@ from product_mil.runs.opening import open_run
 from product_mil.runs.trained import TrainedRun
 from product_mil.sources.catalogue import Catalogue
 from product_mil.sources.categories import Categories
-from product_mil.sources.ids import Ids, has_id
+from product_mil.sources.ids import Ids
 
 _MAX_LOG_PROBS_BYTES = 1_000_000_000  # held while temperatures are fitted
 _LOGGER = logging.getLogger(__name__)
@@ -143,8 +143,8 @@ def read_file(path: Path, truth: Questions | None, notes: list[str]) -> Source:
     file: AnswerFile = read_answers(path, truth)
     notes.append(f"{path}: no {file.left_out}")
     knows = np.ones(len(file.product_id), bool)
-    if file.questions is not None:
-        knows &= has_id(file.questions.category_id)
+    if file.questions is not None and file.categories is not None:
+        knows &= file.categories.class_of(file.questions.category_id) >= 0
     if file.answers.log_prob_true is not None:
         knows &= ~np.isnan(file.answers.log_prob_true)
     return Source(

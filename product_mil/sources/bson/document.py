@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from product_mil.sources.catalogue import NO_ID, NO_PICTURE, OTHER_CATEGORY, Fault
-from product_mil.sources.ids import Id, fault_of
+from product_mil.sources.ids import NO_CATEGORY, Id, fault_of
 
 DOUBLE, STRING, DOCUMENT, ARRAY, BINARY = 0x01, 0x02, 0x03, 0x04, 0x05
 OBJECT_ID, NULL, REGEX = 0x07, 0x0A, 0x0B
@@ -217,10 +217,12 @@ def _int32(data: bytes, start: int, last: int) -> int:
 def id_value(data: bytes, kind: int, start: int, stop: int) -> Id | None:
     """The id that a BSON value is: a 64-bit integer, text, an ObjectId or a UUID; otherwise None.
 
-    A number of another type is an integer if its value is whole.
+    A number of another type is an integer if its value is whole. The least integer of 64 bits is
+    no id, as a column has it where there is none.
     """
     if kind in (INT32, INT64):
-        return int.from_bytes(data[start:stop], "little", signed=True)
+        number = int.from_bytes(data[start:stop], "little", signed=True)
+        return None if number == NO_CATEGORY else number
     if kind == OBJECT_ID:
         return data[start:stop].hex()
     if kind == STRING:
@@ -230,7 +232,7 @@ def id_value(data: bytes, kind: int, start: int, stop: int) -> Id | None:
         return str(uuid.UUID(bytes=data[start + 5 : stop]))
     if kind == DOUBLE:
         (number,) = struct.unpack_from("<d", data, start)
-        return int(number) if number.is_integer() and -(2.0**63) <= number < 2.0**63 else None
+        return int(number) if number.is_integer() and abs(number) < 2.0**63 else None
     return None
 
 
@@ -251,6 +253,8 @@ def _described(data: bytes, kind: int, start: int, stop: int) -> str:
         text = data[start + 4 : stop - 1].decode(errors="surrogateescape")
         shown = text[:_SHOWN_CHARACTERS] + "..." * (len(text) > _SHOWN_CHARACTERS)
         return f"the string {shown!r}, and {fault_of(text)}"
+    if kind == INT64:
+        return f"the number {NO_CATEGORY}, which stands for no id"
     if kind == DOUBLE:
         return f"the number {struct.unpack_from('<d', data, start)[0]!r}"
     return _TYPE_NAMES.get(kind, f"of the BSON type 0x{kind:02x}")

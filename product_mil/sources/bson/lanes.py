@@ -124,7 +124,8 @@ def _values(
         return _texts(data, at, last, wanted & (kind == STRING))
     wide = kind == INT64
     usual = wanted & (wide | (kind == INT32))
-    return _Values(np.where(wide, data.i8[at], data.i4[at]), at + 4 + 4 * wide, usual)
+    numbers = np.where(wide, data.i8[at], data.i4[at])
+    return _Values(numbers, at + 4 + 4 * wide, usual & (numbers != NO_CATEGORY))
 
 
 def _texts(

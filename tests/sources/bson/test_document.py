@@ -35,7 +35,7 @@ def random_value(rng: random.Random, depth: int = 0) -> object:
 @pytest.mark.parametrize("seed", range(200))
 def test_finds_what_pymongo_finds(seed: int) -> None:
     rng = random.Random(seed)
-    number = rng.choice([7, Int64(2**40), 7.0, -3, Int64(-(2**63)), 2.0**53])
+    number = rng.choice([7, Int64(2**40), 7.0, -3, Int64(1 - 2**63), 2.0**53])
     images = [rng.randbytes(rng.randrange(50)) for _ in range(rng.randrange(1, 14))]
     fields: list[tuple[str, object]] = [
         ("_id", number),
@@ -102,6 +102,8 @@ OTHERS = {
     "the number 7.5": 7.5,
     "the number inf": float("inf"),
     "the number nan": float("nan"),
+    f"the number {-(2.0**63)!r}": -(2.0**63),
+    f"the number {-(2**63)}, which stands for no id": Int64(-(2**63)),
     f"the number {2.0**63!r}": 2.0**63,
     "binary data": b"abc",
     "null": None,

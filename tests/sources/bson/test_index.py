@@ -100,6 +100,21 @@ def test_an_index_from_before_text_could_be_an_id_is_made_again(tmp_path: Path) 
     assert open_catalogue(path).product_id.tolist() == ["1", "two"]
 
 
+@pytest.mark.parametrize(("category", "made_again"), [(ObjectId(b"c" * 12), True), (7, False)])
+def test_an_index_from_before_a_missing_category_among_texts_was_right_is_made_again(
+    tmp_path: Path, category: object, made_again: bool
+) -> None:
+    path = write(tmp_path / "a.bson", product(0, b"x", category_id=category), product(1, b"y"))
+    description_path = build_or_load_index(path).directory / "index.json"
+    description = json.loads(description_path.read_text())
+    assert description.pop("text_format") == 1
+    description_path.write_text(json.dumps(description))
+    before = description_path.stat()
+    build_or_load_index(path)
+    assert (description_path.stat().st_ino != before.st_ino) == made_again
+    assert ("text_format" in json.loads(description_path.read_text())) == made_again
+
+
 def test_a_file_without_any_image_can_be_opened(tmp_path: Path) -> None:
     catalogue = open_catalogue(write(tmp_path / "a.bson", product(1), product(2)))
     assert catalogue.num_images_total == 0

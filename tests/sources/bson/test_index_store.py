@@ -8,7 +8,6 @@ from pathlib import Path
 
 import bson
 import pytest
-from bson import ObjectId
 
 from product_mil.errors import UserError
 from product_mil.files.outputs import DRAFT_PREFIX
@@ -267,18 +266,3 @@ def test_the_description_is_plain_json(tmp_path: Path) -> None:
     index = build_or_load_index(write(tmp_path / "a.bson", product(5), product(6, b"x")))
     description = json.loads((index.directory / "index.json").read_text())
     assert description["faults"] == [[0, 5, "imgs is empty", None]]
-
-
-@pytest.mark.parametrize(("category", "made_again"), [(ObjectId(b"c" * 12), True), (7, False)])
-def test_an_index_from_before_a_missing_category_among_texts_was_right_is_made_again(
-    tmp_path: Path, category: object, made_again: bool
-) -> None:
-    path = write(tmp_path / "a.bson", product(0, b"x", category_id=category), product(1, b"y"))
-    description_path = build_or_load_index(path).directory / "index.json"
-    description = json.loads(description_path.read_text())
-    assert description.pop("text_format") == 1
-    description_path.write_text(json.dumps(description))
-    before = description_path.stat()
-    build_or_load_index(path)
-    assert (description_path.stat().st_ino != before.st_ino) == made_again
-    assert ("text_format" in json.loads(description_path.read_text())) == made_again

@@ -234,6 +234,15 @@ def test_reading_goes_on_after_a_broken_record(tmp_path: Path) -> None:
     assert catalogue.faults[0][1].offset_bytes == len(records[0])
 
 
+def test_the_integer_that_stands_for_no_id_is_no_id(tmp_path: Path) -> None:
+    """Also where the lanes read it: it would be a row with an empty id in every output."""
+    least = Int64(-(2**63))
+    records = [product(Int64(1), b"a"), product(least, b"b"), product(2, b"c", category_id=least)]
+    catalogue = open_catalogue(write(tmp_path / "a.bson", *records))
+    assert catalogue.product_id.tolist() == [1, 2]
+    assert catalogue.fault_counts == {"no usable _id": 1, "category_id is not usable": 1}
+
+
 def test_products_without_images_and_repeated_ids_are_kept_and_listed(tmp_path: Path) -> None:
     first = write(tmp_path / "a.bson", product(1, b"a"), product(2), product(1, b"b"))
     second = write(tmp_path / "b.bson", product(2, b"c"), product(3, b"d"))
