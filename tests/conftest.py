@@ -9,11 +9,13 @@ from pathlib import Path
 from typing import Any
 
 # Before JAX starts: four devices on any machine. Compiling is most of what the tests do, and with
-# XLA's older emitters of fused loops it takes a third of the time.
+# XLA's older emitters of fused loops it takes a third of the time; small programs are not worth
+# being compiled in several parts.
 os.environ["XLA_FLAGS"] = (
     os.environ.get("XLA_FLAGS", "")
     + " --xla_force_host_platform_device_count=4 --xla_backend_optimization_level=0"
     + " --xla_backend_extra_options=xla_cpu_disable_new_fusion_emitters"
+    + " --xla_cpu_parallel_codegen_split_count=1"
 )
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

@@ -87,8 +87,9 @@ def agree(case: Case, size: tuple[int, int]) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("case", ["xception"], indirect=True)
 def test_inference_at_the_smallest_size(case):
+    if case.name != "xception":
+        pytest.skip("of other nets test_inference has sizes that are as odd")
     size = max(case.spec.min_image_size_px, 32)
     agree(case, (size, size + 5))
 
