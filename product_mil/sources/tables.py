@@ -152,7 +152,7 @@ def _of_paths(tables: Sequence[Named], chosen: Sequence[Chosen]) -> Catalogue:
     if len(statuses) and (statuses[:, 0] < 0).all():
         first = found[order[0]][:_MAX_SHOWN].decode(errors="replace")
         how = f"paths are relative to {directory.absolute()}"
-        if (directory / first.replace("\\", "/")).exists():
+        if os.path.exists(directory / first.replace("\\", "/")):  # noqa: PTH110, of any length
             how = "write them with / in place of \\"
         raise UserError(
             f"{paths[0]}: none of its {len(statuses):,} images is there, such as {first}; {how}"
