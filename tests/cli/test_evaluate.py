@@ -112,6 +112,20 @@ def test_table(trained: Path, labelled: Path, capsys: pytest.CaptureFixture[str]
     assert ", byte " in said
 
 
+def test_a_submission_of_other_categories_is_remarked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    data, submission = tmp_path / "labelled.bson", tmp_path / "submission.csv"
+    records = [{"_id": number, "category_id": 1000 + number, "imgs": []} for number in range(3)]
+    data.write_bytes(b"".join(map(bson.encode, records)))
+    for categories, remarked in (("7 8 9", True), ("7 1001 9", False)):
+        rows = [f"{number},{guess}" for number, guess in enumerate(categories.split())]
+        submission.write_text("\n".join(["_id,category_id", *rows, ""]))
+        call_tool("evaluate", "--predictions", submission, "--data", data)
+        said = capsys.readouterr().out
+        assert ("check that their ids are the same" in said) == remarked
+
+
 def test_refusals(trained: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "unlabelled.bson"
     path.write_bytes(bson.encode({"_id": 1, "imgs": []}))

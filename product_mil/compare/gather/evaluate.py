@@ -12,7 +12,7 @@ from product_mil.inference.metrics import ProductScores, metrics_of, tree_metric
 from product_mil.runs.evaluate import Evaluation
 from product_mil.runs.known_products import known_to_file
 from product_mil.sources.categories import categories_from_ids
-from product_mil.sources.ids import joined
+from product_mil.sources.ids import alike, joined
 from product_mil.sources.lookup import rows_of
 from product_mil.sources.opening import open_catalogue
 
@@ -47,6 +47,9 @@ def evaluate_file(path: Path, spec: str) -> Evaluation:
     unknown = int((labels[there] < 0).sum())
     if unknown:
         remarks.append(f"{unknown} products of unknown category: not scored")
+    guesses, labelled = alike(file.answers.guess[place[there]], category)
+    if not np.isin(guesses, labelled).any():
+        remarks.append(f"no category of {path} is one of {spec}: check that their ids are the same")
     answers, count = take(file.answers, place), len(rows)
     top1 = categories.class_of(answers.guess)
     lacking = {
