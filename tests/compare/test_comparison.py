@@ -206,6 +206,39 @@ def test_a_handful_of_changes(changed: int, p: float) -> None:
     assert (found["ci95"][0] > 0) == (p < 0.05)
 
 
+def test_intervals_hold_only_what_is_possible() -> None:
+    """Seeds that differ widely: a share stays within 0 and 1, a difference within -1 and 1."""
+    few = Questions(np.arange(50), np.full(50, 10), np.full(50, 1, np.int32))
+
+    def seeds(*numbers_right: int) -> tuple[Answers, ...]:
+        return tuple(
+            Answers(
+                np.where(np.arange(50) < right, 10, 20),
+                in_top5=np.arange(50) < right,
+                confidence=np.full(50, float(right < 25), np.float32),
+                log_prob_true=np.full(50, -0.001 * (50 - right), np.float32),
+            )
+            for right in numbers_right
+        )
+
+    good, bad = Entry("a", seeds(50, 50, 20), "mean"), Entry("b", seeds(0, 0, 30), "mean")
+    found = values_of(few, [good, bad], [("a", "b")])
+    a, b = found["runs"]["a"], found["runs"]["b"]
+    for metric in ("accuracy", "top5"):
+        assert a[metric] == pytest.approx(0.8)
+        assert a[f"{metric}_ci95"][1] == 1
+        assert b[f"{metric}_ci95"][0] == 0
+    assert a["by_num_images"]["1"]["accuracy_ci95"][1] == 1
+    assert b["calibration_error_ci95"][1] == 1
+    assert a["nll_ci95"][0] == 0
+    difference = found["difference"]["a_minus_b"]
+    assert difference["ci95"][1] == 1
+    assert difference["by_num_images"]["1"]["ci95"][1] == 1
+    assert difference["top5"]["ci95"][1] == 1
+    # A likelihood has no upper bound, and a difference may be below 0.
+    assert difference["nll"]["ci95"][0] < difference["nll"]["value"] < 0
+
+
 def test_fewer_seeds_of_one(asked: Questions) -> None:
     """They are no pairs: each draws its own, in all products and in groups alike."""
     a = tuple(answers(asked, share, seed) for share, seed in ((0.7, 1), (0.6, 2), (0.72, 3)))

@@ -7,7 +7,7 @@ from jaxtyping import Bool
 
 from product_mil.compare.answers import Entry, Questions
 from product_mil.compare.statistics.groups import Groups
-from product_mil.compare.statistics.measured import METRICS, Measured, spread
+from product_mil.compare.statistics.measured import METRICS, Measured, estimate_of, spread
 from product_mil.compare.statistics.results import Change, Control, Difference
 from product_mil.compare.statistics.tests import (
     Draws,
@@ -16,7 +16,6 @@ from product_mil.compare.statistics.tests import (
     mcnemar_p,
     means_of_signs,
     over_seeds,
-    percentile_estimate,
     products_needed,
     seeds_difference,
     two_sided_p,
@@ -48,7 +47,9 @@ def difference(a: Measured, b: Measured, groups: Groups) -> Difference:
         a=a.entry.name,
         b=b.entry.name,
         change=change,
-        metrics={name: _estimate(draws) for name, draws in drawn.items()},
+        metrics={
+            name: estimate_of(name, draws, of_difference=True) for name, draws in drawn.items()
+        },
         products_needed=products_needed(change.fixed, change.broke, change.n),
         between_seeds=spread(by_seed) if pairs > 1 else None,
         mcnemar_p_of_seeds=tuple(map(mcnemar_p, *_changes(a.correct, b.correct))),
@@ -62,17 +63,13 @@ def correct_for_number(changes: list[Change]) -> list[Change]:
     return [replace(change, holm_p=p) for change, p in zip(changes, corrected, strict=True)]
 
 
-def _estimate(draws: Draws) -> Estimate:
-    return percentile_estimate(draws.value[0], draws.resampled[:, 0])
-
-
 def _tested(
     a: Bool[np.ndarray, "seeds_a n"], b: Bool[np.ndarray, "seeds_b n"], draws: Draws
 ) -> Change:
     """The difference with interval and test, from the draws of `seeds_difference`."""
     fixed, broke = _changes(a, b)
     of_seeds = list(map(mcnemar_p, fixed, broke))
-    estimate, p = _estimate(draws), of_seeds[0]
+    estimate, p = estimate_of("accuracy", draws, of_difference=True), of_seeds[0]
     if not len(a) == len(b) == 1:
         # With several seeds, p comes from the same resamples as the interval, so the two agree.
         p = two_sided_p(draws.resampled[:, 0])

@@ -1,5 +1,6 @@
 """The metrics of one entry, on the data and on each resample of them."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -32,6 +33,7 @@ _CALIBRATION = {
     "calibrated_calibration_error": "calibrated_confidence",
 }
 METRICS = (*_RATES, *_CALIBRATION)
+_UNBOUNDED = ("nll", "calibrated_nll")  # at least 0; all other metrics are also at most 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,17 +91,24 @@ def _metrics(
     return found
 
 
-def _of_metric(name: str, draws: Draws) -> Estimate:
-    estimate = unbiased_estimate if name in _CALIBRATION else percentile_estimate
-    return estimate(draws.value[0], draws.resampled[:, 0])
+def estimate_of(metric: str, draws: Draws, *, of_difference: bool = False) -> Estimate:
+    """The interval of a metric, or of a difference between two values of it.
+
+    Resamples of seeds can leave the range of the metric; the interval is cut to that range.
+    """
+    unbiased = metric in _CALIBRATION and not of_difference
+    estimate = unbiased_estimate if unbiased else percentile_estimate
+    value, low, high = estimate(draws.value[0], draws.resampled[:, 0])
+    highest = math.inf if metric in _UNBOUNDED else 1.0
+    lowest = -highest if of_difference else 0.0
+    return Estimate(value, min(max(low, lowest), highest), min(max(high, lowest), highest))
 
 
 def _accuracy(correct: Bool[np.ndarray, "seeds n"]) -> Estimate:
     """Accuracy with Wilson's interval for one seed, or with a bootstrap over several seeds."""
     if len(correct) == 1:
         return share_estimate(int(correct.sum()), correct.shape[1])
-    draws = over_seeds(means_of_signs(correct))
-    return percentile_estimate(draws.value[0], draws.resampled[:, 0])
+    return estimate_of("accuracy", over_seeds(means_of_signs(correct)))
 
 
 def scores_of(measured: Measured, groups: Groups) -> Scores:
@@ -113,7 +122,7 @@ def scores_of(measured: Measured, groups: Groups) -> Scores:
         rule_of=entry.rule_of,
         seeds=len(entry.seeds),
         metrics={
-            name: _accuracy(correct) if name == "accuracy" else _of_metric(name, over_seeds(draws))
+            name: _accuracy(correct) if name == "accuracy" else estimate_of(name, over_seeds(draws))
             for name, draws in measured.draws.items()
         },
         temperature=None if None in temperatures else float(np.mean(temperatures)),  # type: ignore[arg-type]
