@@ -177,6 +177,57 @@ def test_the_summary_says_which_test() -> None:
     assert "(exact McNemar test, p <\u00a00.001)" in said[1]
 
 
+@pytest.mark.parametrize(
+    ("rule", "over_rule", "p", "expected"),
+    [
+        (
+            0.56,
+            (0.04, 0.02, 0.06),
+            0.001,
+            "; by 4.0 (2.0 to 6.0) over averaged's best other rule, geometric mean; on the 400 "
+            "products with one image no difference is seen.",
+        ),
+        (
+            0.595,
+            (0.005, -0.01, 0.02),
+            0.4,
+            "; no difference from averaged's best other rule, geometric mean, is shown: +0.5 "
+            "(\u22121.0 to +2.0); on the 400 products with one image no difference is seen.",
+        ),
+        (
+            0.63,
+            (-0.03, -0.05, -0.01),
+            0.01,
+            "; averaged's best other rule, geometric mean, is right more often than joint, by 3.0 "
+            "(1.0 to 5.0); on the 400 products with one image no difference is seen.",
+        ),
+        # No better than the plain mean: nothing to say of it.
+        (
+            0.5,
+            (0.1, 0.08, 0.12),
+            0.001,
+            "; on the 400 products with one image no difference is seen.",
+        ),
+    ],
+)
+def test_verdict_names_the_better_rule(
+    rule: float, over_rule: tuple[float, float, float], p: float, expected: str
+) -> None:
+    """The reference's own best rule, where it is better than the reference."""
+    plain = difference(0.1, (0.08, 0.12), 0.0001, **by_images(NOTHING))
+    value, *ci95 = over_rule
+    over = difference(value, (ci95[0], ci95[1]), p, b="averaged/geometric_mean")
+    made = report(plain)
+    scores = (
+        *made.comparison.scores,
+        run("averaged/vote", 0.4, rule_of="averaged"),
+        run("averaged/geometric_mean", rule, rule_of="averaged"),
+    )
+    said = verdict(replace(made, comparison=Comparison(1500, scores, (plain, over))))
+    start = "joint is right more often than averaged by 10.0 points (95 %: 8.0 to 12.0, p "
+    assert said == f"{start}<\u00a00.001; 3 seeds, 1,500 products){expected}"
+
+
 def with_rule(reference: str) -> Report:
     of = {"joint": 0.6, "averaged": 0.5, "averaged/vote": 0.55}
     pairs = {

@@ -2,7 +2,7 @@
 
 from product_mil.compare.page.words import count, percent, points, span, with_sign
 from product_mil.compare.report import Report
-from product_mil.compare.statistics.results import Control, Difference
+from product_mil.compare.statistics.results import Change, Control, Difference, Scores
 
 
 def verdict(report: Report) -> str:
@@ -20,6 +20,7 @@ def verdict(report: Report) -> str:
         line = f"{a} and {b} are right on the very same products ({basis})"
     elif change.is_decided:
         line = f"{better} is right more often than {worse} by {gap} ({figures})"
+        line += _over_best_rule(report)
         line += _on_one_image(report.difference, worse, sign)
     else:
         ahead = f"{better} is ahead by {gap}" if change.value else "both are right as often"
@@ -40,6 +41,42 @@ def _bare(value: float) -> str:
     return points(value).removeprefix("+")
 
 
+def _best_rule(report: Report) -> Scores | None:
+    """The best other rule on the probabilities of the reference; None if it has none."""
+    _, b = report.headline
+    rules = report.comparison.rules_of(b)
+    return max(rules, key=lambda rule: rule.accuracy.value, default=None)
+
+
+def _label(rule: Scores) -> str:
+    return rule.name.rpartition("/")[2].replace("_", " ")
+
+
+def _over_best_rule(report: Report) -> str:
+    """A clause on the reference's best other rule; empty if that is no better than its own."""
+    (a, b), best = report.headline, _best_rule(report)
+    if (
+        best is None
+        or report.difference.change.value < 0
+        or best.accuracy.value <= report.comparison.of(b).accuracy.value
+    ):
+        return ""
+    rest = report.comparison.difference(a, best.name).change
+    rule = f"{b}'s best other rule, {_label(best)}"
+    if not rest.is_decided:
+        shown = f"{points(rest.value)} ({span(rest.ci95)})"
+        return f"; no difference from {rule}, is shown: {shown}"
+    if rest.value < 0:
+        return f"; {rule}, is right more often than {a}, by {_gap(rest.turned())}"
+    return f"; by {_gap(rest)} over {rule}"
+
+
+def _gap(change: Change) -> str:
+    """A difference and its interval, of the better minus the worse: 4.2 (2.9 to 5.5)."""
+    low, high = change.ci95
+    return f"{_bare(change.value)} ({_bare(low)} to {_bare(high)})"
+
+
 def _on_one_image(difference: Difference, worse: str, sign: int) -> str:
     """A clause on products with one image; empty where all have one, or all have several."""
     groups = difference.groups.get("by_several_images", {})
@@ -50,9 +87,8 @@ def _on_one_image(difference: Difference, worse: str, sign: int) -> str:
     if not one.is_decided:
         return f"{where} no difference is seen"
     if sign * one.value < 0:
-        where, sign = f"{where} {worse} is,", -sign
-    low, high = sorted(sign * bound for bound in one.ci95)
-    return f"{where} by {_bare(sign * one.value)} ({_bare(low)} to {_bare(high)})"
+        where += f" {worse} is,"
+    return f"{where} by {_gap(one if one.value > 0 else one.turned())}"
 
 
 def summary(report: Report) -> list[str]:
@@ -144,17 +180,14 @@ def _control_sentence(a: str, control: Control) -> str:
 
 
 def _rules_sentence(report: Report) -> str:
-    a, b = report.headline
-    rules = report.comparison.rules_of(b)
-    if not rules:
+    (a, b), best = report.headline, _best_rule(report)
+    if best is None:
         return ""
-    best = max(rules, key=lambda rule: rule.accuracy.value).name
-    gain = report.comparison.difference(best, b).change
-    label = best.rpartition("/")[2].replace("_", " ")
-    rest = report.comparison.difference(a, best).change
+    gain = report.comparison.difference(best.name, b).change
+    rest = report.comparison.difference(a, best.name).change
     text = (
-        f"The best other rule on {b}'s own probabilities, {label}, changes {points(gain.value)} "
-        f"points ({span(gain.ci95)}) without any training"
+        f"The best other rule on {b}'s own probabilities, {_label(best)}, changes "
+        f"{points(gain.value)} points ({span(gain.ci95)}) without any training"
     )
     if report.difference.change.value > 0:
         text += f"; {a} is {points(rest.value)} points ({span(rest.ci95)}) above that rule"
