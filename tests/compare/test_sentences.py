@@ -168,6 +168,18 @@ def test_verdict(headline: Difference, seeds: int, more: dict, expected: str) ->
     assert verdict(report(headline, seeds, **more)) == expected
 
 
+def test_the_summary_counts_in_a_thousand() -> None:
+    """In a hundred, 99.8 % would be all of them."""
+    pair = (run("joint", 0.998), run("averaged", 0.1604))
+    made = replace(
+        report(difference(*CLEAR)), comparison=Comparison(1500, pair, (difference(*CLEAR),))
+    )
+    assert summary(made)[0].startswith(
+        "Of every 1,000 products, joint puts 998 into the right category at its first guess and "
+        "averaged 160: a difference of +4.2 points"
+    )
+
+
 def test_the_summary_says_which_test() -> None:
     of_seeds = {"between_seeds": Spread((0.04, 0.044), 0.003), "mcnemar_p_of_seeds": (0.2, 0.0001)}
     said = summary(report(difference(*CLEAR, **of_seeds), 2))

@@ -97,8 +97,9 @@ def summary(report: Report) -> list[str]:
     of_a, of_b = (report.comparison.of(name) for name in (a, b))
     difference, change = report.difference, report.difference.change
     sentences = [
-        f"Of every 100 products, {a} puts {100 * of_a.accuracy.value:.0f} into the right category "
-        f"at its first guess and {b} {100 * of_b.accuracy.value:.0f}: a difference of "
+        f"Of every 1,000 products, {a} puts {count(round(1000 * of_a.accuracy.value))} into the "
+        f"right category at its first guess and {b} "
+        f"{count(round(1000 * of_b.accuracy.value))}: a difference of "
         f"{points(change.value)} points (95 % interval {span(change.ci95)}).",
         _changes(difference, report.comparison.n, of_a.seeds == of_b.seeds == 1),
     ]
