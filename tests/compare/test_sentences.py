@@ -16,6 +16,7 @@ from product_mil.compare.report import GalleryNote, Report
 from product_mil.compare.statistics.results import (
     Change,
     Comparison,
+    Control,
     Difference,
     GroupAccuracy,
     Scores,
@@ -178,6 +179,49 @@ def test_the_summary_counts_in_a_thousand() -> None:
         "Of every 1,000 products, joint puts 998 into the right category at its first guess and "
         "averaged 160: a difference of +4.2 points"
     )
+
+
+@pytest.mark.parametrize(
+    ("how", "ci95", "same_guess", "gives_reason"),
+    [
+        (("residual", "probabilities"), (0.07, 0.14), 0.55, True),
+        (("residual", "probabilities"), (-0.01, 0.14), 0.55, False),
+        (("residual", "probabilities"), (-0.14, -0.07), 0.55, False),
+        (("residual", "probabilities"), (0.07, 0.14), 0.97, False),  # a control, and it fails
+        (("residual", "mean"), (0.07, 0.14), 0.55, False),
+        (("", "probabilities"), (0.07, 0.14), 0.55, False),  # a file does not say how it was made
+    ],
+)
+def test_why_single_images_differ(
+    how: tuple[str, str], ci95: tuple[float, float], same_guess: float, gives_reason: bool
+) -> None:
+    a, b = (run(name, 0.5, how=one) for name, one in zip(("joint", "averaged"), how, strict=True))
+    headline = difference(*CLEAR)
+    alone = change(sum(ci95) / 2, ci95, 0.001, n=486)
+    said = summary(
+        replace(
+            report(headline),
+            comparison=Comparison(1500, (a, b), (headline,)),
+            control=Control(alone, same_guess, treats_alike=same_guess > 0.95, holds=False),
+        )
+    )[2]
+    reason = (
+        "is a result of how joint was trained. A possible reason: joint learns from whole "
+        "products, so it can know which categories never have a single image; averaged, trained "
+        "image by image, cannot."
+    )
+    assert said.endswith(reason) == gives_reason
+    assert ("reason" in said) == gives_reason
+
+
+def test_a_rule_is_trained_as_its_run() -> None:
+    """So the reason is given for it too."""
+    made = with_rule("averaged/vote")
+    how = {"joint": "residual", "averaged": "probabilities", "averaged/vote": "each has one vote"}
+    scores = tuple(replace(one, how=how[one.name]) for one in made.comparison.scores)
+    alone = Control(change(*CLEAR), 0.5, treats_alike=False, holds=False)
+    said = summary(replace(made, comparison=replace(made.comparison, scores=scores), control=alone))
+    assert said[2].endswith("averaged/vote, trained image by image, cannot.")
 
 
 def test_the_summary_says_which_test() -> None:

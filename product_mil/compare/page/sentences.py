@@ -3,6 +3,7 @@
 from product_mil.compare.page.words import count, percent, points, span, with_sign
 from product_mil.compare.report import Report
 from product_mil.compare.statistics.results import Change, Control, Difference, Scores
+from product_mil.model.registry import HEADS
 
 
 def verdict(report: Report) -> str:
@@ -107,7 +108,7 @@ def summary(report: Report) -> list[str]:
     if several:
         sentences.append(several)
     if report.control is not None:
-        sentences.append(_control_sentence(a, report.control))
+        sentences.append(_control_sentence(report, report.control))
     rules = _rules_sentence(report)
     if rules:
         sentences.append(rules)
@@ -158,9 +159,9 @@ def _several(difference: Difference) -> str:
     )
 
 
-def _control_sentence(a: str, control: Control) -> str:
+def _control_sentence(report: Report, control: Control) -> str:
     """A sentence on whether the two agree on products with one image, where nothing is fused."""
-    change = control.change
+    (a, b), change = report.headline, control.change
     same = f"the same first guess on {percent(control.same_guess, 0)} of {count(change.n)}"
     figures = f"{points(change.value)} points, 95 % interval {span(change.ci95)}"
     start = "Control: with a single image there is nothing to fuse"
@@ -171,13 +172,27 @@ def _control_sentence(a: str, control: Control) -> str:
             f"a result of how {a} was trained"
         )
         low, high = change.ci95
-        return text + (", not shown to be other than 0." if low <= 0 <= high else ".")
+        text += ", not shown to be other than 0." if low <= 0 <= high else "."
+        averages = tuple(_averages_images(report, name) for name in report.headline)
+        if low > 0 and averages == (False, True):
+            text += (
+                f" A possible reason: {a} learns from whole products, so it can know which "
+                f"categories never have a single image; {b}, trained image by image, cannot."
+            )
+        return text
     if control.holds:
         return f"{start}, and there the two agree as they should ({same}; {figures})."
     return (
         f"{start}, and yet there the two differ ({figures}), although they mostly guess alike "
         f"({same}). Look for something besides the pooling that differs between these runs."
     )
+
+
+def _averages_images(report: Report, name: str) -> bool | None:
+    """Whether a run, or that of a rule, averages its images; None for files, which do not say."""
+    scores = report.comparison.of(name)
+    how = report.comparison.of(scores.rule_of or name).how
+    return HEADS[how].averages if how in HEADS else None
 
 
 def _rules_sentence(report: Report) -> str:
