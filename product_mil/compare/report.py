@@ -44,9 +44,4 @@ class Report:
     @property
     def temperature_hurts(self) -> bool:
         """Whether the fitted temperature makes the likelihood of every run worse."""
-        found = [(run.metrics.get("calibrated_nll"), run.metrics.get("nll"))
-                 for run in self.comparison.runs]  # fmt: skip
-        return all(
-            calibrated is not None and plain is not None and calibrated.value > plain.value
-            for calibrated, plain in found
-        )
+        return all(run.temperature_hurts for run in self.comparison.runs)

@@ -1,93 +1,26 @@
-"""The one line that says what to believe, and rows of tables, on comparisons made by hand."""
+"""The one line that says what to believe, and the sentences, on comparisons made by hand."""
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
 from product_mil.compare.page.sentences import summary, verdict
-from product_mil.compare.page.tables import (
-    entry_rows,
-    pair_rows,
-    table_by_num_images,
-    terminal_table,
-)
-from product_mil.compare.report import GalleryNote, Report
 from product_mil.compare.statistics.results import (
-    Change,
     Comparison,
     Control,
     Difference,
-    GroupAccuracy,
-    Scores,
     Spread,
 )
-from product_mil.compare.statistics.tests import Estimate
-
-
-def change(value: float, ci95: tuple[float, float], p: float, **more: Any) -> Change:
-    made = Change(1500, Estimate(value, *ci95), p, mcnemar_p=p, fixed=90.0, broke=27.0, holm_p=p)
-    return replace(made, **more)
-
-
-def difference(
-    value: float, ci95: tuple[float, float], p: float, *, fixed: float = 90.0, broke: float = 27.0,
-    **more: Any,
-) -> Difference:  # fmt: skip
-    made = Difference(
-        "joint",
-        "averaged",
-        change(value, ci95, p, fixed=fixed, broke=broke),
-        metrics={},
-        products_needed=9012,
-        between_seeds=None,
-        mcnemar_p_of_seeds=(p,),
-        groups={},
-    )
-    return replace(made, **more)
-
-
-def run(name: str, accuracy: float, seeds: int = 3, **more: Any) -> Scores:
-    estimate = Estimate(accuracy, accuracy - 0.02, accuracy + 0.02)
-    made = Scores(
-        name,
-        how="mean",
-        rule_of=None,
-        seeds=seeds,
-        metrics={"accuracy": estimate},
-        temperature=None,
-        groups={},
-        between_seeds={},
-        reliability={},
-    )
-    return replace(made, **more)
-
-
-def report(headline: Difference, seeds: int = 3, **more: Any) -> Report:
-    pair = (run("joint", 0.5 + headline.change.value, seeds), run("averaged", 0.5, seeds))
-    made = Report(
-        comparison=Comparison(1500, pair, (headline,)),
-        headline=("joint", "averaged"),
-        control=None,
-        data=None,
-        differing_fields={},
-        like_for_like=False,
-        notes=[],
-        warnings=[],
-        gallery=GalleryNote(0, 0, 0, 0, None, None, ""),
-        version="0",
-        date="2026-11-28",
-    )
-    return replace(made, **more)
-
-
-def by_images(one: Change) -> dict[str, Any]:
-    several = change(0.06, (0.04, 0.08), 0.001, n=1100)
-    return {"groups": {"by_several_images": {"one": replace(one, n=400), "several": several}}}
-
-
-CLEAR = (0.042, (0.029, 0.055), 0.0004)
-NOTHING = change(0.002, (-0.01, 0.014), 0.7)
+from tests.compare.reports import (
+    CLEAR,
+    NOTHING,
+    by_images,
+    change,
+    difference,
+    report,
+    run,
+    with_rule,
+)
 
 
 @pytest.mark.parametrize(
@@ -123,7 +56,7 @@ NOTHING = change(0.002, (-0.01, 0.014), 0.7)
             {"differing_fields": {"seed": {}}},
             "No difference between joint and averaged is shown: joint is ahead by 1.0 points "
             "(95 %: \u22120.5 to 2.5, p = 0.190; 1 seed, 1,500 products); to confirm that takes "
-            "about 9,012 products; the runs differ in more than the pooling.",
+            "about 9,000 products; the runs differ in more than the pooling.",
         ),
         (
             difference(-0.01, (-0.025, 0.005), 0.19),
@@ -131,7 +64,7 @@ NOTHING = change(0.002, (-0.01, 0.014), 0.7)
             {},
             "No difference between joint and averaged is shown: averaged is ahead by 1.0 points "
             "(95 %: \u22120.5 to 2.5, p = 0.190; 3 seeds, 1,500 products); to confirm that takes "
-            "about 9,012 products or more seeds.",
+            "about 9,000 products or more seeds.",
         ),
         (
             difference(0.0, (0.0, 0.0), 1.0, fixed=0.0, broke=0.0, products_needed=None),
@@ -161,7 +94,7 @@ NOTHING = change(0.002, (-0.01, 0.014), 0.7)
             {},
             "No difference between joint and averaged is shown: joint is ahead by 1.0 points "
             "(95 %: 0.1 to 2.0, p = 0.060; 1 seed, 1,500 products); to confirm that takes "
-            "about 9,012 products.",
+            "about 9,000 products.",
         ),
     ],
 )
@@ -282,92 +215,3 @@ def test_verdict_names_the_better_rule(
     said = verdict(replace(made, comparison=Comparison(1500, scores, (plain, over))))
     start = "joint is right more often than averaged by 10.0 points (95 %: 8.0 to 12.0, p "
     assert said == f"{start}<\u00a00.001; 3 seeds, 1,500 products){expected}"
-
-
-def with_rule(reference: str) -> Report:
-    of = {"joint": 0.6, "averaged": 0.5, "averaged/vote": 0.55}
-    pairs = {
-        "averaged": [("averaged/vote", "averaged"), ("joint", "averaged/vote")],
-        "averaged/vote": [("averaged", "averaged/vote"), ("joint", "averaged/vote")],
-    }[reference]
-    own = {
-        name: {
-            count: GroupAccuracy(10, Estimate(value, value - 0.02, value + 0.02))
-            for count in "123456"
-        }
-        for name, value in of.items()
-    }
-    differences = tuple(
-        difference(
-            of[a] - of[b],
-            (of[a] - of[b] - 0.01, of[a] - of[b] + 0.02),
-            0.01,
-            fixed=70.0,
-            broke=20.5,
-            a=a,
-            b=b,
-            groups={"by_num_images": {count: change(*CLEAR, n=10) for count in "123456"}},
-        )
-        for a, b in [("joint", "averaged"), *pairs]
-    )
-    scores = tuple(
-        run(name, value, rule_of="averaged" if "/" in name else None,
-            groups={"by_num_images": own[name]})
-        for name, value in of.items()
-    )  # fmt: skip
-    made = report(differences[0])
-    return replace(
-        made, headline=("joint", reference), comparison=Comparison(1500, scores, differences)
-    )
-
-
-def test_pairs_with_the_better_first() -> None:
-    found = pair_rows(with_rule("averaged/vote").comparison)
-    assert [(row.better, row.worse, row.change.fixed, row.change.broke) for row in found] == [
-        ("joint", "averaged/vote", 70, 20.5),
-        ("joint", "averaged", 70, 20.5),
-        ("averaged/vote", "averaged", 20.5, 70),  # stored as averaged minus the rule
-    ]
-    assert [row.change.value for row in found] == pytest.approx([0.05, 0.1, 0.05])
-    assert found[2].change.ci95 == pytest.approx((0.03, 0.06))
-
-
-def test_a_rule_as_reference() -> None:
-    """It stands first with its whole name, and its run after it."""
-    rows = entry_rows(with_rule("averaged/vote"))
-    assert [row.name for row in rows] == ["averaged/vote", "averaged", "joint"]
-    assert [row.change and row.change.value for row in rows] == [
-        None, pytest.approx(-0.05), pytest.approx(0.05),
-    ]  # fmt: skip
-    rows = entry_rows(with_rule("averaged"))
-    assert [(row.name, row.is_indented) for row in rows] == [
-        ("averaged", False), ("vote", True), ("joint", False),
-    ]  # fmt: skip
-
-
-def test_tables_of_the_terminal() -> None:
-    found = with_rule("averaged")
-    joint = found.comparison.of("joint")
-    with_top5 = replace(joint, metrics={**joint.metrics, "top5": Estimate(0.9, 0.88, 0.92)})
-    scores = (with_top5, *found.comparison.scores[1:])
-    found = replace(found, comparison=replace(found.comparison, scores=scores))
-    lines = terminal_table(found).splitlines()
-    assert len(lines) == 4
-    assert "reference" in lines[1]
-    assert [line.split()[4] for line in lines[1:]] == ["-", "-", "0.9000"]
-    assert "+5.00  [+4.00, +7.00]   0.010   70.0   20.5" in lines[2]
-    assert lines[2].startswith("  vote")
-    lines = table_by_num_images(found).splitlines()
-    # Four numbers of images beside each other, then the other two.
-    assert [line.split()[0] for line in lines] == [
-        "top-1",
-        "averaged",
-        "vote",
-        "joint",
-        "joint",
-    ] * 2
-    assert lines[3].count("0.6000 [0.5800, 0.6200]") == 4
-    assert lines[-1].count("+4.2 [+2.9, +5.5]") == 2
-    unknown = replace(found.difference, groups={})
-    comparison = replace(found.comparison, differences=(unknown,))
-    assert table_by_num_images(replace(found, comparison=comparison)) == ""

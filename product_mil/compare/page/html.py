@@ -14,6 +14,7 @@ from product_mil.compare.page.gallery import BROKE, FIXED
 from product_mil.compare.page.sentences import summary, verdict
 from product_mil.compare.page.tables import category_rows, entry_rows, group_tables, pair_rows
 from product_mil.compare.page.words import (
+    about,
     count,
     number,
     p_text,
@@ -50,6 +51,7 @@ def page(
         "p": p_text,
         "with_sign": with_sign,
         "count": count,
+        "about": about,
     }
     a, b = report.headline
     comparison = report.comparison
@@ -68,6 +70,7 @@ def page(
         pairs=pair_rows(comparison),
         categories=category_rows(report.difference),
         groups=group_tables(report),
+        has_unchanged=_has_unchanged(report),
         plots=plots,
         confusions=confusions,
         gallery=gallery,
@@ -77,6 +80,13 @@ def page(
         style_hash=_hash(style),
         script_hash=_hash(script),
     )
+
+
+def _has_unchanged(report: Report) -> bool:
+    """Whether any interval of a difference on the page is from 0 to 0."""
+    changes = [one.change for one in report.comparison.differences]
+    changes += [change for group in report.difference.groups.values() for change in group.values()]
+    return any(change.ci95 == (0, 0) for change in changes)
 
 
 def _hash(text: str) -> str:

@@ -1,6 +1,6 @@
 """The result in sentences, for a reader who has to decide between two systems."""
 
-from product_mil.compare.page.words import count, percent, points, span, with_sign
+from product_mil.compare.page.words import about, count, percent, points, span, with_sign
 from product_mil.compare.report import Report
 from product_mil.compare.statistics.results import Change, Control, Difference, Scores
 from product_mil.model.registry import HEADS
@@ -26,9 +26,8 @@ def verdict(report: Report) -> str:
     else:
         ahead = f"{better} is ahead by {gap}" if change.value else "both are right as often"
         line = f"No difference between {a} and {b} is shown: {ahead} ({figures})"
-        if change.value:
-            needed = count(report.difference.products_needed)
-            line += f"; to confirm that takes about {needed} products"
+        if needed := report.difference.products_needed:
+            line += f"; to confirm that takes about {about(needed)} products"
             line += " or more seeds" * (seeds != [1])
     if report.differing_fields and not report.like_for_like:
         line += "; the runs differ in more than the pooling"
@@ -142,7 +141,7 @@ def _changes(difference: Difference, n: int, one_seed: bool) -> str:
         return f"{changes}. Chance does not explain this: {better} is better here ({p})."
     need = difference.products_needed
     tail = (
-        f" To confirm a difference of this size takes about {count(need)} products." if need else ""
+        f" To confirm a difference of this size takes about {about(need)} products." if need else ""
     )
     return f"{changes}. Chance alone can explain this: neither is shown to be better ({p}).{tail}"
 

@@ -4,7 +4,7 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from product_mil.compare.page.words import p_text
+from product_mil.compare.page.words import count, p_text
 from product_mil.compare.report import Report
 from product_mil.compare.statistics.results import (
     Change,
@@ -165,6 +165,6 @@ def _change_cells(change: Change | None) -> tuple[str, ...]:
         f"{100 * change.value:+.2f}",
         _points(change.ci95, 2),
         p_text(change.p).replace("\u00a0", ""),
-        f"{change.fixed:.1f}",
-        f"{change.broke:.1f}",
+        count(change.fixed),
+        count(change.broke),
     )

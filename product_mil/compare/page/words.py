@@ -40,6 +40,11 @@ def count(value: float | int | None) -> str:
     return f"{value:,.0f}" if float(value).is_integer() else f"{value:,.1f}"
 
 
+def about(value: int) -> str:
+    """A number of products of which two digits are meant: 2401 becomes 2,400."""
+    return count(float(f"{value:.1e}"))
+
+
 def span(ci95: Sequence[float]) -> str:
     """An interval of a difference in points: +2.9 to +5.5."""
     return f"{points(ci95[0])} to {points(ci95[1])}"

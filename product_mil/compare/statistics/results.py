@@ -48,6 +48,12 @@ class Scores:
         """The share of first guesses that are right."""
         return self.metrics["accuracy"]
 
+    @property
+    def temperature_hurts(self) -> bool:
+        """Whether the fitted temperature makes the likelihood worse; False without one."""
+        calibrated = self.metrics.get("calibrated_nll")
+        return calibrated is not None and calibrated.value > self.metrics["nll"].value
+
 
 @dataclass(frozen=True)
 class Change:
