@@ -6,8 +6,9 @@
 docs/guide/python.md shows all of it.
 """
 
+import logging
 import operator
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Literal, get_args
@@ -34,6 +35,7 @@ from product_mil.sources.memory import catalogue_of
 __all__ = ["Classifier", "GivenImage", "GivenProduct", "load"]
 
 Checkpoint = Literal["last", "best"]
+_LOGGER = logging.getLogger(__name__)
 PRODUCTS_AT_ONCE = 1024  # whose images are in memory at the same time
 
 
@@ -126,7 +128,11 @@ class Classifier:
         """
         self._check(topk, min_confidence)
         asked = [Question(product, topk, min_confidence) for product in checked_products(products)]
-        return list(self.answers(asked))
+        found = list(self.answers(asked))
+        errors = [image.error for prediction in found for image in prediction.images]
+        if None not in errors:
+            _warn_of_unread(errors)
+        return found
 
     def answers(self, questions: Iterable[Question]) -> Iterator[Prediction]:
         """The prediction for each question, in order, each as soon as its batch is computed.
@@ -146,7 +152,13 @@ class Classifier:
     def predict_proba(self, products: Iterable[GivenProduct]) -> Float32[np.ndarray, "N k"]:
         """The probability of each of `category_ids`, for each product."""
         found: list[np.ndarray] = [np.zeros((0, len(self._run.categories.ids)), np.float32)]
-        found += [by_class(block) for block, _, _ in self._answers(products)]
+        used, first_errors = 0, []
+        for block, _, errors in self._answers(products):
+            found.append(by_class(block))
+            used += len(block.image_index)
+            first_errors += list(errors.values())[:1]
+        if not used:
+            _warn_of_unread(first_errors)
         return np.concatenate(found)
 
     def embed(self, products: Iterable[GivenProduct]) -> list[Float32[np.ndarray, "n d"]]:
@@ -258,6 +270,16 @@ class Classifier:
                 "was not evaluated or is of an earlier version; product-mil predict "
                 "--min_confidence works all the same, where the run's validation products are"
             )
+
+
+def _warn_of_unread(errors: Sequence[str | None]) -> None:
+    """A line for a program that gives all images in a wrong way and looks at no errors."""
+    if errors:
+        _LOGGER.warning(
+            "no image of this call could be used, so every answer is the frequencies of the "
+            "categories in training; of the first image: %s",
+            errors[0],
+        )
 
 
 def _path(place: str | Path | None) -> Path | None:

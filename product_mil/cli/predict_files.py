@@ -71,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         share = f": {len(own)} of them in share {shard.k} of {shard.n}" * (shard.n > 1)
         print(f"{len(units)} units{share}; writing {args.output}", flush=True)
         tally = followed(engine.outcomes(own), len(own))
-    print(f"{tally.predicted} units predicted, {tally.skipped} done before")
+    print(f"units predicted: {tally.predicted}, done before: {tally.skipped}")
     summary = write_manifest(job.files, units, unique_ids=args.unique_ids)
     if args.merge is not None and not tally.failed:
         print(f"{args.merge}: {merge(job.files, units, args.merge):,} products")

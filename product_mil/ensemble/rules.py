@@ -182,6 +182,9 @@ def fit_weights(
 Objective = Callable[[Float64[np.ndarray, " m"]], tuple[float, Float64[np.ndarray, " m"]]]
 
 
+_LEAST_WEIGHT = 1e-9  # a fitted one below it is the solver's rounding of 0
+
+
 def _best_on_simplex(objective: Objective, m: int) -> Optimum:
     """The point of the simplex that maximises a concave objective, which returns its gradient too.
 
@@ -202,7 +205,7 @@ def _best_on_simplex(objective: Objective, m: int) -> Optimum:
         options={"maxiter": 500, "ftol": 1e-12},
     )
     candidates = [equal_weights(m), *np.eye(m)]
-    fitted = np.clip(found.x, 0, None)
+    fitted = np.where(found.x > _LEAST_WEIGHT, found.x, 0.0)
     if np.isfinite(fitted).all() and fitted.sum() > 0:
         candidates.insert(0, fitted / fitted.sum())
     values = [objective(weights)[0] for weights in candidates]

@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int32, UInt8
 
 from product_mil.batch import Batch, EmbeddedBatch
@@ -90,17 +91,26 @@ def largest(
     return -negated[..., :count], index[..., :count]
 
 
+_LEAST_LOG_PROB = float(np.log(np.finfo(np.float32).tiny))
+
+
 def nll_under(
     temperatures: Sequence[float], log_probs: Float[Array, "S p k"], label: Int32[Array, "S p 1"]
 ) -> Float[Array, "t S p"]:
-    """The negative log-likelihood of the labels at each temperature."""
-    of_label = jnp.take_along_axis(log_probs, label, -1)[..., 0]
+    """The negative log-likelihood of the labels at each temperature.
+
+    It is `log(1 + sum of exp((z_k - z_label) / t) over the other classes)`. A difference of two
+    logarithms would be exactly 0 in float32 once all others together have less than 6e-8, and
+    `calibrate.py` needs to know how sure a model is.
+    """
+    log_probs = jnp.maximum(log_probs, _LEAST_LOG_PROB)  # no difference of infinities
+    of_label = jnp.take_along_axis(log_probs, label, -1)
+    is_label = jax.lax.broadcasted_iota(jnp.int32, log_probs.shape, log_probs.ndim - 1) == label
+    beyond = jnp.where(is_label, -jnp.inf, log_probs - of_label)
     # A loop, because 17 unrolled temperatures compile for a second more, and of 5,270 classes take
     # five times as long on a CPU.
     return jax.lax.map(
-        lambda temperature: (
-            jax.nn.logsumexp(log_probs / temperature, axis=-1) - of_label / temperature
-        ),
+        lambda temperature: jax.nn.softplus(jax.nn.logsumexp(beyond / temperature, axis=-1)),
         jnp.asarray(temperatures, log_probs.dtype),
     )
 

@@ -80,7 +80,7 @@ class Plan(NamedTuple):
         heading = Line("", "all", "a host", "")
         aligned = table([heading, *self.lines], "<>><")
         return "\n".join(
-            [*aligned, f"{duration(3600 * self.hours)} in all, limited by {self.limit}"]
+            [*aligned, f"at least {duration(3600 * self.hours)}, limited by {self.limit}"]
         )
 
 
@@ -145,7 +145,12 @@ def plan(products: float, machines: Machines, rates: Rates, unit_mb: float) -> P
             basis("forward_s", *per_image),
         ),
         Line("memory of a process", "", _bytes(rates.process_bytes), basis("process_bytes")),
-        Line("memory to find repeated ids", _bytes(products * IDS_BYTES), "", ASSUMED),
+        Line(
+            "memory for repeated ids (--unique_ids: none)",
+            _bytes(products * IDS_BYTES),
+            "",
+            ASSUMED,
+        ),
         storage("indexes on disk", INDEX_BYTES),
         storage("Parquet files", TABLE_BYTES),
         storage("CSV files", CSV_BYTES),

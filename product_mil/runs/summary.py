@@ -25,6 +25,8 @@ def introduction(config: Config, workdir: Path, data: RunData, record: Mapping[s
     free_gb = shutil.disk_usage(workdir).free / 1e9
     processes = f" of {jax.process_count()} processes" if are_several() else ""
     source = config.data.train or f"the embedded sample, seed {config.data.sample_seed}"
+    if config.data.max_products:
+        source += f"; at most {config.data.max_products} products (config.data.max_products)"
     return "\n".join(
         [
             f"product_mil {record['version']}: {config.model.pooling} over "

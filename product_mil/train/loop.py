@@ -113,7 +113,8 @@ def _take_steps(
             if evaluates:
                 in_flight.drain()
                 values = _train_metrics(stage, state) | throughput.rates()
-                state, found = _evaluate(stage, state, step)
+                with left.evaluating():
+                    state, found = _evaluate(stage, state, step)
                 values |= _valid(found)
                 log.write(stage.name, step, values)
                 log.say(_line(stage, step, values, left.seconds(step)))

@@ -114,6 +114,7 @@ class TimeLeft:
     def __init__(self, num_steps: int) -> None:
         self._num_steps = num_steps
         self._first: tuple[int, float] | None = None  # a step, and when it was done
+        self._has_evaluated = False
         self._logged_at = -math.inf
 
     def begin(self, step: int) -> None:
@@ -126,6 +127,16 @@ class TimeLeft:
             return 0.0
         first, done_at = self._first
         return (time.monotonic() - done_at) / (step - first) * (self._num_steps - step)
+
+    @contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Leave the time inside out if it is the first evaluation, since that one compiles."""
+        before = time.monotonic()
+        yield
+        if self._first is not None and not self._has_evaluated:
+            step, done_at = self._first
+            self._first = step, done_at + time.monotonic() - before
+        self._has_evaluated = True
 
     def is_time_to_log(self, step: int) -> bool:
         """Whether the time is long and was not logged for a minute; a true answer counts as log."""

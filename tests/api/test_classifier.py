@@ -73,6 +73,20 @@ def test_confidence(classifier: Classifier, products: list[list[bytes]]) -> None
         earlier.predict(products[:1], min_confidence=0.5)
 
 
+def test_a_call_of_which_no_image_can_be_used_is_warned_of(
+    classifier: Classifier, products: list[list[bytes]], caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong: list[Any] = [[np.zeros((9, 9, 3), np.float32)], [np.zeros((9, 9, 3), np.uint16)]]
+    for call in (classifier.predict, classifier.predict_proba):
+        for given, warnings in ((wrong, 1), ([*wrong, products[0]], 0), ([[]], 0), ([], 0)):
+            caplog.clear()
+            call(given)
+            assert len(caplog.records) == warnings
+            for record in caplog.records:
+                assert record.levelname == "WARNING"
+                assert "the array is float32[9, 9, 3], and not uint8" in record.getMessage()
+
+
 def test_equal_predictions_print_alike(classifier: Classifier, products: list[list[bytes]]) -> None:
     once, again = classifier.predict(products), classifier.predict(products)
     assert once == again

@@ -30,7 +30,7 @@ def test_it_measures_and_says_so(
     assert found["network"].endswith("given: 10 Gb/s")
     kb = sample.train.stat().st_size / 120 / 1e3
     assert found["data"].split()[1:3] == [f"{kb:.1f}", "GB"]
-    assert "in all, limited by" in lines[-1]
+    assert ", limited by" in lines[-1]
 
 
 def test_what_is_not_the_users_own_is_named(

@@ -74,7 +74,7 @@ def test_two_shares_and_a_merged_file(
         predict_files(*arguments_of(trained, data, output))
         said = capsys.readouterr().out
         assert f"6 units: 3 of them in share {number} of 2; writing {output}" in said
-        assert "\n3 units predicted, 0 done before\n" in said
+        assert "\nunits predicted: 3, done before: 0\n" in said
         assert ("other shares are not done yet" in said) == (number == 0)
     assert "6 units, 120 products" in said
     with pytest.raises(SystemExit):
@@ -84,7 +84,7 @@ def test_two_shares_and_a_merged_file(
     monkeypatch.delenv("SLURM_ARRAY_TASK_ID")
     predict_files(*arguments_of(trained, data, output, "--merge", tmp_path / "merged.csv"))
     said = capsys.readouterr().out
-    assert "\n0 units predicted, 6 done before\n" in said
+    assert "\nunits predicted: 0, done before: 6\n" in said
     assert said.splitlines()[-2:] == [
         f"{tmp_path / 'merged.csv'}: 120 products",
         f"{output / 'manifest.json'}: 6 units, 120 products",
@@ -148,7 +148,7 @@ def test_one_bad_file_among_many(
     assert said.err.splitlines()[-1].startswith(
         "error: 1 of 6 units could not be predicted, such as 2.bson: "
     )
-    assert "5 units predicted, 0 done before" in said.out
+    assert "units predicted: 5, done before: 0" in said.out
     manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
     assert list(manifest["failed"]) == ["2.bson"]
     assert len(manifest["units"]) == 5

@@ -186,7 +186,7 @@ def test_fitted_is_never_below_its_best_member(rule: str) -> None:
         fitted, reported = (
             fit_average(true.T) if rule == "average" else fit_geometric_mean(log_probs, label)
         )
-        assert fitted.min() >= 0
+        assert ((fitted == 0) | (fitted > 1e-9)).all()  # no rounding of the solver
         np.testing.assert_allclose(fitted.sum(), 1, rtol=1e-12)
         found = mean_log_likelihood(log_probs, label, fitted, rule)
         np.testing.assert_allclose(reported, found, rtol=1e-9, atol=1e-12)

@@ -165,6 +165,31 @@ def test_temperature_between_those_that_training_tries() -> None:
         assert found == pytest.approx(scale, rel=0.15)
 
 
+def test_temperature_of_a_model_that_is_sure() -> None:
+    """Where float32 holds no difference between a probability and 1, it is as exact."""
+    rng = np.random.default_rng(3)
+    logits = rng.normal(size=(400, 6))
+    label = rng.integers(0, 6, 400).astype(np.int32)
+    logits[np.arange(400), label] += rng.uniform(3, 30, 400)
+    wrong = slice(0, 4)
+    logits[wrong] = np.roll(logits[wrong], 1, axis=1)
+    log_probs = np.asarray(jax.nn.log_softmax(jnp.asarray(logits, jnp.float32)))
+    assert (log_probs.max(1) == 0).mean() > 0.2
+    tried = nll_under(TEMPERATURES, jnp.asarray(log_probs[None]), jnp.asarray(label[None, :, None]))
+    exact = np.asarray([_nll(logits, label, temperature) for temperature in TEMPERATURES])
+    np.testing.assert_allclose(np.asarray(tried)[:, 0], exact, rtol=1e-4, atol=1e-30)
+    found = temperature_between(np.asarray(tried)[:, 0])
+    assert found == pytest.approx(temperature_between(exact), rel=1e-4)
+    assert found == pytest.approx(fit_temperature(log_probs, label), rel=1e-2)
+
+
+def _nll(logits: np.ndarray, label: np.ndarray, temperature: float) -> np.ndarray:
+    scaled = logits / temperature
+    beyond = scaled - np.take_along_axis(scaled, label[:, None], 1)
+    np.put_along_axis(beyond, label[:, None], -np.inf, 1)
+    return np.log1p(np.exp(beyond).sum(1))
+
+
 @pytest.mark.parametrize("count", [4, 400])
 def test_a_model_without_errors_is_not_taken_for_infallible(count: int) -> None:
     """Its confidence is at most about what so many products can show."""

@@ -67,7 +67,7 @@ def test_every_line_says_how_it_is_known() -> None:
     assert all(basis.values())
     text = made.text.splitlines()
     assert len(text) == len(made.lines) + 2
-    assert text[-1].endswith(f" in all, limited by {made.limit}")
+    assert text[-1].endswith(f", limited by {made.limit}")
 
 
 @pytest.mark.parametrize("name", ["hosts", "cores", "devices", "gbit_per_s"])

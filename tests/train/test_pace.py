@@ -36,5 +36,10 @@ def test_the_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not left.is_time_to_log(8)
     now[0] += 1
     assert left.is_time_to_log(8)
-    now[0] += 1000
+    with left.evaluating():  # compiles
+        now[0] += 1000
+    assert left.seconds(13) == 66 / 8 * 7
+    with left.evaluating():
+        now[0] += 30
+    assert left.seconds(17) == 96 / 12 * 3
     assert not left.is_time_to_log(20)  # nothing is left
