@@ -119,6 +119,7 @@ def test_who_takes_part_is_told_in_full(
     assert part in refused_here("--config=configs/joint.py:smoke", *arguments)
 
 
+@pytest.mark.slow
 def test_without_a_launcher(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("SLURM_JOB_ID", "OMPI_MCA_orte_hnp_uri", "KUBERNETES_SERVICE_HOST"):
         monkeypatch.delenv(name, raising=False)

@@ -91,6 +91,7 @@ def pushed(trained: Path, hub: FakeHub, home: Path) -> str:
     return ended.stdout.strip()
 
 
+@pytest.mark.slow
 def test_what_is_uploaded(pushed: str, hub: FakeHub) -> None:
     assert pushed == f"{hub.url}/me/joint"
     files = hub.models["me/joint"][-1]
@@ -102,6 +103,7 @@ def test_what_is_uploaded(pushed: str, hub: FakeHub) -> None:
     assert hub.messages == ["Upload model"]
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_what_was_pushed(
     pushed: str, trained: Path, sample: SampleFiles, hub: FakeHub, home: Path, tmp_path: Path
 ) -> None:
@@ -148,6 +150,7 @@ print(open_run(ModelConfig(weights="hf://me/joint").start.workdir).step)
 """
 
 
+@pytest.mark.slow
 def test_commands_and_warm_starts(
     pushed: str, sample: SampleFiles, hub: FakeHub, home: Path
 ) -> None:
@@ -205,6 +208,7 @@ UNREACHABLE = {"HF_ENDPOINT": "http://127.0.0.1:9"}
         ),
     ],
 )
+@pytest.mark.slow
 def test_what_cannot_be_loaded_or_pushed(
     environment: dict[str, str],
     messages: dict[str, str],

@@ -128,6 +128,7 @@ def test_what_to_believe(output: Path) -> None:
     assert f'<p class="verdict">{said}</p>' in (output / "index.html").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_reference(
     trained: Path, averaged: Path, labelled: Path, tmp_path: Path,
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch,

@@ -60,6 +60,7 @@ assert "product_mil" not in sys.modules
 """
 
 
+@pytest.mark.slow
 def test_stable_hlo_without_the_package(written: Path, trained: Path, tmp_path: Path) -> None:
     counts = [2, 0, 4, 1]
     images = np.random.default_rng(1).integers(0, 256, (7, 48, 48, 3), dtype=np.uint8)

@@ -234,6 +234,7 @@ def test_refusals(
     assert [p.name for p in tmp_path.iterdir()] == ["data.bson"]
 
 
+@pytest.mark.slow
 def test_as_a_command(trained: Path, sample: SampleFiles, tmp_path: Path) -> None:
     command = [
         sys.executable, str(ROOT / "tools" / "export_predictions.py"), "--workdir", str(trained),

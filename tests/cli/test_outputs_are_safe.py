@@ -290,6 +290,7 @@ def test_files_beside_an_output_are_outputs(
     assert what_is_in(place) == before
 
 
+@pytest.mark.slow
 def test_former_outputs_are_replaced(
     place: Path, words: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ def test_it_measures_and_says_so(
     assert ", limited by" in lines[-1]
 
 
+@pytest.mark.slow
 def test_what_is_not_the_users_own_is_named(
     trained: Path, sample: SampleFiles, monkeypatch: pytest.MonkeyPatch
 ) -> None:

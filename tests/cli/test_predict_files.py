@@ -59,6 +59,7 @@ def arguments_of(trained: Path, data: str, output: Path, *more: object) -> list[
     return ["--workdir", str(trained), "--data", data, "--output", str(output), *map(str, more)]
 
 
+@pytest.mark.slow
 def test_two_shares_and_a_merged_file(
     trained: Path, data: str, tmp_path: Path, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
@@ -111,6 +112,7 @@ def test_a_share_says_how_many_faults_its_units_have(
         assert capsys.readouterr().out.splitlines()[-1] == line
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_writes_the_same_bytes(
     trained: Path, data: str, tmp_path: Path, cache_of_tests: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_without_the_package_the_pretrained_systems_are_left_out(
     )
 
 
+@pytest.mark.slow
 def test_a_named_mobilenet_takes_the_place_of_what_is_missing_once(tmp_path: Path) -> None:
     weights = tmp_path / "mobilenet.h5"
     weights.touch()

@@ -84,6 +84,7 @@ def test_where_nothing_is_bad_this_is_said(
     assert not output.exists()
 
 
+@pytest.mark.slow
 def test_augmented_rows(odd: Path, tmp_path: Path) -> None:
     """With a sure reflection and nothing else, every row is the mirrored photo."""
     output = tmp_path / "sheet.png"

@@ -38,6 +38,7 @@ print(use())
     platform.libc_ver()[0] != "glibc" or Path("/dev/nvidiactl").exists(),
     reason="memory is kept with glibc and without an NVIDIA device",
 )
+@pytest.mark.slow
 def test_memory_is_kept() -> None:
     """A large block that was freed is there again without a page fault."""
 

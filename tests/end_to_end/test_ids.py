@@ -97,6 +97,7 @@ def exported(
     )
 
 
+@pytest.mark.slow
 def test_files_of_predictions(exported: tuple[Path, Path]) -> None:
     by_number, by_name = exported
     with (by_number / "s.csv").open() as numbers, (by_name / "s.csv").open() as names:
@@ -134,6 +135,7 @@ def test_scores(numbered: Data, named: Data, capsys: pytest.CaptureFixture[str])
     assert scores[0]["products"] == 24
 
 
+@pytest.mark.slow
 def test_comparison_and_ensemble(
     numbered: Data, named: Data, exported: tuple[Path, Path], tmp_path: Path
 ) -> None:

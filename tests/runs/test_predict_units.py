@@ -93,6 +93,7 @@ def content(directory: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("kind", ["frozen", "trained"])
+@pytest.mark.slow
 def test_rows_do_not_depend_on_the_cuts(
     kind: str, files: Path, tmp_path: Path, request: pytest.FixtureRequest,
     monkeypatch: pytest.MonkeyPatch,

@@ -138,6 +138,7 @@ assert not {"orbax", "tensorstore"} & sys.modules.keys()
 """
 
 
+@pytest.mark.slow
 def test_another_process_without_orbax_gives_the_same_bits(
     trained: Path, written: Path, sample: SampleFiles, tmp_path: Path
 ) -> None:

@@ -72,6 +72,7 @@ def test_memory_is_that_of_the_devices_where_they_report_it(
     assert peak_memory_bytes() == 7
 
 
+@pytest.mark.slow
 def test_the_time_left_stands_in_the_log_from_the_second_step_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -289,6 +289,7 @@ def test_all_devices_take_part(whole: Any, tmp_path: Path) -> None:
         np.testing.assert_allclose(state.trainable[path], leaf, atol=1e-3, err_msg=path)
 
 
+@pytest.mark.slow
 def test_begun_on_four_devices_goes_on_with_one(whole: Any, tmp_path: Path) -> None:
     """With dropout, augmentation and batch statistics on: as if it had had one all along."""
     made = prepared("gated_attention", 0.3, ranges=EVERYTHING)
