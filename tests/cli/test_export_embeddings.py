@@ -24,6 +24,7 @@ def export(monkeypatch: pytest.MonkeyPatch, *arguments: str | Path) -> None:
     module.main()
 
 
+@pytest.mark.slow
 def test_rows_are_readable_images_in_file_order(
     shared: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -65,8 +65,10 @@ def command(*arguments: str, **environment: str) -> subprocess.CompletedProcess[
     "platforms",
     [
         "cuda",
-        "nonsense",
-        *(pytest.param(name, marks=pytest.mark.slow) for name in ("gpu", "CPU", " cpu", "cpu,tpu")),
+        *(
+            pytest.param(name, marks=pytest.mark.slow)
+            for name in ("nonsense", "gpu", "CPU", " cpu", "cpu,tpu")
+        ),
     ],
 )
 def test_platforms_that_are_not_there(platforms: str, tmp_path: Path) -> None:

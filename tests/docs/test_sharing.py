@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 
 import product_mil
 from tests.scripts import ROOT, call_tool
@@ -14,6 +15,7 @@ from tests.scripts import ROOT, call_tool
 DOCUMENT = ROOT / "docs" / "guide" / "sharing.md"
 
 
+@pytest.mark.slow
 def test_the_examples(run_and_photos: Path) -> None:
     names: dict[str, Any] = {}
     for kind, block in re.findall(r"```(sh|python)\n(.*?)```", DOCUMENT.read_text("utf-8"), re.S):

@@ -301,6 +301,7 @@ def test_a_disk_that_is_full_ends_the_run(
     assert not list((tmp_path / "out" / "failed").iterdir())
 
 
+@pytest.mark.slow
 def test_folders_and_tables(trained: Path, tmp_path: Path) -> None:
     """A folder is a unit, and a table is cut like a dump: the rows are those of an export."""
     folder(tmp_path / "photos")

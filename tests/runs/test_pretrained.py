@@ -306,6 +306,7 @@ def test_it_starts_another_run(run: TrainedRun, written: Path) -> None:
         np.testing.assert_array_equal(model.parameters[name], array)
 
 
+@pytest.mark.slow
 def test_commands_take_it(
     trained: Path, written: Path, sample: SampleFiles, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -212,6 +212,7 @@ def test_erasing_fills_a_rectangle_with_the_mean_colour() -> None:
         np.testing.assert_allclose(one[pixels], wanted, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_erasing_and_colors_leave_the_geometry_as_it_was() -> None:
     """Older configurations keep their numbers; each change has random numbers of its own."""
     images = photos(40)[None]

@@ -56,6 +56,7 @@ def test_the_shallow_net_keeps_where_it_saw_something(photos: np.ndarray):
     assert float(jnp.abs(jnp.roll(cells, 1, axis=1) - moved).mean()) < 0.1 * size
 
 
+@pytest.mark.slow
 def test_exposure_changes_little(photos: np.ndarray):
     model = SmallCNN(rngs=nnx.Rngs(0))
     bright = photos.astype(np.float32)

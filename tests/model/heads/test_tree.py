@@ -123,6 +123,7 @@ def test_large_scores_stay_finite(head):
     np.testing.assert_allclose(np.exp(np.asarray(log_probs)).sum(-1), 1, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_node_learns_from_its_own_subtree_alone(head):
     graph, parameters = nnx.split(head)
     x = np.random.default_rng(3).normal(size=(2, DIM)).astype(np.float32)

@@ -65,6 +65,7 @@ def test_a_server_that_is_gone(page: Page) -> None:
     assert page.errors()  # the browser's own lines of the lost requests
 
 
+@pytest.mark.slow
 def test_a_server_that_starts(page: Page) -> None:
     """The page waits for it."""
     page.open(with_samples())
@@ -126,6 +127,7 @@ def real(service: Service) -> Iterator[str]:
     assert not thread.is_alive()
 
 
+@pytest.mark.slow
 def test_with_a_real_model(
     browser: Any, server: FakeServer, real: str, service: Service, classifier: Classifier
 ) -> None:
