@@ -106,7 +106,7 @@ def test_an_actor_is_killed_and_nothing_is_lost(trained: Path, data: str, tmp_pa
         assert engine.begin(units).endswith("by 2 actors of Ray")
         tally = followed(engine.outcomes(units), UNITS)
     assert (tmp_path / "marker").exists()
-    assert tally == (UNITS, 0, {})
+    assert tally == (UNITS, 0, {}, 0)
     assert files_in(tmp_path / "out") == wanted
 
 
@@ -133,7 +133,7 @@ def test_the_driver_is_killed_and_the_same_command_goes_on(
     assert not (output / "manifest.json").exists()
     ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert ended.returncode == 0, ended.stderr
-    done_before = int(ended.stdout.partition(" done before")[0].rpartition(" ")[2])
+    done_before = int(ended.stdout.partition(", done before: ")[2].split()[0])
     assert 2 <= done_before < UNITS
     (output / "manifest.json").unlink()
     assert files_in(output) == wanted
