@@ -44,7 +44,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))  # run as a script, its package is found beside it
 
 from benchmarks.measure import machine, table_of
-from benchmarks.on_gpu.jobs import Rows, rows_of
+from benchmarks.on_gpu.jobs import Rows, child_environment, rows_of
 from benchmarks.on_gpu.targets import targets
 from product_mil.files.whole import write_json
 
@@ -85,9 +85,8 @@ class Run:
         self.smoke, self.output, self.directory = args.smoke, args.output, directory
         self.until = time.monotonic() + args.budget_s
         self.results: dict[str, Rows] = {}
-        paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
         self.environment = {
-            "PYTHONPATH": os.pathsep.join(filter(None, paths)),
+            "PYTHONPATH": child_environment()["PYTHONPATH"],
             # Programs of one part are met again by another.
             "JAX_COMPILATION_CACHE_DIR": str(directory / "xla"),
             "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.5",

@@ -1,18 +1,16 @@
 """Does the device compute what the CPU computes? A part of gpu.py."""
 
-import os
 import subprocess
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.on_gpu.bench import Bench
+from benchmarks.on_gpu.jobs import child_environment, last_line
 
-ROOT = Path(__file__).resolve().parents[2]
 NETS = (
     "inception_v3,efficientnet_lite0,xception,mobilenet_v2,resnet50_v2,"
     "efficientnet_v2_s,convnext_tiny,inception_resnet_v2"
@@ -94,16 +92,11 @@ def _answers(
     command += ["--dtype", dtype, "--precision", precision, "--backbones", backbones]
     if on_device and bench.smoke:
         command += ["--default_forms"]  # without a GPU, at least its forms
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
     done = subprocess.run(
-        command,
-        capture_output=True,
-        text=True,
-        env={**os.environ, "PYTHONPATH": paths, **environment},
-        check=False,
+        command, capture_output=True, text=True, env=child_environment(**environment), check=False
     )
     if done.returncode:
-        raise RuntimeError((done.stderr.strip().splitlines() or ["no word"])[-1][:200])
+        raise RuntimeError(last_line(done.stderr))
     with np.load(output) as arrays:
         found: Arrays = {}
         for key in arrays:

@@ -6,13 +6,13 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
 
 from benchmarks.on_gpu.bench import CLASSES, Bench
+from benchmarks.on_gpu.jobs import child_environment
 from benchmarks.parts import shaped
 from benchmarks.parts.training import Training, training
 from product_mil.data.loader import PixelSource, batches
@@ -44,8 +44,7 @@ def loader(bench: Bench) -> Iterator[dict[str, Any]]:
         "2",
     ]
     command += ["--json", str(out), *(["--smoke"] if bench.smoke else ["--steps", "96"])]
-    paths = [str(Path(__file__).resolve().parents[2]), os.environ.get("PYTHONPATH", "")]
-    environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": os.pathsep.join(paths)}
+    environment = child_environment(JAX_PLATFORMS="cpu")
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
     if done.returncode:
         raise RuntimeError(done.stderr[-500:])

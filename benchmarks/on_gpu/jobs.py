@@ -9,9 +9,22 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
+ROOT = Path(__file__).resolve().parents[2]
 Rows = list[dict[str, Any]]
+
+
+def child_environment(**changes: str) -> dict[str, str]:
+    """The environment with these changes, for commands that find this checkout from anywhere."""
+    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
+    return {**os.environ, "PYTHONPATH": paths, **changes}
+
+
+def last_line(said: str) -> str:
+    """The last line that a command wrote, as the reason of its end."""
+    return (said.strip().splitlines() or ["no word"])[-1][:300]
 
 
 def rows_of(

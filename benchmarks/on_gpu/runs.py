@@ -1,7 +1,6 @@
 """The commands that a user types, on the device: parts of gpu.py."""
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -14,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.on_gpu.bench import CLASSES, Bench
+from benchmarks.on_gpu.jobs import ROOT, child_environment, last_line
 from benchmarks.parts import shaped
 
-ROOT = Path(__file__).resolve().parents[2]
 TRAIN = [sys.executable, "-m", "product_mil.main"]
 PREDICT = [sys.executable, "tools/export_predictions.py"]
 # A GPU's sums have no fixed order, and the factors of its products have 10 bits.
@@ -92,7 +91,7 @@ def _stopped(bench: Bench) -> Iterator[dict[str, Any]]:
         _, said = process.communicate()
     steps = len(_metrics(stopped))
     if process.returncode != 143:
-        raise CommandFailed(f"SIGTERM ended a run with {process.returncode}: {_last_line(said)}")
+        raise CommandFailed(f"SIGTERM ended a run with {process.returncode}: {last_line(said)}")
     _done(train)
     losses, again = (
         np.array([row["train/loss"] for row in _metrics(place)]) for place in (whole, stopped)
@@ -146,15 +145,13 @@ def _within(what: str, distance: float, limit: float) -> dict[str, Any]:
 
 
 def _started(command: list[str], **environment: str) -> subprocess.Popen[str]:
-    paths = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
-    of_device = {"XLA_PYTHON_CLIENT_PREALLOCATE": "false", "PYTHONPATH": paths}
     return subprocess.Popen(
         command,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
-        env={**os.environ, **of_device, **environment},
+        env=child_environment(XLA_PYTHON_CLIENT_PREALLOCATE="false", **environment),
     )
 
 
@@ -165,12 +162,8 @@ def _done(command: list[str], **environment: str) -> float:
         _, said = process.communicate()
     if process.returncode:
         name = " ".join(command[1:4])
-        raise CommandFailed(f"{name} ended with {process.returncode}: {_last_line(said)}")
+        raise CommandFailed(f"{name} ended with {process.returncode}: {last_line(said)}")
     return time.monotonic() - started
-
-
-def _last_line(said: str) -> str:
-    return (said.strip().splitlines() or ["no word"])[-1][:300]
 
 
 def _metrics(run: Path) -> list[dict[str, Any]]:

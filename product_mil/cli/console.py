@@ -68,9 +68,9 @@ def _reported(*, prints_result: bool = False) -> Iterator[None]:
             file=errors,
         )
         sys.exit(MISUSED)
-    except KeyboardInterrupt as interrupt:
+    except KeyboardInterrupt:
         print("interrupted; the same command starts or goes on again", file=errors)
-        sys.exit(SIGNALLED + (interrupt.number if isinstance(interrupt, _Ended) else signal.SIGINT))
+        sys.exit(SIGNALLED + signal.SIGINT)
     finally:
         output.flush()
         errors.flush()
@@ -100,20 +100,12 @@ def leaves_at_once(main: Callable[..., None]) -> Callable[..., None]:
     return leaving
 
 
-class _Ended(KeyboardInterrupt):
-    """A signal that would otherwise end the process at once, and leave unfinished outputs."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__()
-        self.number = number
-
-
 @contextmanager
 def _ended_by_signals() -> Iterator[None]:
-    """Raise `_Ended` at SIGINT, SIGTERM and SIGHUP if nobody reacts; a second one ends at once.
+    """Raise KeyboardInterrupt at SIGINT, SIGTERM and SIGHUP if nobody else reacts to them.
 
     When the body has cleaned up, the signal ends the process as it would have done. Python's own
-    end would wait for threads that still compute, or crash there.
+    end would wait for threads that still compute, or crash there. A second signal ends at once.
     """
     mine: dict[int, Any] = {}
     ended: list[int] = []
@@ -122,7 +114,7 @@ def _ended_by_signals() -> Iterator[None]:
         for one in mine:  # a closed terminal may send SIGHUP more than once
             signal.signal(one, signal.SIG_IGN if one == signal.SIGHUP else signal.SIG_DFL)
         ended.append(number)
-        raise _Ended(number)
+        raise KeyboardInterrupt
 
     with suppress(ValueError):  # not the main thread, where no signals arrive
         for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
